@@ -1,0 +1,40 @@
+import { timingSafeEqual } from 'node:crypto'
+import Fastify from 'fastify'
+import devices, { type Options } from 'fastify-devices'
+
+const { PORT = '3000', HOST = '127.0.0.1', TOKEN } = process.env
+
+const app = Fastify({
+  logger: { level: process.env.LOG_LEVEL ?? 'warn' },
+  routerOptions: { maxParamLength: 128 } // the longest device id
+})
+
+// Without a token only this machine may come in; with one, whoever has it.
+const isToken = (given = '') => {
+  const [mine, theirs] = [Buffer.from(TOKEN!), Buffer.from(given)]
+  return mine.length === theirs.length && timingSafeEqual(mine, theirs)
+}
+const rules: Options = TOKEN
+  ? {
+      authenticate: ({ token }) => isToken(token),
+      guard: ({ headers }) => isToken(headers.authorization?.replace(/^Bearer /i, '')),
+      authorizeTopic: () => true
+    }
+  : {}
+
+await app.register(devices, rules)
+
+app.devices.handle('echo', params => params)
+app.devices.on('message', (data, device) => device.send(data))
+
+const url = await app.listen({ port: Number(PORT), host: HOST })
+const key = TOKEN ? ' -H "authorization: Bearer $TOKEN"' : ''
+console.log(`
+Listening on ${url}
+Connect a device:  npx wscat -c "${url.replace('http', 'ws')}/ws?deviceId=abc123"${key}
+Send to it:        curl -X POST ${url}/devices/abc123/messages${key} -H 'content-type: application/json' -d '{"hello":"world"}'
+Call it:           curl -X POST ${url}/devices/abc123/calls/echo${key}
+Send to all:       curl -X POST ${url}/broadcast${key} -H 'content-type: application/json' -d '{"hello":"all"}'
+`)
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => app.close())

@@ -1,0 +1,183 @@
+import type { FastifyRequest } from 'fastify'
+import type { Backplane } from './backplane.ts'
+import { isDeviceId } from './devices.ts'
+import type { Delivery } from './delivery.ts'
+import { Failure } from './errors.ts'
+import type { Events } from './events.ts'
+import { protect, refuseForeign, type Caller } from './gate.ts'
+import type { Letters } from './letters.ts'
+import type { Codec } from './message.ts'
+import type { Settings } from './options.ts'
+import { SessionOwner } from './owner.ts'
+import type { Registry } from './registry.ts'
+import { Session, type Arrival, type Credentials, type Home, type Socket } from './session.ts'
+import type { Subscriptions } from './subscriptions.ts'
+
+/** How a device introduces itself, over whichever transport. */
+export interface Introduction extends Caller {
+  deviceId: unknown
+  /** From `Authorization: Bearer`, or from the subprotocol `bearer.<token>`. */
+  token: string | undefined
+  /** The subprotocols it offers. */
+  protocols: string[]
+  /** The upgrade request, where there was one. */
+  request?: FastifyRequest
+}
+
+/** Who is this device: its credentials, or `true` for none in particular. Anything else, or an error, keeps it out. */
+export type Authenticate = (
+  introduction: Introduction & { deviceId: string },
+  context: { signal: AbortSignal }
+) => Credentials | boolean | null | undefined | void | Promise<Credentials | boolean | null | undefined | void>
+
+/** A device on its way in. */
+interface Entrant {
+  readonly introduction: Introduction
+  /** Aborts when the device leaves meanwhile. */
+  readonly departure: AbortController
+  deviceId: string
+  codec: Codec
+  credentials: Credentials
+}
+
+type Step = (entrant: Entrant) => void | Promise<void>
+
+type Rules = Pick<Settings, 'authenticate' | 'origins' | 'admissionTimeout' | 'pingInterval'>
+
+interface Parts {
+  home: Home
+  codecs: Codec[]
+  rules: Rules
+  /** The longest id that REST can route. */
+  maxIdLength: number
+  isDraining: () => boolean
+  registry: Registry
+  backplane: Backplane
+  subscriptions: Subscriptions
+  delivery: Delivery
+  letters: Letters
+  events: Events
+}
+
+/** The way in: what a device must pass before its connection opens, and what happens then. */
+export class Admission {
+  readonly #parts: Parts
+
+  constructor (parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** The order is the documentation. */
+  readonly #steps: Step[] = [
+    () => { if (this.#parts.isDraining()) throw new Failure('draining') },
+    ({ introduction }) => { if (this.#parts.rules.authenticate === undefined) protect(introduction, 'authenticate') },
+    ({ introduction }) => refuseForeign(introduction, this.#parts.rules.origins),
+    entrant => this.#identify(entrant),
+    entrant => this.#choose(entrant),
+    entrant => this.#authenticate(entrant)
+  ]
+
+  /** Rejects with a `Failure` when the device may not come in. */
+  async admit (introduction: Introduction, departure: AbortController): Promise<Arrival> {
+    const entrant: Entrant = { introduction, departure, deviceId: '', codec: this.#parts.codecs[0]!, credentials: {} }
+    try {
+      for (const step of this.#steps) await step(entrant)
+    } catch (error) {
+      throw this.#refused(entrant, error)
+    }
+    const { deviceId, credentials, codec } = entrant
+    return { deviceId, credentials, codec, address: introduction.address }
+  }
+
+  open (arrival: Arrival, socket: Socket): Session {
+    const { home, subscriptions, delivery } = this.#parts
+    const session = new Session(home, socket, arrival, Date.now())
+    session.owner = new SessionOwner(session, subscriptions, delivery)
+    return session
+  }
+
+  /** The connection is open: the session takes the device over, is welcomed, and gets its letters. */
+  async enter (session: Session): Promise<void> {
+    try {
+      const waiting = await this.#parts.letters.waiting(session.id)
+      await this.#takeOver(session)
+      if (!session.left) this.#welcome(session, waiting)
+    } catch (error) {
+      this.#parts.home.log.error({ err: error, deviceId: session.id }, 'a device could not be taken over')
+      session.end('overloaded')
+    }
+  }
+
+  async #takeOver (session: Session): Promise<void> {
+    const { backplane, registry, isDraining } = this.#parts
+    const ownership = await backplane.own(session.id, session.owner!)
+    session.generation = ownership.generation
+    session.onLeft = () => ownership.release()
+    if (isDraining()) session.end('leaving')
+    if (session.left) await ownership.release()
+    else registry.enter(session)
+  }
+
+  #welcome (session: Session, waiting: number): void {
+    const { home, rules, events, delivery } = this.#parts
+    const { id: deviceId, generation } = session
+    home.stats.admitted()
+    home.log.info({ deviceId, generation, address: session.address }, 'device connected')
+    session.notify('welcome', { deviceId, generation, heartbeat: rules.pingInterval, now: Date.now(), waiting })
+    events.emit('connected', session)
+    delivery.ring(session)
+  }
+
+  #identify (entrant: Entrant): void {
+    const { deviceId } = entrant.introduction
+    if (!isDeviceId(deviceId)) throw new Failure('bad-id')
+    if (deviceId.length > this.#parts.maxIdLength) {
+      throw new Failure('bad-id', { message: `REST cannot reach an id this long: set Fastify's routerOptions.maxParamLength to ${deviceId.length} or more` })
+    }
+    entrant.deviceId = deviceId
+  }
+
+  #choose (entrant: Entrant): void {
+    const { protocols } = entrant.introduction
+    if (protocols.length === 0) return
+    const codec = this.#parts.codecs.find(({ subprotocol }) => protocols.includes(subprotocol))
+    if (!codec) throw new Failure('bad-protocol')
+    entrant.codec = codec
+  }
+
+  async #authenticate (entrant: Entrant): Promise<void> {
+    const { authenticate, admissionTimeout } = this.#parts.rules
+    if (!authenticate) return
+    const { introduction, deviceId, departure } = entrant
+    const proof = await inTime(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
+    const credentials = proof === true ? {} : proof
+    if (typeof credentials !== 'object' || credentials === null) throw new Failure('unauthenticated')
+    const { expiresAt = Infinity } = credentials
+    if (!(expiresAt > Date.now())) throw new Failure('unauthenticated')
+    entrant.credentials = credentials
+  }
+
+  /** Fails closed: what `authenticate` threw is logged, and outside it is one more wrong credential. */
+  #refused ({ introduction, deviceId }: Entrant, error: unknown): Failure {
+    const { home } = this.#parts
+    const failure = error instanceof Failure ? error : new Failure('unauthenticated')
+    if (failure !== error) home.log.error({ err: error, deviceId }, 'authenticate failed')
+    home.stats.count('refusals', failure.reason)
+    home.log.info({ deviceId, address: introduction.address, reason: failure.reason }, 'device refused')
+    return failure
+  }
+}
+
+/** Waits no longer than the device stays, or than the time allows. */
+async function inTime<T> (waited: T | Promise<T>, departure: AbortController, milliseconds: number): Promise<T> {
+  const { signal } = departure
+  const timer = setTimeout(() => departure.abort(new Failure('unauthenticated', { message: 'Admission took too long' })), milliseconds)
+  const aborted = new Promise<never>((_resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
+  try {
+    return await Promise.race([waited, aborted])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,28 @@
+/** How fast a token bucket fills, and how much it holds. */
+export interface Pace {
+  perSecond: number
+  burst: number
+}
+
+/** A token bucket: counts without a timer. */
+export class Bucket {
+  readonly #pace: Pace
+  #tokens: number
+  #filledAt: number
+
+  constructor (pace: Pace, now: number) {
+    this.#pace = pace
+    this.#tokens = pace.burst
+    this.#filledAt = now
+  }
+
+  /** Takes `count` tokens if they are there. */
+  take (count: number, now: number): boolean {
+    const { perSecond, burst } = this.#pace
+    this.#tokens = Math.min(burst, this.#tokens + (now - this.#filledAt) / 1_000 * perSecond)
+    this.#filledAt = now
+    if (this.#tokens < count) return false
+    this.#tokens -= count
+    return true
+  }
+}

@@ -1,0 +1,53 @@
+import { Type } from '@sinclair/typebox'
+import { Failure } from './errors.ts'
+import type { Events } from './events.ts'
+import type { Methods } from './methods.ts'
+import type { Outbox } from './outbox.ts'
+import type { Device, Session } from './session.ts'
+import type { Subscriptions } from './subscriptions.ts'
+import { isTopic, type TopicLimits } from './topics.ts'
+
+/** Whether a device may subscribe to a filter, or publish to a topic. */
+export type AuthorizeTopic = (device: Device, topic: string, action: 'subscribe' | 'publish') => boolean | Promise<boolean>
+
+const Filters = Type.Object({ topics: Type.Array(Type.String()) })
+const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
+const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
+
+/** The methods every device may call. */
+export function addBuiltins (
+  methods: Methods,
+  { subscriptions, outbox, events, authorizeTopic, topic: limits }:
+  { subscriptions: Subscriptions, outbox: Outbox, events: Events, authorizeTopic: AuthorizeTopic, topic: TopicLimits }
+): void {
+  async function authorize (device: Device, topics: string[], action: 'subscribe' | 'publish'): Promise<void> {
+    for (const topic of topics) {
+      if (await authorizeTopic(device, topic, action) !== true) throw new Failure('forbidden')
+    }
+  }
+
+  methods.handle('subscribe', { params: Filters }, async ({ topics }, { device }) => {
+    await authorize(device, topics, 'subscribe')
+    subscriptions.join(device as Session, topics)
+    return { topics: [...device.topics] }
+  })
+
+  methods.handle('unsubscribe', { params: Filters }, ({ topics }, { device }) => {
+    subscriptions.leave(device as Session, topics)
+    return { topics: [...device.topics] }
+  })
+
+  methods.handle('publish', { params: Publish }, async ({ topic, data = null }, { device }) => {
+    if (!isTopic(topic, limits)) throw new Failure('bad-topic')
+    await authorize(device, [topic], 'publish')
+    await outbox.broadcast(data, topic)
+    return {}
+  })
+
+  methods.handle('message', { params: Message }, ({ data = null }, { device }) => {
+    events.emit('message', data, device)
+    return {}
+  })
+
+  methods.handle('ping', {}, () => ({ now: Date.now() }))
+}

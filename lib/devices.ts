@@ -1,0 +1,188 @@
+import type { Backplane, Page, Presence, Reach } from './backplane.ts'
+import { Failure } from './errors.ts'
+import type { EventMap, Events } from './events.ts'
+import type { Letters, LettersPage } from './letters.ts'
+import type { Receipt } from './mailbox.ts'
+import type { Handler, Methods, Schemas } from './methods.ts'
+import type { Outbox, SendOptions, Sent } from './outbox.ts'
+import type { CallOptions } from './peer.ts'
+import type { Registry } from './registry.ts'
+import type { Description, Device, Leave } from './session.ts'
+import type { Counters, Stats } from './stats.ts'
+import { isTopic, type TopicLimits } from './topics.ts'
+
+/** A line of `sendMany`. */
+export interface Addressed extends Omit<SendOptions, 'signal'> {
+  to: string
+  data: unknown
+}
+
+/** What is known of a device, here or elsewhere or away. */
+export type Portrait = { deviceId: string, waiting: number, lastGoodbye?: Leave } & (Description | { connected: false })
+
+interface Parts {
+  registry: Registry
+  outbox: Outbox
+  letters: Letters
+  methods: Methods
+  events: Events
+  stats: Stats
+  backplane: Backplane
+  topic: TopicLimits
+}
+
+const DEVICE_ID = /^[A-Za-z0-9._:@+=~-]{1,128}$/
+const SIDE_BY_SIDE = 32
+
+export function isDeviceId (id: unknown): id is string {
+  return typeof id === 'string' && DEVICE_ID.test(id)
+}
+
+/** What `app.devices` is. Iterates over the devices that are connected to this node. */
+export class Devices {
+  readonly #parts: Parts
+
+  constructor (parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** How many devices are connected to this node. */
+  get size (): number {
+    return this.#parts.registry.size
+  }
+
+  /** The device, if it is connected to this node. */
+  get (deviceId: string): Device | undefined {
+    return this.#parts.registry.get(deviceId)
+  }
+
+  has (deviceId: string): boolean {
+    return this.#parts.registry.has(deviceId)
+  }
+
+  [Symbol.iterator] (): IterableIterator<Device> {
+    return this.#parts.registry[Symbol.iterator]()
+  }
+
+  /** Sends a message to a device, wherever it is. */
+  async send (deviceId: string, data: unknown, options?: SendOptions): Promise<Sent> {
+    return await this.#parts.outbox.send(checked(deviceId), data, options)
+  }
+
+  /**
+   * Sends many, side by side; answers each in the order given, with what it became or why it failed. A failure among the
+   * lines is passed on in its place.
+   */
+  async * sendMany (lines: Iterable<Addressed | Failure> | AsyncIterable<Addressed | Failure>): AsyncGenerator<Sent | Failure> {
+    const underway: Array<Promise<Sent | Failure>> = []
+    for await (const line of lines) {
+      underway.push(line instanceof Failure ? Promise.resolve(line) : this.#sendOne(line))
+      if (underway.length >= SIDE_BY_SIDE) yield await underway.shift()!
+    }
+    for (const sent of underway) yield await sent
+  }
+
+  /** Calls a method of a device, wherever it is, and resolves with its result. */
+  async call (deviceId: string, method: string, params?: unknown, { timeout, signal }: Omit<CallOptions, 'id'> = {}): Promise<unknown> {
+    return await this.#parts.outbox.call(checked(deviceId), method, params, timeout, signal)
+  }
+
+  /** Sends a message to all devices, or to those that listen to a topic. */
+  async broadcast (data: unknown, { topic }: { topic?: string | undefined } = {}): Promise<Reach & { id: string }> {
+    if (topic !== undefined && !isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
+    return await this.#parts.outbox.broadcast(data, topic)
+  }
+
+  /** Lets a device listen to a topic; resolves with all it listens to. */
+  async join (deviceId: string, topic: string): Promise<string[]> {
+    return await this.#parts.outbox.reach(checked(deviceId), { kind: 'join', topic }) as string[]
+  }
+
+  async leave (deviceId: string, topic: string): Promise<string[]> {
+    return await this.#parts.outbox.reach(checked(deviceId), { kind: 'leave', topic }) as string[]
+  }
+
+  /** Ends the connection of a device; it is told not to come back by itself. */
+  async disconnect (deviceId: string): Promise<void> {
+    await this.#parts.outbox.reach(checked(deviceId), { kind: 'end' })
+  }
+
+  async describe (deviceId: string): Promise<Portrait> {
+    const { outbox, letters, registry } = this.#parts
+    const waiting = await letters.waiting(checked(deviceId))
+    const lastGoodbye = registry.lastGoodbye(deviceId)
+    const known = { deviceId, waiting, ...(lastGoodbye && { lastGoodbye }) }
+    try {
+      return { ...known, ...await outbox.reach(deviceId, { kind: 'describe' }) as Description }
+    } catch (error) {
+      const away = error instanceof Failure && error.reason === 'offline' && (waiting > 0 || lastGoodbye !== undefined)
+      if (!away) throw error
+      return { ...known, connected: false }
+    }
+  }
+
+  /** Who is connected, over all nodes, in the order of ids. */
+  async list (page: Page): Promise<Presence[]> {
+    return await this.#parts.backplane.list(page)
+  }
+
+  /** The letters that wait for a device. */
+  async letters (deviceId: string, page: LettersPage): Promise<{ receipts: Receipt[], next: number | undefined }> {
+    return await this.#parts.letters.page(checked(deviceId), page)
+  }
+
+  /** What became of a letter. */
+  async receipt (deviceId: string, letterId: string): Promise<Receipt> {
+    const receipt = await this.#parts.letters.receipt(checked(deviceId), letterId)
+    if (!receipt) throw new Failure('unknown-message')
+    return receipt
+  }
+
+  /** Takes a letter back while it waits. */
+  async cancel (deviceId: string, letterId: string): Promise<Receipt> {
+    const receipt = await this.receipt(deviceId, letterId)
+    if (receipt.status !== 'queued' || !await this.#parts.letters.settle(deviceId, receipt, 'cancelled')) throw new Failure('settled')
+    return await this.receipt(deviceId, letterId)
+  }
+
+  /** Takes all letters of a device back; resolves with how many. */
+  async purge (deviceId: string): Promise<number> {
+    return await this.#parts.letters.purge(checked(deviceId))
+  }
+
+  /** Answers a method that devices call. */
+  handle<S extends Schemas> (method: string, schemas: S, handler: Handler<S>): this
+  handle (method: string, handler: Handler): this
+  handle (method: string, ...rest: [Handler] | [Schemas, Handler]): this {
+    const [schemas, handler] = rest.length === 1 ? [{}, rest[0]] : rest
+    this.#parts.methods.handle(method, schemas, handler)
+    return this
+  }
+
+  on<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this {
+    this.#parts.events.on(event, listener)
+    return this
+  }
+
+  off<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this {
+    this.#parts.events.off(event, listener)
+    return this
+  }
+
+  async #sendOne ({ to, data, ...options }: Addressed): Promise<Sent | Failure> {
+    try {
+      return await this.send(to, data, options)
+    } catch (error) {
+      return error instanceof Failure ? error : new Failure('internal')
+    }
+  }
+
+  stats (): Counters {
+    return this.#parts.stats.read(this.size)
+  }
+}
+
+function checked (deviceId: string): string {
+  if (!isDeviceId(deviceId)) throw new Failure('bad-id')
+  return deviceId
+}

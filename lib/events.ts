@@ -1,0 +1,49 @@
+import { EventEmitter } from 'node:events'
+import type { FastifyBaseLogger } from 'fastify'
+import type { Ending } from './mailbox.ts'
+import type { Device, Leave } from './session.ts'
+
+export interface LetterEvent {
+  deviceId: string
+  id: string
+}
+
+/** What happens to devices and letters on this node, with what its listeners are given. */
+export type EventMap = {
+  connected: [device: Device]
+  disconnected: [device: Device, leave: Leave]
+  message: [data: unknown, device: Device]
+} & Record<Ending, [letter: LetterEvent]>
+
+/** Tells listeners; what one of them throws is logged and harms nobody. */
+export class Events {
+  readonly #emitter = new EventEmitter<EventMap>()
+  readonly #log: FastifyBaseLogger
+
+  constructor (log: FastifyBaseLogger) {
+    this.#log = log
+  }
+
+  on<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => void): void {
+    this.#emitter.on(name, listener as never)
+  }
+
+  off<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => void): void {
+    this.#emitter.off(name, listener as never)
+  }
+
+  emit<Name extends keyof EventMap> (name: Name, ...args: EventMap[Name]): void {
+    for (const listener of this.#emitter.listeners(name) as Array<(...args: EventMap[Name]) => unknown>) {
+      try {
+        const outcome = listener(...args)
+        if (outcome instanceof Promise) outcome.catch(error => this.#failed(name, error))
+      } catch (error) {
+        this.#failed(name, error)
+      }
+    }
+  }
+
+  #failed (event: keyof EventMap, error: unknown): void {
+    this.#log.error({ err: error, event }, 'a listener failed')
+  }
+}

@@ -1,0 +1,158 @@
+import { randomBytes } from 'node:crypto'
+import type { FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import { Admission } from './admission.ts'
+import { localBackplane } from './backplanes/local.ts'
+import { addBuiltins } from './builtins.ts'
+import { jsonrpc } from './codecs/jsonrpc.ts'
+import { Delivery } from './delivery.ts'
+import { Devices } from './devices.ts'
+import { drain } from './drain.ts'
+import { Failure } from './errors.ts'
+import { Events } from './events.ts'
+import { protect, refuseForeign } from './gate.ts'
+import { Heartbeat } from './heartbeat.ts'
+import { Letters } from './letters.ts'
+import { memoryMailbox } from './mailboxes/memory.ts'
+import { Methods } from './methods.ts'
+import { settingsOf, type Options } from './options.ts'
+import { Outbox } from './outbox.ts'
+import { Registry } from './registry.ts'
+import { acceptBodies } from './routes/body.ts'
+import { broadcast } from './routes/broadcast.ts'
+import { bulk } from './routes/bulk.ts'
+import { calls } from './routes/calls.ts'
+import { devices as deviceRoutes } from './routes/devices.ts'
+import { messages } from './routes/messages.ts'
+import { topics } from './routes/topics.ts'
+import type { Home } from './session.ts'
+import { Stats } from './stats.ts'
+import { Subscriptions } from './subscriptions.ts'
+import { WebSocketDoor } from './transports/websocket.ts'
+
+const SWEEP_INTERVAL = 1_000
+
+const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
+  if (app.hasDecorator('devices')) throw new Error('fastify-devices is registered in this scope already')
+  const settings = settingsOf(options)
+  const { authenticate, guard, origins } = settings
+  const node = settings.node ?? randomBytes(6).toString('base64url')
+  const mailbox = settings.mailbox ?? memoryMailbox()
+  const backplane = settings.backplane ?? localBackplane()
+  const codecs = settings.codecs ?? [jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch })]
+  if (backplane.remote && !mailbox.shared) {
+    throw new Error('fastify-devices: letters in the mailbox of one machine are lost to the devices that come back to another; use a mailbox that all nodes share')
+  }
+
+  const { log } = app
+  const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }
+  const stats = new Stats()
+  const events = new Events(log)
+  const registry = new Registry()
+  const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic })
+  const caps = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
+  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
+  const delivery = new Delivery(letters, settings, log)
+  const outbox = new Outbox({ registry, backplane, letters, node, limits: settings, log })
+  const methods = new Methods(stats, log)
+  const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, topic })
+  // once devices must prove who they are, what they may listen to is not for them to say
+  const authorizeTopic = settings.authorizeTopic ?? (() => !authenticate)
+  addBuiltins(methods, { subscriptions, outbox, events, authorizeTopic, topic })
+
+  const home: Home = {
+    node,
+    limits: settings,
+    stats,
+    log,
+    answer: (session, { method, params }, inbound) => methods.answer(method, params, session, inbound),
+    left (session) {
+      subscriptions.leave(session, session.topics)
+      delivery.stop(session)
+      if (!registry.leave(session)) return
+      log.info({ deviceId: session.id, generation: session.generation, code: session.left!.code }, 'device disconnected')
+      events.emit('disconnected', session, session.left!)
+    }
+  }
+
+  let draining = false
+  const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? ROUTER_DEFAULT
+  const admission = new Admission({
+    home, codecs, rules: settings, maxIdLength, isDraining: () => draining, registry, backplane, subscriptions, delivery, letters, events
+  })
+  const door = new WebSocketDoor(admission, settings)
+  await door.open(app)
+
+  app.decorate('devices', devices)
+
+  await app.register(async scope => {
+    door.routes(scope)
+
+    await scope.register(async rest => {
+      acceptBodies(rest)
+      rest.addHook('onRequest', async request => {
+        const caller = { address: request.ip, headers: request.headers }
+        try {
+          if (draining) throw new Failure('draining')
+          if (guard === undefined) protect(caller, 'guard')
+          refuseForeign(caller, origins)
+          if (guard && await guard(request) !== true) throw new Failure(request.headers.authorization ? 'forbidden' : 'unauthenticated')
+        } catch (error) {
+          if (error instanceof Failure) stats.count('refusals', error.reason)
+          throw error
+        }
+      })
+      rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
+      for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
+    })
+  }, { prefix: settings.prefix })
+
+  const heartbeat = new Heartbeat(registry, settings)
+  const sweeping = setInterval(() => {
+    letters.sweep(Date.now()).catch(error => log.error({ err: error }, 'letters cannot be swept'))
+  }, SWEEP_INTERVAL).unref()
+
+  app.addHook('preClose', async () => {
+    draining = true
+    const deadline = Date.now() + settings.drainTimeout
+    await drain(registry, settings)
+    await door.close(deadline)
+  })
+
+  app.addHook('onClose', async () => {
+    heartbeat.stop()
+    clearInterval(sweeping)
+    subscriptions.close()
+    await letters.close()
+    await backplane.close?.()
+  })
+}
+
+/** Fastify's default for the length of a parameter in a path. */
+const ROUTER_DEFAULT = 100
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The devices of this application: those here, those elsewhere, and those away. */
+    devices: Devices
+  }
+}
+
+export default fp(devicesPlugin, { name: 'fastify-devices', fastify: '5.x' })
+
+export { localBackplane } from './backplanes/local.ts'
+export { jsonrpc, type JsonRpcOptions } from './codecs/jsonrpc.ts'
+export { answers, Failure, goodbyes, Refusal, type Goodbye, type Reason } from './errors.ts'
+export { memoryMailbox, type MemoryMailboxOptions } from './mailboxes/memory.ts'
+export type { Authenticate, Introduction } from './admission.ts'
+export type { Answer, Backplane, Listener, Owner, Ownership, Page, Presence, Publication, Reach, Request, Unwatch } from './backplane.ts'
+export type { AuthorizeTopic } from './builtins.ts'
+export type { Addressed, Devices, Portrait } from './devices.ts'
+export type { EventMap, LetterEvent } from './events.ts'
+export type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
+export type { Codec, Detail, Id, Message } from './message.ts'
+export type { Handler, HandlerContext, Schemas } from './methods.ts'
+export type { Guard, Options } from './options.ts'
+export type { Sent, SendOptions } from './outbox.ts'
+export type { Credentials, Device, Leave } from './session.ts'
+export type { Counters } from './stats.ts'

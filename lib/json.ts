@@ -1,0 +1,15 @@
+/**
+ * Whether parsed JSON is safe to hand on: not nested deeper than `depth`, and without the keys that reach a prototype when
+ * somebody merges it into another object.
+ */
+export function isSound (value: unknown, depth: number): boolean {
+  if (typeof value !== 'object' || value === null) return true
+  if (depth === 0) return false
+  if (Array.isArray(value)) return value.every(item => isSound(item, depth - 1))
+  for (const [key, member] of Object.entries(value)) {
+    if (key === '__proto__') return false
+    if (key === 'constructor' && typeof member === 'object' && member !== null && Object.hasOwn(member, 'prototype')) return false
+    if (!isSound(member, depth - 1)) return false
+  }
+  return true
+}

@@ -1,0 +1,101 @@
+import type { Static, TSchema } from '@sinclair/typebox'
+import { TypeCompiler, type TypeCheck } from '@sinclair/typebox/compiler'
+import type { FastifyBaseLogger } from 'fastify'
+import { answers, Failure } from './errors.ts'
+import type { Inbound } from './peer.ts'
+import type { Device } from './session.ts'
+import type { Stats } from './stats.ts'
+
+export interface HandlerContext {
+  device: Device
+  /** Aborts when the device leaves. */
+  readonly signal: AbortSignal
+}
+
+export interface Schemas {
+  params?: TSchema
+  result?: TSchema
+}
+
+type Of<Schema> = Schema extends TSchema ? Static<Schema> : unknown
+
+/** Answers a method that devices call; its types follow from its schemas. */
+export type Handler<S extends Schemas = Schemas> =
+  (params: Of<S['params']>, context: HandlerContext) => Of<S['result']> | Promise<Of<S['result']>>
+
+interface Method {
+  handler: (params: unknown, context: HandlerContext) => unknown
+  params: TypeCheck<TSchema> | undefined
+  result: TypeCheck<TSchema> | undefined
+}
+
+/** What devices may call, and what answers them. */
+export class Methods {
+  readonly #methods = new Map<string, Method>()
+  readonly #stats: Stats
+  readonly #log: FastifyBaseLogger
+
+  constructor (stats: Stats, log: FastifyBaseLogger) {
+    this.#stats = stats
+    this.#log = log
+  }
+
+  handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>): void {
+    if (this.#methods.has(name)) throw new Error(`The method "${name}" has a handler already`)
+    this.#methods.set(name, {
+      handler: handler as Method['handler'],
+      params: schemas.params && TypeCompiler.Compile(schemas.params),
+      result: schemas.result && TypeCompiler.Compile(schemas.result)
+    })
+  }
+
+  /** Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. */
+  answer (name: string, params: unknown, device: Device, inbound: Inbound): unknown {
+    const method = this.#methods.get(name)
+    try {
+      if (!method) throw new Failure('unknown-method')
+      if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
+      const result = method.handler(params, new Context(device, inbound))
+      if (!(result instanceof Promise)) return this.#check(name, method, result)
+      return result.then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, device, error) })
+    } catch (error) {
+      throw this.#failed(name, device, error)
+    }
+  }
+
+  #check (name: string, { result }: Method, value: unknown): unknown {
+    if (result?.Check(value) === false) {
+      const { path, message } = result.Errors(value).First()!
+      throw new Error(`The result of "${name}" does not fit its schema at "${path}": ${message}`)
+    }
+    this.#stats.count('answers', 'ok')
+    return value
+  }
+
+  #failed (method: string, device: Device, error: unknown): Failure {
+    const failure = error instanceof Failure ? error : new Failure('internal')
+    if (failure === error) this.#log.debug({ deviceId: device.id, method, reason: failure.reason }, 'a call was refused')
+    else this.#log.error({ err: error, deviceId: device.id, method }, 'a handler failed')
+    this.#stats.count('answers', failure.reason)
+    return failure
+  }
+}
+
+class Context implements HandlerContext {
+  readonly device: Device
+  readonly #inbound: Inbound
+
+  constructor (device: Device, inbound: Inbound) {
+    this.device = device
+    this.#inbound = inbound
+  }
+
+  get signal (): AbortSignal {
+    return this.#inbound.signal
+  }
+}
+
+function badParams ({ path, message }: { path: string, message: string }): Failure {
+  const words = `params${path}: ${message}`
+  return new Failure('bad-params', { message: words, detail: { code: answers['bad-params'].rpc, message: words } })
+}

@@ -1,0 +1,80 @@
+import { Type, type Static, type TSchema } from '@sinclair/typebox'
+import { Value } from '@sinclair/typebox/value'
+import type { FastifyRequest } from 'fastify'
+import type { Authenticate } from './admission.ts'
+import type { Backplane } from './backplane.ts'
+import type { AuthorizeTopic } from './builtins.ts'
+import type { Mailbox } from './mailbox.ts'
+import type { Codec } from './message.ts'
+
+/** Whether this request may use REST. */
+export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
+
+const MAX_TIMER = 2_147_483_647
+
+const Fn = <T>(description: string) => Type.Unsafe<T>(Type.Function([], Type.Unknown(), { description }))
+const FnOrFalse = <T>(description: string) => Type.Unsafe<T | false>(Type.Union([Type.Literal(false), Type.Function([], Type.Unknown())], { description }))
+const Part = <T>(description: string) => Type.Unsafe<T>(Type.Object({}, { description, additionalProperties: true }))
+const Count = (value: number, description: string) => Type.Integer({ default: value, minimum: 1, description })
+const Milliseconds = (value: number, description: string) => Type.Integer({ default: value, minimum: 1, maximum: MAX_TIMER, description })
+
+/** Every option: its default, its limit, its one-line doc. Durations are in milliseconds, sizes in bytes. */
+export const OptionsSchema = Type.Object({
+  prefix: Type.String({ default: '', description: 'Put before every route' }),
+  path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Where devices connect' }),
+  node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$', description: 'Name of this node; by default drawn at start' })),
+
+  authenticate: Type.Optional(FnOrFalse<Authenticate>('Who is this device; `false` lets every device in. Without it: only from this machine')),
+  guard: Type.Optional(FnOrFalse<Guard>('Who may use REST; `false` lets everyone. Without it: only from this machine')),
+  authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function')),
+  origins: Type.Array(Type.String(), { default: [], description: 'Foreign origins that browsers may come from, as `https://host:port`' }),
+  admissionTimeout: Milliseconds(5_000, 'Time for `authenticate`'),
+
+  mailbox: Type.Optional(Part<Mailbox>('Keeps letters; by default in memory')),
+  backplane: Type.Optional(Part<Backplane>('Joins nodes; by default this process alone')),
+  codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols; the first is for devices that offer none. By default JSON-RPC' })),
+
+  maxMessage: Count(65_536, 'Size of an inbound message, from a device or over REST'),
+  maxFragments: Count(64, 'Fragments of an inbound message'),
+  maxDepth: Count(32, 'Nesting of JSON'),
+  maxBatch: Count(20, 'Messages in a batch'),
+  maxCalls: Count(32, 'Calls in flight per device, in each direction'),
+  maxTopics: Count(128, 'Topics per device'),
+  maxTopicLength: Count(255, 'Characters of a topic'),
+  maxTopicLevels: Count(16, 'Levels of a topic'),
+  maxBuffered: Count(1_048_576, 'Output that may wait for a device'),
+  stallTimeout: Milliseconds(10_000, 'How long output may wait without progress'),
+  rate: Count(100, 'Messages a second from a device'),
+  burst: Count(200, 'Messages at once from a device'),
+
+  pingInterval: Milliseconds(25_000, 'Time between pings, give or take a tenth'),
+  pongTimeout: Milliseconds(10_000, 'Time to answer a ping'),
+  callTimeout: Milliseconds(10_000, 'Time for a device to answer, where the caller names none'),
+  maxTimeout: Milliseconds(300_000, 'The longest a REST caller may wait'),
+
+  maxTtl: Milliseconds(604_800_000, 'The longest a message may wait for its device'),
+  maxLetters: Count(1_000, 'Letters that may wait per device'),
+  maxLetterBytes: Count(1_048_576, 'Size of all letters that wait for a device'),
+  window: Count(32, 'Letters on their way to a device at a time'),
+  attempts: Count(5, 'Connections that may end without an acknowledgement before a letter is set aside'),
+  maxKeys: Count(10_000, 'Idempotency keys remembered'),
+  keyTtl: Milliseconds(86_400_000, 'How long an idempotency key is remembered'),
+
+  closeTimeout: Milliseconds(2_000, 'Time for a device to answer a close frame'),
+  drainTimeout: Milliseconds(10_000, 'Time for `app.close()`'),
+  retrySpread: Milliseconds(10_000, 'Devices of a leaving node are told to come back within this time')
+}, { additionalProperties: false })
+
+export type Settings = Static<typeof OptionsSchema>
+export type Options = Partial<Settings>
+
+/** Options with their defaults; a wrong one throws and is named. */
+export function settingsOf (options: object): Settings {
+  const settings = Value.Default(OptionsSchema, { ...options })
+  const error = Value.Errors(OptionsSchema, settings).First()
+  if (!error) return settings as Settings
+  const name = error.path.slice(1).split('/')[0]!
+  const schema: TSchema | undefined = OptionsSchema.properties[name as keyof Settings]
+  if (!schema) throw new Error(`fastify-devices has no option "${name}"`)
+  throw new Error(`fastify-devices: the option "${name}" is wrong: ${error.message} (${schema.description})`)
+}

@@ -1,0 +1,150 @@
+import { randomBytes } from 'node:crypto'
+import type { FastifyBaseLogger } from 'fastify'
+import { EVERYONE, type Backplane, type Reach, type Request } from './backplane.ts'
+import { Failure } from './errors.ts'
+import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
+import { failureOf, type Letters } from './letters.ts'
+import type { Receipt } from './mailbox.ts'
+import type { Registry } from './registry.ts'
+
+export interface SendOptions {
+  /** Milliseconds the message may wait; 0, the default: now or never. */
+  ttl?: number | undefined
+  /** Resolve only when the device has acknowledged. */
+  confirm?: boolean | undefined
+  /** Milliseconds to wait for that. */
+  timeout?: number | undefined
+  /** Replaces a waiting letter of the same key. */
+  collapse?: string | undefined
+  /** Makes a retry safe: the same key and message, the same answer, one delivery. */
+  key?: string | undefined
+  /** Gives the wait up. */
+  signal?: AbortSignal | undefined
+}
+
+export interface Sent {
+  id: string
+  status: 'sent' | Receipt['status']
+}
+
+export interface OutboxLimits extends KeyLimits {
+  callTimeout: number
+  maxTtl: number
+}
+
+interface Posted extends SendOptions {
+  id: string
+  deviceId: string
+  data: unknown
+  digest?: string
+}
+
+/** Decides where a message goes: here, elsewhere, or later. */
+export class Outbox {
+  readonly #registry: Registry
+  readonly #backplane: Backplane
+  readonly #letters: Letters
+  readonly #node: string
+  readonly #limits: OutboxLimits
+  readonly #log: FastifyBaseLogger
+  readonly #keys: Keys
+  readonly #prefix = randomBytes(6).toString('base64url')
+  #minted = 0
+
+  constructor (
+    { registry, backplane, letters, node, limits, log }:
+    { registry: Registry, backplane: Backplane, letters: Letters, node: string, limits: OutboxLimits, log: FastifyBaseLogger }
+  ) {
+    this.#registry = registry
+    this.#backplane = backplane
+    this.#letters = letters
+    this.#node = node
+    this.#limits = limits
+    this.#log = log
+    this.#keys = new Keys(limits)
+  }
+
+  async send (deviceId: string, data: unknown, options: SendOptions = {}): Promise<Sent> {
+    const { key, ttl = 0, collapse = '' } = options
+    if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
+    if (key === undefined) return await this.#post({ ...options, id: this.mint(), deviceId, data })
+    const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data), collapse, String(ttl))
+    // who retries wants to know what became of the first try, so the first caller's hanging up must not end it
+    const posted: Posted = { ...options, signal: undefined, id: digestOf(deviceId, key), deviceId, data, digest }
+    return await this.#keys.once(`${deviceId} ${key}`, digest, () => this.#post(posted))
+  }
+
+  async call (deviceId: string, method: string, params: unknown, timeout = this.#limits.callTimeout, signal?: AbortSignal): Promise<unknown> {
+    return await this.reach(deviceId, { kind: 'call', method, params, timeout }, signal)
+  }
+
+  async broadcast (data: unknown, topic = EVERYONE): Promise<Reach & { id: string }> {
+    const id = this.mint()
+    return { id, ...await this.#backplane.publish({ id, topic, data }) }
+  }
+
+  /** Asks whoever has the device. */
+  async reach (deviceId: string, request: Request, signal?: AbortSignal): Promise<unknown> {
+    const owner = this.#registry.get(deviceId)?.owner
+    const answer = owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
+    if (!answer) throw new Failure('offline')
+    if (!answer.ok) throw new Failure(answer.reason, { detail: answer.detail })
+    return answer.value
+  }
+
+  /** A message id that never comes again. */
+  mint (): string {
+    return `${this.#prefix}${(++this.#minted).toString(36)}`
+  }
+
+  async #post (posted: Posted): Promise<Sent> {
+    const { id, deviceId, data = null, ttl = 0, confirm = false, timeout = this.#limits.callTimeout, signal } = posted
+    if (ttl > 0) return await this.#keep(posted, ttl)
+    if (confirm) await this.reach(deviceId, { kind: 'confirm', id, data, timeout }, signal)
+    else await this.reach(deviceId, { kind: 'send', id, data })
+    return { id, status: confirm ? 'delivered' : 'sent' }
+  }
+
+  /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
+  async #keep ({ id, deviceId, data, confirm, timeout = this.#limits.callTimeout, collapse, digest, signal }: Posted, ttl: number): Promise<Sent> {
+    const wait = confirm ? this.#letters.outcome(id, timeout, signal) : undefined
+    try {
+      const { receipt, fresh } = await this.#letters.put(deviceId, {
+        id,
+        body: bodyOf(data),
+        expiresAt: Date.now() + ttl,
+        ...(collapse !== undefined && { collapse }),
+        ...(digest !== undefined && { digest }),
+        ...(confirm && { awaitedBy: this.#node })
+      })
+      if (receipt.digest !== digest) throw new Failure('key-mismatch')
+      if (fresh) void this.#ring(deviceId)
+      if (!wait || receipt.status !== 'queued') return { id, status: receipt.status }
+
+      const outcome = await wait.outcome
+      if (outcome && outcome.ending !== 'delivered') throw failureOf(outcome)
+      return { id, status: outcome ? 'delivered' : 'queued' }
+    } finally {
+      wait?.forget()
+    }
+  }
+
+  /** A device that cannot be rung gets its letters when it comes back. */
+  async #ring (deviceId: string): Promise<void> {
+    try {
+      await this.reach(deviceId, { kind: 'ring' })
+    } catch (error) {
+      if (!(error instanceof Failure && error.reason === 'offline')) this.#log.warn({ err: error, deviceId }, 'a device could not be rung')
+    }
+  }
+}
+
+/** JSON text or bytes, as a letter holds it. */
+function bodyOf (data: unknown): string | Uint8Array {
+  if (data instanceof Uint8Array) return data
+  try {
+    return JSON.stringify(data ?? null)
+  } catch (error) {
+    throw new Failure('bad-params', { message: `Cannot be encoded: ${(error as Error).message}` })
+  }
+}

@@ -1,0 +1,70 @@
+import type { Answer, Owner, Presence, Request } from './backplane.ts'
+import type { Delivery } from './delivery.ts'
+import { failed } from './errors.ts'
+import type { Session } from './session.ts'
+import type { Subscriptions } from './subscriptions.ts'
+import { Topics } from './topics.ts'
+
+/** Answers for one session what any node may ask of its device. */
+export class SessionOwner implements Owner {
+  readonly #session: Session
+  readonly #subscriptions: Subscriptions
+  readonly #delivery: Delivery
+
+  constructor (session: Session, subscriptions: Subscriptions, delivery: Delivery) {
+    this.#session = session
+    this.#subscriptions = subscriptions
+    this.#delivery = delivery
+  }
+
+  get presence (): Omit<Presence, 'generation'> {
+    const { id, node, since } = this.#session
+    return { deviceId: id, node, since }
+  }
+
+  listensTo (topic: string): boolean {
+    const topics = new Topics<true>()
+    for (const filter of this.#session.topics) topics.add(filter, true)
+    return topics.match(topic).size > 0
+  }
+
+  yield (): void {
+    this.#session.end('replaced')
+  }
+
+  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
+    try {
+      return { ok: true, value: await this.#serve(request, signal) }
+    } catch (error) {
+      const { reason, detail } = failed(null, error)
+      return { ok: false, reason, detail }
+    }
+  }
+
+  async #serve (request: Request, signal?: AbortSignal): Promise<unknown> {
+    const session = this.#session
+    switch (request.kind) {
+      case 'send': return session.notify('message', { id: request.id, data: request.data })
+      case 'confirm': {
+        const { id, data, timeout } = request
+        return await session.call('message', { id, data }, { id, timeout, signal })
+      }
+      case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
+      case 'ring': return this.#delivery.ring(session)
+      case 'describe': return session.describe()
+      case 'end': return session.end('removed')
+      case 'join': return this.#join(request.topic)
+      case 'leave': return this.#leave(request.topic)
+    }
+  }
+
+  #join (filter: string): string[] {
+    this.#subscriptions.join(this.#session, [filter])
+    return [...this.#session.topics]
+  }
+
+  #leave (filter: string): string[] {
+    this.#subscriptions.leave(this.#session, [filter])
+    return [...this.#session.topics]
+  }
+}

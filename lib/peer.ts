@@ -1,0 +1,214 @@
+import { Failure, failed, type Reason } from './errors.ts'
+import type { Call, Id, Invalid, Message, Notice, Result, Failed } from './message.ts'
+
+/** The one behind a peer: where its messages go and who answers what comes in. */
+export interface Party {
+  /** Throws a `Failure` when a call or notice of ours cannot be encoded. */
+  say (message: Message | Message[]): void
+  /** The result, or a promise of it; a thrown `Failure` is told to the other side, anything else is an internal error. */
+  answer (asked: Call | Notice, inbound: Inbound): unknown
+  /** What has no use: an answer to nothing that was asked, what was no message, what came while too much was going on. */
+  stray (message: Result | Failed | Invalid): void
+}
+
+export interface PeerLimits {
+  /** Calls of ours on the wire at a time; the others wait in order. */
+  concurrency: number
+  /** Calls of the other side that may wait for our answer at a time. */
+  inbound: number
+}
+
+export interface CallOptions {
+  /** Milliseconds; without it the call waits until it is answered or the connection ends. */
+  timeout?: number | undefined
+  /** Gives the call up. */
+  signal?: AbortSignal | undefined
+  /** The id on the wire, where it must be a given one. */
+  id?: Id | undefined
+}
+
+/** A call of the other side while it is being answered. */
+export class Inbound {
+  #controller: AbortController | undefined
+  #aborted = false
+
+  /** Aborts when the other side leaves. */
+  get signal (): AbortSignal {
+    this.#controller ??= new AbortController()
+    if (this.#aborted) this.#controller.abort()
+    return this.#controller.signal
+  }
+
+  abort (): void {
+    this.#aborted = true
+    this.#controller?.abort()
+  }
+}
+
+interface Pending {
+  call: Call
+  settle (outcome: Result | Failure): void
+}
+
+type Reply = (answer: Result | Failed) => void
+
+/** One end of a conversation: calls in flight, their timeouts, and answering. Owns no socket. */
+export class Peer {
+  readonly #party: Party
+  readonly #limits: PeerLimits
+  readonly #pending = new Map<Id, Pending>()
+  readonly #inbound = new Set<Inbound>()
+  readonly #queue: Call[] = []
+  #onWire = 0
+  #lastId = 0
+  #ended: Reason | undefined
+
+  constructor (party: Party, limits: PeerLimits) {
+    this.#party = party
+    this.#limits = limits
+  }
+
+  /** Calls in flight, of both sides. */
+  get inFlight (): number {
+    return this.#pending.size + this.#inbound.size
+  }
+
+  /** Settles exactly once: with the result, or with a `Failure`. */
+  call (method: string, params?: unknown, { timeout, signal, id = ++this.#lastId }: CallOptions = {}): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      if (this.#ended) return reject(new Failure(this.#ended))
+      if (signal?.aborted) return reject(givenUp())
+      if (this.#pending.has(id)) return reject(new Failure('busy'))
+
+      const call: Call = { kind: 'call', id, method, params }
+      const giveUp = () => this.#settle(id, givenUp())
+      const timer = timeout === undefined ? undefined : setTimeout(() => this.#settle(id, new Failure('timeout')), timeout)
+      signal?.addEventListener('abort', giveUp, { once: true })
+      this.#pending.set(id, {
+        call,
+        settle (outcome) {
+          clearTimeout(timer)
+          signal?.removeEventListener('abort', giveUp)
+          if (outcome instanceof Failure) reject(outcome)
+          else resolve(outcome.result)
+        }
+      })
+      this.#put(call)
+    })
+  }
+
+  notify (method: string, params?: unknown): void {
+    if (!this.#ended) this.#party.say({ kind: 'notice', method, params })
+  }
+
+  receive (message: Message | Message[]): void {
+    if (!Array.isArray(message)) return this.#receive(message, answer => this.#party.say(answer))
+    const asked = message.filter(wantsReply).length
+    const together: Message[] = []
+    const reply: Reply = answer => {
+      if (together.push(answer) === asked) this.#party.say(together)
+    }
+    for (const one of message) this.#receive(one, reply)
+  }
+
+  /** Settles every call in flight; nothing is sent or answered any more. */
+  end (reason: Reason = 'dropped'): void {
+    if (this.#ended) return
+    this.#ended = reason
+    this.#queue.length = 0
+    for (const id of this.#pending.keys()) this.#settle(id, new Failure(reason))
+    for (const inbound of this.#inbound) inbound.abort()
+    this.#inbound.clear()
+  }
+
+  #put (call: Call): void {
+    if (this.#onWire >= this.#limits.concurrency) {
+      this.#queue.push(call)
+      return
+    }
+    this.#onWire++
+    try {
+      this.#party.say(call)
+    } catch (error) {
+      this.#settle(call.id, error as Failure)
+    }
+  }
+
+  /** Takes the call out of those in flight and lets the next of the queue go. False: it is not in flight. */
+  #settle (id: Id, outcome: Result | Failure): boolean {
+    const pending = this.#pending.get(id)
+    if (!pending) return false
+    this.#pending.delete(id)
+    pending.settle(outcome)
+    const waiting = this.#queue.indexOf(pending.call)
+    if (waiting !== -1) {
+      this.#queue.splice(waiting, 1)
+      return true
+    }
+    this.#onWire--
+    const next = this.#queue.shift()
+    if (next) this.#put(next)
+    return true
+  }
+
+  #receive (message: Message, reply: Reply): void {
+    if (this.#ended) return
+    switch (message.kind) {
+      case 'call': return this.#answer(message, message.id, reply)
+      case 'notice': return this.#answer(message, null, nobody)
+      case 'result': {
+        if (!this.#settle(message.id, message)) this.#party.stray(message)
+        return
+      }
+      case 'failure': {
+        const failure = new Failure(message.reason, { detail: message.detail })
+        if (message.id === null || !this.#settle(message.id, failure)) this.#party.stray(message)
+        return
+      }
+      case 'invalid': {
+        if (message.reason !== 'answer-invalid') {
+          this.#party.stray(message)
+          return reply({ kind: 'failure', id: message.id, reason: message.reason })
+        }
+        if (message.id === null || !this.#settle(message.id, new Failure('answer-invalid'))) this.#party.stray(message)
+      }
+    }
+  }
+
+  #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {
+    if (this.#inbound.size >= this.#limits.inbound) {
+      const busy: Failed = { kind: 'failure', id, reason: 'busy' }
+      this.#party.stray(busy)
+      return reply(busy)
+    }
+    const inbound = new Inbound()
+    try {
+      const result = this.#party.answer(asked, inbound)
+      if (result instanceof Promise) void this.#await(inbound, id, result, reply)
+      else reply(succeeded(id, result))
+    } catch (error) {
+      reply(failed(id, error))
+    }
+  }
+
+  async #await (inbound: Inbound, id: Id | null, result: Promise<unknown>, reply: Reply): Promise<void> {
+    this.#inbound.add(inbound)
+    const answer = await result.then(value => succeeded(id, value), error => failed(id, error))
+    if (this.#inbound.delete(inbound)) reply(answer)
+  }
+}
+
+function wantsReply (message: Message): boolean {
+  return message.kind === 'call' || (message.kind === 'invalid' && message.reason !== 'answer-invalid')
+}
+
+function givenUp (): Failure {
+  return new Failure('dropped', { message: 'The caller gave up' })
+}
+
+/** Only a call is replied to, and a call has an id. */
+function succeeded (id: Id | null, result: unknown): Result {
+  return { kind: 'result', id: id!, result: result ?? null }
+}
+
+function nobody (): void {}

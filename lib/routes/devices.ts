@@ -1,0 +1,60 @@
+import { Type } from '@sinclair/typebox'
+import { Failure } from '../errors.ts'
+import { isTopic } from '../topics.ts'
+import type { Route } from './route.ts'
+import { about, DeviceParams, Limit } from './schemas.ts'
+
+const Presence = Type.Object({
+  deviceId: Type.String(),
+  node: Type.String(),
+  generation: Type.Integer(),
+  since: Type.Integer({ description: 'Milliseconds since 1970' })
+})
+
+const Goodbye = Type.Object({ code: Type.Integer(), reason: Type.String(), at: Type.Integer() })
+
+const Portrait = Type.Object({
+  deviceId: Type.String(),
+  connected: Type.Boolean(),
+  node: Type.Optional(Type.String()),
+  generation: Type.Optional(Type.Integer({ description: 'Grows with every connection' })),
+  since: Type.Optional(Type.Integer({ description: 'Milliseconds since 1970' })),
+  address: Type.Optional(Type.String()),
+  protocol: Type.Optional(Type.String()),
+  topics: Type.Optional(Type.Array(Type.String())),
+  inFlight: Type.Optional(Type.Integer({ description: 'Calls in both directions' })),
+  waiting: Type.Integer({ description: 'Letters that wait' }),
+  lastGoodbye: Type.Optional(Goodbye)
+})
+
+/** `/devices` */
+export const devices: Route = (app, { devices, settings }) => {
+  app.get('/devices', {
+    schema: {
+      ...about('devices', 'Who is connected, over all nodes', {
+        200: Type.Object({ devices: Type.Array(Presence), cursor: Type.Optional(Type.String({ description: 'Where the next page begins' })) })
+      }),
+      querystring: Type.Object({
+        limit: Limit,
+        cursor: Type.Optional(Type.String()),
+        topic: Type.Optional(Type.String({ description: 'Only those that listen to this topic' }))
+      })
+    }
+  }, async ({ query: { limit, cursor, topic } }) => {
+    if (topic !== undefined && !isTopic(topic, { length: settings.maxTopicLength, levels: settings.maxTopicLevels })) throw new Failure('bad-topic')
+    const page = await devices.list({ limit: limit + 1, after: cursor, topic })
+    const shown = page.slice(0, limit)
+    return { devices: shown, ...(page.length > limit && { cursor: shown.at(-1)!.deviceId }) }
+  })
+
+  app.get('/devices/:id', {
+    schema: { ...about('devices', 'One device', { 200: Portrait }), params: DeviceParams }
+  }, async ({ params }) => await devices.describe(params.id))
+
+  app.delete('/devices/:id', {
+    schema: { ...about('devices', 'End the connection of a device', { 204: Type.Null() }), params: DeviceParams }
+  }, async ({ params }, reply) => {
+    await devices.disconnect(params.id)
+    return await reply.code(204).send()
+  })
+}

@@ -1,0 +1,67 @@
+import { Type } from '@sinclair/typebox'
+import { messageOf } from './body.ts'
+import { about, DeviceParams, FullReceipt, Limit, MessageParams, Receipt, Seconds } from './schemas.ts'
+import { hangUp, type Route } from './route.ts'
+
+/** `/devices/:id/messages` */
+export const messages: Route = (app, { devices, settings }) => {
+  app.post('/devices/:id/messages', {
+    schema: {
+      ...about('messages', 'Send a message to a device', { 200: Receipt, 202: Receipt }),
+      consumes: ['application/json', 'text/plain', 'application/octet-stream'],
+      params: DeviceParams,
+      querystring: Type.Object({
+        ttl: Type.Optional(Seconds('Seconds the message may wait; 0: now or never', settings.maxTtl)),
+        confirm: Type.Optional(Type.Boolean({ description: 'Answer only when the device has acknowledged' })),
+        timeout: Type.Optional(Seconds('Seconds to wait for that', settings.maxTimeout)),
+        collapse: Type.Optional(Type.String({ maxLength: 255, description: 'Replace a waiting letter of the same key' }))
+      }),
+      headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ minLength: 1, maxLength: 255 })) })
+    }
+  }, async (request, reply) => {
+    const { ttl, confirm, timeout, collapse } = request.query
+    const { id } = request.params
+    const sent = await devices.send(id, messageOf(request, settings.maxDepth), {
+      ttl: milliseconds(ttl),
+      confirm,
+      timeout: milliseconds(timeout),
+      collapse,
+      key: request.headers['idempotency-key'],
+      signal: confirm ? hangUp(reply) : undefined
+    })
+    if (sent.status === 'queued') reply.code(202).header('location', `${request.url.split('?')[0]}/${encodeURIComponent(sent.id)}`)
+    return sent
+  })
+
+  app.get('/devices/:id/messages', {
+    schema: {
+      ...about('messages', 'The letters that wait for a device', {
+        200: Type.Object({ messages: Type.Array(FullReceipt), cursor: Type.Optional(Type.Integer({ description: 'Where the next page begins' })) })
+      }),
+      params: DeviceParams,
+      querystring: Type.Object({ limit: Limit, cursor: Type.Optional(Type.Integer({ minimum: 0 })) })
+    }
+  }, async ({ params, query }) => {
+    const { receipts, next } = await devices.letters(params.id, { limit: query.limit, after: query.cursor })
+    return { messages: receipts, ...(next !== undefined && { cursor: next }) }
+  })
+
+  app.delete('/devices/:id/messages', {
+    schema: {
+      ...about('messages', 'Take back all letters that wait for a device', { 200: Type.Object({ cancelled: Type.Integer() }) }),
+      params: DeviceParams
+    }
+  }, async ({ params }) => ({ cancelled: await devices.purge(params.id) }))
+
+  app.get('/devices/:id/messages/:messageId', {
+    schema: { ...about('messages', 'What became of a message', { 200: FullReceipt }), params: MessageParams }
+  }, async ({ params }) => await devices.receipt(params.id, params.messageId))
+
+  app.delete('/devices/:id/messages/:messageId', {
+    schema: { ...about('messages', 'Take a message back while it waits', { 200: FullReceipt }), params: MessageParams }
+  }, async ({ params }) => await devices.cancel(params.id, params.messageId))
+}
+
+function milliseconds (seconds: number | undefined): number | undefined {
+  return seconds === undefined ? undefined : Math.round(seconds * 1_000)
+}

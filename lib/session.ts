@@ -1,0 +1,285 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Owner } from './backplane.ts'
+import { Bucket } from './bucket.ts'
+import { Failure, failed, goodbyes, type Goodbye } from './errors.ts'
+import { Frame } from './frame.ts'
+import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
+import type { Call, Codec, Failed, Invalid, Message, Notice, Result } from './message.ts'
+import { Peer, type CallOptions, type Inbound, type Party } from './peer.ts'
+import type { Stats } from './stats.ts'
+
+/** One open connection, as a transport offers it. */
+export interface Socket extends Line {
+  send (frame: Frame): void
+  close (code: number, reason: string): void
+}
+
+/** Who a device proved to be. */
+export interface Credentials {
+  /** Milliseconds since 1970; the session ends then unless renewed. */
+  expiresAt?: number
+  [name: string]: unknown
+}
+
+export interface SessionLimits extends Rhythm {
+  maxBuffered: number
+  maxCalls: number
+  rate: number
+  burst: number
+  callTimeout: number
+}
+
+/** What a session needs of the node it lives on. */
+export interface Home {
+  readonly node: string
+  readonly limits: SessionLimits
+  readonly stats: Stats
+  readonly log: FastifyBaseLogger
+  answer (session: Session, asked: Call | Notice, inbound: Inbound): unknown
+  left (session: Session): void
+}
+
+/** What is known of a device when its connection opens. */
+export interface Arrival {
+  deviceId: string
+  address: string | undefined
+  credentials: Credentials
+  codec: Codec
+}
+
+export interface Leave {
+  code: number
+  reason: string
+  at: number
+}
+
+/** What one node tells another about a device that is here. */
+export interface Description {
+  connected: true
+  node: string
+  generation: number
+  since: number
+  address: string | undefined
+  protocol: string
+  topics: string[]
+  inFlight: number
+}
+
+/** A device that is here, as handlers and listeners see it. */
+export interface Device {
+  readonly id: string
+  /** Grows with every connection of the device. */
+  readonly generation: number
+  /** Milliseconds since 1970. */
+  readonly since: number
+  readonly address: string | undefined
+  readonly protocol: string
+  readonly credentials: Credentials
+  /** The filters it listens to. */
+  readonly topics: ReadonlySet<string>
+  /** Set once its connection has ended. */
+  readonly left: Leave | undefined
+  /** Hands it a message, now or never. */
+  send (data: unknown): void
+  /** Calls a method of it. */
+  call (method: string, params?: unknown, options?: CallOptions): Promise<unknown>
+  /** Moves the end of its credentials. */
+  renew (expiresAt: number): void
+}
+
+/** One live connection of one device. */
+export class Session implements Device, Party {
+  readonly id: string
+  readonly since: number
+  readonly address: string | undefined
+  readonly credentials: Credentials
+  readonly codec: Codec
+  readonly peer: Peer
+  readonly topics = new Set<string>()
+  generation = 0
+  left: Leave | undefined
+  /** Answers for this session what other nodes ask. */
+  owner: Owner | undefined
+  /** Called once, after everything else that the end brings about. */
+  onLeft: (() => unknown) | undefined
+  readonly #home: Home
+  readonly #socket: Socket
+  readonly #pulse: Pulse
+  readonly #bucket: Bucket
+  #excess = 0
+  #calls = 0
+  #messages = 0
+  #expiresAt: number
+
+  constructor (home: Home, socket: Socket, { deviceId, address, credentials, codec }: Arrival, now: number) {
+    this.id = deviceId
+    this.since = now
+    this.address = address
+    this.credentials = credentials
+    this.codec = codec
+    this.#home = home
+    this.#socket = socket
+    this.#pulse = new Pulse(home.limits, now)
+    this.#bucket = new Bucket({ perSecond: home.limits.rate, burst: home.limits.burst }, now)
+    this.#expiresAt = credentials.expiresAt ?? Infinity
+    this.peer = new Peer(this, { concurrency: codec.concurrency, inbound: home.limits.maxCalls })
+  }
+
+  get protocol (): string {
+    return this.codec.subprotocol
+  }
+
+  get node (): string {
+    return this.#home.node
+  }
+
+  /** A frame of so many bytes came in. */
+  receive (payload: string | Uint8Array, size: number): void {
+    if (this.left) return
+    const message = this.codec.decode(payload)
+    const messages = Array.isArray(message) ? message : [message]
+    this.#home.stats.received(messages.length, size)
+    if (this.spend(messages.length)) this.peer.receive(message)
+    else this.#tell(messages)
+  }
+
+  /** Anything heard proves life. */
+  heard (): void {
+    this.#pulse.heard()
+  }
+
+  /** Counts against the device's rate; false: it sends too fast. Whoever goes on all the same is shown out. */
+  spend (count: number): boolean {
+    this.#pulse.heard()
+    if (this.#bucket.take(count, Date.now())) {
+      this.#excess = 0
+      return true
+    }
+    this.#home.stats.count('refusals', 'too-fast')
+    this.#excess += count
+    if (this.#excess > this.#home.limits.burst) this.end('flood')
+    return false
+  }
+
+  send (data: unknown): void {
+    this.notify('message', { id: `${this.generation}.${++this.#messages}`, data: data ?? null })
+  }
+
+  /** Sends a notice. */
+  notify (method: string, params: unknown): void {
+    this.hand(this.frame({ kind: 'notice', method, params }))
+  }
+
+  async call (method: string, params?: unknown, { timeout = this.#home.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
+    if (this.#calls >= this.#home.limits.maxCalls) throw this.#count(new Failure('busy'))
+    this.#calls++
+    try {
+      const result = await this.peer.call(method, params, { timeout, signal, id })
+      this.#home.stats.count('calls', 'ok')
+      return result
+    } catch (error) {
+      throw this.#count(error)
+    } finally {
+      this.#calls--
+    }
+  }
+
+  renew (expiresAt: number): void {
+    this.#expiresAt = expiresAt
+  }
+
+  /** Encodes a message for this device. */
+  frame (message: Message | Message[]): Frame {
+    const frame = new Frame(this.#encode(message))
+    if (frame.wire.length > this.#home.limits.maxBuffered) throw new Failure('too-large')
+    return frame
+  }
+
+  /** Writes a frame; a device that lets too much wait is shown out. */
+  hand (frame: Frame): void {
+    if (this.left) return
+    this.#socket.send(frame)
+    this.#home.stats.sent(frame.wire.length)
+    if (this.#socket.buffered > this.#home.limits.maxBuffered) this.end('slow')
+  }
+
+  /** Ends the connection from our side. */
+  end (goodbye: Goodbye, reason: string = goodbyes[goodbye].message): void {
+    if (this.left) return
+    const { code } = goodbyes[goodbye]
+    this.#leave(code, reason)
+    this.#socket.close(code, reason)
+  }
+
+  /** The connection ended by itself. */
+  closed (code: number, reason: string): void {
+    if (!this.left) this.#leave(code, reason)
+  }
+
+  describe (): Description {
+    const { node, generation, since, address, protocol, topics, peer } = this
+    return { connected: true, node, generation, since, address, protocol, topics: [...topics], inFlight: peer.inFlight }
+  }
+
+  check (now: number, slack: number): void {
+    const goodbye = now >= this.#expiresAt ? 'expired' : this.#pulse.check(this.#socket, now, slack)
+    if (goodbye) this.end(goodbye)
+  }
+
+  // What the peer asks of us.
+
+  say (message: Message | Message[]): void {
+    this.hand(this.#frameOrFailure(message))
+  }
+
+  answer (asked: Call | Notice, inbound: Inbound): unknown {
+    return this.#home.answer(this, asked, inbound)
+  }
+
+  stray (message: Result | Failed | Invalid): void {
+    const reason = message.kind === 'result' ? 'late' : message.reason
+    this.#home.stats.count('strays', reason)
+    this.#home.log.debug({ deviceId: this.id, kind: message.kind, reason }, 'message without a use')
+  }
+
+  #encode (message: Message | Message[]): string | Uint8Array {
+    try {
+      return this.codec.encode(message)
+    } catch (error) { // a circle, a bigint
+      throw new Failure('bad-params', { message: `Cannot be encoded: ${(error as Error).message}` })
+    }
+  }
+
+  /** An answer that cannot be encoded is our fault, and told so; for anything else it is the caller's. */
+  #frameOrFailure (message: Message | Message[]): Frame {
+    try {
+      return this.frame(message)
+    } catch (error) {
+      const answers = (Array.isArray(message) ? message : [message]).filter(one => one.kind === 'result' || one.kind === 'failure')
+      if (answers.length === 0) throw error
+      this.#home.log.error({ err: error, deviceId: this.id }, 'the result of a handler cannot be sent')
+      const failures = answers.map(({ id }) => failed(id, undefined))
+      return this.frame(Array.isArray(message) ? failures : failures[0]!)
+    }
+  }
+
+  #tell (messages: Message[]): void {
+    for (const message of messages) {
+      if (message.kind === 'call') this.hand(this.frame({ kind: 'failure', id: message.id, reason: 'too-fast' }))
+      else if (message.kind === 'notice') this.hand(this.frame({ kind: 'failure', id: null, reason: 'too-fast' }))
+    }
+  }
+
+  #count (error: unknown): unknown {
+    this.#home.stats.count('calls', error instanceof Failure ? error.reason : 'internal')
+    return error
+  }
+
+  #leave (code: number, reason: string): void {
+    this.left = { code, reason, at: Date.now() }
+    this.#home.stats.left(code)
+    this.#home.left(this)
+    this.peer.end()
+    this.onLeft?.()
+  }
+}

@@ -1,0 +1,201 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { EventEmitter } from 'node:events'
+import type { IncomingMessage, Server } from 'node:http'
+import type { Duplex } from 'node:stream'
+import fastifyWebsocket from '@fastify/websocket'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
+import type { Admission, Introduction } from '../admission.ts'
+import { Failure, type Goodbye } from '../errors.ts'
+import { tokenOf } from '../gate.ts'
+import type { Frame } from '../frame.ts'
+import type { Settings } from '../options.ts'
+import type { Arrival, Session, Socket } from '../session.ts'
+
+type WebSocketSettings = Pick<Settings, 'path' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
+
+const MAX_CHUNKS = 4_096
+const MAX_PONGS = 16
+const LOOK_AGAIN = 10
+const BEARER = 'bearer.'
+
+type Members = Record<string, unknown>
+
+/** Turns WebSockets into sessions. */
+export class WebSocketDoor {
+  readonly #admission: Admission
+  readonly #settings: WebSocketSettings
+  readonly #server: WebSocketServer
+  readonly #arrivals = new WeakMap<IncomingMessage, Arrival>()
+  readonly #lines = new Set<Line>()
+
+  constructor (admission: Admission, settings: WebSocketSettings) {
+    this.#admission = admission
+    this.#settings = settings
+    const limits: ServerOptions & Record<'maxPendingAutoPongs' | 'closeTimeout', number> = {
+      noServer: true,
+      clientTracking: false,
+      maxPayload: settings.maxMessage,
+      maxFragments: settings.maxFragments,
+      maxBufferedChunks: MAX_CHUNKS,
+      maxPendingAutoPongs: MAX_PONGS,
+      closeTimeout: settings.closeTimeout,
+      perMessageDeflate: false,
+      // only what was agreed on is echoed, never a token
+      handleProtocols: (offered, request) => {
+        const { subprotocol } = this.#arrivals.get(request)!.codec
+        return offered.has(subprotocol) && subprotocol
+      }
+    }
+    this.#server = new WebSocketServer(limits)
+  }
+
+  /** Lets the upgrades that we admitted go to a WebSocket server with our limits, whoever registered `@fastify/websocket`. */
+  async open (app: FastifyInstance): Promise<void> {
+    if (!app.hasDecorator('websocketServer')) {
+      // a second listener for upgrades, from a sibling scope, would dispatch each of them twice
+      const listening = app.server.listeners('upgrade').some(({ name }) => name === 'onUpgrade')
+      await app.register(fastifyWebsocket, listening ? { options: { server: new EventEmitter() as Server } } : {})
+    }
+    const shared = app.websocketServer
+    const handleUpgrade = shared.handleUpgrade.bind(shared)
+    shared.handleUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer, done: (socket: WebSocket, request: IncomingMessage) => void) => {
+      if (this.#arrivals.has(request)) this.#server.handleUpgrade(request, socket, head, done)
+      else handleUpgrade(request, socket, head, done)
+    }
+  }
+
+  routes (app: FastifyInstance): void {
+    for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) {
+      app.route({
+        method: 'GET',
+        url,
+        exposeHeadRoute: false,
+        schema: { hide: true } as object,
+        preHandler: async request => { if (request.ws) await this.#admit(request) },
+        handler: async () => { throw new Failure('not-websocket') },
+        wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw)!)
+      })
+    }
+  }
+
+  /** Resolves when every connection has ended; those that linger are cut at the deadline. */
+  async close (deadline: number): Promise<void> {
+    while (this.#lines.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
+    for (const line of this.#lines) line.cut()
+  }
+
+  async #admit (request: FastifyRequest): Promise<void> {
+    const { socket } = request.raw as { socket?: Duplex }
+    const departure = new AbortController()
+    const leave = () => departure.abort(new Error('the device left'))
+    socket?.once('close', leave)
+    try {
+      this.#arrivals.set(request.raw, await this.#admission.admit(introductionOf(request), departure))
+    } finally {
+      socket?.removeListener('close', leave)
+    }
+  }
+
+  #enter (socket: WebSocket, arrival: Arrival): void {
+    const line = new Line(socket, this.#lines)
+    const session = line.session = this.#admission.open(arrival, line)
+    // frames that come before the welcome wait in the kernel
+    socket.pause()
+    void this.#admission.enter(session).finally(() => socket.resume())
+  }
+}
+
+/** One WebSocket. Its listeners are shared by all: a connection costs no closure. */
+class Line implements Socket {
+  sent = 0
+  session: Session | undefined
+  readonly #socket: Lined
+  readonly #lines: Set<Line>
+
+  constructor (socket: WebSocket, lines: Set<Line>) {
+    this.#socket = socket as Lined
+    this.#socket[kLine] = this
+    this.#lines = lines.add(this)
+    socket.removeAllListeners('error') // the one of @fastify/websocket holds the request and the reply
+    socket.on('message', onMessage)
+    socket.on('ping', onPing)
+    socket.on('pong', onPong)
+    socket.on('error', onError)
+    socket.on('close', onClose)
+  }
+
+  get buffered (): number {
+    return this.#socket.bufferedAmount
+  }
+
+  send ({ wire }: Frame): void {
+    if (this.#socket.readyState !== this.#socket.OPEN) return
+    this.sent += wire.length
+    this.#socket._socket.write(wire)
+  }
+
+  ping (): void {
+    this.#socket.ping()
+  }
+
+  close (code: number, reason: string): void {
+    this.#socket.resume()
+    this.#socket.close(code, reason)
+  }
+
+  cut (): void {
+    this.#socket.terminate()
+  }
+
+  closed (code: number, reason: string): void {
+    this.#lines.delete(this)
+    this.session!.closed(code, reason)
+  }
+}
+
+const kLine = Symbol('line')
+
+type Lined = WebSocket & { [kLine]: Line, _socket: Duplex }
+
+/** What was wrong with a frame, in the words of `ws`; everything else it finds breaks the protocol. */
+const faults: Record<string, Goodbye> = {
+  WS_ERR_INVALID_UTF8: 'text',
+  WS_ERR_UNSUPPORTED_MESSAGE_LENGTH: 'size',
+  WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH: 'size',
+  WS_ERR_TOO_MANY_BUFFERED_PARTS: 'policy'
+}
+
+function onMessage (this: WebSocket, data: Buffer, isBinary: boolean): void {
+  (this as Lined)[kLine].session!.receive(isBinary ? data : data.toString(), data.length)
+}
+
+function onPing (this: WebSocket): void {
+  (this as Lined)[kLine].session!.spend(1)
+}
+
+function onPong (this: WebSocket): void {
+  (this as Lined)[kLine].session!.heard()
+}
+
+function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {
+  // a line that was cut has no code of `ws`, and its `close` follows
+  if (code.startsWith('WS_ERR_')) (this as Lined)[kLine].session!.end(faults[code] ?? 'protocol')
+}
+
+function onClose (this: WebSocket, code: number, reason: Buffer): void {
+  (this as Lined)[kLine].closed(code, reason.toString())
+}
+
+function introductionOf (request: FastifyRequest): Introduction {
+  const { deviceId = (request.query as Members).deviceId } = request.params as Members
+  const offered = request.headers['sec-websocket-protocol']?.split(',').map(name => name.trim()) ?? []
+  return {
+    deviceId,
+    token: tokenOf(request.headers.authorization) ?? offered.find(name => name.startsWith(BEARER))?.slice(BEARER.length),
+    protocols: offered.filter(name => !name.startsWith(BEARER)),
+    address: request.ip,
+    headers: request.headers,
+    request
+  }
+}
