@@ -91,6 +91,7 @@ export class TestDevice {
   /** Answers a method; what the function returns is the result, an object with `code` that it throws is the error. */
   handle (method: string, handler: (params: any) => unknown): this {
     this.#handlers.set(method, handler)
+    for (const message of this.seen) if (message.method === method) this.#answer(message)
     return this
   }
 

@@ -1,0 +1,382 @@
+import t from 'tap'
+import { Failure, localBackplane, memoryMailbox, type Backplane } from '../lib/index.ts'
+import { connect, listen, request, until } from './support.ts'
+
+t.test('a message reaches its device as JSON, text or bytes', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'abc123')
+
+  const json = await request(app, 'POST', '/devices/abc123/messages', { hello: 'world' })
+  t.match(json, { status: 200, body: { status: 'sent' } })
+  t.match(await device.message(), { params: { id: json.body.id, data: { hello: 'world' } } })
+
+  const text = await request(app, 'POST', '/devices/abc123/messages', 'hello', { 'content-type': 'text/csv' })
+  t.equal(text.status, 200)
+  t.equal((await device.message()).params.data, 'hello')
+
+  const bytes = await request(app, 'POST', '/devices/abc123/messages', Buffer.from([0, 10, 255]))
+  t.equal(bytes.status, 200)
+  const seen = await device.message()
+  t.strictSame(seen.params, { id: bytes.body.id })
+  t.strictSame(seen.data, Buffer.from([0, 10, 255]))
+})
+
+t.test('a body that is no message is refused', async t => {
+  const app = await listen(t)
+  await connect(app.url, 'd')
+  const send = (body: unknown, headers?: Record<string, string>, path = '/devices/d/messages') => request(app, 'POST', path, body, headers)
+
+  t.match(await send(undefined), { status: 400, body: { code: 'MESSAGE_MALFORMED' } })
+  t.match(await send('{', { 'content-type': 'application/json' }), { status: 400, body: { code: 'FST_ERR_CTP_INVALID_JSON_BODY' } })
+  t.match(await send('{"__proto__":{}}', { 'content-type': 'application/json' }), { status: 400 })
+  t.match(await send('['.repeat(33) + ']'.repeat(33), { 'content-type': 'application/json' }), { status: 400, body: { code: 'MESSAGE_MALFORMED' } })
+  t.match(await send('a=1', { 'content-type': 'application/x-www-form-urlencoded' }), { status: 415, body: { code: 'TYPE_UNSUPPORTED' } })
+  t.match(await send(Buffer.alloc(65_537)), { status: 413 })
+  t.match(await send('[1]', { 'content-type': 'application/json' }, '/devices/d/messages?ttl=-1'), { status: 400 })
+  t.match(await send('[1]', { 'content-type': 'application/json' }, '/devices/d/messages?ttl=604801'), { status: 400 })
+  t.match(await send('[1]', { 'content-type': 'application/json' }, '/devices/d%20/messages'), { status: 400 })
+  t.match(await send('"text"', { 'content-type': 'application/json' }, '/devices/d/calls/m'), { status: 400, body: { code: 'PARAMS_INVALID' } })
+})
+
+t.test('a message for a device that is away fails at once, unless it may wait', async t => {
+  const app = await listen(t)
+  t.match(await request(app, 'POST', '/devices/away/messages', 1), { status: 404, body: { statusCode: 404, code: 'DEVICE_OFFLINE', error: 'Not Found', message: String } })
+  t.match(await request(app, 'POST', '/devices/away/calls/m'), { status: 404, body: { code: 'DEVICE_OFFLINE' } })
+  t.match(await request(app, 'GET', '/devices/away'), { status: 404, body: { code: 'DEVICE_OFFLINE' } })
+  t.match(await request(app, 'DELETE', '/devices/away'), { status: 404, body: { code: 'DEVICE_OFFLINE' } })
+  t.match(await request(app, 'PUT', '/devices/away/topics/a'), { status: 404, body: { code: 'DEVICE_OFFLINE' } })
+
+  const kept = await request(app, 'POST', '/devices/away/messages?ttl=60', { n: 1 })
+  t.match(kept, { status: 202, body: { status: 'queued' } })
+  const location = kept.headers.get('location')!
+  t.equal(location, `/devices/away/messages/${kept.body.id}`)
+  t.match(await request(app, 'GET', location), { status: 200, body: { id: kept.body.id, status: 'queued', size: 7 } })
+  t.match(await request(app, 'GET', '/devices/away'), { status: 200, body: { connected: false, waiting: 1 } })
+
+  const device = (await connect(app.url, 'away', { unwelcomed: true })).handle('message', () => ({}))
+  t.match(await device.next(), { method: 'welcome', params: { deviceId: 'away', waiting: 1, heartbeat: 25_000, now: Number, generation: Number } })
+  t.match(await device.message(), { id: kept.body.id, params: { id: kept.body.id, data: { n: 1 } } })
+  await until(async () => (await request(app, 'GET', location)).body.status === 'delivered')
+  t.match(await request(app, 'DELETE', location), { status: 409, body: { code: 'MESSAGE_SETTLED' } })
+})
+
+t.test('letters can be looked at in pages, cancelled and purged', async t => {
+  const app = await listen(t)
+  const ids: string[] = []
+  for (let n = 0; n < 5; n++) ids.push((await request(app, 'POST', '/devices/away/messages?ttl=60', n)).body.id)
+
+  const first = await request(app, 'GET', '/devices/away/messages?limit=2')
+  t.strictSame(first.body.messages.map(({ id }: { id: string }) => id), ids.slice(0, 2))
+  const rest = await request(app, 'GET', `/devices/away/messages?cursor=${first.body.cursor}`)
+  t.strictSame(rest.body.messages.map(({ id }: { id: string }) => id), ids.slice(2))
+  t.equal(rest.body.cursor, undefined)
+
+  t.match(await request(app, 'DELETE', `/devices/away/messages/${ids[1]}`), { status: 200, body: { id: ids[1], status: 'cancelled' } })
+  t.match(await request(app, 'DELETE', `/devices/away/messages/${ids[1]}`), { status: 409, body: { code: 'MESSAGE_SETTLED' } })
+  t.match(await request(app, 'DELETE', '/devices/away/messages/unheard-of'), { status: 404, body: { code: 'MESSAGE_UNKNOWN' } })
+  t.match(await request(app, 'DELETE', '/devices/away/messages'), { status: 200, body: { cancelled: 4 } })
+  t.match(await request(app, 'GET', '/devices/away/messages'), { body: { messages: [] } })
+})
+
+t.test('letters come in order, and a newer one takes the place of another of the same key', async t => {
+  const app = await listen(t)
+  const replaced: string[] = []
+  app.devices.on('replaced', ({ id }) => replaced.push(id))
+  const [a, b] = [
+    await app.devices.send('d', 'a', { ttl: 60_000, collapse: 'state' }),
+    await app.devices.send('d', 'b', { ttl: 60_000 }),
+    await app.devices.send('d', 'c', { ttl: 60_000, collapse: 'state' })
+  ]
+  const device = (await connect(app.url, 'd')).handle('message', () => ({}))
+  t.equal((await device.message()).params.data, 'b')
+  t.equal((await device.message()).params.data, 'c')
+  t.strictSame(replaced, [a!.id])
+  t.equal((await app.devices.receipt('d', a!.id)).status, 'replaced')
+  await until(async () => (await app.devices.receipt('d', b!.id)).status === 'delivered')
+})
+
+t.test('a confirmed message answers once the device has acknowledged', async t => {
+  const app = await listen(t, { callTimeout: 100 })
+  const device = await connect(app.url, 'd')
+  let acknowledge = true
+  device.handle('message', ({ data }) => {
+    if (data === 'refuse') throw { code: 7, message: 'no', data: { why: 1 } } // eslint-disable-line
+    return acknowledge ? {} : undefined
+  })
+
+  for (const path of ['/devices/d/messages?confirm=true', '/devices/d/messages?confirm=true&ttl=60']) {
+    acknowledge = true
+    t.match(await request(app, 'POST', path, 1), { status: 200, body: { status: 'delivered' } })
+    t.match(await request(app, 'POST', path, 'refuse'), { status: 422, body: { code: 'DEVICE_REFUSED', device: { code: 7, message: 'no', data: { why: 1 } } } })
+  }
+  acknowledge = false
+  t.match(await request(app, 'POST', '/devices/d/messages?confirm=true', 1), { status: 504, body: { code: 'DEVICE_TIMEOUT' } })
+  t.match(await request(app, 'POST', '/devices/d/messages?confirm=true&ttl=60&timeout=0.05', 1), { status: 202, body: { status: 'queued' } })
+  t.match(await request(app, 'POST', '/devices/d/messages?confirm=true&ttl=0.05&timeout=60', 1), { status: 504, body: { code: 'DEVICE_TIMEOUT' } })
+
+  const cancelled = request(app, 'POST', '/devices/d/messages?confirm=true&ttl=60&timeout=60', 1)
+  await until(async () => (await app.devices.describe('d')).waiting === 2)
+  await app.devices.purge('d')
+  t.match(await cancelled, { status: 409, body: { code: 'MESSAGE_SETTLED' } })
+  t.match(await request(app, 'POST', '/devices/away/messages?confirm=true', 1), { status: 404 })
+})
+
+t.test('a letter to nobody expires', async t => {
+  const app = await listen(t)
+  const expired: string[] = []
+  app.devices.on('expired', ({ id }) => expired.push(id))
+  const { id } = await app.devices.send('away', 1, { ttl: 10 })
+  await until(() => expired.length > 0)
+  t.strictSame(expired, [id])
+  t.equal((await app.devices.receipt('away', id)).status, 'expired')
+  await t.rejects(app.devices.send('away', 1, { ttl: -1 }), { code: 'MESSAGE_MALFORMED' })
+  await t.rejects(app.devices.send('away', 1, { ttl: Number.NaN }), { code: 'MESSAGE_MALFORMED' })
+})
+
+t.test('an idempotency key makes one delivery of many tries', async t => {
+  const app = await listen(t)
+  const headers = { 'idempotency-key': 'order 7' }
+  const send = (path: string, body: unknown) => request(app, 'POST', path, body, headers)
+
+  t.match(await send('/devices/d/messages', 1), { status: 404 }, 'nothing was sent, so the key may try again')
+  const device = await connect(app.url, 'd')
+  const tries = await Promise.all([send('/devices/d/messages', 1), send('/devices/d/messages', 1), send('/devices/d/messages', 1)])
+  t.strictSame(new Set(tries.map(({ body }) => body.id)).size, 1)
+  t.match(await send('/devices/d/messages', 2), { status: 409, body: { code: 'IDEMPOTENCY_MISMATCH' } })
+  t.equal((await request(app, 'POST', '/devices/d/messages', 'last')).status, 200)
+  await device.next(({ params }) => params?.data === 'last')
+  t.equal(device.seen.filter(({ method }) => method === 'message').length, 2)
+
+  const kept = await send('/devices/away/messages?ttl=60', 1)
+  t.match(await send('/devices/away/messages?ttl=60', 1), { status: 202, body: { id: kept.body.id } })
+  t.equal((await app.devices.describe('away')).waiting, 1)
+})
+
+t.test('a mailbox remembers a key that its node has forgotten', async t => {
+  const app = await listen(t, { keyTtl: 1 })
+  const kept = await app.devices.send('away', 1, { ttl: 60_000, key: 'k' })
+  await new Promise(resolve => setTimeout(resolve, 5))
+  t.strictSame(await app.devices.send('away', 1, { ttl: 60_000, key: 'k' }), kept)
+  await new Promise(resolve => setTimeout(resolve, 5))
+  await t.rejects(app.devices.send('away', 2, { ttl: 60_000, key: 'k' }), { code: 'IDEMPOTENCY_MISMATCH' })
+  t.equal((await app.devices.describe('away')).waiting, 1)
+})
+
+t.test('a call answers with the result of the device, or says why there is none', async t => {
+  const app = await listen(t, { maxCalls: 2 })
+  const device = await connect(app.url, 'd')
+  const call = (method: string, body?: unknown, query = '') => request(app, 'POST', `/devices/d/calls/${method}${query}`, body)
+  device
+    .handle('add', ({ a, b }) => a + b)
+    .handle('nothing', () => null)
+    .handle('text', () => 'hi')
+    .handle('refuse', () => { throw { code: 42, message: 'too hot' } }) // eslint-disable-line
+    .handle('unknown', () => { throw { code: -32601, message: 'no' } }) // eslint-disable-line
+    .handle('fast', () => { throw { code: -32005, message: 'no' } }) // eslint-disable-line
+    .handle('mute', () => undefined)
+
+  t.match(await call('add', { a: 1, b: 2 }), { status: 200, body: 3 })
+  t.match(await call('nothing'), { status: 200, body: null })
+  t.match(await call('text'), { status: 200, body: 'hi' })
+  t.match(await call('refuse'), { status: 422, body: { code: 'DEVICE_REFUSED', device: { code: 42, message: 'too hot' } } })
+  t.match(await call('unknown'), { status: 501, body: { code: 'METHOD_UNKNOWN' } })
+  const fast = await call('fast')
+  t.match(fast, { status: 429, body: { code: 'RATE_EXCEEDED' } })
+  t.equal(fast.headers.get('retry-after'), '1')
+  t.match(await call('mute', undefined, '?timeout=0.05'), { status: 504, body: { code: 'DEVICE_TIMEOUT' } })
+
+  const bad = call('odd')
+  const { id } = await device.next(({ method }) => method === 'odd')
+  device.send({ jsonrpc: '2.0', id, result: 1, error: {} })
+  t.match(await bad, { status: 502, body: { code: 'DEVICE_ANSWER_INVALID' } })
+
+  const waiting = [call('mute'), call('mute')]
+  await until(async () => (await request(app, 'GET', '/devices/d')).body.inFlight === 2)
+  const busy = await call('mute')
+  t.match(busy, { status: 429, body: { code: 'CALLS_EXCEEDED' } })
+  t.ok(busy.headers.get('retry-after'))
+  device.socket.terminate()
+  for (const dropped of await Promise.all(waiting)) t.match(dropped, { status: 502, body: { code: 'DEVICE_DROPPED' } })
+})
+
+t.test('a call carries bytes both ways', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  const called = request(app, 'POST', '/devices/d/calls/scan', Buffer.from([1, 2]))
+  const call = await device.next(({ method }) => method === 'scan')
+  t.strictSame(call.data, Buffer.from([1, 2]))
+  device.socket.send(Buffer.concat([Buffer.from(`{"jsonrpc":"2.0","id":${JSON.stringify(call.id)},"result":{}}\n`), Buffer.from([3, 4])]))
+  const { body, headers } = await called
+  t.equal(headers.get('content-type'), 'application/octet-stream')
+  t.strictSame(body, Buffer.from([3, 4]))
+})
+
+t.test('a caller that hangs up gives its call up', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  const hangUp = new AbortController()
+  const call = fetch(`${app.url}/devices/d/calls/slow`, { method: 'POST', signal: hangUp.signal })
+  const { id } = await device.next(({ method }) => method === 'slow')
+  hangUp.abort()
+  await t.rejects(call)
+  await until(async () => (await request(app, 'GET', '/devices/d')).body.inFlight === 0)
+  device.send({ jsonrpc: '2.0', id, result: 1 })
+  await device.ask('ping')
+  t.equal(app.devices.stats().strays.late, 1, 'its late answer changes nothing')
+})
+
+t.test('a broadcast reaches everyone, or those whose filters match the topic', async t => {
+  const app = await listen(t)
+  const [all, exact, plus, hash] = [await connect(app.url, 'all'), await connect(app.url, 'exact'), await connect(app.url, 'plus'), await connect(app.url, 'hash')]
+  t.match(await exact.ask('subscribe', { topics: ['news/sport'] }), { result: { topics: ['news/sport'] } })
+  t.match(await plus.ask('subscribe', { topics: ['news/+', 'news/sport'] }), { result: { topics: ['news/+', 'news/sport'] } })
+  t.match(await request(app, 'PUT', '/devices/hash/topics/news%2F%23'), { status: 200, body: { topics: ['news/#'] } })
+
+  t.match(await request(app, 'POST', '/broadcast?topic=news/sport', { n: 1 }), { status: 200, body: { sent: 3, nodes: 1 } })
+  for (const device of [exact, plus, hash]) t.match(await device.message(), { params: { topic: 'news/sport', data: { n: 1 } } })
+  t.match(await request(app, 'POST', '/broadcast?topic=news/art/old', 2), { body: { sent: 1 } })
+  t.equal((await hash.message()).params.data, 2)
+  const everyone = await request(app, 'POST', '/broadcast', 3)
+  t.match(everyone, { status: 200, body: { id: String, sent: 4, nodes: 1 } })
+  for (const device of [all, exact, plus, hash]) t.strictSame((await device.message()).params, { id: everyone.body.id, data: 3 })
+
+  t.match(await request(app, 'POST', '/broadcast?topic=news/%23', 1), { status: 400, body: { code: 'TOPIC_INVALID' } })
+  t.match(await request(app, 'PUT', '/devices/hash/topics/a%23'), { status: 400, body: { code: 'TOPIC_INVALID' } })
+  t.match(await request(app, 'DELETE', '/devices/hash/topics/news/%23'), { status: 200, body: { topics: [] } })
+  t.match(await exact.ask('unsubscribe', { topics: ['news/sport', 'never/had'] }), { result: { topics: [] } })
+  t.match(await request(app, 'POST', '/broadcast?topic=news/sport', 1), { body: { sent: 1 } })
+})
+
+t.test('devices publish to each other', async t => {
+  const app = await listen(t)
+  const [from, to] = [await connect(app.url, 'from'), await connect(app.url, 'to')]
+  await to.ask('subscribe', { topics: ['#'] })
+  t.strictSame((await from.ask('publish', { topic: 'a/b', data: { n: 1 } })).result, {})
+  t.match(await to.message(), { params: { topic: 'a/b', data: { n: 1 }, id: String } })
+  from.notify('publish', { topic: 'a' })
+  t.match(await to.message(), { params: { topic: 'a', data: null } })
+  t.equal((await from.ask('publish', { topic: 'a/+' })).error!.code, -32011)
+  t.equal((await from.ask('subscribe', { topics: ['a/#/b'] })).error!.code, -32011)
+  t.equal((await from.ask('subscribe', { topics: 'a' })).error!.code, -32602)
+})
+
+t.test('who is connected can be listed in pages, and each device looked at', async t => {
+  const app = await listen(t, { node: 'one' })
+  for (const id of ['c', 'a', 'b']) await connect(app.url, id)
+  await app.devices.join('b', 'x/+')
+
+  const first = await request(app, 'GET', '/devices?limit=2')
+  t.match(first.body, { devices: [{ deviceId: 'a', node: 'one', generation: Number, since: Number }, { deviceId: 'b' }], cursor: 'b' })
+  const rest = await request(app, 'GET', '/devices?limit=2&cursor=b')
+  t.strictSame(rest.body.devices.map(({ deviceId }: { deviceId: string }) => deviceId), ['c'])
+  t.notOk('cursor' in rest.body)
+  t.match((await request(app, 'GET', '/devices?topic=x/y')).body.devices, [{ deviceId: 'b' }])
+  t.match(await request(app, 'GET', '/devices?topic=x/%23'), { status: 400, body: { code: 'TOPIC_INVALID' } })
+
+  t.match((await request(app, 'GET', '/devices/b')).body, {
+    deviceId: 'b', connected: true, node: 'one', generation: Number, since: Number, address: '127.0.0.1', protocol: 'jsonrpc', topics: ['x/+'], inFlight: 0, waiting: 0
+  })
+  t.equal((await request(app, 'DELETE', '/devices/b')).status, 204)
+  t.match((await request(app, 'GET', '/devices/b')).body, { connected: false, lastGoodbye: { code: 4511, reason: 'removed through REST', at: Number } })
+})
+
+t.test('a removed device is told not to come back', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  await request(app, 'DELETE', '/devices/d')
+  t.strictSame(await device.closed, { code: 4511, reason: 'removed through REST' })
+})
+
+t.test('many messages go in one request, a line each, and one bad line fails alone', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  device.handle('message', ({ data }) => { throw { code: 1, message: String(data) } }) // eslint-disable-line
+  const lines = [
+    '{"to":"d","data":1}', '', '{"to":"away","data":2}', '{"to":"away","data":3,"ttl":60,"collapse":"k","key":"k1"}', 'nonsense',
+    '{"to":"d"}', '{"to":"no way","data":1}', '{"to":"d","data":1,"tll":1}', `{"to":"d","data":${'['.repeat(40)}${']'.repeat(40)}}`,
+    `{"to":"d","data":"${'x'.repeat(70_000)}"}`, '{"to":"d","data":4,"confirm":true,"timeout":5}', '{"to":"d","data":"é"}'
+  ]
+  const { status, headers, body } = await request(app, 'POST', '/messages', lines.join('\n'), { 'content-type': 'application/x-ndjson' })
+  t.equal(status, 200)
+  t.equal(headers.get('content-type'), 'application/x-ndjson')
+  const receipts = body.toString().trim().split('\n').map((line: string) => JSON.parse(line))
+  t.match(receipts, [
+    { status: 'sent' }, { statusCode: 404, code: 'DEVICE_OFFLINE' }, { status: 'queued' }, { code: 'MESSAGE_UNREADABLE' },
+    { code: 'MESSAGE_MALFORMED' }, { code: 'MESSAGE_MALFORMED' }, { code: 'MESSAGE_MALFORMED' }, { code: 'MESSAGE_MALFORMED' },
+    { code: 'MESSAGE_TOO_LARGE' }, { code: 'DEVICE_REFUSED', device: { code: 1, message: '4' } }, { status: 'sent' }
+  ])
+  t.equal(receipts.length, 11)
+  await device.next(({ params }) => params?.data === 'é')
+
+  t.match(await request(app, 'POST', '/messages', '[]', { 'content-type': 'application/json' }), { status: 415 })
+  t.match(await request(app, 'POST', '/messages'), { status: 400, body: { code: 'MESSAGE_MALFORMED' } })
+  t.equal((await request(app, 'POST', '/messages', '{"to":"d","data":5}\n', { 'content-type': 'application/x-ndjson' })).body.toString().match(/sent/g)!.length, 1)
+})
+
+t.test('many messages can be sent in process, in order, more than go side by side', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  const lines = Array.from({ length: 100 }, (_, n) => ({ to: 'd', data: n }))
+  const receipts = []
+  for await (const receipt of app.devices.sendMany(lines)) receipts.push(receipt)
+  t.equal(receipts.length, 100)
+  for (let n = 0; n < 100; n++) t.equal((await device.message()).params.data, n)
+  for await (const receipt of app.devices.sendMany([{ to: 'not an id', data: 1 }, { to: 'd', data: 1n }])) t.type(receipt, Failure)
+})
+
+t.test('a full mailbox and a full store are told apart', async t => {
+  const app = await listen(t, { maxLetters: 2, maxLetterBytes: 100, mailbox: memoryMailbox({ maxBytes: 150 }) })
+  const send = (id: string, size: number) => request(app, 'POST', `/devices/${id}/messages?ttl=60`, Buffer.alloc(size))
+  t.equal((await send('a', 10)).status, 202)
+  t.equal((await send('a', 10)).status, 202)
+  const full = await send('a', 10)
+  t.match(full, { status: 429, body: { code: 'MAILBOX_FULL' } })
+  t.ok(full.headers.get('retry-after'))
+  t.match(await send('b', 101), { status: 429, body: { code: 'MAILBOX_FULL' } })
+  t.equal((await send('b', 90)).status, 202)
+  t.match(await send('c', 50), { status: 507, body: { code: 'STORE_FULL' } })
+  t.equal((await send('c', 30)).status, 202)
+})
+
+t.test('a backplane that is down is told apart from a device that is away, and letters are kept all the same', async t => {
+  const down = async () => { throw new Failure('unreachable') }
+  const backplane: Backplane = { ...localBackplane(), ask: down, publish: down }
+  const app = await listen(t, { backplane })
+  for (const path of ['/devices/d/messages', '/devices/d/calls/m', '/broadcast']) {
+    const answer = await request(app, 'POST', path, {})
+    t.match(answer, { status: 503, body: { code: 'BACKPLANE_DOWN' } })
+    t.equal(answer.headers.get('retry-after'), '1')
+  }
+  t.equal((await request(app, 'POST', '/devices/d/messages?ttl=60', 1)).status, 202)
+  const device = await connect(app.url, 'd')
+  t.equal((await device.message()).params.data, 1)
+})
+
+t.test('two nodes of one process are one to the caller', async t => {
+  const backplane = localBackplane()
+  const mailbox = memoryMailbox()
+  const one = await listen(t, { node: 'one', backplane, mailbox })
+  const two = await listen(t, { node: 'two', backplane, mailbox })
+  const device = await connect(two.url, 'd')
+  device.handle('add', ({ a, b }) => a + b).handle('refuse', () => { throw { code: 9, message: 'no' } }).handle('message', () => ({})) // eslint-disable-line
+
+  t.match(await request(one, 'POST', '/devices/d/messages', 'far'), { status: 200, body: { status: 'sent' } })
+  t.equal((await device.message()).params.data, 'far')
+  t.match(await request(one, 'POST', '/devices/d/calls/add', { a: 1, b: 2 }), { status: 200, body: 3 })
+  t.match(await request(one, 'POST', '/devices/d/calls/refuse'), { status: 422, body: { device: { code: 9, message: 'no' } } })
+  t.match(await request(one, 'POST', '/devices/d/messages?confirm=true', 1), { body: { status: 'delivered' } })
+  t.match(await request(one, 'POST', '/devices/d/messages?confirm=true&ttl=60', 1), { status: 200, body: { status: 'delivered' } })
+  t.match(await request(one, 'GET', '/devices/d'), { body: { connected: true, node: 'two' } })
+  t.match(await request(one, 'GET', '/devices'), { body: { devices: [{ deviceId: 'd', node: 'two' }] } })
+  t.match(await request(one, 'PUT', '/devices/d/topics/a/b'), { body: { topics: ['a/b'] } })
+  const other = await connect(one.url, 'other')
+  await other.ask('subscribe', { topics: ['a/#'] })
+  t.match(await request(one, 'POST', '/broadcast?topic=a/b', 1), { body: { sent: 2, nodes: 2 } })
+
+  const moved = await connect(one.url, 'd')
+  t.equal((await device.closed).code, 4509)
+  t.equal(two.devices.has('d'), false)
+  t.match(await request(two, 'POST', '/devices/d/messages', 'near'), { status: 200 })
+  t.equal((await moved.message()).params.data, 'near')
+  t.equal((await request(two, 'DELETE', '/devices/d')).status, 204)
+})
