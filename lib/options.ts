@@ -70,9 +70,9 @@ export type Options = Partial<Settings>
 
 /** Options with their defaults; a wrong one throws and is named. */
 export function settingsOf (options: object): Settings {
-  const settings = Value.Default(OptionsSchema, { ...options })
+  const settings = { ...Value.Create(OptionsSchema), ...options }
   const error = Value.Errors(OptionsSchema, settings).First()
-  if (!error) return settings as Settings
+  if (!error) return settings
   const name = error.path.slice(1).split('/')[0]!
   const schema: TSchema | undefined = OptionsSchema.properties[name as keyof Settings]
   if (!schema) throw new Error(`fastify-devices has no option "${name}"`)

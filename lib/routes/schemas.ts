@@ -19,13 +19,14 @@ export const FullReceipt = Type.Composite([Receipt, Type.Object({
   device: Type.Optional(Type.Unknown({ description: 'What the device said when it refused' }))
 })])
 
-export const ErrorBody = Type.Object({
+/** Nothing in it is required: the error handler of the host may answer in a shape of its own. */
+export const ErrorBody = Type.Partial(Type.Object({
   statusCode: Type.Integer(),
   code: Type.String({ description: 'Stable; see the table of errors' }),
   error: Type.String(),
   message: Type.String(),
-  device: Type.Optional(Type.Unknown({ description: 'The error that the device answered with: code, message, data' }))
-})
+  device: Type.Unknown({ description: 'The error that the device answered with: code, message, data' })
+}), { additionalProperties: true })
 
 export const Topics = Type.Object({ topics: Type.Array(Type.String()) })
 

@@ -19,6 +19,8 @@ const MAX_PONGS = 16
 const LOOK_AGAIN = 10
 const BEARER = 'bearer.'
 
+/** The types of Node leave out what it sets; injected requests have no socket. */
+type Upgrade = IncomingMessage & { upgrade?: boolean }
 type Members = Record<string, unknown>
 
 /** Turns WebSockets into sessions. */
@@ -73,6 +75,8 @@ export class WebSocketDoor {
         exposeHeadRoute: false,
         schema: { hide: true } as object,
         preHandler: async request => { if (request.ws) await this.#admit(request) },
+        // @fastify/websocket leaves the socket of an upgrade open that a hook of the host refused before its own
+        onResponse: async ({ raw }) => { if ((raw as Upgrade).upgrade) raw.socket?.destroySoon() },
         handler: async () => { throw new Failure('not-websocket') },
         wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw)!)
       })

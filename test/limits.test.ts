@@ -1,0 +1,219 @@
+import { once } from 'node:events'
+import { connect as connectTcp, type Socket } from 'node:net'
+import { randomBytes } from 'node:crypto'
+import t from 'tap'
+import { connect, listen, request, until, type TestDevice } from './support.ts'
+
+/** A socket that has upgraded by hand, to send what no client would. */
+async function upgraded (url: string, deviceId: string): Promise<Socket> {
+  const socket = connectTcp(Number(new URL(url).port), '127.0.0.1')
+  socket.on('error', () => {})
+  socket.write(`GET /ws?deviceId=${deviceId} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${randomBytes(16).toString('base64')}\r\n\r\n`)
+  await once(socket, 'data')
+  return socket
+}
+
+/** A masked client frame, its first byte as given. */
+function frame (first: number, payload: Buffer): Buffer {
+  const head = payload.length < 126 ? Buffer.from([first, 0x80 | payload.length]) : Buffer.from([first, 0x80 | 126, payload.length >> 8, payload.length & 255])
+  return Buffer.concat([head, Buffer.alloc(4), payload])
+}
+
+const nested = (depth: number) => '['.repeat(depth) + ']'.repeat(depth)
+
+t.test('what breaks WebSocket ends the connection with the code of the docs, and nobody else notices', async t => {
+  const app = await listen(t)
+  const control = await connect(app.url, 'control')
+  const cases: Array<[string, number, Buffer[]]> = [
+    ['invalid UTF-8', 1007, [frame(0x81, Buffer.from([0xff, 0xfe]))]],
+    ['unmasked', 1002, [Buffer.from([0x81, 1, 0x61])]],
+    ['reserved bits', 1002, [frame(0xf1, Buffer.from('{}'))]],
+    ['unknown opcode', 1002, [frame(0x83, Buffer.from('{}'))]],
+    ['too large', 1009, [frame(0x01, Buffer.alloc(40_000, 'x')), frame(0x80, Buffer.alloc(40_000, 'x'))]],
+    ['too many fragments', 1008, [frame(0x01, Buffer.from('x')), ...Array.from({ length: 64 }, () => frame(0x00, Buffer.from('x')))]]
+  ]
+  for (const [what, code, frames] of cases) {
+    const socket = await upgraded(app.url, 'hostile')
+    const left = new Promise<number>(resolve => {
+      const listener = (_device: unknown, leave: { code: number }) => { app.devices.off('disconnected', listener); resolve(leave.code) }
+      app.devices.on('disconnected', listener)
+    })
+    socket.write(Buffer.concat(frames))
+    t.equal(await left, code, what)
+    socket.destroy()
+    t.ok((await control.ask('ping')).result.now)
+  }
+  t.match(app.devices.stats().goodbyes, { 1002: 3, 1007: 1, 1008: 1, 1009: 1 })
+})
+
+t.test('what is no message is answered with the code of the docs', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  const code = async (text: string, id: string | number | null = null) => {
+    device.seen.length = 0
+    device.socket.send(text)
+    return (await device.answer(id)).error!.code
+  }
+  t.equal(await code('{'), -32700)
+  t.equal(await code('1'), -32600)
+  t.equal(await code('[]'), -32600)
+  t.equal(await code('[[]]'), -32600)
+  t.equal(await code(JSON.stringify(Array.from({ length: 21 }, () => ({ jsonrpc: '2.0', id: 1, method: 'ping' })))), -32600)
+  t.equal(await code('{"jsonrpc":"2.0","id":1.5,"method":"ping"}'), -32600)
+  t.equal(await code('{"jsonrpc":"2.0","id":{},"method":"ping"}'), -32600)
+  t.equal(await code('{"jsonrpc":"1.0","id":7,"method":"ping"}', 7), -32600)
+  t.equal(await code('{"jsonrpc":"2.0","id":7,"method":"ping","params":{"__proto__":1}}', 7), -32600)
+  t.equal(await code(`{"jsonrpc":"2.0","id":7,"method":"ping","params":${nested(32)}}`, 7), -32600)
+  t.equal(await code(`{"jsonrpc":"2.0","id":7,"method":"ping","params":${nested(10_000)}}`, 7), -32600)
+  t.equal(await code('{"jsonrpc":"2.0","id":7,"method":"nope"}', 7), -32601)
+  t.equal(await code('{"jsonrpc":"2.0","id":"x","method":"publish","params":{}}', 'x'), -32602)
+  device.socket.send(Buffer.from('no newline'))
+  t.equal((await device.answer(null)).error!.code, -32700)
+
+  device.send({ jsonrpc: '2.0', id: 99, result: 'never asked' })
+  device.send({ jsonrpc: '2.0', id: null, error: { code: 1, message: 'never asked' } })
+  t.ok((await device.ask('message', { data: nested(20) })).result)
+  t.match(app.devices.stats().strays, { late: 1, refused: 1, malformed: 10, unreadable: 2 })
+
+  device.seen.length = 0
+  device.send([{ jsonrpc: '2.0', id: 1, method: 'ping' }, { jsonrpc: '2.0', method: 'ping' }, 1, { jsonrpc: '2.0', id: 2, method: 'nope' }])
+  await until(() => device.seen.length === 3)
+  t.match(device.seen, [{ id: 1, result: {} }, { id: null, error: { code: -32600 } }, { id: 2, error: { code: -32601 } }])
+})
+
+t.test('calls in flight are counted in each direction', async t => {
+  const app = await listen(t)
+  app.devices.handle('wait', () => new Promise(() => {}))
+  const device = await connect(app.url, 'd')
+  for (let id = 0; id < 33; id++) device.send({ jsonrpc: '2.0', id, method: 'wait' })
+  t.equal((await device.answer(32)).error!.code, -32006)
+  t.equal(app.devices.stats().strays.busy, 1)
+
+  const calls = Array.from({ length: 33 }, () => app.devices.call('d', 'never'))
+  await t.rejects(calls[32]!, { code: 'CALLS_EXCEEDED', statusCode: 429 })
+  device.socket.terminate()
+  for (const call of calls.slice(0, 32)) await t.rejects(call, { code: 'DEVICE_DROPPED' })
+  t.match(app.devices.stats().calls, { dropped: 32, busy: 1 })
+})
+
+t.test('topics are counted and measured', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  const topics = Array.from({ length: 128 }, (_, n) => `t/${n}`)
+  t.equal((await device.ask('subscribe', { topics })).result.topics.length, 128)
+  t.equal((await device.ask('subscribe', { topics: ['t/0'] })).result.topics.length, 128)
+  t.equal((await device.ask('subscribe', { topics: ['one more'] })).error!.code, -32010)
+  t.match(await request(app, 'PUT', '/devices/d/topics/one-more'), { status: 429, body: { code: 'TOPICS_EXCEEDED' } })
+  const other = await connect(app.url, 'other')
+  t.ok((await other.ask('subscribe', { topics: ['x'.repeat(255), 'a/'.repeat(15) + 'a'] })).result)
+  for (const topic of ['x'.repeat(256), 'a/'.repeat(16) + 'a', '', '$everyone', 'a\0']) {
+    t.equal((await other.ask('subscribe', { topics: [topic] })).error!.code, -32011, topic.slice(0, 10))
+  }
+})
+
+t.test('letters are counted and measured', async t => {
+  const app = await listen(t)
+  for (let n = 0; n < 1_000; n++) await app.devices.send('many', n, { ttl: 60_000 })
+  await t.rejects(app.devices.send('many', 1, { ttl: 60_000 }), { code: 'MAILBOX_FULL' })
+  for (let n = 0; n < 16; n++) await app.devices.send('large', Buffer.alloc(65_536), { ttl: 60_000 })
+  await t.rejects(app.devices.send('large', Buffer.alloc(1), { ttl: 60_000 }), { code: 'MAILBOX_FULL' })
+  await t.rejects(app.devices.send('large', 1, { ttl: 604_800_001 }), { code: 'MESSAGE_MALFORMED' })
+})
+
+t.test('a device that floods is told, and shown out if it goes on', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'flood')
+  const other = await connect(app.url, 'other')
+  for (let id = 0; id < 600; id++) device.send({ jsonrpc: '2.0', id, method: 'ping' })
+  const { code } = await device.closed
+  t.equal(code, 4029)
+  t.match(await device.answer(0), { result: {} })
+  const told = device.seen.filter(({ error }) => error?.code === -32005)
+  t.ok(told.length >= 150, 'it was told many times before')
+  t.ok(app.devices.stats().refusals['too-fast']! > 200)
+  t.ok((await other.ask('ping')).result.now)
+})
+
+t.test('a flood of notices is told too, and one of pings counts as well', async t => {
+  const app = await listen(t, { rate: 1, burst: 10 })
+  const device = await connect(app.url, 'd')
+  for (let n = 0; n < 15; n++) device.notify('message', { data: n })
+  t.equal((await device.answer(null)).error!.code, -32005)
+  device.send([{ jsonrpc: '2.0', id: 1, result: 1 }, { jsonrpc: '2.0', id: 'x', method: 'ping' }])
+  t.equal((await device.answer('x')).error!.code, -32005)
+  for (let n = 0; n < 20; n++) device.socket.ping()
+  t.equal((await device.closed).code, 4029)
+})
+
+t.test('a device that sends as fast as it may is never refused', async t => {
+  const app = await listen(t, { rate: 1_000, burst: 20 })
+  const device = await connect(app.url, 'd')
+  for (let n = 0; n < 100; n++) {
+    t.ok((await device.ask('ping')).result)
+    await new Promise(resolve => setTimeout(resolve, 2))
+  }
+})
+
+/** Sends to a device until its connection has ended. */
+async function fill (app: Awaited<ReturnType<typeof listen>>, id: string, size: number): Promise<number> {
+  let sent = 0
+  for (; app.devices.has(id); sent++) {
+    await app.devices.send(id, 'x'.repeat(size)).catch(() => {})
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  return sent
+}
+
+async function deaf (url: string, id: string): Promise<TestDevice> {
+  const device = await connect(url, id)
+  device.socket.pause()
+  return device
+}
+
+t.test('a device that lets too much output wait is gone', async t => {
+  const app = await listen(t)
+  await deaf(app.url, 'deaf')
+  const other = await connect(app.url, 'other')
+  await fill(app, 'deaf', 60_000)
+  t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
+  t.ok((await other.ask('ping')).result.now)
+})
+
+t.test('a device whose output does not move is gone in time', async t => {
+  const app = await listen(t, { stallTimeout: 300, maxBuffered: 50_000_000, pingInterval: 60_000 })
+  const device = await deaf(app.url, 'deaf')
+  for (let n = 0; n < 200; n++) await app.devices.send('deaf', 'x'.repeat(60_000))
+  await until(() => !app.devices.has('deaf'))
+  t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
+  device.socket.resume()
+})
+
+t.test('a message too large for the output of a device is refused, and the device stays', async t => {
+  const app = await listen(t, { maxBuffered: 1_000 })
+  const device = await connect(app.url, 'd')
+  await t.rejects(app.devices.send('d', 'x'.repeat(1_000)), { code: 'MESSAGE_TOO_LARGE', statusCode: 413 })
+  await t.rejects(app.devices.call('d', 'm', { x: 'x'.repeat(1_000) }), { code: 'MESSAGE_TOO_LARGE' })
+  app.devices.handle('large', () => 'x'.repeat(1_000))
+  t.equal((await device.ask('large')).error!.code, -32603)
+  t.ok(app.devices.has('d'))
+})
+
+t.test('a device that answers no ping is gone', async t => {
+  const app = await listen(t, { pingInterval: 50, pongTimeout: 100 })
+  const alive = await connect(app.url, 'alive')
+  const socket = await upgraded(app.url, 'mute')
+  await until(() => app.devices.has('mute'))
+  await until(() => !app.devices.has('mute'))
+  t.equal((await app.devices.describe('mute')).lastGoodbye!.code, 4012)
+  t.ok((await alive.ask('ping')).result.now)
+  socket.destroy()
+})
+
+t.test('a close that is never answered does not linger', async t => {
+  const app = await listen(t, { closeTimeout: 50 })
+  const socket = await upgraded(app.url, 'mute')
+  await until(() => app.devices.has('mute'))
+  await app.devices.disconnect('mute')
+  await once(socket, 'close')
+  t.equal(app.devices.size, 0)
+})

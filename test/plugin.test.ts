@@ -1,0 +1,341 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { connect as connectTcp } from 'node:net'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import fastifySwagger from '@fastify/swagger'
+import fastifyWebsocket from '@fastify/websocket'
+import { Type } from '@sinclair/typebox'
+import Fastify from 'fastify'
+import t from 'tap'
+import WebSocket from 'ws'
+import devices, { jsonrpc, localBackplane, memoryMailbox, Refusal, type Codec } from '../lib/index.ts'
+import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
+
+t.test('a prefix goes before every route', async t => {
+  const app = await listen(t, { prefix: '/iot' })
+  await connect(app.url, 'd', { path: '/iot/ws?deviceId=d' })
+  t.equal((await request(app, 'POST', '/iot/devices/d/messages', 1)).status, 200)
+  t.equal((await request(app, 'POST', '/devices/d/messages', 1)).status, 404)
+})
+
+t.test('it works in a scope of its own, beside other routes', async t => {
+  const app = Fastify()
+  await app.register(async scope => { await scope.register(devices, { path: '/socket' }) }, { prefix: '/iot' })
+  app.get('/other', async () => 'other')
+  app.post('/form', async ({ body }) => body)
+  const running = await open(t, app)
+  t.notOk(app.hasDecorator('devices'))
+  await connect(running.url, 'd', { path: '/iot/socket/d' })
+  t.equal((await request(running, 'GET', '/iot/devices/d')).status, 200)
+  t.equal((await request(running, 'GET', '/other')).body.toString(), 'other')
+  t.equal((await request(running, 'POST', '/form', 'x', { 'content-type': 'application/x-unknown' })).body.code, 'FST_ERR_CTP_INVALID_MEDIA_TYPE', 'the parsers of the host are its own')
+})
+
+t.test('two scopes each have their own devices', async t => {
+  const app = Fastify()
+  const sizes: Array<() => number> = []
+  for (const prefix of ['/one', '/two']) {
+    await app.register(async scope => {
+      await scope.register(devices)
+      sizes.push(() => scope.devices.size)
+    }, { prefix })
+  }
+  const { url } = await open(t, app)
+  const one = await connect(url, 'd', { path: '/one/ws/d' })
+  await connect(url, 'd', { path: '/two/ws/d' })
+  await connect(url, 'e', { path: '/two/ws/e' })
+  t.strictSame(sizes.map(size => size()), [1, 2])
+  t.ok((await one.ask('ping')).result)
+})
+
+t.test('it works beside the WebSocket routes of its host, with limits of its own', async t => {
+  const app = Fastify()
+  await app.register(fastifyWebsocket, { options: { maxPayload: 200_000, handleProtocols: () => 'host' } })
+  await app.register(devices)
+  app.get('/host', { websocket: true }, socket => { socket.on('message', (data: Buffer) => socket.send(String(data.length))) })
+  const { url } = await open(t, app)
+
+  const host = new WebSocket(`${url.replace('http', 'ws')}/host`, ['host'])
+  await once(host, 'open')
+  host.send(Buffer.alloc(100_000))
+  t.equal(String((await once(host, 'message'))[0]), '100000')
+  t.equal(host.protocol, 'host')
+
+  const device = await connect(url, 'd', { protocols: ['jsonrpc'] })
+  t.equal(device.socket.protocol, 'jsonrpc')
+  device.socket.send(Buffer.alloc(100_000))
+  t.equal((await device.closed).code, 1009)
+
+  const kept = await connect(url, 'd')
+  host.terminate()
+  const closing = app.close()
+  t.equal((await kept.closed).code, 1012, 'the host does not close our devices before they are told')
+  await closing
+})
+
+t.test('registering it twice in one scope is refused', async t => {
+  const app = Fastify()
+  await app.register(devices)
+  await t.rejects(async () => { await app.register(devices) }, { message: /registered in this scope already/ })
+  await app.close()
+})
+
+t.test('a wrong option is named', async t => {
+  const rejects = async (options: object, message: RegExp) => {
+    await t.rejects(async () => { await Fastify().register(devices, options) }, { message })
+  }
+  await rejects({ pingIntervall: 1 }, /no option "pingIntervall"/)
+  await rejects({ pingInterval: '25' }, /option "pingInterval" is wrong/)
+  await rejects({ authenticate: true }, /option "authenticate" is wrong/)
+  await rejects({ path: 'ws' }, /option "path" is wrong/)
+  await rejects({ maxTtl: 2 ** 40 }, /option "maxTtl" is wrong/)
+  await rejects({ backplane: { ...localBackplane(), remote: true }, mailbox: memoryMailbox() }, /a mailbox that all nodes share/)
+})
+
+t.test('the hooks, the error handler and the logger of the host apply, to the upgrade as well', async t => {
+  const app = Fastify()
+  const seen: string[] = []
+  app.addHook('onRequest', async request => {
+    seen.push(request.url)
+    if (request.headers['x-deny']) throw Object.assign(new Error('denied by the host'), { statusCode: 418 })
+  })
+  app.setErrorHandler((error: Error & { statusCode?: number, code?: string }, _request, reply) => reply.code(error.statusCode ?? 500).send({ mine: true, code: error.code, message: error.message }))
+  await app.register(devices)
+  const running = await open(t, app)
+  await connect(running.url, 'd')
+  t.match(await refusal(running.url, '/ws?deviceId=d', { headers: { 'x-deny': '1' } }), { status: 418, body: { mine: true, message: 'denied by the host' } })
+  t.match(await refusal(running.url, '/ws?deviceId=!'), { status: 400, body: { mine: true, code: 'ID_INVALID' } })
+  t.match(await request(running, 'POST', '/devices/away/messages', 1), { status: 404, body: { mine: true, code: 'DEVICE_OFFLINE' } })
+  t.strictSame(seen, ['/ws?deviceId=d', '/ws?deviceId=d', '/ws?deviceId=!', '/devices/away/messages'])
+})
+
+t.test('every REST route is described for swagger', async t => {
+  const app = Fastify()
+  await app.register(fastifySwagger, { openapi: { info: { title: 'test', version: '1' } } })
+  await app.register(devices)
+  await app.ready()
+  const { paths } = app.swagger() as { paths: Record<string, Record<string, any>> }
+  t.strictSame(Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map(method => `${method} ${path}`)).toSorted(), [
+    'delete /devices/{id}', 'delete /devices/{id}/messages', 'delete /devices/{id}/messages/{messageId}', 'delete /devices/{id}/topics/{*}',
+    'get /devices', 'get /devices/{id}', 'get /devices/{id}/messages', 'get /devices/{id}/messages/{messageId}',
+    'post /broadcast', 'post /devices/{id}/calls/{method}', 'post /devices/{id}/messages', 'post /messages', 'put /devices/{id}/topics/{*}'
+  ])
+  for (const methods of Object.values(paths)) {
+    for (const { summary, tags, responses } of Object.values(methods)) {
+      t.type(summary, 'string')
+      t.equal(tags.length, 1)
+      t.ok(responses['4XX'])
+    }
+  }
+  await app.close()
+})
+
+t.test('it answers inject and injectWS', async t => {
+  const app = Fastify()
+  await app.register(devices)
+  await app.ready()
+  let device: TestDevice
+  const socket = await app.injectWS('/ws?deviceId=d', {}, { onInit: socket => { device = new TestDevice(socket as unknown as WebSocket) } })
+  t.match(await device!.next(), { method: 'welcome' })
+  t.equal((await app.inject({ method: 'POST', url: '/devices/d/messages', payload: { n: 1 } })).statusCode, 200)
+  t.match(await device!.message(), { params: { data: { n: 1 } } })
+  t.match((await app.inject('/devices/d')).json(), { connected: true })
+  await t.rejects(app.injectWS('/ws?deviceId=!'))
+  socket.terminate()
+  await until(() => app.devices.size === 0)
+  await app.close()
+})
+
+t.test('a plain request where devices connect is told to upgrade', async t => {
+  const app = await listen(t)
+  t.match(await request(app, 'GET', '/ws?deviceId=d'), { status: 426, body: { code: 'UPGRADE_REQUIRED' } })
+})
+
+t.test('a device calls the methods that the application handles', async t => {
+  const app = await listen(t)
+  const before = await connect(app.url, 'before')
+  const Params = Type.Object({ celsius: Type.Number() })
+  app.devices.handle('report', { params: Params, result: Type.Object({ fahrenheit: Type.Number() }) }, ({ celsius }) => ({ fahrenheit: celsius * 1.8 + 32 }))
+  app.devices.handle('who', (_params, { device }) => ({ id: device.id, generation: device.generation, protocol: device.protocol, address: device.address }))
+  app.devices.handle('refuse', () => { throw new Refusal('Too hot', 42, { limit: 90 }) })
+  app.devices.handle('plain', () => { throw new Refusal('Too cold', 'E_COLD') })
+  app.devices.handle('broken', async () => { throw new Error('the database is at 10.0.0.7') })
+  app.devices.handle('bytes', params => params)
+  const after = await connect(app.url, 'after')
+
+  for (const device of [before, after]) {
+    t.match(await device.ask('report', { celsius: 100 }), { result: { fahrenheit: 212 } })
+    t.match(await device.ask('report', { celsius: 'hot' }), { error: { code: -32602, message: 'params/celsius: Expected number' } })
+    t.match(await device.ask('report'), { error: { code: -32602 } })
+    t.match(await device.ask('refuse'), { error: { code: 42, message: 'Too hot', data: { limit: 90 } } })
+    t.match(await device.ask('plain'), { error: { code: -32000, message: 'Too cold' } })
+    t.strictSame((await device.ask('broken')).error, { code: -32603, message: 'Internal error' })
+  }
+  t.match(await before.ask('who'), { result: { id: 'before', protocol: 'jsonrpc', address: '127.0.0.1', generation: Number } })
+  before.socket.send(Buffer.from('{"jsonrpc":"2.0","id":1,"method":"bytes"}\n\u0000\u0001'))
+  t.strictSame((await before.answer(1)).data, Buffer.from([0, 1]))
+  t.throws(() => app.devices.handle('who', () => {}), { message: /"who" has a handler already/ })
+  t.throws(() => app.devices.handle('ping', () => {}), { message: /"ping" has a handler already/ })
+})
+
+t.test('the signal of a handler aborts when its device leaves', async t => {
+  const app = await listen(t)
+  const aborted = new Promise<void>(resolve => {
+    app.devices.handle('watch', async (_params, { signal }) => { await once(signal, 'abort'); resolve() })
+  })
+  const device = await connect(app.url, 'd')
+  device.send({ jsonrpc: '2.0', id: 1, method: 'watch' })
+  await until(async () => (await app.devices.describe('d')).waiting === 0 && (await request(app, 'GET', '/devices/d')).body.inFlight === 1)
+  device.socket.terminate()
+  await aborted
+  await until(() => app.devices.size === 0)
+})
+
+t.test('listeners hear of devices and messages, and one that fails harms nobody', async t => {
+  const errors: string[] = []
+  const app = await listen(t, {}, { logger: { level: 'error', stream: { write: (line: string) => { errors.push(line) } } } })
+  const heard: unknown[] = []
+  app.devices.on('connected', () => { throw new Error('broken listener') })
+  app.devices.on('connected', async () => { throw new Error('broken later') })
+  app.devices.on('connected', device => heard.push(['connected', device.id]))
+  app.devices.on('message', (data, device) => heard.push(['message', device.id, data]))
+  app.devices.on('disconnected', (device, { code }) => heard.push(['disconnected', device.id, code]))
+  const device = await connect(app.url, 'd')
+  t.strictSame((await device.ask('message', { data: { n: 1 } })).result, {})
+  await device.ask('message', {})
+  device.socket.close(1000)
+  await until(() => app.devices.size === 0)
+  t.strictSame(heard, [['connected', 'd'], ['message', 'd', { n: 1 }], ['message', 'd', null], ['disconnected', 'd', 1000]])
+  t.equal(errors.filter(line => line.includes('a listener failed')).length, 2)
+})
+
+t.test('a device that is here can be spoken to directly', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  device.handle('add', ({ a, b }) => a + b)
+  const here = app.devices.get('d')!
+  t.strictSame([...app.devices], [here])
+  here.send({ n: 1 })
+  here.send(undefined)
+  t.match(await device.message(), { params: { id: String, data: { n: 1 } } })
+  t.equal((await device.message()).params.data, null)
+  t.equal(await here.call('add', { a: 1, b: 2 }), 3)
+  await t.rejects(here.call('slow', {}, { timeout: 10 }), { code: 'DEVICE_TIMEOUT' })
+  t.throws(() => here.send(1n), { code: 'PARAMS_INVALID' })
+  await t.rejects(app.devices.send('d', 1n), { code: 'PARAMS_INVALID' })
+  await t.rejects(app.devices.send('d', 1n, { ttl: 1_000 }), { code: 'PARAMS_INVALID' })
+  await t.rejects(app.devices.call('d', 'm', { n: 1n }), { code: 'PARAMS_INVALID' })
+  await t.rejects(app.devices.send('no such id!', 1), { code: 'ID_INVALID' })
+  await t.rejects(app.devices.broadcast(1, { topic: 'a/#' }), { code: 'TOPIC_INVALID' })
+
+  app.devices.handle('batch', () => 1n)
+  device.send([{ jsonrpc: '2.0', id: 'a', method: 'batch' }, { jsonrpc: '2.0', id: 'b', method: 'ping' }])
+  t.equal((await device.answer('a')).error!.code, -32603)
+
+  await device.close()
+  await until(() => here.left !== undefined)
+  here.send('too late')
+  await t.rejects(here.call('add', {}), { code: 'DEVICE_DROPPED' })
+  await t.rejects(app.devices.join('d', 'a'), { code: 'DEVICE_OFFLINE' })
+})
+
+t.test('devices that speak different protocols hear the same broadcast', async t => {
+  const plain = jsonrpc()
+  const shouting: Codec = { ...plain, subprotocol: 'shout', encode: message => String(plain.encode(message)).replace('hello', 'HELLO') }
+  const app = await listen(t, { codecs: [plain, shouting] })
+  const [quiet, loud] = [await connect(app.url, 'quiet'), await connect(app.url, 'loud', { protocols: ['shout'] })]
+  t.match(await app.devices.broadcast('hello'), { sent: 2 })
+  t.equal((await quiet.message()).params.data, 'hello')
+  t.equal((await loud.message()).params.data, 'HELLO')
+})
+
+t.test('closing lets calls finish, tells each device its own time to come back, and waits for nobody for long', async t => {
+  const app = await listen(t, { drainTimeout: 2_000, closeTimeout: 1_000, retrySpread: 1_000 })
+  const [idle, busy, stuck] = [await connect(app.url, 'idle'), await connect(app.url, 'busy'), await connect(app.url, 'stuck')]
+  const mute = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
+  mute.on('error', () => {})
+  mute.write('GET /ws?deviceId=mute HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n')
+  await until(() => app.devices.has('mute'))
+
+  const finished = request(app, 'POST', '/devices/busy/calls/work')
+  const dropped = request(app, 'POST', '/devices/stuck/calls/work')
+  const { id } = await busy.next(({ method }) => method === 'work')
+  await stuck.next(({ method }) => method === 'work')
+  const started = Date.now()
+  const closing = app.close()
+  const goodbye = await idle.closed
+  t.equal(goodbye.code, 1012)
+  t.match(goodbye.reason, /^retry=\d{1,3}$/)
+  busy.send({ jsonrpc: '2.0', id, result: 'done' })
+  t.match(await finished, { status: 200, body: 'done' })
+  t.match(await dropped, { status: 502, body: { code: 'DEVICE_DROPPED' } })
+  t.equal((await busy.closed).code, 1012)
+  t.equal((await stuck.closed).code, 1012)
+  await closing
+  t.ok(Date.now() - started < 2_000 * 1.1 + 1_000, 'within its time, with room for a slow machine')
+})
+
+t.test('who comes while the node is leaving is sent elsewhere', async t => {
+  let answer: (value: boolean) => void = () => {}
+  let asked = () => {}
+  const asking = new Promise<void>(resolve => { asked = resolve })
+  const app = await listen(t, {
+    drainTimeout: 500,
+    authenticate: ({ deviceId }) => deviceId === 'held' || new Promise<boolean>(resolve => { answer = resolve; asked() }),
+    guard: async () => { await asking; return true }
+  })
+  const held = await connect(app.url, 'held')
+  app.devices.handle('hold', () => new Promise(() => {}))
+  held.send({ jsonrpc: '2.0', id: 1, method: 'hold' })
+  const late = connect(app.url, 'late', { unwelcomed: true })
+  await asking
+  const closing = app.close()
+  await until(() => !app.server.listening)
+  answer(true)
+  t.equal((await (await late).closed).code, 1012)
+  t.equal((await held.closed).code, 1012)
+  await closing
+})
+
+/** Runs the gateway of the example as a user would. */
+async function gateway (t: { teardown (end: () => unknown): void }, env: Record<string, string>) {
+  const child = spawn(process.execPath, [fileURLToPath(new URL('../dist/example/gateway.js', import.meta.url))], {
+    env: { PATH: process.env.PATH!, PORT: '0', ...env }, stdio: ['ignore', 'pipe', 'inherit']
+  })
+  const exited = once(child, 'exit')
+  t.teardown(async () => { child.kill('SIGTERM'); await exited })
+  const printed: string[] = []
+  for await (const line of createInterface(child.stdout)) {
+    if (line !== '') printed.push(line)
+    if (printed.length === 5) break
+  }
+  const url = printed[0]!.match(/http:\S+/)![0]
+  return { child, exited, url, printed }
+}
+
+t.test('the gateway answers a first try, and leaves by itself', async t => {
+  const { child, exited, url, printed } = await gateway(t, {})
+  t.equal(printed.length, 5)
+  const device = await connect(url, 'abc123')
+  t.strictSame((await device.ask('echo', { a: 1 })).result, { a: 1 })
+  device.notify('message', { data: 'hello' })
+  t.equal((await device.message()).params.data, 'hello')
+  device.socket.send(Buffer.from('{"jsonrpc":"2.0","method":"message"}\nbytes'))
+  t.strictSame((await device.message()).data, Buffer.from('bytes'))
+  t.equal((await request({ url }, 'POST', '/devices/abc123/messages', { hello: 'world' })).status, 200)
+  child.kill('SIGTERM')
+  t.equal((await device.closed).code, 1012)
+  t.strictSame(await exited, [0, null])
+})
+
+t.test('with a token, the gateway lets in whoever has it', async t => {
+  const { url } = await gateway(t, { TOKEN: 'open sesame'.replace(' ', '-') })
+  const headers = { authorization: 'Bearer open-sesame' }
+  t.equal((await refusal(url, '/ws?deviceId=d')).status, 401)
+  t.equal((await refusal(url, '/ws?deviceId=d', { headers: { authorization: 'Bearer open-barley' } })).status, 401)
+  t.equal((await request({ url }, 'GET', '/devices')).status, 401)
+  const device = await connect(url, 'd', { headers })
+  t.ok((await device.ask('subscribe', { topics: ['a'] })).result)
+  t.equal((await request({ url }, 'POST', '/devices/d/messages', 1, headers)).status, 200)
+})
