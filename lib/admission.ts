@@ -1,34 +1,17 @@
-import type { FastifyRequest } from 'fastify'
 import type { Backplane } from './backplane.ts'
-import { isDeviceId } from './devices.ts'
 import type { Delivery } from './delivery.ts'
 import { Failure } from './errors.ts'
 import type { Events } from './events.ts'
-import { protect, refuseForeign, type Caller } from './gate.ts'
+import { protect, refuseForeign } from './gate.ts'
+import { isDeviceId, type Introduction } from './introduction.ts'
 import type { Letters } from './letters.ts'
 import type { Codec } from './message.ts'
 import type { Settings } from './options.ts'
 import { SessionOwner } from './owner.ts'
 import type { Registry } from './registry.ts'
-import { Session, type Arrival, type Credentials, type Home, type Socket } from './session.ts'
+import type { Credentials } from './device.ts'
+import { Session, type Arrival, type Home, type Socket } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
-
-/** How a device introduces itself, over whichever transport. */
-export interface Introduction extends Caller {
-  deviceId: unknown
-  /** From `Authorization: Bearer`, or from the subprotocol `bearer.<token>`. */
-  token: string | undefined
-  /** The subprotocols it offers. */
-  protocols: string[]
-  /** The upgrade request, where there was one. */
-  request?: FastifyRequest
-}
-
-/** Who is this device: its credentials, or `true` for none in particular. Anything else, or an error, keeps it out. */
-export type Authenticate = (
-  introduction: Introduction & { deviceId: string },
-  context: { signal: AbortSignal }
-) => Credentials | boolean | null | undefined | void | Promise<Credentials | boolean | null | undefined | void>
 
 /** A device on its way in. */
 interface Entrant {

@@ -1,13 +1,14 @@
 import type { Backplane, Page, Presence, Reach } from './backplane.ts'
 import { Failure } from './errors.ts'
 import type { EventMap, Events } from './events.ts'
+import { isDeviceId } from './introduction.ts'
 import type { Letters, LettersPage } from './letters.ts'
 import type { Receipt } from './mailbox.ts'
 import type { Handler, Methods, Schemas } from './methods.ts'
 import type { Outbox, SendOptions, Sent } from './outbox.ts'
 import type { CallOptions } from './peer.ts'
 import type { Registry } from './registry.ts'
-import type { Description, Device, Leave } from './session.ts'
+import type { Description, Device, Leave } from './device.ts'
 import type { Counters, Stats } from './stats.ts'
 import { isTopic, type TopicLimits } from './topics.ts'
 
@@ -31,12 +32,7 @@ interface Parts {
   topic: TopicLimits
 }
 
-const DEVICE_ID = /^[A-Za-z0-9._:@+=~-]{1,128}$/
 const SIDE_BY_SIDE = 32
-
-export function isDeviceId (id: unknown): id is string {
-  return typeof id === 'string' && DEVICE_ID.test(id)
-}
 
 /** What `app.devices` is. Iterates over the devices that are connected to this node. */
 export class Devices {

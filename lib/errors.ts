@@ -1,5 +1,3 @@
-import type { Detail, Failed, Id } from './message.ts'
-
 interface Answer {
   /** The HTTP status and the stable code in the body of a REST answer. */
   status: number
@@ -25,6 +23,7 @@ export const answers = {
   'answer-invalid': { status: 502, code: 'DEVICE_ANSWER_INVALID', rpc: -32004, message: 'The answer is not a valid message' },
   'too-fast': { status: 429, code: 'RATE_EXCEEDED', rpc: -32005, message: 'Too many messages', retryAfter: 1 },
   busy: { status: 429, code: 'CALLS_EXCEEDED', rpc: -32006, message: 'Too many calls in flight', retryAfter: 1 },
+  congested: { status: 429, code: 'DEVICE_CONGESTED', rpc: -32025, message: 'Too much waits to be written to the device', retryAfter: 1 },
   'mailbox-full': { status: 429, code: 'MAILBOX_FULL', rpc: -32007, message: 'Too many letters wait for the device', retryAfter: 60 },
   forbidden: { status: 403, code: 'FORBIDDEN', rpc: -32008, message: 'Not allowed' },
   unauthenticated: { status: 401, code: 'UNAUTHENTICATED', rpc: -32009, message: 'Credentials are missing or wrong' },
@@ -74,6 +73,13 @@ export const goodbyes = {
 
 export type Goodbye = keyof typeof goodbyes
 
+/** What a device or a handler said itself when it refused: its own code, words and data. */
+export interface Detail {
+  code: number | string
+  message: string
+  data?: unknown
+}
+
 export interface FailureOptions {
   /** What the other side said itself. */
   detail?: Detail | undefined
@@ -110,10 +116,4 @@ export class Refusal extends Failure {
     super('refused', { message, detail: data === undefined ? { code, message } : { code, message, data } })
     this.name = 'Refusal'
   }
-}
-
-/** The message that tells the other side why its call failed; an accident is an internal error to it. */
-export function failed (id: Id | null, error: unknown): Failed {
-  if (!(error instanceof Failure)) return { kind: 'failure', id, reason: 'internal' }
-  return { kind: 'failure', id, reason: error.reason, detail: error.device }
 }

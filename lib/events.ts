@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Ending } from './mailbox.ts'
-import type { Device, Leave } from './session.ts'
+import type { Device, Leave } from './device.ts'
 
 export interface LetterEvent {
   deviceId: string

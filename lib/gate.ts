@@ -30,10 +30,6 @@ export function refuseForeign ({ headers }: Caller, origins: string[]): void {
   throw new Failure('foreign-origin')
 }
 
-export function tokenOf (authorization: string | undefined): string | undefined {
-  return authorization?.match(/^Bearer +(\S+)$/i)?.[1]
-}
-
 function isLoopback (address: string): boolean {
   const plain = address.startsWith('::ffff:') ? address.slice(7) : address
   return plain === '::1' || (isIPv4(plain) && plain.startsWith('127.'))

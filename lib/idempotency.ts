@@ -13,7 +13,7 @@ interface Used {
 }
 
 /** Failures after which nothing is on its way: the same key may try again. */
-const nothingSent = new Set<Reason>(['offline', 'busy', 'mailbox-full', 'store-full', 'draining', 'unreachable', 'too-large'])
+const nothingSent = new Set<Reason>(['offline', 'busy', 'congested', 'mailbox-full', 'store-full', 'draining', 'unreachable', 'too-large'])
 
 /** Idempotency keys of this node: the same key and body get the same answer, and one delivery. */
 export class Keys {

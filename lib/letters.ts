@@ -3,7 +3,7 @@ import { lettersOf, type Backplane, type Unwatch } from './backplane.ts'
 import { Failure } from './errors.ts'
 import type { Events } from './events.ts'
 import type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
-import type { Detail } from './message.ts'
+import type { Detail } from './errors.ts'
 import type { Stats } from './stats.ts'
 
 /** How a letter ended, for whoever waits for it. */

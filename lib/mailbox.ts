@@ -1,4 +1,4 @@
-import type { Detail } from './message.ts'
+import type { Detail } from './errors.ts'
 
 /** A message kept for a device until it has acknowledged it or it expires. */
 export interface Letter {

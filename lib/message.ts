@@ -1,14 +1,7 @@
-import type { Reason } from './errors.ts'
+import { Failure, type Detail, type Reason } from './errors.ts'
 
 /** What a call and its answer have in common. */
 export type Id = string | number
-
-/** What a device or a handler said itself when it refused: its own code, words and data. */
-export interface Detail {
-  code: number | string
-  message: string
-  data?: unknown
-}
 
 export interface Call { kind: 'call', id: Id, method: string, params?: unknown }
 export interface Notice { kind: 'notice', method: string, params?: unknown }
@@ -30,4 +23,10 @@ export interface Codec {
   decode (frame: string | Uint8Array): Message | Message[]
   /** A string leaves as a text frame, bytes as a binary frame. */
   encode (message: Message | Message[]): string | Uint8Array
+}
+
+/** The message that tells the other side why its call failed; an accident is an internal error to it. */
+export function failed (id: Id | null, error: unknown): Failed {
+  if (!(error instanceof Failure)) return { kind: 'failure', id, reason: 'internal' }
+  return { kind: 'failure', id, reason: error.reason, detail: error.device }
 }

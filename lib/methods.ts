@@ -3,7 +3,7 @@ import { TypeCompiler, type TypeCheck } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
 import { answers, Failure } from './errors.ts'
 import type { Inbound } from './peer.ts'
-import type { Device } from './session.ts'
+import type { Device } from './device.ts'
 import type { Stats } from './stats.ts'
 
 export interface HandlerContext {

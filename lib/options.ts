@@ -1,9 +1,9 @@
 import { Type, type Static, type TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import type { FastifyRequest } from 'fastify'
-import type { Authenticate } from './admission.ts'
 import type { Backplane } from './backplane.ts'
 import type { AuthorizeTopic } from './builtins.ts'
+import type { Authenticate } from './introduction.ts'
 import type { Mailbox } from './mailbox.ts'
 import type { Codec } from './message.ts'
 

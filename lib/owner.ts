@@ -1,6 +1,6 @@
 import type { Answer, Owner, Presence, Request } from './backplane.ts'
 import type { Delivery } from './delivery.ts'
-import { failed } from './errors.ts'
+import { failed } from './message.ts'
 import type { Session } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
 import { Topics } from './topics.ts'
@@ -44,7 +44,7 @@ export class SessionOwner implements Owner {
   async #serve (request: Request, signal?: AbortSignal): Promise<unknown> {
     const session = this.#session
     switch (request.kind) {
-      case 'send': return session.notify('message', { id: request.id, data: request.data })
+      case 'send': return await session.offer(request.id, request.data)
       case 'confirm': {
         const { id, data, timeout } = request
         return await session.call('message', { id, data }, { id, timeout, signal })

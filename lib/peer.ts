@@ -1,5 +1,5 @@
-import { Failure, failed, type Reason } from './errors.ts'
-import type { Call, Id, Invalid, Message, Notice, Result, Failed } from './message.ts'
+import { Failure, type Reason } from './errors.ts'
+import { failed, type Call, type Failed, type Id, type Invalid, type Message, type Notice, type Result } from './message.ts'
 
 /** The one behind a peer: where its messages go and who answers what comes in. */
 export interface Party {

@@ -1,4 +1,5 @@
-import type { Leave, Session } from './session.ts'
+import type { Leave } from './device.ts'
+import type { Session } from './session.ts'
 
 const REMEMBERED = 10_000
 

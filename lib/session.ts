@@ -1,24 +1,18 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Owner } from './backplane.ts'
 import { Bucket } from './bucket.ts'
-import { Failure, failed, goodbyes, type Goodbye } from './errors.ts'
+import type { Credentials, Description, Device, Leave } from './device.ts'
+import { Failure, goodbyes, type Goodbye } from './errors.ts'
 import { Frame } from './frame.ts'
 import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
-import type { Call, Codec, Failed, Invalid, Message, Notice, Result } from './message.ts'
+import { failed, type Call, type Codec, type Failed, type Invalid, type Message, type Notice, type Result } from './message.ts'
+import { Output, type Sink } from './output.ts'
 import { Peer, type CallOptions, type Inbound, type Party } from './peer.ts'
 import type { Stats } from './stats.ts'
 
 /** One open connection, as a transport offers it. */
-export interface Socket extends Line {
-  send (frame: Frame): void
+export interface Socket extends Line, Sink {
   close (code: number, reason: string): void
-}
-
-/** Who a device proved to be. */
-export interface Credentials {
-  /** Milliseconds since 1970; the session ends then unless renewed. */
-  expiresAt?: number
-  [name: string]: unknown
 }
 
 export interface SessionLimits extends Rhythm {
@@ -47,46 +41,6 @@ export interface Arrival {
   codec: Codec
 }
 
-export interface Leave {
-  code: number
-  reason: string
-  at: number
-}
-
-/** What one node tells another about a device that is here. */
-export interface Description {
-  connected: true
-  node: string
-  generation: number
-  since: number
-  address: string | undefined
-  protocol: string
-  topics: string[]
-  inFlight: number
-}
-
-/** A device that is here, as handlers and listeners see it. */
-export interface Device {
-  readonly id: string
-  /** Grows with every connection of the device. */
-  readonly generation: number
-  /** Milliseconds since 1970. */
-  readonly since: number
-  readonly address: string | undefined
-  readonly protocol: string
-  readonly credentials: Credentials
-  /** The filters it listens to. */
-  readonly topics: ReadonlySet<string>
-  /** Set once its connection has ended. */
-  readonly left: Leave | undefined
-  /** Hands it a message, now or never. */
-  send (data: unknown): void
-  /** Calls a method of it. */
-  call (method: string, params?: unknown, options?: CallOptions): Promise<unknown>
-  /** Moves the end of its credentials. */
-  renew (expiresAt: number): void
-}
-
 /** One live connection of one device. */
 export class Session implements Device, Party {
   readonly id: string
@@ -104,6 +58,7 @@ export class Session implements Device, Party {
   onLeft: (() => unknown) | undefined
   readonly #home: Home
   readonly #socket: Socket
+  readonly #output: Output
   readonly #pulse: Pulse
   readonly #bucket: Bucket
   #excess = 0
@@ -119,6 +74,7 @@ export class Session implements Device, Party {
     this.codec = codec
     this.#home = home
     this.#socket = socket
+    this.#output = new Output(socket, home.limits.maxBuffered)
     this.#pulse = new Pulse(home.limits, now)
     this.#bucket = new Bucket({ perSecond: home.limits.rate, burst: home.limits.burst }, now)
     this.#expiresAt = credentials.expiresAt ?? Infinity
@@ -198,9 +154,15 @@ export class Session implements Device, Party {
   /** Writes a frame; a device that lets too much wait is shown out. */
   hand (frame: Frame): void {
     if (this.left) return
-    this.#socket.send(frame)
     this.#home.stats.sent(frame.wire.length)
-    if (this.#socket.buffered > this.#home.limits.maxBuffered) this.end('slow')
+    if (!this.#output.write(frame)) this.end('slow')
+  }
+
+  /** Writes a message as soon as there is room: whoever waits for it keeps to the pace of the device. */
+  async offer (id: string, data: unknown): Promise<void> {
+    const frame = this.frame({ kind: 'notice', method: 'message', params: { id, data } })
+    await this.#output.offer(frame)
+    this.#home.stats.sent(frame.wire.length)
   }
 
   /** Ends the connection from our side. */
@@ -280,6 +242,7 @@ export class Session implements Device, Party {
     this.#home.stats.left(code)
     this.#home.left(this)
     this.peer.end()
+    this.#output.end()
     this.onLeft?.()
   }
 }

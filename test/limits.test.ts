@@ -154,16 +154,6 @@ t.test('a device that sends as fast as it may is never refused', async t => {
   }
 })
 
-/** Sends to a device until its connection has ended. */
-async function fill (app: Awaited<ReturnType<typeof listen>>, id: string, size: number): Promise<number> {
-  let sent = 0
-  for (; app.devices.has(id); sent++) {
-    await app.devices.send(id, 'x'.repeat(size)).catch(() => {})
-    await new Promise(resolve => setImmediate(resolve))
-  }
-  return sent
-}
-
 async function deaf (url: string, id: string): Promise<TestDevice> {
   const device = await connect(url, id)
   device.socket.pause()
@@ -174,7 +164,10 @@ t.test('a device that lets too much output wait is gone', async t => {
   const app = await listen(t)
   await deaf(app.url, 'deaf')
   const other = await connect(app.url, 'other')
-  await fill(app, 'deaf', 60_000)
+  while (app.devices.has('deaf')) {
+    await app.devices.broadcast('x'.repeat(60_000))
+    await new Promise(resolve => setImmediate(resolve))
+  }
   t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
   t.ok((await other.ask('ping')).result.now)
 })
@@ -182,10 +175,27 @@ t.test('a device that lets too much output wait is gone', async t => {
 t.test('a device whose output does not move is gone in time', async t => {
   const app = await listen(t, { stallTimeout: 300, maxBuffered: 50_000_000, pingInterval: 60_000 })
   const device = await deaf(app.url, 'deaf')
-  for (let n = 0; n < 200; n++) await app.devices.send('deaf', 'x'.repeat(60_000))
+  const sending = Array.from({ length: 1_000 }, () => app.devices.send('deaf', 'x'.repeat(60_000)))
+  t.ok((await Promise.allSettled(sending)).some(({ status }) => status === 'rejected'))
   await until(() => !app.devices.has('deaf'))
   t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
   device.socket.resume()
+})
+
+t.test('whoever waits for each message keeps to the pace of the device, and whoever does not is told', async t => {
+  const app = await listen(t, { maxBuffered: 200_000 })
+  const device = await deaf(app.url, 'd')
+  const sending = Array.from({ length: 2_000 }, (_, n) => app.devices.send('d', `${n} ${'x'.repeat(10_000)}`))
+  await t.rejects(sending.at(-1)!, { code: 'DEVICE_CONGESTED', statusCode: 429 })
+  app.devices.get('d')!.send('after them')
+  device.socket.resume()
+  const sent = (await Promise.allSettled(sending)).flatMap(({ status }, n) => status === 'fulfilled' ? [n] : [])
+  t.ok(sent.length > 10)
+  for (const n of sent) t.equal(Number.parseInt((await device.message()).params.data), n)
+  t.equal((await device.message()).params.data, 'after them')
+
+  for (let n = 0; n < 2_000; n++) await app.devices.send('d', 'y'.repeat(10_000))
+  t.ok(app.devices.has('d'))
 })
 
 t.test('a message too large for the output of a device is refused, and the device stays', async t => {

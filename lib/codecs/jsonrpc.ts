@@ -1,6 +1,6 @@
-import { answers, type Reason } from '../errors.ts'
+import { answers, type Detail, type Reason } from '../errors.ts'
 import { isSound } from '../json.ts'
-import type { Codec, Detail, Id, Invalid, Message } from '../message.ts'
+import type { Codec, Id, Invalid, Message } from '../message.ts'
 
 export interface JsonRpcOptions {
   /** How deep a message may be nested. */

@@ -1,6 +1,6 @@
 import { Failure } from '../errors.ts'
 import { sizeOf, type Ending, type Kept, type Mailbox, type Receipt } from '../mailbox.ts'
-import type { Detail } from '../message.ts'
+import type { Detail } from '../errors.ts'
 
 export interface MemoryMailboxOptions {
   /** Bytes of all letters together. */

@@ -5,9 +5,9 @@ import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
-import type { Admission, Introduction } from '../admission.ts'
+import type { Admission } from '../admission.ts'
 import { Failure, type Goodbye } from '../errors.ts'
-import { tokenOf } from '../gate.ts'
+import { tokenOf, type Introduction } from '../introduction.ts'
 import type { Frame } from '../frame.ts'
 import type { Settings } from '../options.ts'
 import type { Arrival, Session, Socket } from '../session.ts'
@@ -137,6 +137,10 @@ class Line implements Socket {
     if (this.#socket.readyState !== this.#socket.OPEN) return
     this.sent += wire.length
     this.#socket._socket.write(wire)
+  }
+
+  onDrain (listener: () => void): void {
+    this.#socket._socket.once('drain', listener)
   }
 
   ping (): void {

@@ -1,0 +1,30 @@
+import type { FastifyRequest } from 'fastify'
+import type { Caller } from './gate.ts'
+import type { Credentials } from './device.ts'
+
+const DEVICE_ID = /^[A-Za-z0-9._:@+=~-]{1,128}$/
+
+/** How a device introduces itself, over whichever transport. */
+export interface Introduction extends Caller {
+  deviceId: unknown
+  /** From `Authorization: Bearer`, or from the subprotocol `bearer.<token>`. */
+  token: string | undefined
+  /** The subprotocols it offers. */
+  protocols: string[]
+  /** The upgrade request, where there was one. */
+  request?: FastifyRequest
+}
+
+/** Who is this device: its credentials, or `true` for none in particular. Anything else, or an error, keeps it out. */
+export type Authenticate = (
+  introduction: Introduction & { deviceId: string },
+  context: { signal: AbortSignal }
+) => Credentials | boolean | null | undefined | void | Promise<Credentials | boolean | null | undefined | void>
+
+export function isDeviceId (id: unknown): id is string {
+  return typeof id === 'string' && DEVICE_ID.test(id)
+}
+
+export function tokenOf (authorization: string | undefined): string | undefined {
+  return authorization?.match(/^Bearer +(\S+)$/i)?.[1]
+}
