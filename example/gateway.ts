@@ -6,7 +6,8 @@ const { PORT = '3000', HOST = '127.0.0.1', TOKEN } = process.env
 
 const app = Fastify({
   logger: { level: process.env.LOG_LEVEL ?? 'warn' },
-  routerOptions: { maxParamLength: 128 } // the longest device id
+  routerOptions: { maxParamLength: 128 }, // the longest device id
+  return503OnClosing: false // devices and callers are told when to come back, not only that we are leaving
 })
 
 // Without a token only this machine may come in; with one, whoever has it.

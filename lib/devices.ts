@@ -118,8 +118,8 @@ export class Devices {
   }
 
   /** Who is connected, over all nodes, in the order of ids. */
-  async list (page: Page): Promise<Presence[]> {
-    return await this.#parts.backplane.list(page)
+  async list ({ limit = 100, after, topic }: Partial<Page> = {}): Promise<Presence[]> {
+    return await this.#parts.backplane.list({ limit, after, topic })
   }
 
   /** The letters that wait for a device. */

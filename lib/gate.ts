@@ -26,7 +26,7 @@ export function protect ({ address, headers }: Caller, option: 'authenticate' | 
 /** Browsers tell where a page came from; a page of another host has no business here unless it is listed. */
 export function refuseForeign ({ headers }: Caller, origins: string[]): void {
   const { origin, host } = headers
-  if (origin === undefined || origins.includes(origin) || hostOf(origin) === host) return
+  if (origin === undefined || origins.includes(origin) || (host !== undefined && hostOf(origin) === host)) return
   throw new Failure('foreign-origin')
 }
 

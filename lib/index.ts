@@ -8,9 +8,7 @@ import { jsonrpc } from './codecs/jsonrpc.ts'
 import { Delivery } from './delivery.ts'
 import { Devices } from './devices.ts'
 import { drain } from './drain.ts'
-import { Failure } from './errors.ts'
 import { Events } from './events.ts'
-import { protect, refuseForeign } from './gate.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { Letters } from './letters.ts'
 import { memoryMailbox } from './mailboxes/memory.ts'
@@ -23,6 +21,7 @@ import { broadcast } from './routes/broadcast.ts'
 import { bulk } from './routes/bulk.ts'
 import { calls } from './routes/calls.ts'
 import { devices as deviceRoutes } from './routes/devices.ts'
+import { guardRest } from './routes/guard.ts'
 import { messages } from './routes/messages.ts'
 import { topics } from './routes/topics.ts'
 import type { Home } from './session.ts'
@@ -35,8 +34,7 @@ const SWEEP_INTERVAL = 1_000
 const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   if (app.hasDecorator('devices')) throw new Error('fastify-devices is registered in this scope already')
   const settings = settingsOf(options)
-  const { authenticate, guard, origins } = settings
-  const node = settings.node ?? randomBytes(6).toString('base64url')
+    const node = settings.node ?? randomBytes(6).toString('base64url')
   const mailbox = settings.mailbox ?? memoryMailbox()
   const backplane = settings.backplane ?? localBackplane()
   const codecs = settings.codecs ?? [jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch })]
@@ -57,7 +55,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const methods = new Methods(stats, log)
   const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, topic })
   // once devices must prove who they are, what they may listen to is not for them to say
-  const authorizeTopic = settings.authorizeTopic ?? (() => !authenticate)
+  const authorizeTopic = settings.authorizeTopic ?? (() => !settings.authenticate)
   addBuiltins(methods, { subscriptions, outbox, events, authorizeTopic, topic })
 
   const home: Home = {
@@ -76,9 +74,10 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   }
 
   let draining = false
-  const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? ROUTER_DEFAULT
+  const isDraining = () => draining
+  const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? app.initialConfig.maxParamLength ?? ROUTER_DEFAULT
   const admission = new Admission({
-    home, codecs, rules: settings, maxIdLength, isDraining: () => draining, registry, backplane, subscriptions, delivery, letters, events
+    home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, delivery, letters, events
   })
   const door = new WebSocketDoor(admission, settings)
   await door.open(app)
@@ -90,18 +89,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
 
     await scope.register(async rest => {
       acceptBodies(rest)
-      rest.addHook('onRequest', async request => {
-        const caller = { address: request.ip, headers: request.headers }
-        try {
-          if (draining) throw new Failure('draining')
-          if (guard === undefined) protect(caller, 'guard')
-          refuseForeign(caller, origins)
-          if (guard && await guard(request) !== true) throw new Failure(request.headers.authorization ? 'forbidden' : 'unauthenticated')
-        } catch (error) {
-          if (error instanceof Failure) stats.count('refusals', error.reason)
-          throw error
-        }
-      })
+      guardRest(rest, { settings, stats, isDraining })
       rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
       for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
     })

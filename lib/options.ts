@@ -70,7 +70,8 @@ export type Options = Partial<Settings>
 
 /** Options with their defaults; a wrong one throws and is named. */
 export function settingsOf (options: object): Settings {
-  const settings = { ...Value.Create(OptionsSchema), ...options }
+  const given = Object.entries(options).filter(([, value]) => value !== undefined)
+  const settings = { ...Value.Create(OptionsSchema), ...Object.fromEntries(given) }
   const error = Value.Errors(OptionsSchema, settings).First()
   if (!error) return settings
   const name = error.path.slice(1).split('/')[0]!

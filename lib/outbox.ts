@@ -4,7 +4,7 @@ import { EVERYONE, type Backplane, type Reach, type Request } from './backplane.
 import { Failure } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
 import { failureOf, type Letters } from './letters.ts'
-import type { Receipt } from './mailbox.ts'
+import { sizeOf, type Receipt } from './mailbox.ts'
 import type { Registry } from './registry.ts'
 
 export interface SendOptions {
@@ -30,6 +30,7 @@ export interface Sent {
 export interface OutboxLimits extends KeyLimits {
   callTimeout: number
   maxTtl: number
+  maxBuffered: number
 }
 
 interface Posted extends SendOptions {
@@ -107,11 +108,13 @@ export class Outbox {
 
   /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
   async #keep ({ id, deviceId, data, confirm, timeout = this.#limits.callTimeout, collapse, digest, signal }: Posted, ttl: number): Promise<Sent> {
+    const body = bodyOf(data)
+    if (sizeOf(body) > this.#limits.maxBuffered / 2) throw new Failure('too-large')
     const wait = confirm ? this.#letters.outcome(id, timeout, signal) : undefined
     try {
       const { receipt, fresh } = await this.#letters.put(deviceId, {
         id,
-        body: bodyOf(data),
+        body,
         expiresAt: Date.now() + ttl,
         ...(collapse !== undefined && { collapse }),
         ...(digest !== undefined && { digest }),

@@ -7,7 +7,9 @@ export interface Party {
   say (message: Message | Message[]): void
   /** The result, or a promise of it; a thrown `Failure` is told to the other side, anything else is an internal error. */
   answer (asked: Call | Notice, inbound: Inbound): unknown
-  /** What has no use: an answer to nothing that was asked, what was no message, what came while too much was going on. */
+  /** Refused, because too many calls are being answered. */
+  busy (asked: Call | Notice): void
+  /** What has no use: an answer to nothing that was asked, or what was no message. */
   stray (message: Result | Failed | Invalid): void
 }
 
@@ -177,9 +179,8 @@ export class Peer {
 
   #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {
     if (this.#inbound.size >= this.#limits.inbound) {
-      const busy: Failed = { kind: 'failure', id, reason: 'busy' }
-      this.#party.stray(busy)
-      return reply(busy)
+      this.#party.busy(asked)
+      return reply({ kind: 'failure', id, reason: 'busy' })
     }
     const inbound = new Inbound()
     try {

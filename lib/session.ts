@@ -95,8 +95,12 @@ export class Session implements Device, Party {
     const message = this.codec.decode(payload)
     const messages = Array.isArray(message) ? message : [message]
     this.#home.stats.received(messages.length, size)
-    if (this.spend(messages.length)) this.peer.receive(message)
-    else this.#tell(messages)
+    this.#pulse.heard()
+    // an answer was asked for, so it costs nothing unless it turns out to be a stray
+    const asked = messages.filter(({ kind }) => kind !== 'result' && kind !== 'failure')
+    if (asked.length === 0 || this.spend(asked.length)) return this.peer.receive(message)
+    for (const answer of messages) if (!asked.includes(answer)) this.peer.receive(answer)
+    this.#tell(asked)
   }
 
   /** Anything heard proves life. */
@@ -106,9 +110,8 @@ export class Session implements Device, Party {
 
   /** Counts against the device's rate; false: it sends too fast. Whoever goes on all the same is shown out. */
   spend (count: number): boolean {
-    this.#pulse.heard()
     if (this.#bucket.take(count, Date.now())) {
-      this.#excess = 0
+      this.#excess = Math.max(0, this.#excess - count)
       return true
     }
     this.#home.stats.count('refusals', 'too-fast')
@@ -198,7 +201,13 @@ export class Session implements Device, Party {
     return this.#home.answer(this, asked, inbound)
   }
 
+  busy (asked: Call | Notice): void {
+    this.#home.stats.count('answers', 'busy')
+    this.#home.log.debug({ deviceId: this.id, method: asked.method, reason: 'busy' }, 'a call was refused')
+  }
+
   stray (message: Result | Failed | Invalid): void {
+    if (message.kind !== 'invalid') this.spend(1)
     const reason = message.kind === 'result' ? 'late' : message.reason
     this.#home.stats.count('strays', reason)
     this.#home.log.debug({ deviceId: this.id, kind: message.kind, reason }, 'message without a use')

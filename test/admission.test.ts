@@ -188,7 +188,8 @@ t.test('a guard decides who may use REST', async t => {
   const app = await listen(t, {
     authenticate: false,
     guard: ({ headers }) => {
-      if (headers.authorization === 'Bearer broken') throw new Error('oops')
+      if (headers.authorization === 'Bearer broken') throw new Error('postgres is at 10.0.0.7')
+      if (headers.authorization === 'Bearer late') throw Object.assign(new Error('Pay first'), { statusCode: 402 })
       return headers.authorization === 'Bearer right'
     }
   })
@@ -196,8 +197,9 @@ t.test('a guard decides who may use REST', async t => {
   t.equal((await as('Bearer right')).status, 200)
   t.match(await as('Bearer wrong'), { status: 403, body: { code: 'FORBIDDEN' } })
   t.match(await as(), { status: 401, body: { code: 'UNAUTHENTICATED' } })
-  t.equal((await as('Bearer broken')).status, 500)
-  t.match(app.devices.stats().refusals, { forbidden: 1, unauthenticated: 1 })
+  t.match(await as('Bearer late'), { status: 402, body: { message: 'Pay first' } })
+  t.strictSame((await as('Bearer broken')).body, { statusCode: 500, code: 'INTERNAL_ERROR', error: 'Internal Server Error', message: 'Internal error' })
+  t.strictSame(app.devices.stats().refusals, { forbidden: 1, unauthenticated: 1, guard: 1, internal: 1 })
 })
 
 t.test('neither tokens nor messages reach a log', async t => {

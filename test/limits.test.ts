@@ -87,7 +87,7 @@ t.test('calls in flight are counted in each direction', async t => {
   const device = await connect(app.url, 'd')
   for (let id = 0; id < 33; id++) device.send({ jsonrpc: '2.0', id, method: 'wait' })
   t.equal((await device.answer(32)).error!.code, -32006)
-  t.equal(app.devices.stats().strays.busy, 1)
+  t.equal(app.devices.stats().answers.busy, 1)
 
   const calls = Array.from({ length: 33 }, () => app.devices.call('d', 'never'))
   await t.rejects(calls[32]!, { code: 'CALLS_EXCEEDED', statusCode: 429 })
@@ -142,6 +142,33 @@ t.test('a flood of notices is told too, and one of pings counts as well', async 
   device.send([{ jsonrpc: '2.0', id: 1, result: 1 }, { jsonrpc: '2.0', id: 'x', method: 'ping' }])
   t.equal((await device.answer('x')).error!.code, -32005)
   for (let n = 0; n < 20; n++) device.socket.ping()
+  t.equal((await device.closed).code, 4029)
+})
+
+t.test('whoever sends a little too much for long is shown out as well', async t => {
+  const app = await listen(t, { rate: 50, burst: 20 })
+  const device = await connect(app.url, 'd')
+  const sending = setInterval(() => { for (let n = 0; n < 10; n++) device.notify('message', { data: n }) }, 10)
+  t.teardown(() => clearInterval(sending))
+  t.equal((await device.closed).code, 4029)
+})
+
+t.test('answers that were asked for cost a device nothing, others do', async t => {
+  const app = await listen(t, { rate: 1, burst: 10 })
+  for (let n = 0; n < 100; n++) await app.devices.send('d', n, { ttl: 60_000 })
+  const device = (await connect(app.url, 'd')).handle('message', () => ({})).handle('add', ({ a }) => a + 1)
+  await until(async () => (await app.devices.describe('d')).waiting === 0)
+  t.equal(app.devices.stats().letters.delivered, 100)
+  for (let a = 0; a < 20; a++) t.equal(await app.devices.call('d', 'add', { a }), a + 1)
+
+  const waiting = app.devices.call('d', 'wait')
+  const { id } = await device.next(({ method }) => method === 'wait')
+  const late = Array.from({ length: 12 }, () => ({ jsonrpc: '2.0', id: 'never', result: 1 }))
+  device.send(late)
+  device.send([{ jsonrpc: '2.0', id, result: 'in a batch' }, { jsonrpc: '2.0', id: 'ping', method: 'ping' }])
+  t.equal((await device.answer('ping')).error!.code, -32005)
+  t.equal(await waiting, 'in a batch')
+  device.send(late)
   t.equal((await device.closed).code, 4029)
 })
 
@@ -206,6 +233,7 @@ t.test('a message too large for the output of a device is refused, and the devic
   app.devices.handle('large', () => 'x'.repeat(1_000))
   t.equal((await device.ask('large')).error!.code, -32603)
   t.ok(app.devices.has('d'))
+  await t.rejects(app.devices.send('away', 'x'.repeat(1_000), { ttl: 1_000 }), { code: 'MESSAGE_TOO_LARGE' })
 })
 
 t.test('a device that answers no ping is gone', async t => {

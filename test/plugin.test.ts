@@ -89,6 +89,7 @@ t.test('a wrong option is named', async t => {
   await rejects({ pingInterval: '25' }, /option "pingInterval" is wrong/)
   await rejects({ authenticate: true }, /option "authenticate" is wrong/)
   await rejects({ path: 'ws' }, /option "path" is wrong/)
+  await Fastify().register(devices, { rate: undefined } as object)
   await rejects({ maxTtl: 2 ** 40 }, /option "maxTtl" is wrong/)
   await rejects({ backplane: { ...localBackplane(), remote: true }, mailbox: memoryMailbox() }, /a mailbox that all nodes share/)
 })
@@ -145,6 +146,34 @@ t.test('it answers inject and injectWS', async t => {
   socket.terminate()
   await until(() => app.devices.size === 0)
   await app.close()
+})
+
+t.test('an upgrade that no route takes is answered and closed', async t => {
+  const app = await listen(t)
+  for (const [path, status] of [['/nowhere', 404], ['/devices/d', 404], [`/ws/${'x'.repeat(129)}`, 414]] as const) {
+    const socket = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`)
+    let text = ''
+    socket.on('data', chunk => { text += chunk })
+    await once(socket, 'close')
+    t.match(text, new RegExp(`^HTTP/1.1 ${path === '/devices/d' ? '\\d+' : status}`))
+  }
+})
+
+t.test('a node that is leaving says so to those who send, where its host lets it', async t => {
+  const app = await listen(t, {}, { return503OnClosing: false })
+  const device = await connect(app.url, 'd')
+  const held = app.devices.call('d', 'work')
+  const { id } = await device.next(({ method }) => method === 'work')
+  const send = () => request(app, 'POST', '/devices/d/messages', { n: 1 })
+  const closing = app.close()
+  await until(async () => (await send()).status === 503)
+  const answer = await send()
+  t.match(answer, { status: 503, body: { code: 'NODE_DRAINING' } })
+  t.equal(answer.headers.get('retry-after'), '1')
+  device.send({ jsonrpc: '2.0', id, result: 1 })
+  t.equal(await held, 1)
+  await closing
 })
 
 t.test('a plain request where devices connect is told to upgrade', async t => {

@@ -270,6 +270,7 @@ t.test('who is connected can be listed in pages, and each device looked at', asy
   const rest = await request(app, 'GET', '/devices?limit=2&cursor=b')
   t.strictSame(rest.body.devices.map(({ deviceId }: { deviceId: string }) => deviceId), ['c'])
   t.notOk('cursor' in rest.body)
+  t.equal((await app.devices.list()).length, 3)
   t.match((await request(app, 'GET', '/devices?topic=x/y')).body.devices, [{ deviceId: 'b' }])
   t.match(await request(app, 'GET', '/devices?topic=x/%23'), { status: 400, body: { code: 'TOPIC_INVALID' } })
 

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventEmitter } from 'node:events'
-import type { IncomingMessage, Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -19,8 +19,6 @@ const MAX_PONGS = 16
 const LOOK_AGAIN = 10
 const BEARER = 'bearer.'
 
-/** The types of Node leave out what it sets; injected requests have no socket. */
-type Upgrade = IncomingMessage & { upgrade?: boolean }
 type Members = Record<string, unknown>
 
 /** Turns WebSockets into sessions. */
@@ -65,6 +63,8 @@ export class WebSocketDoor {
       if (this.#arrivals.has(request)) this.#server.handleUpgrade(request, socket, head, done)
       else handleUpgrade(request, socket, head, done)
     }
+    app.server.on('upgrade', hangUp)
+    app.addHook('onClose', async () => { app.server.removeListener('upgrade', hangUp) })
   }
 
   routes (app: FastifyInstance): void {
@@ -75,8 +75,6 @@ export class WebSocketDoor {
         exposeHeadRoute: false,
         schema: { hide: true } as object,
         preHandler: async request => { if (request.ws) await this.#admit(request) },
-        // @fastify/websocket leaves the socket of an upgrade open that a hook of the host refused before its own
-        onResponse: async ({ raw }) => { if ((raw as Upgrade).upgrade) raw.socket?.destroySoon() },
         handler: async () => { throw new Failure('not-websocket') },
         wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw)!)
       })
@@ -140,7 +138,8 @@ class Line implements Socket {
   }
 
   onDrain (listener: () => void): void {
-    this.#socket._socket.once('drain', listener)
+    // `drain` comes only after more than the socket's own high-water mark was waiting; this comes always
+    this.#socket._socket.write('', listener)
   }
 
   ping (): void {
@@ -160,6 +159,14 @@ class Line implements Socket {
     this.#lines.delete(this)
     this.session!.closed(code, reason)
   }
+}
+
+/**
+ * Ends the connection of an upgrade once it has been refused. @fastify/websocket does so only where its own hooks ran: not
+ * where a hook of the host refused first, or the router.
+ */
+function hangUp (_request: IncomingMessage, socket: Duplex & { _httpMessage?: ServerResponse }): void {
+  socket._httpMessage?.once('finish', () => socket.destroy())
 }
 
 const kLine = Symbol('line')

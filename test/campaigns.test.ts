@@ -1,0 +1,40 @@
+import t, { type Test } from 'tap'
+import { churn } from './campaigns/churn.ts'
+import { drain } from './campaigns/drain.ts'
+import { duplex } from './campaigns/duplex.ts'
+import type { Outcome } from './campaigns/campaign.ts'
+import { owner } from './campaigns/owner.ts'
+import { resets } from './campaigns/resets.ts'
+import { slow } from './campaigns/slow.ts'
+
+// The short forms. The long ones are commands: see "campaigns" in package.json.
+
+async function passes (t: Test, campaign: Promise<Outcome>): Promise<void> {
+  const { line, wrong } = await campaign
+  t.comment(line)
+  t.strictSame(wrong, [])
+}
+
+t.test('after churn, everything is back at zero', async t => {
+  await passes(t, churn({ cycles: 1_500 }))
+})
+
+t.test('a TCP reset at any moment harms nobody else', async t => {
+  await passes(t, resets({ resets: 500, seed: Date.now() }))
+})
+
+t.test('a stream each way arrives whole and in order', async t => {
+  await passes(t, duplex({ messages: 10_000 }))
+})
+
+t.test('of eight connections with one id one stays, whatever the others do late', async t => {
+  await passes(t, owner({ rounds: 60, seed: Date.now() }))
+})
+
+t.test('a device that stops reading is shown out and costs the others nothing', async t => {
+  await passes(t, slow({ devices: 100, stallTimeout: 500 }))
+})
+
+t.test('a closing application sends everyone off, mute devices or not', async t => {
+  await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})

@@ -1,0 +1,184 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { answers, goodbyes } from '../lib/errors.ts'
+import { OptionsSchema } from '../lib/options.ts'
+import { connect, request, until } from './support.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const read = (path: string) => readFileSync(join(root, path), 'utf8')
+
+/** The text between a heading of the second level and the next. */
+function section (text: string, heading: string): string {
+  const start = text.indexOf(`\n## ${heading}\n`)
+  if (start === -1) throw new Error(`There is no heading "${heading}"`)
+  const end = text.indexOf('\n## ', start + 1)
+  return text.slice(start, end === -1 ? undefined : end)
+}
+
+/** The cells of the rows of the first table, its head left out, without code marks. */
+function table (text: string): string[][] {
+  const lines = text.split('\n')
+  const start = lines.findIndex(line => /^\|[-|]+\|$/.test(line)) + 1
+  const end = lines.findIndex((line, at) => at >= start && !line.startsWith('|'))
+  return lines.slice(start, end === -1 ? undefined : end).map(line => line.split('|').slice(1, -1).map(cell => cell.trim()))
+}
+
+const plain = (cell: string) => cell.replace(/^`(.*)`$/, '$1')
+
+t.test('the README lists every option, with its default and its description', async t => {
+  const rows = table(section(read('README.md'), 'Options')).map(([name, value, description]) => ({ name: plain(name!), value: plain(value!), description }))
+  const options = Object.entries(OptionsSchema.properties).map(([name, { default: value, description }]) => ({ name, value: shown(value), description }))
+  t.strictSame(rows, options)
+
+  function shown (value: unknown): string {
+    if (value === undefined) return ''
+    if (typeof value === 'number') return String(value).replace(/\B(?=(\d{3})+$)/g, '_')
+    return JSON.stringify(value).replaceAll('"', "'")
+  }
+})
+
+t.test('the protocol names every answer, with its HTTP status and its codes', async t => {
+  const rows = table(section(read('docs/protocol.md'), 'Answers')).map(cells => cells.map(plain))
+  t.strictSame(rows, Object.entries(answers).map(([reason, { status, code, rpc, message }]) => [reason, String(status), code, String(rpc), message]))
+})
+
+t.test('the protocol names every goodbye, and whether the device comes back', async t => {
+  const rows = table(section(read('docs/protocol.md'), 'Goodbyes')).map(cells => cells.map(plain))
+  t.strictSame(rows, Object.entries(goodbyes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
+})
+
+t.test('the range of a code of ours tells whether to come back', async t => {
+  for (const { code, again } of Object.values(goodbyes)) {
+    if (code >= 4000) t.equal(again, code < 4500, String(code))
+  }
+})
+
+t.test('every code of an answer and of a goodbye is used once', async t => {
+  for (const codes of [
+    Object.values(answers).map(({ code }) => code),
+    Object.values(answers).map(({ rpc }) => rpc),
+    Object.values(goodbyes).map(({ code }) => code)
+  ]) t.equal(new Set<unknown>(codes).size, codes.length)
+})
+
+t.test('the first program of the README is the one in example/', async t => {
+  const [, program] = section(read('README.md'), 'The first program').match(/```ts\n([\s\S]*?)```/)!
+  t.equal(program, read('example/first.ts'))
+})
+
+t.test('the first program runs: a device is greeted, sent to, and answered', async t => {
+  // It is run as it is; only the port that it asks for is another, so that port 3000 may be in use.
+  const elsewhere = `
+    import net from 'node:net'
+    const { listen } = net.Server.prototype
+    net.Server.prototype.listen = function (options, ...rest) {
+      this.once('listening', () => process.send(this.address().port))
+      return listen.call(this, { ...options, port: options.port === 3000 ? 0 : options.port }, ...rest)
+    }`
+  const { NODE_OPTIONS: _, ...env } = process.env
+  const program = spawn(process.execPath, ['--import', `data:text/javascript,${encodeURIComponent(elsewhere)}`, join(root, 'dist/example/first.js')], {
+    env, stdio: ['ignore', 'ignore', 'inherit', 'ipc']
+  })
+  const exited = once(program, 'exit')
+  t.teardown(async () => {
+    program.kill()
+    await exited
+  })
+  const [port] = await Promise.race([once(program, 'message'), exited.then(() => { throw new Error('The program ended by itself') })])
+  const url = `http://localhost:${port}`
+
+  const device = await connect(url, 'abc123')
+  t.match(await device.message(), { params: { data: { hello: 'abc123' } } })
+  t.match(await request({ url }, 'POST', '/devices/abc123/messages', { hello: 'world' }), { status: 200, body: { status: 'sent' } })
+  t.match(await device.message(), { params: { data: { hello: 'world' } } })
+  t.match(await request({ url }, 'POST', '/broadcast', { hello: 'all' }), { status: 200, body: { sent: 1 } })
+  t.match(await device.message(), { params: { data: { hello: 'all' } } })
+  t.match(await device.ask('temperature', { celsius: 21 }), { result: { stored: true, from: 'abc123', params: { celsius: 21 } } })
+  await device.close()
+  await until(async () => (await request({ url }, 'GET', '/devices')).body.devices.length === 0)
+})
+
+t.test('every link in the README and the docs leads somewhere', async t => {
+  const pages = ['README.md', 'CHANGELOG.md', ...readdirSync(join(root, 'docs')).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)]
+  for (const page of pages) {
+    for (const [, target] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^[a-z]+:/.test(target!)) continue
+      const [path, anchor] = target!.split('#') as [string, string?]
+      const file = path === '' ? page : relative(root, join(root, dirname(page), path))
+      t.ok(existsSync(join(root, file)), `${page}: ${target}`)
+      if (anchor !== undefined) t.ok(anchors(read(file)).includes(anchor), `${page}: ${target}`)
+    }
+  }
+
+  function anchors (text: string): string[] {
+    return [...text.matchAll(/^#+ (.*)$/gm)].map(([, heading]) => heading!.toLowerCase().replace(/[^\w\- ]/g, '').replaceAll(' ', '-'))
+  }
+})
+
+interface Import {
+  from: string
+  to: string
+}
+
+const files = (readdirSync(join(root, 'lib'), { recursive: true }) as string[]).filter(name => name.endsWith('.ts')).map(name => name.replaceAll('\\', '/'))
+
+const imports: Import[] = files.flatMap(from =>
+  [...read(`lib/${from}`).matchAll(/^(?:import|export)\b[^'"]*?\bfrom '(?<to>\.[^']+)'/gm)].map(({ groups }) => ({
+    from,
+    to: relative(join(root, 'lib'), join(root, 'lib', dirname(from), groups!.to!)).replaceAll('\\', '/')
+  }))
+)
+
+/** Where a file of an implementation lives: `codecs`, `routes`, ...; nowhere for the core. */
+const implementation = (file: string) => file.includes('/') ? dirname(file) : undefined
+
+t.test('every import of a file of ours names a file there is', async t => {
+  t.ok(imports.length > files.length)
+  for (const { from, to } of imports) t.ok(files.includes(to), `${from} imports ${to}`)
+})
+
+t.test('the core knows no implementation, and none of them knows another; index.ts wires them', async t => {
+  const wrong = imports.filter(({ from, to }) => from !== 'index.ts' && implementation(to) !== undefined && implementation(to) !== implementation(from))
+  t.strictSame(wrong, [])
+})
+
+t.test('nobody imports index.ts', async t => {
+  t.strictSame(imports.filter(({ to }) => to === 'index.ts'), [])
+})
+
+t.test('the architecture names every file, and each imports from its own layer or from those below', async t => {
+  const layers = new Map<string, number>()
+  let layer = 0
+  for (const [cell] of table(section(read('docs/architecture.md'), 'The files'))) {
+    if (cell!.startsWith('**')) layer++
+    else layers.set(plain(cell!).replace(/^lib\//, ''), layer)
+  }
+  t.strictSame([...layers.keys()].toSorted(), files.toSorted())
+  t.strictSame(imports.filter(({ from, to }) => layers.get(to)! < layers.get(from)!), [])
+})
+
+t.test('imports run one way, those of types too', async t => {
+  t.strictSame(circles(), [])
+
+  /** Each file that is reached from itself, with the way. */
+  function circles (): string[] {
+    const found = new Set<string>()
+    for (const file of files) visit(file, [])
+    return [...found]
+
+    function visit (file: string, way: string[]): void {
+      const at = way.indexOf(file)
+      if (at !== -1) {
+        const circle = way.slice(at)
+        // one circle has as many beginnings as files; the first of the alphabet stands for it
+        if (circle.toSorted()[0] === file) found.add([...circle, file].join(' → '))
+        return
+      }
+      for (const { from, to } of imports) if (from === file) visit(to, [...way, file])
+    }
+  }
+})

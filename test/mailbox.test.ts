@@ -1,0 +1,668 @@
+import t, { type Test } from 'tap'
+import { lettersOf, type Backplane } from '../lib/backplane.ts'
+import { localBackplane } from '../lib/backplanes/local.ts'
+import { Delivery } from '../lib/delivery.ts'
+import { Failure, type Reason } from '../lib/errors.ts'
+import { Events } from '../lib/events.ts'
+import { failureOf, Letters } from '../lib/letters.ts'
+import { sizeOf, type Ending, type Mailbox } from '../lib/mailbox.ts'
+import { memoryMailbox } from '../lib/mailboxes/memory.ts'
+import type { Call, Message } from '../lib/message.ts'
+import { Peer, type PeerLimits } from '../lib/peer.ts'
+import type { Session } from '../lib/session.ts'
+import { Stats } from '../lib/stats.ts'
+import { letter, mailboxContract } from './contracts/mailbox.ts'
+import { all, fakeLog, gate, reasonOf, turn, until } from './fakes.ts'
+
+mailboxContract(t, 'memoryMailbox()', () => memoryMailbox())
+
+const plenty = { letters: 1_000, bytes: 1_000_000 }
+
+t.test('the size of a letter is that of its bytes', async t => {
+  t.equal(sizeOf('€'), 3)
+  t.equal(sizeOf(''), 0)
+  t.equal(sizeOf(new Uint8Array(7)), 7)
+})
+
+t.test('letters in memory are those of one machine', async t => {
+  t.equal(memoryMailbox().shared, false)
+})
+
+t.test('memory holds so many bytes for all devices together', async t => {
+  const mailbox = memoryMailbox({ maxBytes: 10 })
+  await mailbox.put('a', letter('1', { body: '12345', collapse: 'k' }), plenty)
+  await mailbox.put('b', letter('2', { body: new Uint8Array(5) }), plenty)
+  t.equal(await reasonOf(mailbox.put('c', letter('3', { body: '1' }), plenty)), 'store-full')
+  t.equal(await mailbox.receipt('c', '3'), undefined)
+  t.equal(await mailbox.waiting('c'), 0)
+  t.equal((await mailbox.put('a', letter('4', { body: '54321', collapse: 'k' }), plenty)).fresh, true, 'what is replaced frees its room')
+  t.equal(await reasonOf(mailbox.put('a', letter('5', { body: '123456', collapse: 'k' }), plenty)), 'store-full')
+  await mailbox.settle('b', '2', 'delivered')
+  t.equal((await mailbox.put('c', letter('6', { body: '12345' }), plenty)).fresh, true)
+  t.equal(await reasonOf(mailbox.put('c', letter('7', { body: '1' }), plenty)), 'store-full')
+})
+
+t.test('memory remembers so many letters that are done with', async t => {
+  const mailbox = memoryMailbox({ maxReceipts: 2 })
+  for (const id of ['a', 'b', 'c']) {
+    await mailbox.put('d', letter(id), plenty)
+    await mailbox.settle('d', id, 'delivered')
+  }
+  t.equal(await mailbox.receipt('d', 'a'), undefined)
+  t.equal((await mailbox.receipt('d', 'b'))!.status, 'delivered')
+  t.equal((await mailbox.receipt('d', 'c'))!.status, 'delivered')
+  t.equal((await mailbox.put('d', letter('a'), plenty)).fresh, true)
+})
+
+/** Everything around a mailbox, with nodes of one process. */
+function office ({ mailbox = memoryMailbox(), backplane = localBackplane(), node = 'n1', caps = plenty }: { mailbox?: Mailbox, backplane?: Backplane, node?: string, caps?: typeof plenty } = {}) {
+  const stats = new Stats()
+  const log = fakeLog()
+  const events = new Events(log)
+  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
+  const told: string[] = []
+  for (const ending of ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'set-aside'] as const) {
+    events.on(ending, ({ deviceId, id }) => { told.push(`${deviceId} ${id} ${ending}`) })
+  }
+  return { letters, mailbox, backplane, log, told, counted: () => stats.read(0).letters }
+}
+
+t.test('what becomes of letters is counted, told and logged', async t => {
+  const { letters, told, counted, log } = office({ caps: { letters: 2, bytes: 100 } })
+  t.equal((await letters.put('d', letter('a'))).fresh, true)
+  t.equal((await letters.put('d', letter('a'))).fresh, false)
+  await letters.put('d', letter('b', { collapse: 'k' }))
+  t.equal(await reasonOf(letters.put('d', letter('c'))), 'mailbox-full')
+  await letters.put('d', letter('e', { collapse: 'k' }))
+  t.equal(await letters.waiting('d'), 2)
+  t.equal(await letters.settle('d', { id: 'a' }, 'delivered'), true)
+  t.equal(await letters.settle('d', { id: 'a' }, 'delivered'), false)
+  t.equal(await letters.settle('d', { id: 'unknown' }, 'refused'), false)
+  t.strictSame(counted(), { queued: 3, replaced: 1, delivered: 1 })
+  t.strictSame(told, ['d b replaced', 'd a delivered'])
+  t.strictSame(log.lines.map(({ level, fields }) => [level, fields]), [
+    ['debug', { deviceId: 'd', letterId: 'b', ending: 'replaced' }],
+    ['debug', { deviceId: 'd', letterId: 'a', ending: 'delivered' }]
+  ])
+  t.equal((await letters.receipt('d', 'a'))!.status, 'delivered')
+  t.equal((await letters.receipt('d', 'e'))!.status, 'queued')
+  t.equal(await letters.strike('d', 'e'), 1)
+})
+
+t.test('the letters that wait are told in pages', async t => {
+  const { letters } = office()
+  for (const id of ['a', 'b', 'c', 'e', 'f']) await letters.put('d', letter(id))
+  const read = async (page: { limit: number, after?: number }) => {
+    const { receipts, next } = await letters.page('d', page)
+    return { ids: receipts.map(({ id }) => id).join(''), next }
+  }
+  const first = await read({ limit: 2 })
+  t.equal(first.ids, 'ab')
+  const second = await read({ limit: 2, after: first.next! })
+  t.equal(second.ids, 'ce')
+  t.strictSame(await read({ limit: 2, after: second.next! }), { ids: 'f', next: undefined })
+  t.strictSame(await read({ limit: 5 }), { ids: 'abcef', next: undefined })
+  t.strictSame(await letters.page('nobody', { limit: 5 }), { receipts: [], next: undefined })
+})
+
+t.test('a letter that goes while the page is made is not in it', async t => {
+  const mailbox = memoryMailbox()
+  const forgetful: Mailbox = { ...mailbox, receipt: async (deviceId, letterId) => letterId === 'a' ? undefined : await mailbox.receipt(deviceId, letterId) }
+  const { letters } = office({ mailbox: forgetful })
+  for (const id of ['a', 'b', 'c']) await letters.put('d', letter(id))
+  const { receipts, next } = await letters.page('d', { limit: 1 })
+  t.strictSame(receipts.map(({ id }) => id), ['b'])
+  t.strictSame((await letters.page('d', { limit: 1, after: next! })).receipts.map(({ id }) => id), ['c'])
+})
+
+t.test('all letters of a device can be taken back', async t => {
+  const { letters, told, counted } = office()
+  for (const id of ['a', 'b', 'c']) await letters.put('d', letter(id))
+  await letters.put('e', letter('a'))
+  t.equal(await letters.purge('d'), 3)
+  t.equal(await letters.purge('d'), 0)
+  t.equal(await letters.waiting('d'), 0)
+  t.equal(await letters.waiting('e'), 1)
+  t.strictSame(told, ['d a cancelled', 'd b cancelled', 'd c cancelled'])
+  t.strictSame(counted(), { queued: 4, cancelled: 3 })
+})
+
+t.test('a letter that somebody else settled meanwhile does not count as taken back', async t => {
+  const mailbox = memoryMailbox()
+  const raced: Mailbox = {
+    ...mailbox,
+    async settle (deviceId, letterId, ending) {
+      if (letterId === 'a') await mailbox.settle(deviceId, letterId, 'delivered')
+      return await mailbox.settle(deviceId, letterId, ending)
+    }
+  }
+  const { letters, counted } = office({ mailbox: raced })
+  for (const id of ['a', 'b']) await letters.put('d', letter(id))
+  t.equal(await letters.purge('d'), 1)
+  t.strictSame(counted(), { queued: 2, cancelled: 1 })
+})
+
+t.test('what has expired is swept out, counted and told', async t => {
+  const { letters, told, counted } = office()
+  const now = Date.now() + 60_000
+  await letters.put('d', letter('a', { expiresAt: now }))
+  await letters.put('d', letter('b', { expiresAt: now + 1 }))
+  await letters.sweep(now)
+  t.strictSame(told, ['d a expired'])
+  t.strictSame(counted(), { queued: 2, expired: 1 })
+})
+
+t.test('a letter of which no receipt is left is counted and told all the same', async t => {
+  const { letters, told } = office({ mailbox: memoryMailbox({ maxReceipts: 0 }) })
+  const now = Date.now() + 60_000
+  await letters.put('d', letter('a', { collapse: 'k' }))
+  await letters.put('d', letter('b', { collapse: 'k', expiresAt: now }))
+  await letters.sweep(now)
+  t.strictSame(told, ['d a replaced', 'd b expired'])
+})
+
+t.test('who waits for a letter learns how it ended', async t => {
+  const { letters } = office()
+  await letters.put('d', letter('a', { awaitedBy: 'n1' }))
+  const { outcome } = letters.outcome('a', 60_000)
+  await letters.settle('d', { id: 'a', awaitedBy: 'n1' }, 'refused', { code: 7, message: 'No' })
+  t.strictSame(await outcome, { ending: 'refused', device: { code: 7, message: 'No' } })
+  await letters.put('d', letter('b', { awaitedBy: 'n1' }))
+  await letters.settle('d', { id: 'b', awaitedBy: 'n1' }, 'delivered')
+  t.equal((await letters.receipt('d', 'b'))!.status, 'delivered', 'a letter for which nobody waits any more harms nobody')
+})
+
+t.test('who waits on another node learns it too', async t => {
+  const backplane = localBackplane()
+  const mailbox = memoryMailbox()
+  const [n1, n2] = [office({ backplane, mailbox }), office({ backplane, mailbox, node: 'n2' })]
+  await n1.letters.put('d', letter('a', { awaitedBy: 'n1' }))
+  const { outcome } = n1.letters.outcome('a', 60_000)
+  await n2.letters.settle('d', { id: 'a', awaitedBy: 'n1' }, 'refused', { code: 7, message: 'No' })
+  t.strictSame(await outcome, { ending: 'refused', device: { code: 7, message: 'No' } })
+})
+
+t.test('a letter that nobody waits for is not published', async t => {
+  const backplane = localBackplane()
+  const published: unknown[] = []
+  const { letters } = office({
+    backplane: {
+      ...backplane,
+      publish: async publication => {
+        published.push(publication)
+        return { sent: 0, nodes: 0 }
+      }
+    }
+  })
+  for (const [id, awaitedBy] of [['a', undefined], ['b', 'n1'], ['c', 'n2']] as const) {
+    const waited = awaitedBy === undefined ? {} : { awaitedBy }
+    await letters.put('d', letter(id, waited))
+    await letters.settle('d', { id, ...waited }, 'delivered')
+  }
+  t.strictSame(published, [{ id: 'c', topic: lettersOf('n2'), data: { ending: 'delivered', device: undefined } }])
+})
+
+for (const [where, node] of [['here', 'n1'], ['on another node', 'n2']] as const) {
+  t.test(`who waits ${where} learns that the letter was replaced or has expired`, async t => {
+    const backplane = localBackplane()
+    const mailbox = memoryMailbox()
+    const n1 = office({ backplane, mailbox })
+    const other = node === 'n1' ? n1 : office({ backplane, mailbox, node })
+    const now = Date.now() + 60_000
+    await n1.letters.put('d', letter('a', { awaitedBy: 'n1', collapse: 'k' }))
+    const replaced = n1.letters.outcome('a', 60_000)
+    await other.letters.put('d', letter('b', { awaitedBy: 'n1', collapse: 'k', expiresAt: now }))
+    t.match(await settled(replaced), { ending: 'replaced' })
+    const expired = n1.letters.outcome('b', 60_000)
+    await other.letters.sweep(now)
+    t.match(await settled(expired), { ending: 'expired' })
+  })
+}
+
+/** The outcome, where there is one by now. */
+async function settled ({ outcome, forget }: ReturnType<Letters['outcome']>): Promise<unknown> {
+  const first = await Promise.race([outcome, turn().then(() => 'still waiting')])
+  forget()
+  return first
+}
+
+t.test('a node that cannot be told is logged, and the letter is settled all the same', async t => {
+  const down = new Failure('unreachable')
+  const { letters, log } = office({ backplane: { ...localBackplane(), publish: async () => { throw down } } })
+  await letters.put('d', letter('a', { awaitedBy: 'n2' }))
+  t.equal(await letters.settle('d', { id: 'a', awaitedBy: 'n2' }, 'delivered'), true)
+  await turn()
+  t.strictSame(log.lines.filter(({ level }) => level === 'warn'), [{ level: 'warn', fields: { err: down, letterId: 'a' }, words: 'nobody can be told of a letter' }])
+})
+
+t.test('nobody waits longer than allowed, or than wanted', async t => {
+  const { letters } = office()
+  t.equal(await letters.outcome('a', 5).outcome, undefined)
+  const { outcome, forget } = letters.outcome('b', 60_000)
+  forget()
+  forget()
+  t.equal(await outcome, undefined)
+  const controller = new AbortController()
+  const given = letters.outcome('c', 60_000, controller.signal).outcome
+  controller.abort()
+  t.equal(await given, undefined)
+})
+
+t.test('who has given up already does not wait at all', async t => {
+  const { letters } = office()
+  t.equal(await settled(letters.outcome('a', 60_000, AbortSignal.abort())), undefined)
+})
+
+t.test('one who waits no longer does not end the wait of the next', async t => {
+  const { letters } = office()
+  await letters.put('d', letter('a', { awaitedBy: 'n1' }))
+  const first = letters.outcome('a', 60_000)
+  const second = letters.outcome('a', 60_000)
+  first.forget()
+  await letters.settle('d', { id: 'a', awaitedBy: 'n1' }, 'delivered')
+  t.match(await settled(second), { ending: 'delivered' })
+})
+
+t.test('a closed office hears nothing more, and closes its mailbox', async t => {
+  const backplane = localBackplane()
+  let closed = 0
+  const { letters } = office({ backplane, mailbox: { ...memoryMailbox(), close: async () => { closed++ } } })
+  t.equal((await backplane.publish({ id: 'a', topic: lettersOf('n1'), data: { ending: 'delivered' } })).nodes, 1)
+  await letters.close()
+  t.equal(closed, 1)
+  t.equal((await backplane.publish({ id: 'a', topic: lettersOf('n1'), data: { ending: 'delivered' } })).nodes, 0)
+  await office().letters.close()
+})
+
+t.test('how a letter ended is why its sender fails', async t => {
+  const detail = { code: 7, message: 'No' }
+  const table: Array<[ending: Ending, reason: Reason, message: string]> = [
+    ['refused', 'refused', 'Answered with an error'],
+    ['expired', 'timeout', 'The message expired before it was acknowledged'],
+    ['cancelled', 'settled', 'The message was cancelled'],
+    ['replaced', 'settled', 'The message was replaced'],
+    ['set-aside', 'settled', 'The message was set-aside']
+  ]
+  for (const [ending, reason, message] of table) t.strictSame([failureOf({ ending }).reason, failureOf({ ending }).message], [reason, message])
+  t.strictSame(failureOf({ ending: 'refused', device: detail }).device, detail)
+})
+
+/** A device that acknowledges what the test tells it to. */
+class FakeDevice {
+  readonly id: string
+  readonly peer: Peer
+  readonly calls: Call[] = []
+  left: object | undefined
+  readonly #delivery: Delivery
+
+  constructor (delivery: Delivery, id = 'd', limits: PeerLimits = { concurrency: Infinity, inbound: 32 }) {
+    this.#delivery = delivery
+    this.id = id
+    this.peer = new Peer({
+      say: (message: Message | Message[]) => { this.calls.push(message as Call) },
+      answer () {},
+      busy () {},
+      stray () {}
+    }, limits)
+  }
+
+  get session (): Session {
+    return this as unknown as Session
+  }
+
+  /** The ids of all letters it was handed. */
+  get handed (): string {
+    return this.calls.map(({ id }) => id).join(' ')
+  }
+
+  /** Waits until it was handed so many letters, and no more. */
+  async sees (handed: string): Promise<void> {
+    await until(() => this.handed.length >= handed.length)
+    await turn()
+    if (this.handed !== handed) throw new Error(`it was handed ${this.handed}, not ${handed}`)
+  }
+
+  acknowledge (id: string): void {
+    this.peer.receive({ kind: 'result', id, result: null })
+  }
+
+  refuse (id: string, reason: Reason): void {
+    this.peer.receive({ kind: 'failure', id, reason, detail: { code: 7, message: 'No' } })
+  }
+
+  /** Its connection ends, in the order of a real session. */
+  leave (): void {
+    this.left = { code: 1006 }
+    this.#delivery.stop(this.session)
+    this.peer.end()
+  }
+}
+
+function delivering (t: Pick<Test, 'teardown'>, { window = 32, attempts = 5, ...parts }: Parameters<typeof office>[0] & { window?: number, attempts?: number } = {}) {
+  const around = office(parts)
+  const { letters, log } = around
+  const delivery = new Delivery(letters, { window, attempts }, log)
+  const device = (id?: string, limits?: PeerLimits) => {
+    const device = new FakeDevice(delivery, id, limits)
+    t.teardown(() => device.peer.end()) // the time of a letter would keep this process
+    return device
+  }
+  const put = async (...ids: string[]) => { for (const id of ids) await letters.put('d', letter(id)) }
+  const status = async (id: string) => (await letters.receipt('d', id))!.status
+  const errors = () => log.lines.filter(({ level }) => level === 'error').map(({ fields, words }) => [words, fields.letterId ?? fields.deviceId])
+  return { ...around, delivery, device, put, status, errors }
+}
+
+t.test('a device that comes back gets its letters in order, as calls that it acknowledges', async t => {
+  const { delivery, device, letters, put, status, told } = delivering(t)
+  await letters.put('d', letter('text', { body: '{"at":1}' }))
+  await letters.put('d', letter('bytes', { body: Uint8Array.of(1, 2) }))
+  await put('c')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('text bytes c')
+  t.strictSame(it.calls, [
+    { kind: 'call', id: 'text', method: 'message', params: { id: 'text', data: { at: 1 } } },
+    { kind: 'call', id: 'bytes', method: 'message', params: { id: 'bytes', data: Uint8Array.of(1, 2) } },
+    { kind: 'call', id: 'c', method: 'message', params: { id: 'c', data: 'c' } }
+  ])
+  t.equal(await status('text'), 'queued', 'it waits until it is acknowledged')
+  it.acknowledge('bytes')
+  it.acknowledge('text')
+  await until(() => told.length === 2)
+  t.equal(await status('text'), 'delivered')
+  t.equal(await status('bytes'), 'delivered')
+  t.equal(await status('c'), 'queued')
+})
+
+t.test('no more letters are on their way than the window allows', async t => {
+  const { delivery, device, put, told } = delivering(t, { window: 2 })
+  await put('a', 'b', 'c', 'e', 'f')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a b')
+  it.acknowledge('b')
+  await it.sees('a b c')
+  it.acknowledge('a')
+  it.acknowledge('c')
+  await it.sees('a b c e f')
+  it.acknowledge('e')
+  it.acknowledge('f')
+  await until(() => told.length === 5)
+  t.strictSame(told, ['b', 'a', 'c', 'e', 'f'].map(id => `d ${id} delivered`))
+})
+
+t.test('a letter that comes while others are on their way goes out behind them, once', async t => {
+  const { delivery, device, put } = delivering(t)
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  await put('b')
+  delivery.ring(it.session)
+  delivery.ring(it.session)
+  await it.sees('a b')
+  t.strictSame(it.calls.map(({ params }) => params), [{ id: 'a', data: 'a' }, { id: 'b', data: 'b' }])
+})
+
+t.test('a letter that comes while the mailbox is read is not forgotten', async t => {
+  const mailbox = memoryMailbox()
+  const door = gate()
+  let looks = 0
+  const slow: Mailbox = {
+    ...mailbox,
+    async * letters (deviceId, after) {
+      const before = await all(mailbox.letters(deviceId, after))
+      if (++looks === 1) await door.opened
+      yield * before
+    }
+  }
+  const { delivery, device, put } = delivering(t, { mailbox: slow })
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await until(() => looks === 1)
+  await put('b')
+  delivery.ring(it.session)
+  door.open()
+  await it.sees('a b')
+  t.equal(looks, 2)
+})
+
+t.test('a letter that the device refuses is set apart, with what it said, and the next goes on', async t => {
+  const { delivery, device, put, status, letters, told } = delivering(t, { window: 1 })
+  await put('a', 'b', 'c')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.refuse('a', 'refused')
+  await it.sees('a b')
+  it.peer.receive({ kind: 'invalid', id: 'b', reason: 'answer-invalid' })
+  await it.sees('a b c')
+  t.strictSame(told, ['d a refused', 'd b refused'])
+  t.strictSame((await letters.receipt('d', 'a'))!.device, { code: 7, message: 'No' })
+  t.equal(await status('b'), 'refused')
+})
+
+t.test('a letter that a device is too busy for stays, and comes again', async t => {
+  for (const reason of ['busy', 'too-fast', 'dropped'] as const) {
+    const { delivery, device, put, status, told } = delivering(t)
+    await put('a')
+    const it = device()
+    delivery.ring(it.session)
+    await it.sees('a')
+    it.refuse('a', reason)
+    await turn()
+    t.equal(await status('a'), 'queued', reason)
+    delivery.ring(it.session)
+    await it.sees('a a')
+    it.acknowledge('a')
+    await until(() => told.length === 1)
+    t.equal(await status('a'), 'delivered')
+  }
+})
+
+t.test('a letter that has expired is not handed out', async t => {
+  const { delivery, device, letters, put, told } = delivering(t)
+  await letters.put('d', letter('a', { expiresAt: Date.now() - 1 }))
+  await put('b')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('b')
+  await until(() => told.length === 1)
+  t.strictSame(told, ['d a expired'])
+})
+
+t.test('a letter that expires on its way is not waited for', async t => {
+  const { delivery, device, letters, told } = delivering(t)
+  await letters.put('d', letter('a', { expiresAt: Date.now() + 40 }))
+  const it = device()
+  delivery.ring(it.session)
+  await until(() => told.length === 1)
+  t.strictSame(told, ['d a expired'])
+  t.equal(it.peer.inFlight, 0)
+})
+
+t.test('letters that were on their way when the connection ended come again, in order', async t => {
+  const { delivery, device, put, told } = delivering(t)
+  await put('a', 'b', 'c')
+  const first = device()
+  delivery.ring(first.session)
+  await first.sees('a b c')
+  first.acknowledge('b')
+  await until(() => told.length === 1)
+  first.leave()
+  first.acknowledge('a')
+  const second = device()
+  delivery.ring(second.session)
+  await second.sees('a c')
+  t.strictSame(told, ['d b delivered'])
+})
+
+t.test('a letter on which connection after connection ends is set aside, and only that', async t => {
+  const { delivery, device, put, status, mailbox, told } = delivering(t, { attempts: 3 })
+  await put('a', 'b')
+  for (let count = 0; count < 3; count++) {
+    t.equal(await status('a'), 'queued')
+    const it = device()
+    delivery.ring(it.session)
+    await it.sees('a b')
+    it.leave()
+    await turn()
+  }
+  t.strictSame(told, ['d a set-aside'])
+  t.equal(await status('b'), 'queued')
+  t.equal(await mailbox.strike('d', 'b'), 1, 'no strike fell on the one behind it')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('b')
+})
+
+t.test('a connection that ends with everything acknowledged strikes nothing', async t => {
+  const { delivery, device, put, mailbox, told } = delivering(t, { attempts: 1 })
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.acknowledge('a')
+  await until(() => told.length === 1)
+  await put('b')
+  it.leave()
+  await turn()
+  t.equal(await mailbox.strike('d', 'b'), 1)
+  t.strictSame(told, ['d a delivered'])
+})
+
+t.test('a device that leaves while a letter waits for room is handed nothing more', async t => {
+  const { delivery, device, put } = delivering(t, { window: 1 })
+  await put('a', 'b')
+  const first = device()
+  delivery.ring(first.session)
+  await first.sees('a')
+  first.leave()
+  const second = device()
+  delivery.ring(second.session)
+  await second.sees('a')
+  second.acknowledge('a')
+  await second.sees('a b')
+  t.equal(first.handed, 'a')
+})
+
+t.test('a device that leaves while the mailbox is read is handed nothing', async t => {
+  const mailbox = memoryMailbox()
+  const door = gate()
+  let looks = 0
+  const slow: Mailbox = {
+    ...mailbox,
+    async * letters (deviceId, after) {
+      looks++
+      await door.opened
+      yield * mailbox.letters(deviceId, after)
+    }
+  }
+  const { delivery, device, put, status, errors } = delivering(t, { mailbox: slow })
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await until(() => looks === 1)
+  it.leave()
+  door.open()
+  await turn()
+  t.equal(it.handed, '')
+  t.equal(await status('a'), 'queued')
+  t.strictSame(errors(), [])
+})
+
+t.test('a device that has left is not rung, and nobody minds that it stops', async t => {
+  const { delivery, device, put } = delivering(t)
+  await put('a')
+  const it = device()
+  delivery.stop(it.session)
+  it.left = {}
+  delivery.ring(it.session)
+  await turn()
+  t.equal(it.handed, '')
+})
+
+t.test('devices get their letters side by side', async t => {
+  const { delivery, device, letters } = delivering(t, { window: 1 })
+  const devices = ['x', 'y'].map(id => device(id))
+  for (const { id } of devices) for (const name of ['1', '2']) await letters.put(id, letter(`${id}${name}`))
+  for (const { session } of devices) delivery.ring(session)
+  const [x, y] = devices as [FakeDevice, FakeDevice]
+  await x.sees('x1')
+  await y.sees('y1')
+  y.acknowledge('y1')
+  await y.sees('y1 y2')
+  t.equal(x.handed, 'x1')
+})
+
+t.test('one letter at a time, where the protocol wants it so, and a letter in the queue is no suspect', async t => {
+  const { delivery, device, put, status, mailbox } = delivering(t, { attempts: 1 })
+  await put('a', 'b')
+  const it = device('d', { concurrency: 1, inbound: 32 })
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.leave()
+  await turn()
+  t.equal(await status('a'), 'set-aside')
+  t.equal(await status('b'), 'queued')
+  t.equal(await mailbox.strike('d', 'b'), 1)
+})
+
+t.test('a mailbox that cannot be read is logged, and read again at the next ring', async t => {
+  const mailbox = memoryMailbox()
+  let broken = true
+  const { delivery, device, put, errors } = delivering(t, {
+    mailbox: {
+      ...mailbox,
+      async * letters (deviceId, after) {
+        if (broken) throw new Error('the disk is gone')
+        yield * mailbox.letters(deviceId, after)
+      }
+    }
+  })
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await until(() => errors().length > 0)
+  t.strictSame(errors(), [['letters cannot be read', 'd']])
+  broken = false
+  delivery.ring(it.session)
+  await it.sees('a')
+})
+
+t.test('a letter that cannot be settled is logged, and its device gets the others', async t => {
+  const mailbox = memoryMailbox()
+  const { delivery, device, put, errors, told } = delivering(t, {
+    window: 1,
+    mailbox: {
+      ...mailbox,
+      async settle (deviceId, letterId, ...rest) {
+        if (letterId === 'a') throw new Error('the disk is full')
+        return await mailbox.settle(deviceId, letterId, ...rest)
+      }
+    }
+  })
+  await put('a', 'b')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.acknowledge('a')
+  await it.sees('a b')
+  it.acknowledge('b')
+  await until(() => told.length === 1)
+  t.strictSame(errors(), [['a letter cannot be settled', 'a']])
+  t.strictSame(told, ['d b delivered'])
+})
+
+t.test('a letter that cannot be struck is logged', async t => {
+  const { delivery, device, put, errors } = delivering(t, { mailbox: { ...memoryMailbox(), strike: async () => { throw new Error('the disk is gone') } } })
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.leave()
+  await until(() => errors().length > 0)
+  t.strictSame(errors(), [['a letter cannot be struck', 'a']])
+})

@@ -1,0 +1,281 @@
+import { Type } from '@sinclair/typebox'
+import t from 'tap'
+import type { Device } from '../lib/device.ts'
+import { Failure, Refusal } from '../lib/errors.ts'
+import { digestOf, Keys } from '../lib/idempotency.ts'
+import { Methods } from '../lib/methods.ts'
+import { OptionsSchema, settingsOf, type Settings } from '../lib/options.ts'
+import { Inbound } from '../lib/peer.ts'
+import { Stats } from '../lib/stats.ts'
+import { fakeLog, gate, reasonOf, turn } from './fakes.ts'
+
+const Reading = Type.Object({ sensor: Type.String(), value: Type.Number({ minimum: 0 }) })
+const Verdict = Type.Object({ ok: Type.Boolean() })
+
+function serving () {
+  const stats = new Stats()
+  const log = fakeLog()
+  const methods = new Methods(stats, log)
+  const device = { id: 'd1' } as Device
+  const answer = (name: string, params?: unknown, inbound = new Inbound()) => methods.answer(name, params, device, inbound)
+  return { methods, answer, log, device, counted: () => stats.read(0).answers }
+}
+
+t.test('a handler answers with what follows from its schemas', async t => {
+  const { methods, answer, counted, log } = serving()
+  methods.handle('judge', { params: Reading, result: Verdict }, ({ value }) => ({ ok: value < 10 }))
+  methods.handle('judge later', { params: Reading, result: Verdict }, async ({ value }) => ({ ok: value < 10 }))
+  t.strictSame(answer('judge', { sensor: 'a', value: 7 }), { ok: true })
+  t.strictSame(await answer('judge later', { sensor: 'a', value: 70 }), { ok: false })
+  t.strictSame(counted(), { ok: 2 })
+  t.strictSame(log.lines, [])
+})
+
+t.test('the types of a handler follow from its schemas', async t => {
+  const { methods } = serving()
+  methods.handle('right', { params: Reading, result: Verdict }, ({ sensor, value }) => {
+    const name: string = sensor
+    const amount: number = value
+    return { ok: name.length > amount }
+  })
+  // @ts-expect-error there is no such member in the params
+  methods.handle('wrong params', { params: Reading }, ({ colour }) => colour)
+  // @ts-expect-error a number is not text
+  methods.handle('wrong type', { params: Reading }, ({ value }) => value.toUpperCase())
+  // @ts-expect-error the result has another shape
+  methods.handle('wrong result', { result: Verdict }, () => ({ ok: 'yes' }))
+  // @ts-expect-error so has what the promise brings
+  methods.handle('wrong promise', { result: Verdict }, async () => ({}))
+  // @ts-expect-error without a schema nothing is known of the params
+  methods.handle('unknown', {}, params => params.anything)
+  t.pass('the compiler has seen to it')
+})
+
+t.test('a handler is given its device, and a signal that tells when it leaves', async t => {
+  const { methods, answer, device } = serving()
+  const inbound = new Inbound()
+  let seen: { device: Device, signal: AbortSignal } | undefined
+  methods.handle('look', {}, (_params, context) => { seen = context })
+  answer('look', undefined, inbound)
+  t.equal(seen!.device, device)
+  t.equal(seen!.signal, inbound.signal)
+  t.equal(seen!.signal.aborted, false)
+  inbound.abort()
+  t.equal(seen!.signal.aborted, true)
+})
+
+t.test('a handler without schemas is given whatever came', async t => {
+  const { methods, answer } = serving()
+  methods.handle('echo', {}, params => params)
+  for (const params of [undefined, null, [1], { a: 1 }]) t.equal(answer('echo', params), params)
+})
+
+t.test('a method that nobody handles is unknown', async t => {
+  const { answer, counted, log } = serving()
+  for (const name of ['nobody', '', '__proto__', 'constructor']) t.equal(await reasonOf(() => answer(name)), 'unknown-method')
+  t.strictSame(counted(), { 'unknown-method': 4 })
+  t.strictSame(log.lines[0], { level: 'debug', fields: { deviceId: 'd1', method: 'nobody', reason: 'unknown-method' }, words: 'a call was refused' })
+})
+
+t.test('a method has one handler', async t => {
+  const { methods, answer } = serving()
+  methods.handle('read', {}, () => 'first')
+  t.throws(() => methods.handle('read', {}, () => 'second'), new Error('The method "read" has a handler already'))
+  t.equal(answer('read'), 'first')
+})
+
+t.test('params that do not fit never reach the handler, and the device is told where', async t => {
+  const { methods, answer, counted } = serving()
+  let reached = 0
+  methods.handle('judge', { params: Reading }, () => { reached++ })
+  const told = async (params: unknown) => {
+    try {
+      return answer('judge', params)
+    } catch (error) {
+      return (error as Failure).device
+    }
+  }
+  t.strictSame(await told({ sensor: 'a', value: 'x' }), { code: -32602, message: 'params/value: Expected number' })
+  t.strictSame(await told({ sensor: 'a', value: -1 }), { code: -32602, message: 'params/value: Expected number to be greater or equal to 0' })
+  t.strictSame(await told(undefined), { code: -32602, message: 'params: Expected object' })
+  t.equal(await reasonOf(() => answer('judge', [])), 'bad-params')
+  t.equal(reached, 0)
+  t.strictSame(counted(), { 'bad-params': 4 })
+})
+
+t.test('a handler refuses with its own code and words, at once or later', async t => {
+  const { methods, answer, counted, log } = serving()
+  const refusal = new Refusal('The door is open', 17)
+  methods.handle('now', {}, () => { throw refusal })
+  methods.handle('later', {}, async () => { throw refusal })
+  t.throws(() => answer('now'), refusal)
+  await t.rejects(Promise.resolve(answer('later')), refusal)
+  t.strictSame(counted(), { refused: 2 })
+  t.strictSame(log.lines.map(({ level }) => level), ['debug', 'debug'])
+})
+
+t.test('an accident in a handler is logged, and an internal error outside', async t => {
+  const { methods, answer, counted, log } = serving()
+  const accident = new Error('secret')
+  methods.handle('now', {}, () => { throw accident })
+  methods.handle('later', {}, async () => { throw accident })
+  t.equal(await reasonOf(() => answer('now')), 'internal')
+  t.equal(await reasonOf(() => answer('later')), 'internal')
+  t.strictSame(counted(), { internal: 2 })
+  t.strictSame(log.lines, ['now', 'later'].map(method => ({ level: 'error', fields: { err: accident, deviceId: 'd1', method }, words: 'a handler failed' })))
+})
+
+t.test('a result that does not fit its schema is an accident of the handler', async t => {
+  const { methods, answer, counted, log } = serving()
+  methods.handle('now', { result: Verdict }, () => ({ ok: 'yes' }) as never)
+  methods.handle('later', { result: Verdict }, async () => ({ ok: 'yes' }) as never)
+  t.equal(await reasonOf(() => answer('now')), 'internal')
+  t.equal(await reasonOf(() => answer('later')), 'internal')
+  t.strictSame(log.lines.map(({ fields }) => fields.err.message), ['now', 'later'].map(name => `The result of "${name}" does not fit its schema at "/ok": Expected boolean`))
+  t.strictSame(counted(), { internal: 2 })
+})
+
+t.test('a key is used once: who comes again gets the same answer, even while it is made', async t => {
+  const keys = new Keys({ maxKeys: 10, keyTtl: 60_000 })
+  const door = gate<string>()
+  let sent = 0
+  const send = () => {
+    sent++
+    return door.opened
+  }
+  const answers = [keys.once('k', 'same', send), keys.once('k', 'same', send)]
+  door.open('m1')
+  t.strictSame(await Promise.all(answers), ['m1', 'm1'])
+  t.equal(await keys.once('k', 'same', send), 'm1')
+  t.equal(sent, 1)
+  t.equal(keys.size, 1)
+  t.equal(await keys.once('other', 'same', async () => 'm2'), 'm2')
+  t.equal(keys.size, 2)
+})
+
+t.test('a key that was used for another message is refused', async t => {
+  const keys = new Keys({ maxKeys: 10, keyTtl: 60_000 })
+  await keys.once('k', 'first', async () => 'm1')
+  t.equal(await reasonOf(keys.once('k', 'second', async () => 'm2')), 'key-mismatch')
+  t.equal(await keys.once('k', 'first', async () => 'm3'), 'm1')
+})
+
+t.test('a key may be tried again when nothing was sent, and not when something may have been', async t => {
+  const keys = new Keys({ maxKeys: 100, keyTtl: 60_000 })
+  const again = async (error: unknown) => {
+    const key = `${keys.size}-${error instanceof Failure && error.reason}`
+    await t.rejects(keys.once(key, 'x', async () => { throw error }))
+    return await keys.once(key, 'x', async () => 'sent now').catch(() => 'the same failure')
+  }
+  for (const reason of ['offline', 'busy', 'mailbox-full', 'store-full', 'draining', 'unreachable', 'too-large'] as const) {
+    t.equal(await again(new Failure(reason)), 'sent now', reason)
+  }
+  for (const reason of ['timeout', 'dropped', 'refused', 'answer-invalid'] as const) {
+    t.equal(await again(new Failure(reason)), 'the same failure', reason)
+  }
+  t.equal(await again(new Error('accident')), 'the same failure')
+})
+
+t.test('a key is forgotten after its time', async t => {
+  const keys = new Keys({ maxKeys: 10, keyTtl: 5 })
+  await keys.once('k', 'first', async () => 'm1')
+  const used = Date.now()
+  while (Date.now() < used + 10) await turn()
+  t.equal(await keys.once('k', 'second', async () => 'm2'), 'm2')
+  t.equal(keys.size, 1)
+})
+
+t.test('keys whose time is over are swept out by those that come', async t => {
+  const keys = new Keys({ maxKeys: 10, keyTtl: 5 })
+  for (const key of ['a', 'b', 'c']) await keys.once(key, 'x', async () => key)
+  const used = Date.now()
+  while (Date.now() < used + 10) await turn()
+  await keys.once('d', 'x', async () => 'd')
+  t.equal(keys.size, 1)
+})
+
+t.test('no more keys are kept than allowed; the oldest goes', async t => {
+  const keys = new Keys({ maxKeys: 2, keyTtl: 60_000 })
+  for (const key of ['a', 'b', 'c']) await keys.once(key, 'x', async () => `first ${key}`)
+  t.equal(keys.size, 2)
+  const second = (key: string) => keys.once(key, 'x', async () => `second ${key}`)
+  t.equal(await second('c'), 'first c')
+  t.equal(await second('b'), 'first b')
+  t.equal(await second('a'), 'second a')
+})
+
+t.test('where no key is kept, every try is one of its own', async t => {
+  const keys = new Keys({ maxKeys: 0, keyTtl: 60_000 })
+  t.equal(await keys.once('k', 'x', async () => 'first'), 'first')
+  t.equal(await keys.once('k', 'x', async () => 'second'), 'second')
+  t.equal(keys.size, 0)
+})
+
+t.test('the late failure of a key that was forgotten does not undo its new use', async t => {
+  const keys = new Keys({ maxKeys: 1, keyTtl: 60_000 })
+  const old = gate<string>()
+  const first = keys.once('k', 'x', () => old.opened)
+  await keys.once('takes its place', 'x', async () => 'm1')
+  t.equal(await keys.once('k', 'x', async () => 'm2'), 'm2')
+  old.fail(new Failure('offline'))
+  t.equal(await reasonOf(first), 'offline')
+  t.equal(await keys.once('k', 'x', async () => 'm3'), 'm2')
+})
+
+t.test('a digest tells messages apart, and where one part ends and the next begins', async t => {
+  t.equal(digestOf('a', 'b'), digestOf('a', 'b'))
+  t.equal(digestOf(Buffer.from('a'), 'b'), digestOf('a', 'b'))
+  t.match(digestOf('a'), /^[\w-]{22}$/)
+  const digests = [['a', 'b'], ['ab'], ['a', 'b', ''], ['', 'ab'], ['b', 'a'], ['a'], []].map(parts => digestOf(...parts))
+  t.equal(new Set(digests).size, digests.length)
+})
+
+t.test('without options everything has a default', async t => {
+  t.strictSame(settingsOf({}), {
+    prefix: '', path: '/ws', origins: [], admissionTimeout: 5_000,
+    maxMessage: 65_536, maxFragments: 64, maxDepth: 32, maxBatch: 20, maxCalls: 32, maxTopics: 128, maxTopicLength: 255, maxTopicLevels: 16,
+    maxBuffered: 1_048_576, stallTimeout: 10_000, rate: 100, burst: 200,
+    pingInterval: 25_000, pongTimeout: 10_000, callTimeout: 10_000, maxTimeout: 300_000,
+    maxTtl: 604_800_000, maxLetters: 1_000, maxLetterBytes: 1_048_576, window: 32, attempts: 5, maxKeys: 10_000, keyTtl: 86_400_000,
+    closeTimeout: 2_000, drainTimeout: 10_000, retrySpread: 10_000
+  } as unknown as Settings)
+})
+
+t.test('what is set stays as it is', async t => {
+  class Kept { #secret = 7; get secret () { return this.#secret } }
+  const mailbox = new Kept()
+  const authenticate = async () => true
+  const options = { node: 'n-1', path: '/devices/live', authenticate, guard: false, mailbox, codecs: [mailbox], origins: ['https://a'], maxCalls: 1 }
+  const settings = settingsOf(options) as any
+  for (const [name, value] of Object.entries(options)) t.equal(settings[name], value, name)
+  t.equal(settings.mailbox.secret, 7)
+  t.strictSame(Object.keys(options), ['node', 'path', 'authenticate', 'guard', 'mailbox', 'codecs', 'origins', 'maxCalls'], 'the object of the caller is left alone')
+})
+
+t.test('defaults are not shared between registrations', async t => {
+  settingsOf({}).origins.push('https://a')
+  t.strictSame(settingsOf({}).origins, [])
+})
+
+t.test('a wrong option throws and is named', async t => {
+  const table: Array<[options: object, words: string]> = [
+    [{ maxCall: 1 }, 'fastify-devices has no option "maxCall"'],
+    [{ maxCalls: 0 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer to be greater or equal to 1 (Calls in flight per device, in each direction)'],
+    [{ maxCalls: 1.5 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Calls in flight per device, in each direction)'],
+    [{ maxCalls: '7' }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Calls in flight per device, in each direction)'],
+    [{ callTimeout: 2_147_483_648 }, 'fastify-devices: the option "callTimeout" is wrong: Expected integer to be less or equal to 2147483647 (Time for a device to answer, where the caller names none)'],
+    [{ path: 'ws' }, "fastify-devices: the option \"path\" is wrong: Expected string to match '^/.*[^/]$' (Where devices connect)"],
+    [{ node: 'a b' }, "fastify-devices: the option \"node\" is wrong: Expected string to match '^[A-Za-z0-9_-]{1,64}$' (Name of this node; by default drawn at start)"],
+    [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Who is this device; `false` lets every device in. Without it: only from this machine)'],
+    [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function)'],
+    [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected string (Foreign origins that browsers may come from, as `https://host:port`)'],
+    [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; the first is for devices that offer none. By default JSON-RPC)'],
+    [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; by default in memory)'],
+    [{ toString: 1 }, 'fastify-devices has no option "toString"']
+  ]
+  for (const [options, words] of table) t.throws(() => settingsOf(options), new Error(words), words)
+})
+
+t.test('every option says what it is for, and its default is within its limits', async t => {
+  for (const [name, schema] of Object.entries(OptionsSchema.properties)) t.ok(schema.description, name)
+})

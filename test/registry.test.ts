@@ -1,0 +1,338 @@
+import t from 'tap'
+import { Bucket } from '../lib/bucket.ts'
+import type { Device, Leave } from '../lib/device.ts'
+import { Events } from '../lib/events.ts'
+import { Heartbeat, Pulse, type Line } from '../lib/heartbeat.ts'
+import { Registry } from '../lib/registry.ts'
+import type { Session } from '../lib/session.ts'
+import { codeOf, Stats } from '../lib/stats.ts'
+import { fakeLog, gate, turn, until } from './fakes.ts'
+
+/** A session that leaves the registry when it ends, as real ones do. */
+class FakeSession {
+  readonly id: string
+  readonly generation: number
+  readonly ended: string[] = []
+  left: Leave | undefined
+  readonly #registry: Registry
+
+  constructor (registry: Registry, id: string, generation: number) {
+    this.#registry = registry
+    this.id = id
+    this.generation = generation
+  }
+
+  get session (): Session {
+    return this as unknown as Session
+  }
+
+  end (goodbye: string): void {
+    this.ended.push(goodbye)
+    this.left = { code: 4509, reason: `generation ${this.generation}`, at: 7 }
+    this.#registry.leave(this.session)
+  }
+}
+
+t.test('the newest connection of a device wins, whichever enters first', async t => {
+  for (const order of [[1, 2], [2, 1]] as const) {
+    const registry = new Registry()
+    const sessions = order.map(generation => new FakeSession(registry, 'd', generation))
+    for (const { session } of sessions) registry.enter(session)
+    const newest = sessions.find(({ generation }) => generation === 2)!
+    const oldest = sessions.find(({ generation }) => generation === 1)!
+    t.equal(registry.get('d'), newest.session)
+    t.strictSame(newest.ended, [])
+    t.strictSame(oldest.ended, ['replaced'])
+    t.equal(registry.size, 1)
+  }
+})
+
+t.test('what an older connection does late changes nothing for the newer one', async t => {
+  const registry = new Registry()
+  const older = new FakeSession(registry, 'd', 1)
+  const newer = new FakeSession(registry, 'd', 2)
+  registry.enter(older.session)
+  registry.enter(newer.session)
+  t.equal(registry.lastGoodbye('d')!.reason, 'generation 1')
+  t.equal(registry.leave(older.session), false)
+  t.equal(registry.has('d'), true)
+  newer.left = { code: 1000, reason: 'generation 2', at: 8 }
+  t.equal(registry.leave(newer.session), true)
+  t.equal(registry.leave(newer.session), false)
+  t.equal(registry.has('d'), false)
+  t.equal(registry.get('d'), undefined)
+  t.equal(registry.size, 0)
+  t.strictSame(registry.lastGoodbye('d'), { code: 1000, reason: 'generation 2', at: 8 })
+})
+
+t.test('devices do not disturb each other', async t => {
+  const registry = new Registry()
+  const sessions = ['a', 'b', 'c'].map(id => new FakeSession(registry, id, 1))
+  for (const { session } of sessions) registry.enter(session)
+  t.strictSame([...registry].map(({ id }) => id), ['a', 'b', 'c'])
+  sessions[1]!.end('removed')
+  t.strictSame([...registry].map(({ id }) => id), ['a', 'c'])
+  t.equal(registry.lastGoodbye('a'), undefined)
+  t.equal(registry.lastGoodbye('b')!.code, 4509)
+})
+
+t.test('the goodbyes of the last ten thousand devices are remembered', async t => {
+  const registry = new Registry()
+  const visit = (id: string) => {
+    const visitor = new FakeSession(registry, id, 1)
+    registry.enter(visitor.session)
+    visitor.end('removed')
+  }
+  for (let count = 0; count < 10_000; count++) visit(`d${count}`)
+  visit('d0')
+  t.ok(registry.lastGoodbye('d1'))
+  visit('one too many')
+  t.equal(registry.lastGoodbye('d1'), undefined, 'the one that left the longest time ago is forgotten')
+  t.ok(registry.lastGoodbye('d0'))
+  t.ok(registry.lastGoodbye('d2'))
+  t.ok(registry.lastGoodbye('one too many'))
+})
+
+t.test('a bucket lets a burst through, and then what flows in', async t => {
+  const bucket = new Bucket({ perSecond: 10, burst: 5 }, 1_000)
+  t.equal(bucket.take(5, 1_000), true)
+  t.equal(bucket.take(1, 1_000), false)
+  t.equal(bucket.take(1, 1_099), false)
+  t.equal(bucket.take(1, 1_100), true)
+  t.equal(bucket.take(1, 1_100), false)
+  t.equal(bucket.take(3, 1_400), true)
+  t.equal(bucket.take(1, 1_400), false)
+})
+
+t.test('a bucket holds no more than its burst, and what it refuses costs nothing', async t => {
+  const bucket = new Bucket({ perSecond: 10, burst: 5 }, 0)
+  t.equal(bucket.take(6, 60_000), false)
+  t.equal(bucket.take(5, 60_000), true)
+  t.equal(bucket.take(1, 60_000), false)
+})
+
+t.test('a clock that is set back costs a device nothing', async t => {
+  const bucket = new Bucket({ perSecond: 10, burst: 5 }, 3_600_000)
+  t.equal(bucket.take(1, 0), true)
+  t.equal(bucket.take(4, 0), true)
+  t.equal(bucket.take(1, 0), false)
+  t.equal(bucket.take(1, 100), true)
+})
+
+const rhythm = { pingInterval: 1_000, pongTimeout: 300, stallTimeout: 500 }
+
+/** A line whose bytes are as the test says. */
+class FakeLine implements Line {
+  pings = 0
+  sent = 0
+  buffered = 0
+
+  ping (): void {
+    this.pings++
+  }
+}
+
+t.test('a device is pinged in its time, give or take a tenth', async t => {
+  const delays = Array.from({ length: 300 }, () => {
+    const line = new FakeLine()
+    const pulse = new Pulse(rhythm, 0)
+    let now = 0
+    for (; line.pings === 0 && now < 2_000; now++) pulse.check(line, now, 0)
+    return now - 1
+  })
+  t.ok(delays.every(delay => delay >= 900 && delay <= 1_100), `${Math.min(...delays)} to ${Math.max(...delays)}`)
+  t.ok(new Set(delays).size > 50, 'the pings of many devices do not fall together')
+})
+
+t.test('a device that answers no ping is mute', async t => {
+  const line = new FakeLine()
+  const pulse = new Pulse(rhythm, 0)
+  t.equal(pulse.check(line, 899, 0), undefined)
+  t.equal(line.pings, 0)
+  t.equal(pulse.check(line, 1_101, 0), undefined)
+  t.equal(line.pings, 1)
+  t.equal(pulse.check(line, 1_400, 0), undefined)
+  t.equal(pulse.check(line, 1_401, 0), 'mute')
+})
+
+t.test('anything heard proves life', async t => {
+  const line = new FakeLine()
+  const pulse = new Pulse(rhythm, 0)
+  for (let round = 1; round <= 3; round++) {
+    t.equal(pulse.check(line, 1_200 * round, 0), undefined)
+    t.equal(line.pings, round)
+    pulse.heard()
+    t.equal(pulse.check(line, 1_200 * round + 301, 0), undefined)
+  }
+})
+
+t.test('a second ping does not give more time for the first', async t => {
+  const line = new FakeLine()
+  const pulse = new Pulse({ ...rhythm, pingInterval: 100, pongTimeout: 300 }, 0)
+  t.equal(pulse.check(line, 200, 0), undefined)
+  t.equal(pulse.check(line, 400, 0), undefined)
+  t.equal(line.pings, 2)
+  t.equal(pulse.check(line, 500, 0), 'mute')
+})
+
+t.test('a line without pings is never mute', async t => {
+  const pulse = new Pulse(rhythm, 0)
+  const line: Line = { sent: 0, buffered: 0 }
+  for (let now = 0; now < 10_000; now += 100) t.equal(pulse.check(line, now, 0), undefined)
+})
+
+t.test('a device whose output does not move is slow', async t => {
+  const line = new FakeLine()
+  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  t.equal(pulse.check(line, 100, 0), undefined)
+  Object.assign(line, { sent: 1_000, buffered: 1_000 })
+  t.equal(pulse.check(line, 600, 0), undefined)
+  t.equal(pulse.check(line, 601, 0), 'slow')
+})
+
+t.test('a device whose output moves, however little, is not slow', async t => {
+  const line = new FakeLine()
+  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  Object.assign(line, { sent: 1_000, buffered: 1_000 })
+  for (let step = 1; step <= 20; step++) {
+    // more comes in than goes out
+    Object.assign(line, { sent: 1_000 + step * 100, buffered: 1_000 + step * 99 })
+    t.equal(pulse.check(line, step * 400, 0), undefined)
+  }
+  t.equal(pulse.check(line, 8_500, 0), undefined)
+  t.equal(pulse.check(line, 8_501, 0), 'slow')
+})
+
+t.test('output that is gone leaves the time behind', async t => {
+  const line = new FakeLine()
+  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  Object.assign(line, { sent: 10, buffered: 10 })
+  t.equal(pulse.check(line, 500, 0), undefined)
+  Object.assign(line, { sent: 10, buffered: 0 })
+  t.equal(pulse.check(line, 900, 0), undefined)
+  Object.assign(line, { sent: 20, buffered: 10 })
+  t.equal(pulse.check(line, 1_400, 0), undefined)
+  t.equal(pulse.check(line, 1_401, 0), 'slow')
+})
+
+t.test('a stall is found before its time is over, where the next look would be too late', async t => {
+  const line = new FakeLine()
+  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  Object.assign(line, { sent: 10, buffered: 10 })
+  t.equal(pulse.check(line, 450, 50), undefined)
+  t.equal(pulse.check(line, 451, 50), 'slow')
+})
+
+t.test('one timer looks after all connections, until it is stopped', async t => {
+  const looks: Array<[name: string, now: number, slack: number]> = []
+  const connections = ['a', 'b'].map(name => ({ check: (now: number, slack: number) => { looks.push([name, now, slack]) } }))
+  const before = Date.now()
+  const heartbeat = new Heartbeat(connections, { pingInterval: 100, pongTimeout: 100_000, stallTimeout: 100_000 })
+  await until(() => looks.length >= 4)
+  heartbeat.stop()
+  t.strictSame(looks.slice(0, 4).map(([name]) => name), ['a', 'b', 'a', 'b'])
+  t.ok(looks.every(([, now, slack]) => now >= before && slack === 10))
+  const { length } = looks
+  await new Promise(resolve => setTimeout(resolve, 40))
+  t.equal(looks.length, length)
+})
+
+t.test('what happens is counted', async t => {
+  const stats = new Stats()
+  t.strictSame(stats.read(0), {
+    sessions: 0, admissions: 0, refusals: {}, goodbyes: {}, messages: { in: 0, out: 0 }, bytes: { in: 0, out: 0 }, calls: {}, answers: {}, letters: {}, strays: {}
+  })
+  stats.admitted()
+  stats.left(1000)
+  stats.left(1000)
+  stats.left(codeOf('removed'))
+  stats.received(3, 100)
+  stats.received(1, 1)
+  stats.sent(50)
+  stats.sent(7)
+  for (const what of ['refusals', 'calls', 'answers', 'letters', 'strays'] as const) {
+    stats.count(what, 'one')
+    stats.count(what, 'two')
+    stats.count(what, 'two')
+  }
+  const twice = { one: 1, two: 2 }
+  t.strictSame(stats.read(4), {
+    sessions: 4,
+    admissions: 1,
+    refusals: twice,
+    goodbyes: { 1000: 2, 4511: 1 },
+    messages: { in: 4, out: 2 },
+    bytes: { in: 101, out: 57 },
+    calls: twice,
+    answers: twice,
+    letters: twice,
+    strays: twice
+  })
+})
+
+t.test('the codes that devices make up are counted as one', async t => {
+  const stats = new Stats()
+  for (const code of [3000, 4000, 4999, 1005, 0]) stats.left(code)
+  stats.left(1006)
+  t.strictSame(stats.read(0).goodbyes, { 0: 5, 1006: 1 })
+})
+
+t.test('who reads the counters cannot change them', async t => {
+  const stats = new Stats()
+  const read = stats.read(0)
+  read.messages.in = 7
+  read.calls.ok = 7
+  t.strictSame(stats.read(0).messages, { in: 0, out: 0 })
+  t.strictSame(stats.read(0).calls, {})
+})
+
+t.test('listeners hear what happens, with what belongs to it, until they go', async t => {
+  const events = new Events(fakeLog())
+  const heard: unknown[] = []
+  const device = { id: 'd' } as Device
+  const onMessage = (data: unknown, from: Device) => { heard.push(['message', data, from.id]) }
+  events.on('message', onMessage)
+  events.on('disconnected', (from, { code }) => { heard.push(['disconnected', from.id, code]) })
+  events.on('delivered', ({ deviceId, id }) => { heard.push(['delivered', deviceId, id]) })
+  events.emit('message', { at: 1 }, device)
+  events.emit('disconnected', device, { code: 1000, reason: '', at: 0 })
+  events.emit('delivered', { deviceId: 'd', id: 'l1' })
+  events.emit('connected', device)
+  t.strictSame(heard.splice(0), [['message', { at: 1 }, 'd'], ['disconnected', 'd', 1000], ['delivered', 'd', 'l1']])
+  events.off('message', onMessage)
+  events.emit('message', 'nobody listens', device)
+  t.strictSame(heard, [])
+})
+
+t.test('a listener that fails is logged, and harms nobody', async t => {
+  const log = fakeLog()
+  const events = new Events(log)
+  const door = gate()
+  const heard: string[] = []
+  const device = { id: 'd' } as Device
+  const [sync, later] = [new Error('at once'), new Error('later')]
+  events.on('connected', () => { throw sync })
+  events.on('connected', async () => { await door.opened; throw later })
+  events.on('connected', async () => {})
+  events.on('connected', () => { heard.push('the last one') })
+  events.emit('connected', device)
+  t.strictSame(heard, ['the last one'])
+  t.strictSame(log.lines, [{ level: 'error', fields: { err: sync, event: 'connected' }, words: 'a listener failed' }])
+  door.open()
+  await turn()
+  t.strictSame(log.lines.slice(1), [{ level: 'error', fields: { err: later, event: 'connected' }, words: 'a listener failed' }])
+})
+
+t.test('a listener may go while it is told', async t => {
+  const events = new Events(fakeLog())
+  const heard: string[] = []
+  const first = () => {
+    heard.push('first')
+    events.off('connected', first)
+  }
+  events.on('connected', first)
+  events.on('connected', () => { heard.push('second') })
+  events.emit('connected', { id: 'd' } as Device)
+  events.emit('connected', { id: 'd' } as Device)
+  t.strictSame(heard, ['first', 'second', 'second'])
+})
