@@ -74,7 +74,7 @@ export class Admission {
 
   open (arrival: Arrival, socket: Socket): Session {
     const { home, subscriptions, delivery } = this.#parts
-    const session = new Session(home, socket, arrival, Date.now())
+    const session = new Session(home, socket, arrival)
     session.owner = new SessionOwner(session, subscriptions, delivery)
     return session
   }

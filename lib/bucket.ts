@@ -19,7 +19,8 @@ export class Bucket {
   /** Takes `count` tokens if they are there. */
   take (count: number, now: number): boolean {
     const { perSecond, burst } = this.#pace
-    this.#tokens = Math.min(burst, this.#tokens + (now - this.#filledAt) / 1_000 * perSecond)
+    // a clock that is set back takes nothing out
+    this.#tokens = Math.min(burst, this.#tokens + Math.max(0, now - this.#filledAt) / 1_000 * perSecond)
     this.#filledAt = now
     if (this.#tokens < count) return false
     this.#tokens -= count

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Failure, Reason } from './errors.ts'
 import type { Letters } from './letters.ts'
@@ -11,8 +12,9 @@ export interface DeliveryLimits {
   attempts: number
 }
 
-/** Failures after which a letter waits for another try. */
-const later = new Set<Reason>(['dropped', 'busy', 'too-fast'])
+/** Failures of a device that has too much to do, and how long it is left alone then. */
+const pressed = new Set<Reason>(['busy', 'too-fast'])
+const PAUSE = 1_000
 
 /** What is on its way to one session. */
 interface Round {
@@ -104,7 +106,11 @@ export class Delivery {
       await session.peer.call('message', { id: letter.id, data: contentOf(letter) }, { id: letter.id, timeout })
     } catch (error) {
       const { reason, device } = error as Failure
-      if (later.has(reason)) return
+      if (reason === 'dropped') return // it waits for the next connection
+      if (pressed.has(reason)) {
+        await sleep(PAUSE, undefined, { ref: false })
+        return await this.#offer(session, letter)
+      }
       await this.#letters.settle(session.id, letter, reason === 'timeout' ? 'expired' : 'refused', device)
       return
     }

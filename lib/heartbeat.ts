@@ -66,7 +66,7 @@ export class Heartbeat {
   constructor (connections: Iterable<Beating>, { pingInterval, pongTimeout, stallTimeout }: Rhythm) {
     const tick = Math.max(10, Math.min(500, pingInterval / 10, pongTimeout / 10, stallTimeout / 10))
     this.#timer = setInterval(() => {
-      const now = Date.now()
+      const now = performance.now() // nobody sets this clock
       for (const connection of connections) connection.check(now, tick)
     }, tick)
     this.#timer.unref()

@@ -39,7 +39,7 @@ export class Keys {
     this.#used.set(key, { digest, answer, until: now + this.#limits.keyTtl })
     this.#trim(now)
     answer.catch(error => {
-      if (error instanceof Failure && nothingSent.has(error.reason)) this.#used.delete(key)
+      if (error instanceof Failure && nothingSent.has(error.reason) && this.#used.get(key)?.answer === answer) this.#used.delete(key)
     })
     return answer
   }
@@ -54,6 +54,6 @@ export class Keys {
 
 export function digestOf (...parts: Array<string | Uint8Array>): string {
   const hash = createHash('sha256')
-  for (const part of parts) hash.update(part).update('\0')
+  for (const part of parts) hash.update(`${part.length}:`).update(part)
   return hash.digest('base64url').slice(0, 22)
 }

@@ -51,7 +51,7 @@ export class Letters {
   async put (deviceId: string, letter: Letter): Promise<Put> {
     const put = await this.#mailbox.put(deviceId, letter, this.#caps)
     if (put.fresh) this.#stats.count('letters', 'queued')
-    if (put.replaced !== undefined) this.#told(deviceId, { id: put.replaced }, { ending: 'replaced' })
+    if (put.replaced !== undefined) await this.#lost(deviceId, put.replaced, 'replaced')
     return put
   }
 
@@ -100,23 +100,22 @@ export class Letters {
   }
 
   async sweep (now: number): Promise<void> {
-    for (const { deviceId, letterId } of await this.#mailbox.sweep(now)) this.#told(deviceId, { id: letterId }, { ending: 'expired' })
+    for (const { deviceId, letterId } of await this.#mailbox.sweep(now)) await this.#lost(deviceId, letterId, 'expired')
   }
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
   outcome (letterId: string, timeout: number, signal?: AbortSignal): { outcome: Promise<Outcome | undefined>, forget: () => void } {
-    let forget = () => {}
-    const outcome = new Promise<Outcome | undefined>(resolve => {
-      const settle = (outcome?: Outcome) => {
-        clearTimeout(timer)
-        signal?.removeEventListener('abort', forget)
-        this.#awaited.delete(letterId)
-        resolve(outcome)
-      }
-      forget = () => settle()
-      const timer = setTimeout(forget, timeout)
-      signal?.addEventListener('abort', forget, { once: true })
-      this.#awaited.set(letterId, settle)
+    let settle!: (outcome?: Outcome) => void
+    const outcome = new Promise<Outcome | undefined>(resolve => { settle = resolve })
+    const forget = () => settle()
+    const timer = setTimeout(forget, timeout)
+    signal?.addEventListener('abort', forget, { once: true })
+    if (signal?.aborted) forget()
+    this.#awaited.set(letterId, settle)
+    void outcome.then(() => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', forget)
+      if (this.#awaited.get(letterId) === settle) this.#awaited.delete(letterId)
     })
     return { outcome, forget }
   }
@@ -124,6 +123,12 @@ export class Letters {
   async close (): Promise<void> {
     this.#unwatch()
     await this.#mailbox.close?.()
+  }
+
+  /** The mailbox took it out by itself; its receipt knows who waits. */
+  async #lost (deviceId: string, letterId: string, ending: Ending): Promise<void> {
+    const receipt = await this.#mailbox.receipt(deviceId, letterId)
+    this.#told(deviceId, receipt ?? { id: letterId }, { ending })
   }
 
   #told (deviceId: string, { id, awaitedBy }: Addressed, outcome: Outcome): void {

@@ -75,7 +75,7 @@ export function settingsOf (options: object): Settings {
   const error = Value.Errors(OptionsSchema, settings).First()
   if (!error) return settings
   const name = error.path.slice(1).split('/')[0]!
-  const schema: TSchema | undefined = OptionsSchema.properties[name as keyof Settings]
-  if (!schema) throw new Error(`fastify-devices has no option "${name}"`)
+  if (!Object.hasOwn(OptionsSchema.properties, name)) throw new Error(`fastify-devices has no option "${name}"`)
+  const schema: TSchema = OptionsSchema.properties[name as keyof Settings]
   throw new Error(`fastify-devices: the option "${name}" is wrong: ${error.message} (${schema.description})`)
 }

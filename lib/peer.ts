@@ -13,6 +13,9 @@ export interface Party {
   stray (message: Result | Failed | Invalid): void
 }
 
+/** What a timer can hold; beyond it, one fires at once. */
+const MAX_TIMER = 2_147_483_647
+
 export interface PeerLimits {
   /** Calls of ours on the wire at a time; the others wait in order. */
   concurrency: number
@@ -84,7 +87,7 @@ export class Peer {
 
       const call: Call = { kind: 'call', id, method, params }
       const giveUp = () => this.#settle(id, givenUp())
-      const timer = timeout === undefined ? undefined : setTimeout(() => this.#settle(id, new Failure('timeout')), timeout)
+      const timer = timeout === undefined ? undefined : setTimeout(() => this.#settle(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER))
       signal?.addEventListener('abort', giveUp, { once: true })
       this.#pending.set(id, {
         call,
@@ -104,11 +107,11 @@ export class Peer {
   }
 
   receive (message: Message | Message[]): void {
-    if (!Array.isArray(message)) return this.#receive(message, answer => this.#party.say(answer))
+    if (!Array.isArray(message)) return this.#receive(message, answer => this.#reply(answer))
     const asked = message.filter(wantsReply).length
     const together: Message[] = []
     const reply: Reply = answer => {
-      if (together.push(answer) === asked) this.#party.say(together)
+      if (together.push(answer) === asked) this.#reply(together)
     }
     for (const one of message) this.#receive(one, reply)
   }
@@ -175,6 +178,10 @@ export class Peer {
         if (message.id === null || !this.#settle(message.id, new Failure('answer-invalid'))) this.#party.stray(message)
       }
     }
+  }
+
+  #reply (answer: Message | Message[]): void {
+    if (!this.#ended) this.#party.say(answer)
   }
 
   #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {

@@ -66,9 +66,10 @@ export class Session implements Device, Party {
   #messages = 0
   #expiresAt: number
 
-  constructor (home: Home, socket: Socket, { deviceId, address, credentials, codec }: Arrival, now: number) {
+  constructor (home: Home, socket: Socket, { deviceId, address, credentials, codec }: Arrival) {
+    const now = performance.now()
     this.id = deviceId
-    this.since = now
+    this.since = Date.now()
     this.address = address
     this.credentials = credentials
     this.codec = codec
@@ -110,7 +111,7 @@ export class Session implements Device, Party {
 
   /** Counts against the device's rate; false: it sends too fast. Whoever goes on all the same is shown out. */
   spend (count: number): boolean {
-    if (this.#bucket.take(count, Date.now())) {
+    if (this.#bucket.take(count, performance.now())) {
       this.#excess = Math.max(0, this.#excess - count)
       return true
     }
@@ -187,7 +188,7 @@ export class Session implements Device, Party {
   }
 
   check (now: number, slack: number): void {
-    const goodbye = now >= this.#expiresAt ? 'expired' : this.#pulse.check(this.#socket, now, slack)
+    const goodbye = Date.now() >= this.#expiresAt ? 'expired' : this.#pulse.check(this.#socket, now, slack)
     if (goodbye) this.end(goodbye)
   }
 

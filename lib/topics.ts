@@ -82,14 +82,15 @@ export class Topics<T> {
 }
 
 function collect<T> (level: Level<T>, names: string[], at: number, found: Set<T>): void {
-  // `a/#` matches `a` too, as in MQTT
-  for (const listener of level.next.get('#')?.here ?? []) found.add(listener)
+  // as in MQTT, no wildcard reaches what begins with `$`, and `a/#` matches `a` too
+  const wild = at > 0 || !names[0]!.startsWith('$')
+  for (const listener of (wild && level.next.get('#')?.here) || []) found.add(listener)
   if (at === names.length) {
     for (const listener of level.here) found.add(listener)
     return
   }
   const exact = level.next.get(names[at]!)
   if (exact) collect(exact, names, at + 1, found)
-  const any = level.next.get('+')
+  const any = wild && level.next.get('+')
   if (any) collect(any, names, at + 1, found)
 }

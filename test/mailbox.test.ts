@@ -29,7 +29,7 @@ t.test('letters in memory are those of one machine', async t => {
 })
 
 t.test('memory holds so many bytes for all devices together', async t => {
-  const mailbox = memoryMailbox({ maxBytes: 10 })
+  const mailbox = memoryMailbox({ maxBytes: 10 + 2 * 256 }) // a letter is charged 256 bytes besides its body
   await mailbox.put('a', letter('1', { body: '12345', collapse: 'k' }), plenty)
   await mailbox.put('b', letter('2', { body: new Uint8Array(5) }), plenty)
   t.equal(await reasonOf(mailbox.put('c', letter('3', { body: '1' }), plenty)), 'store-full')
@@ -516,6 +516,44 @@ t.test('a letter on which connection after connection ends is set aside, and onl
   const it = device()
   delivery.ring(it.session)
   await it.sees('b')
+})
+
+t.test('a ring changes nothing for the letters that are on their way', async t => {
+  const { delivery, device, put, told } = delivering(t, { attempts: 1 })
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  await put('b')
+  delivery.ring(it.session)
+  await it.sees('a b')
+  it.leave()
+  await turn()
+  t.strictSame(told, ['d a set-aside'])
+})
+
+t.test('the mailbox of a device that has left is read no further', async t => {
+  const mailbox = memoryMailbox()
+  const read: string[] = []
+  const { delivery, device, put } = delivering(t, {
+    window: 1,
+    mailbox: {
+      ...mailbox,
+      async * letters (deviceId, after) {
+        for await (const one of mailbox.letters(deviceId, after)) {
+          read.push(one.id)
+          yield one
+        }
+      }
+    }
+  })
+  await put('a', 'b', 'c')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.leave()
+  await turn()
+  t.strictSame(read, ['a', 'b'])
 })
 
 t.test('a connection that ends with everything acknowledged strikes nothing', async t => {

@@ -204,6 +204,18 @@ t.test('no more keys are kept than allowed; the oldest goes', async t => {
   t.equal(await second('a'), 'second a')
 })
 
+t.test('a key that is used anew counts as new', async t => {
+  const { now } = Date
+  t.teardown(() => { Date.now = now })
+  const keys = new Keys({ maxKeys: 2, keyTtl: 100 })
+  for (const [key, time] of [['a', 0], ['b', 90], ['a', 110], ['c', 120]] as const) {
+    Date.now = () => time
+    await keys.once(key, 'x', async () => `${key} at ${time}`)
+  }
+  t.equal(await keys.once('a', 'x', async () => 'once more'), 'a at 110')
+  t.equal(await keys.once('b', 'x', async () => 'once more'), 'once more')
+})
+
 t.test('where no key is kept, every try is one of its own', async t => {
   const keys = new Keys({ maxKeys: 0, keyTtl: 60_000 })
   t.equal(await keys.once('k', 'x', async () => 'first'), 'first')

@@ -297,7 +297,9 @@ t.test('closing lets calls finish, tells each device its own time to come back, 
   t.equal(goodbye.code, 1012)
   t.match(goodbye.reason, /^retry=\d{1,3}$/)
   busy.send({ jsonrpc: '2.0', id, result: 'done' })
-  t.match(await finished, { status: 200, body: 'done' })
+  const answer = await finished
+  t.match(answer, { status: 200, body: 'done' })
+  t.equal(answer.headers.get('connection'), 'close')
   t.match(await dropped, { status: 502, body: { code: 'DEVICE_DROPPED' } })
   t.equal((await busy.closed).code, 1012)
   t.equal((await stuck.closed).code, 1012)

@@ -326,7 +326,7 @@ t.test('many messages can be sent in process, in order, more than go side by sid
 })
 
 t.test('a full mailbox and a full store are told apart', async t => {
-  const app = await listen(t, { maxLetters: 2, maxLetterBytes: 100, mailbox: memoryMailbox({ maxBytes: 150 }) })
+  const app = await listen(t, { maxLetters: 2, maxLetterBytes: 100, mailbox: memoryMailbox({ maxBytes: 1_200 }) })
   const send = (id: string, size: number) => request(app, 'POST', `/devices/${id}/messages?ttl=60`, Buffer.alloc(size))
   t.equal((await send('a', 10)).status, 202)
   t.equal((await send('a', 10)).status, 202)
@@ -335,7 +335,7 @@ t.test('a full mailbox and a full store are told apart', async t => {
   t.ok(full.headers.get('retry-after'))
   t.match(await send('b', 101), { status: 429, body: { code: 'MAILBOX_FULL' } })
   t.equal((await send('b', 90)).status, 202)
-  t.match(await send('c', 50), { status: 507, body: { code: 'STORE_FULL' } })
+  t.match(await send('c', 95), { status: 507, body: { code: 'STORE_FULL' } })
   t.equal((await send('c', 30)).status, 202)
 })
 

@@ -5,6 +5,8 @@ import type { Test } from 'tap'
 import WebSocket, { type ClientOptions } from 'ws'
 import devices, { type Options } from '../lib/index.ts'
 
+export { until } from './fakes.ts'
+
 /** A JSON-RPC message as a device sees it; `data` is what followed it in a binary frame. */
 export interface Seen {
   id?: string | number | null
@@ -160,9 +162,4 @@ export async function request (app: { url: string }, method: string, path: strin
   const bytes = Buffer.from(await response.arrayBuffer())
   const isJson = response.headers.get('content-type')?.startsWith('application/json')
   return { status: response.status, headers: response.headers, body: isJson ? JSON.parse(bytes.toString()) : bytes }
-}
-
-/** Waits until a condition holds, without a guess at how long that takes. */
-export async function until (holds: () => boolean | Promise<boolean>): Promise<void> {
-  while (!await holds()) await new Promise(resolve => setTimeout(resolve, 5))
 }

@@ -118,6 +118,13 @@ function invalid (reason: Invalid['reason'], id: Id | null = null): Invalid {
   return { kind: 'invalid', id, reason }
 }
 
+/** A message whose bytes cannot be attached. An answer is one all the same: its caller must not wait on, and it is not answered. */
+function spoilt (message: Message): Invalid {
+  if (message.kind === 'notice') return invalid('malformed')
+  if (message.kind === 'invalid') return message
+  return invalid(message.kind === 'call' ? 'malformed' : 'answer-invalid', message.id)
+}
+
 function isMembers (value: unknown): value is Members {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
@@ -157,7 +164,7 @@ function withData (message: Message, data: unknown, name = 'data'): Message {
 function attach (message: Message, data: Uint8Array): Message {
   const body = bodyOf(message)
   if (message.kind === 'invalid' || message.kind === 'failure' || !(isMembers(body) || body === undefined || body === null)) {
-    return invalid('malformed', message.kind === 'notice' ? null : message.id)
+    return spoilt(message)
   }
   return withData(message, data)
 }
@@ -177,6 +184,6 @@ function fromBase64 (message: Message): Message {
   try {
     return withBody(message, { ...rest, data: Uint8Array.from(atob(base64 as string), char => char.charCodeAt(0)) })
   } catch {
-    return invalid('malformed', message.kind === 'call' ? message.id : null)
+    return spoilt(message)
   }
 }

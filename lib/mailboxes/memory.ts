@@ -3,7 +3,7 @@ import { sizeOf, type Ending, type Kept, type Mailbox, type Receipt } from '../m
 import type { Detail } from '../errors.ts'
 
 export interface MemoryMailboxOptions {
-  /** Bytes of all letters together. */
+  /** Bytes of all letters together, what each holds besides its body included. */
   maxBytes?: number
   /** Receipts kept of letters that are done with. */
   maxReceipts?: number
@@ -21,6 +21,9 @@ class Box {
   bytes = 0
 }
 
+/** What a letter holds besides its body, about. */
+const OVERHEAD = 256
+
 /** Keeps letters as long as the process lives. */
 export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_000 }: MemoryMailboxOptions = {}): Mailbox {
   const boxes = new Map<string, Box>()
@@ -33,7 +36,7 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
     const box = boxes.get(deviceId)!
     box.letters.delete(letter.id)
     box.bytes -= letter.size
-    bytes -= letter.size
+    bytes -= letter.size + OVERHEAD
     if (box.letters.size === 0) boxes.delete(deviceId)
 
     receipts.set(`${deviceId} ${letter.id}`, { ...receiptOf(letter, ending, Date.now()), ...(device && { device }) })
@@ -55,16 +58,16 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
       const box = boxes.get(deviceId) ?? new Box()
       const replaced = letter.collapse === undefined ? undefined : [...box.letters.values()].find(({ collapse }) => collapse === letter.collapse)
       const size = sizeOf(letter.body)
-      const freed = replaced ? { letters: 1, bytes: replaced.size } : { letters: 0, bytes: 0 }
+      const freed = replaced ? { letters: 1, bytes: replaced.size, all: replaced.size + OVERHEAD } : { letters: 0, bytes: 0, all: 0 }
       if (box.letters.size - freed.letters >= caps.letters || box.bytes - freed.bytes + size > caps.bytes) throw new Failure('mailbox-full')
-      if (bytes - freed.bytes + size > maxBytes) throw new Failure('store-full')
+      if (bytes - freed.all + size + OVERHEAD > maxBytes) throw new Failure('store-full')
 
       if (replaced) take(deviceId, replaced, 'replaced')
       const waiting: Waiting = { ...letter, position: ++position, size, at: Date.now(), strikes: 0 }
       boxes.set(deviceId, box)
       box.letters.set(letter.id, waiting)
       box.bytes += size
-      bytes += size
+      bytes += size + OVERHEAD
       nextExpiry = Math.min(nextExpiry, letter.expiresAt)
       return { receipt: receiptOf(waiting, 'queued', waiting.at), fresh: true, ...(replaced && { replaced: replaced.id }) }
     },

@@ -1,0 +1,121 @@
+import type { Test } from 'tap'
+import type { Codec, Message } from '../../lib/message.ts'
+import { random } from '../fakes.ts'
+
+const kinds = new Set(['call', 'notice', 'result', 'failure', 'invalid'])
+const everyByte = Uint8Array.from({ length: 256 }, (_, at) => at)
+const awkward = ['1', 'a b', 'ü-€-😀', '"\\\n\u2028', '__proto__', '0'.repeat(36)]
+
+/** What every codec must hold. Ids are strings and params are objects here: not every protocol knows others. */
+export function codecContract (t: Test, name: string, make: () => Codec): void {
+  void t.test(`${name} keeps the contract of a codec`, async t => {
+    const codec = make()
+    const back = (message: Message) => codec.decode(codec.encode(message))
+
+    t.test('names itself in a way that fits a header, and lets at least one call on the wire', async t => {
+      t.match(codec.subprotocol, /^[\w.-]+$/)
+      t.ok(codec.concurrency > 0)
+    })
+
+    t.test('brings each kind of message back as it was', async t => {
+      const params = { name: 'ü€😀 "\\\n\u2028', list: [1, null, { deep: true }], none: null, no: false }
+      t.strictSame(back({ kind: 'call', id: 'a1', method: 'read', params }), { kind: 'call', id: 'a1', method: 'read', params })
+      t.strictSame(back({ kind: 'notice', method: 'tell', params }), { kind: 'notice', method: 'tell', params })
+      t.strictSame(back({ kind: 'result', id: 'a1', result: params }), { kind: 'result', id: 'a1', result: params })
+      t.match(back({ kind: 'failure', id: 'a1', reason: 'unknown-method' }), { kind: 'failure', id: 'a1', reason: 'unknown-method' })
+    })
+
+    t.test('brings back what the other side said when it refused', async t => {
+      const detail = { code: 17, message: 'The door is open', data: { door: 'left' } }
+      t.match(back({ kind: 'failure', id: 'a1', reason: 'refused', detail }), {
+        kind: 'failure', id: 'a1', reason: 'refused', detail: { message: 'The door is open', data: { door: 'left' } }
+      })
+    })
+
+    t.test('tells the other side of a message that was none', async t => {
+      t.match(back({ kind: 'invalid', id: 'a1', reason: 'malformed' }), { kind: 'failure', id: 'a1' })
+    })
+
+    t.test('never loses an id', async t => {
+      for (const id of awkward) {
+        t.match(back({ kind: 'call', id, method: 'read', params: {} }), { kind: 'call', id })
+        t.match(back({ kind: 'result', id, result: {} }), { kind: 'result', id })
+        t.match(back({ kind: 'failure', id, reason: 'internal' }), { kind: 'failure', id })
+      }
+    })
+
+    t.test('brings bytes back as bytes', async t => {
+      const inside = Buffer.concat([Buffer.from('around'), everyByte, Buffer.from('around')]).subarray(6, 262)
+      for (const data of [everyByte, new Uint8Array(0), Uint8Array.of(10, 10), Uint8Array.of(255), inside]) {
+        const call = back({ kind: 'call', id: 'a1', method: 'write', params: { at: 'here', data } }) as any
+        t.ok(call.params.data instanceof Uint8Array)
+        t.strictSame([...call.params.data], [...data])
+        t.match(call, { kind: 'call', id: 'a1', method: 'write', params: { at: 'here' } })
+        const notice = back({ kind: 'notice', method: 'write', params: { data } }) as any
+        t.strictSame([...notice.params.data], [...data])
+        const result = back({ kind: 'result', id: 'a1', result: { at: 'here', data } }) as any
+        t.strictSame([...result.result.data], [...data])
+        t.match(result, { kind: 'result', id: 'a1', result: { at: 'here' } })
+        const bare = back({ kind: 'result', id: 'a1', result: data }) as any
+        t.strictSame([...bare.result.data], [...data])
+      }
+    })
+
+    t.test('leaves the messages it encodes as they are', async t => {
+      const params = { at: 'here', data: Uint8Array.of(1, 2) }
+      codec.encode({ kind: 'call', id: 'a1', method: 'write', params })
+      t.strictSame(params, { at: 'here', data: Uint8Array.of(1, 2) })
+    })
+
+    t.test('keeps no state: garbage in between changes nothing', async t => {
+      const frame = codec.encode({ kind: 'call', id: 'a1', method: 'read', params: { data: everyByte } })
+      const before = codec.decode(frame)
+      for (const garbage of ['', '{', '\u0000', Uint8Array.of(0xe2, 0x82), Uint8Array.of(0xff, 10), new Uint8Array(0)]) codec.decode(garbage)
+      t.strictSame(codec.decode(frame), before)
+    })
+
+    t.test('never throws, whatever comes', async t => {
+      const next = random(7)
+      const below = (limit: number) => Math.floor(next() * limit)
+      const alphabet = '{}[]":,.0123456789eE+-\\ \n\u0000truefalsnjopcidmhvk ü€\ud800'
+      const examples: Array<string | Uint8Array> = [
+        codec.encode({ kind: 'call', id: 'a1', method: 'read', params: { list: [1, { two: 2 }] } }),
+        codec.encode({ kind: 'result', id: 'a1', result: { data: Uint8Array.of(1, 2, 3) } }),
+        codec.encode({ kind: 'failure', id: 'a1', reason: 'refused', detail: { code: 1, message: 'no' } })
+      ]
+      const wrong: unknown[] = []
+      for (let count = 0; count < 6_000; count++) {
+        const kind = count % 3
+        const frame = kind === 0
+          ? Uint8Array.from({ length: below(60) }, () => below(256))
+          : kind === 1
+            ? Array.from({ length: below(60) }, () => alphabet[below(alphabet.length)]).join('')
+            : cut(examples[below(examples.length)]!, below)
+        try {
+          const decoded = codec.decode(frame)
+          for (const message of Array.isArray(decoded) ? decoded : [decoded]) if (!isMessage(message)) wrong.push({ frame, message })
+        } catch (error) {
+          wrong.push({ frame, error })
+        }
+      }
+      t.strictSame(wrong, [])
+    })
+  })
+}
+
+function cut (frame: string | Uint8Array, below: (limit: number) => number): string | Uint8Array {
+  return frame.slice(below(frame.length), 1 + below(frame.length))
+}
+
+/** Whether this has the shape that the types promise. */
+export function isMessage (value: any): value is Message {
+  if (!kinds.has(value?.kind)) return false
+  const hasId = typeof value.id === 'string' || typeof value.id === 'number'
+  switch ((value as Message).kind) {
+    case 'call': return hasId && typeof value.method === 'string'
+    case 'notice': return value.id === undefined && typeof value.method === 'string'
+    case 'result': return hasId && value.result !== undefined
+    case 'failure': return (hasId || value.id === null) && typeof value.reason === 'string'
+    case 'invalid': return (hasId || value.id === null) && ['unreadable', 'malformed', 'answer-invalid'].includes(value.reason)
+  }
+}

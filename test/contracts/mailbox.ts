@@ -1,0 +1,313 @@
+import type { Test } from 'tap'
+import type { Caps, Ending, Kept, Letter, Mailbox } from '../../lib/mailbox.ts'
+import { all, reasonOf } from '../fakes.ts'
+
+const HOUR = 3_600_000
+const plenty: Caps = { letters: 1_000, bytes: 1_000_000 }
+
+/** A letter that waits an hour, unless it says otherwise. */
+export function letter (id: string, members: Partial<Letter> = {}): Letter {
+  return { id, body: `"${id}"`, expiresAt: Date.now() + HOUR, ...members }
+}
+
+/** What every mailbox must hold. */
+export function mailboxContract (t: Test, name: string, make: () => Promise<Mailbox> | Mailbox): void {
+  void t.test(`${name} keeps the contract of a mailbox`, async t => {
+    const fresh = async (t: Pick<Test, 'teardown'>) => {
+      const mailbox = await make()
+      t.teardown(() => mailbox.close?.())
+      return mailbox
+    }
+    const ids = async (mailbox: Mailbox, deviceId: string, after?: number) => (await all(mailbox.letters(deviceId, after))).map(({ id }) => id)
+    const put = async (mailbox: Mailbox, deviceId: string, ...names: string[]) => {
+      for (const id of names) await mailbox.put(deviceId, letter(id), plenty)
+    }
+    const sweep = async (mailbox: Mailbox, now: number) => {
+      const found: string[] = []
+      for (;;) {
+        const expired = await mailbox.sweep(now)
+        if (expired.length === 0) return found.toSorted()
+        found.push(...expired.map(({ deviceId, letterId }) => `${deviceId} ${letterId}`))
+      }
+    }
+
+    t.test('letters come in the order in which they were put', async t => {
+      const mailbox = await fresh(t)
+      const names = Array.from({ length: 30 }, (_, at) => `l${(at * 7) % 30}`)
+      await put(mailbox, 'd', ...names)
+      t.strictSame(await ids(mailbox, 'd'), names)
+      t.strictSame(await ids(mailbox, 'd'), names, 'to look takes nothing out')
+      t.equal(await mailbox.waiting('d'), 30)
+    })
+
+    t.test('positions grow and never come again, and one reads on from behind any of them', async t => {
+      const mailbox = await fresh(t)
+      await put(mailbox, 'd', 'a', 'b', 'c')
+      const kept = await all(mailbox.letters('d'))
+      const [a, b, c] = kept.map(({ position }) => position) as [number, number, number]
+      t.ok(0 < a && a < b && b < c)
+      t.strictSame(await ids(mailbox, 'd', 0), ['a', 'b', 'c'])
+      t.strictSame(await ids(mailbox, 'd', a), ['b', 'c'])
+      t.strictSame(await ids(mailbox, 'd', c), [])
+      for (const id of ['a', 'b', 'c']) await mailbox.settle('d', id, 'delivered')
+      t.strictSame(await ids(mailbox, 'd'), [])
+      await put(mailbox, 'd', 'e')
+      t.strictSame(await ids(mailbox, 'd', c), ['e'])
+    })
+
+    t.test('a letter comes back exactly as it was', async t => {
+      const mailbox = await fresh(t)
+      const bytes = Uint8Array.from({ length: 256 }, (_, at) => at)
+      const inside = Buffer.concat([Buffer.from('around'), bytes, Buffer.from('around')]).subarray(6, 262)
+      const text = JSON.stringify({ name: 'ü€😀 "\\\n\u2028\0', list: [1, null] })
+      const expiresAt = Date.now() + HOUR
+      const letters: Letter[] = [
+        { id: 'bytes', body: bytes, expiresAt },
+        { id: 'inside', body: inside, expiresAt },
+        { id: 'no bytes', body: new Uint8Array(0), expiresAt },
+        { id: 'text', body: text, expiresAt, collapse: 'ü', digest: 'abc', awaitedBy: 'n1' }
+      ]
+      for (const one of letters) await mailbox.put('d', one, plenty)
+      for (const [at, kept] of (await all(mailbox.letters('d'))).entries()) {
+        const { id, body, collapse, digest, awaitedBy } = letters[at]!
+        t.strictSame([kept.id, kept.expiresAt, kept.collapse, kept.digest, kept.awaitedBy], [id, expiresAt, collapse, digest, awaitedBy])
+        t.equal(typeof kept.body, typeof body)
+        if (typeof kept.body === 'string') t.equal(kept.body, body)
+        else t.strictSame([...kept.body], [...body as Uint8Array], id)
+      }
+    })
+
+    t.test('devices do not disturb each other', async t => {
+      const mailbox = await fresh(t)
+      const neighbours = ['d', 'd1', 'D', 'd.1', 'd~', 'd:1', 'd+', 'x'.repeat(128)]
+      for (const deviceId of neighbours) {
+        t.equal((await mailbox.put(deviceId, letter('same', { body: `"${deviceId}"`, collapse: 'k' }), { letters: 1, bytes: 200 })).fresh, true)
+      }
+      for (const deviceId of neighbours) t.strictSame((await all(mailbox.letters(deviceId))).map(({ body }) => body), [`"${deviceId}"`])
+      await mailbox.settle('d', 'same', 'cancelled')
+      await mailbox.strike('d1', 'same')
+      for (const deviceId of neighbours.slice(1)) t.equal(await mailbox.waiting(deviceId), 1)
+      t.equal((await mailbox.receipt('d1', 'same'))!.status, 'queued')
+      t.equal(await mailbox.strike('D', 'same'), 1)
+    })
+
+    t.test('a device of which nothing is known has no letters', async t => {
+      const mailbox = await fresh(t)
+      t.strictSame(await ids(mailbox, 'nobody'), [])
+      t.equal(await mailbox.waiting('nobody'), 0)
+      t.equal(await mailbox.receipt('nobody', 'l'), undefined)
+      t.equal(await mailbox.settle('nobody', 'l', 'delivered'), false)
+      t.equal(await mailbox.strike('nobody', 'l'), 0)
+    })
+
+    t.test('a box holds so many letters and no more', async t => {
+      const mailbox = await fresh(t)
+      const caps = { letters: 2, bytes: 1_000 }
+      for (const id of ['a', 'b']) await mailbox.put('d', letter(id), caps)
+      t.equal(await reasonOf(mailbox.put('d', letter('c'), caps)), 'mailbox-full')
+      t.strictSame(await ids(mailbox, 'd'), ['a', 'b'])
+      t.equal(await mailbox.receipt('d', 'c'), undefined, 'what was refused leaves no trace')
+      await mailbox.settle('d', 'a', 'delivered')
+      t.equal((await mailbox.put('d', letter('c'), caps)).fresh, true)
+      t.strictSame(await ids(mailbox, 'd'), ['b', 'c'])
+    })
+
+    t.test('a box holds so many bytes and no more', async t => {
+      const mailbox = await fresh(t)
+      const caps = { letters: 100, bytes: 10 }
+      await mailbox.put('d', letter('euros', { body: '"€€"' }), caps)
+      t.equal(await reasonOf(mailbox.put('d', letter('bytes', { body: new Uint8Array(3) }), caps)), 'mailbox-full')
+      t.equal((await mailbox.put('d', letter('fits', { body: new Uint8Array(2) }), caps)).fresh, true)
+      t.equal(await reasonOf(mailbox.put('d', letter('one more', { body: '1' }), caps)), 'mailbox-full')
+      await mailbox.settle('d', 'euros', 'expired')
+      t.equal((await mailbox.put('d', letter('now', { body: new Uint8Array(8) }), caps)).fresh, true)
+      t.strictSame(await ids(mailbox, 'd'), ['fits', 'now'])
+    })
+
+    t.test('of many letters at once no more get in than there is room for', async t => {
+      const mailbox = await fresh(t)
+      const caps = { letters: 5, bytes: 1_000 }
+      const outcomes = await Promise.all(Array.from({ length: 12 }, (_, at) => reasonOf(mailbox.put('d', letter(`l${at}`), caps))))
+      t.equal(outcomes.filter(outcome => outcome === 'mailbox-full').length, 7)
+      t.equal(outcomes.filter(outcome => outcome === 'it did not fail').length, 5)
+      t.equal(await mailbox.waiting('d'), 5)
+      t.equal((await ids(mailbox, 'd')).length, 5)
+    })
+
+    t.test('a letter that is known is not kept again, and its first receipt stands', async t => {
+      const mailbox = await fresh(t)
+      const caps = { letters: 1, bytes: 100 }
+      const first = await mailbox.put('d', letter('a', { digest: 'first' }), caps)
+      t.match(first, { fresh: true, receipt: { id: 'a', status: 'queued', digest: 'first' } })
+      const again = await mailbox.put('d', letter('a', { body: '"other"', digest: 'second', collapse: 'k' }), caps)
+      t.strictSame(again, { receipt: first.receipt, fresh: false })
+      t.strictSame((await all(mailbox.letters('d'))).map(({ body }) => body), ['"a"'])
+
+      await mailbox.settle('d', 'a', 'delivered')
+      const late = await mailbox.put('d', letter('a'), caps)
+      t.match(late, { fresh: false, receipt: { id: 'a', status: 'delivered', digest: 'first' } })
+      t.equal(await mailbox.waiting('d'), 0)
+    })
+
+    t.test('of many who put the same letter at once, one has put it', async t => {
+      const mailbox = await fresh(t)
+      const puts = await Promise.all(Array.from({ length: 8 }, () => mailbox.put('d', letter('a'), plenty)))
+      t.equal(puts.filter(({ fresh }) => fresh).length, 1)
+      t.ok(puts.every(({ receipt }) => receipt.id === 'a' && receipt.status === 'queued'))
+      t.strictSame(await ids(mailbox, 'd'), ['a'])
+    })
+
+    t.test('a letter takes the place of the one with the same key, and stands at the end', async t => {
+      const mailbox = await fresh(t)
+      await mailbox.put('d', letter('a', { collapse: 'k' }), plenty)
+      await mailbox.put('d', letter('b', { collapse: 'other' }), plenty)
+      await mailbox.put('d', letter('c'), plenty)
+      const put = await mailbox.put('d', letter('e', { collapse: 'k' }), plenty)
+      t.match(put, { fresh: true, receipt: { id: 'e', status: 'queued', collapse: 'k' } })
+      t.ok(JSON.stringify(put.replaced).includes('a'))
+      t.strictSame(await ids(mailbox, 'd'), ['b', 'c', 'e'])
+      t.equal((await mailbox.receipt('d', 'a'))!.status, 'replaced')
+      t.equal(await mailbox.settle('d', 'a', 'delivered'), false)
+      t.equal((await mailbox.put('d', letter('f'), plenty)).replaced, undefined)
+      await mailbox.settle('d', 'e', 'delivered')
+      t.equal((await mailbox.put('d', letter('g', { collapse: 'k' }), plenty)).replaced, undefined, 'what is done with is not replaced')
+    })
+
+    t.test('the letter that is replaced frees its room', async t => {
+      const mailbox = await fresh(t)
+      const caps = { letters: 1, bytes: 10 }
+      await mailbox.put('d', letter('a', { body: new Uint8Array(10), collapse: 'k' }), caps)
+      t.equal((await mailbox.put('d', letter('b', { body: new Uint8Array(10), collapse: 'k' }), caps)).fresh, true)
+      t.equal(await reasonOf(mailbox.put('d', letter('c', { body: new Uint8Array(11), collapse: 'k' }), caps)), 'mailbox-full')
+      t.strictSame(await ids(mailbox, 'd'), ['b'], 'a letter that does not fit replaces none')
+      t.equal((await mailbox.receipt('d', 'b'))!.status, 'queued')
+      t.equal(await mailbox.receipt('d', 'c'), undefined)
+    })
+
+    t.test('a letter is settled once', async t => {
+      const mailbox = await fresh(t)
+      await put(mailbox, 'd', 'a', 'b')
+      t.equal(await mailbox.settle('d', 'unknown', 'delivered'), false)
+      const outcomes = await Promise.all((['delivered', 'expired', 'cancelled'] as const).map(async ending => await mailbox.settle('d', 'a', ending) && ending))
+      const [ending, ...more] = outcomes.filter(outcome => outcome !== false)
+      t.strictSame(more, [])
+      t.equal((await mailbox.receipt('d', 'a'))!.status, ending)
+      t.equal(await mailbox.settle('d', 'a', 'refused', { code: 1, message: 'late' }), false)
+      t.equal((await mailbox.receipt('d', 'a'))!.status, ending)
+      t.strictSame(await ids(mailbox, 'd'), ['b'])
+      t.equal(await mailbox.waiting('d'), 1)
+    })
+
+    t.test('a receipt tells what a letter is, and what became of it', async t => {
+      const mailbox = await fresh(t)
+      const expiresAt = Date.now() + HOUR
+      const endings: Ending[] = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'set-aside']
+      const detail = { code: 'E7', message: 'No', data: { why: [1] } }
+      for (const ending of endings) {
+        const from = Date.now()
+        const { receipt } = await mailbox.put('d', { id: ending, body: '"€"', expiresAt, collapse: ending, digest: 'abc', awaitedBy: 'n1' }, plenty)
+        const known = { id: ending, expiresAt, size: 5, collapse: ending, digest: 'abc', awaitedBy: 'n1' }
+        t.strictSame(receipt, { ...known, status: 'queued', at: receipt.at })
+        t.ok(receipt.at >= from && receipt.at <= Date.now())
+        t.strictSame(await mailbox.receipt('d', ending), receipt)
+
+        t.equal(await mailbox.settle('d', ending, ending, ending === 'refused' ? detail : undefined), true)
+        const settled = (await mailbox.receipt('d', ending))!
+        t.strictSame(settled, { ...known, status: ending, at: settled.at, ...(ending === 'refused' && { device: detail }) })
+        t.ok(settled.at >= receipt.at && settled.at <= Date.now())
+      }
+      const { receipt } = await mailbox.put('d', { id: 'bare', body: new Uint8Array(7), expiresAt }, plenty)
+      t.strictSame(receipt, { id: 'bare', expiresAt, size: 7, status: 'queued', at: receipt.at })
+    })
+
+    t.test('strikes are counted for each letter', async t => {
+      const mailbox = await fresh(t)
+      await put(mailbox, 'd', 'a', 'b')
+      t.equal(await mailbox.strike('d', 'a'), 1)
+      t.equal(await mailbox.strike('d', 'a'), 2)
+      t.equal(await mailbox.strike('d', 'b'), 1)
+      t.equal(await mailbox.strike('d', 'a'), 3)
+      t.strictSame(await ids(mailbox, 'd'), ['a', 'b'], 'a strike alone takes nothing out')
+      await mailbox.settle('d', 'a', 'set-aside')
+      t.equal(await mailbox.strike('d', 'a'), 0)
+      t.equal(await mailbox.strike('d', 'unknown'), 0)
+    })
+
+    t.test('what has expired is swept out and told once', async t => {
+      const mailbox = await fresh(t)
+      const now = Date.now() + HOUR
+      t.strictSame(await sweep(mailbox, now), [])
+      await mailbox.put('d', letter('past', { expiresAt: now - 1 }), plenty)
+      await mailbox.put('d', letter('later', { expiresAt: now + 1 }), plenty)
+      await mailbox.put('d', letter('now', { expiresAt: now }), plenty)
+      await mailbox.put('e', letter('past', { expiresAt: now - 10 }), plenty)
+      await mailbox.put('e', letter('settled', { expiresAt: now - 10 }), plenty)
+      await mailbox.settle('e', 'settled', 'delivered')
+
+      t.strictSame(await sweep(mailbox, now - 11), [])
+      t.strictSame(await sweep(mailbox, now), ['d now', 'd past', 'e past'])
+      t.strictSame(await sweep(mailbox, now), [])
+      t.strictSame(await ids(mailbox, 'd'), ['later'])
+      t.equal(await mailbox.waiting('e'), 0)
+      t.equal((await mailbox.receipt('d', 'past'))!.status, 'expired')
+      t.equal((await mailbox.receipt('d', 'later'))!.status, 'queued')
+      t.equal(await mailbox.settle('d', 'past', 'delivered'), false)
+      t.strictSame(await sweep(mailbox, now + 1), ['d later'])
+    })
+
+    t.test('many that expire at once are all swept out', async t => {
+      const mailbox = await fresh(t)
+      const now = Date.now() + HOUR
+      const expected: string[] = []
+      for (let count = 0; count < 300; count++) {
+        await mailbox.put(`d${count % 7}`, letter(`l${count}`, { expiresAt: now }), plenty)
+        expected.push(`d${count % 7} l${count}`)
+      }
+      t.strictSame(await sweep(mailbox, now), expected.toSorted())
+      for (let device = 0; device < 7; device++) t.equal(await mailbox.waiting(`d${device}`), 0)
+    })
+
+    t.test('what has expired frees its room', async t => {
+      const mailbox = await fresh(t)
+      const now = Date.now() + HOUR
+      const caps = { letters: 1, bytes: 5 }
+      await mailbox.put('d', letter('a', { body: '12345', expiresAt: now }), caps)
+      await sweep(mailbox, now)
+      t.equal((await mailbox.put('d', letter('b', { body: '12345' }), caps)).fresh, true)
+    })
+
+    t.test('letters that are put while one reads come then or next, each once', async t => {
+      const mailbox = await fresh(t)
+      await put(mailbox, 'd', 'a', 'b')
+      const seen: Kept[] = []
+      for await (const one of mailbox.letters('d')) {
+        seen.push(one)
+        if (one.id === 'a') await put(mailbox, 'd', 'c')
+        if (one.id === 'b') await put(mailbox, 'd', 'e')
+      }
+      seen.push(...await all(mailbox.letters('d', seen.at(-1)!.position)))
+      t.strictSame(seen.map(({ id }) => id), ['a', 'b', 'c', 'e'])
+    })
+
+    t.test('letters may be settled while one reads, even the last of them', async t => {
+      const mailbox = await fresh(t)
+      await put(mailbox, 'd', 'a', 'b', 'c')
+      const seen: Kept[] = []
+      for await (const one of mailbox.letters('d')) {
+        seen.push(one)
+        t.equal(await mailbox.settle('d', one.id, 'delivered'), true)
+        if (one.id === 'c') await put(mailbox, 'd', 'e')
+      }
+      seen.push(...await all(mailbox.letters('d', seen.at(-1)!.position)))
+      t.strictSame([...new Set(seen.map(({ id }) => id))], ['a', 'b', 'c', 'e'])
+      t.equal(seen.length, 4)
+    })
+
+    t.test('one may stop reading in the middle', async t => {
+      const mailbox = await fresh(t)
+      await put(mailbox, 'd', 'a', 'b', 'c')
+      for await (const { id } of mailbox.letters('d')) if (id === 'b') break
+      t.strictSame(await ids(mailbox, 'd'), ['a', 'b', 'c'])
+    })
+  })
+}
