@@ -12,6 +12,7 @@ import type { Registry } from './registry.ts'
 import type { Credentials } from './device.ts'
 import { Session, type Arrival, type Home, type Socket } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
+import { detached } from './text.ts'
 
 /** A device on its way in. */
 interface Entrant {
@@ -117,7 +118,7 @@ export class Admission {
     if (deviceId.length > this.#parts.maxIdLength) {
       throw new Failure('bad-id', { message: `REST cannot reach an id this long: set Fastify's routerOptions.maxParamLength to ${deviceId.length} or more` })
     }
-    entrant.deviceId = deviceId
+    entrant.deviceId = detached(deviceId)
   }
 
   #choose (entrant: Entrant): void {

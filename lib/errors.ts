@@ -50,6 +50,8 @@ export type Reason = keyof typeof answers
 /** Why a connection ended, and whether the device may come back by itself. */
 export const goodbyes = {
   done: { code: 1000, again: false, message: 'asked for' },
+  away: { code: 1001, again: true, message: 'going away' },
+  unsaid: { code: 1005, again: true, message: 'closed without a code' },
   vanished: { code: 1006, again: true, message: 'the line was cut' },
   protocol: { code: 1002, again: true, message: 'broke the protocol' },
   type: { code: 1003, again: true, message: 'sent a type that is not understood' },

@@ -31,6 +31,10 @@ import { WebSocketDoor } from './transports/websocket.ts'
 
 const SWEEP_INTERVAL = 1_000
 
+/** Fastify's defaults: the length of a parameter in a path, and the time of a hook that runs before it closes. */
+const ROUTER_DEFAULT = 100
+const PLUGIN_TIMEOUT = 10_000
+
 const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   if (app.hasDecorator('devices')) throw new Error('fastify-devices is registered in this scope already')
   const settings = settingsOf(options)
@@ -38,6 +42,10 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const mailbox = settings.mailbox ?? memoryMailbox()
   const backplane = settings.backplane ?? localBackplane()
   const codecs = settings.codecs ?? [jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch })]
+  const { pluginTimeout = PLUGIN_TIMEOUT } = app.initialConfig
+  if (pluginTimeout > 0 && settings.drainTimeout >= pluginTimeout) {
+    throw new Error(`fastify-devices: the option "drainTimeout" must be less than Fastify's pluginTimeout of ${pluginTimeout} ms, or closing fails`)
+  }
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: letters in the mailbox of one machine are lost to the devices that come back to another; use a mailbox that all nodes share')
   }
@@ -75,7 +83,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
 
   let draining = false
   const isDraining = () => draining
-  const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? app.initialConfig.maxParamLength ?? ROUTER_DEFAULT
+  const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? ROUTER_DEFAULT
   const admission = new Admission({
     home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, delivery, letters, events
   })
@@ -117,9 +125,6 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     await backplane.close?.()
   })
 }
-
-/** Fastify's default for the length of a parameter in a path. */
-const ROUTER_DEFAULT = 100
 
 declare module 'fastify' {
   interface FastifyInstance {

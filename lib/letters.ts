@@ -5,6 +5,7 @@ import type { Events } from './events.ts'
 import type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
 import type { Detail } from './errors.ts'
 import type { Stats } from './stats.ts'
+import { detached } from './text.ts'
 
 /** How a letter ended, for whoever waits for it. */
 export interface Outcome {
@@ -49,7 +50,7 @@ export class Letters {
   }
 
   async put (deviceId: string, letter: Letter): Promise<Put> {
-    const put = await this.#mailbox.put(deviceId, letter, this.#caps)
+    const put = await this.#mailbox.put(detached(deviceId), letter, this.#caps)
     if (put.fresh) this.#stats.count('letters', 'queued')
     if (put.replaced !== undefined) await this.#lost(deviceId, put.replaced, 'replaced')
     return put

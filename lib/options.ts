@@ -61,7 +61,7 @@ export const OptionsSchema = Type.Object({
   keyTtl: Milliseconds(86_400_000, 'How long an idempotency key is remembered'),
 
   closeTimeout: Milliseconds(2_000, 'Time for a device to answer a close frame'),
-  drainTimeout: Milliseconds(10_000, 'Time for `app.close()`'),
+  drainTimeout: Milliseconds(8_000, 'Time for `app.close()`; less than the `pluginTimeout` of Fastify'),
   retrySpread: Milliseconds(10_000, 'Devices of a leaving node are told to come back within this time')
 }, { additionalProperties: false })
 

@@ -6,6 +6,7 @@ import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Receipt } from './mailbox.ts'
 import type { Registry } from './registry.ts'
+import { detached } from './text.ts'
 
 export interface SendOptions {
   /** Milliseconds the message may wait; 0, the default: now or never. */
@@ -116,7 +117,7 @@ export class Outbox {
         id,
         body,
         expiresAt: Date.now() + ttl,
-        ...(collapse !== undefined && { collapse }),
+        ...(collapse !== undefined && { collapse: detached(collapse) }),
         ...(digest !== undefined && { digest }),
         ...(confirm && { awaitedBy: this.#node })
       })

@@ -166,6 +166,7 @@ export class Session implements Device, Party {
   async offer (id: string, data: unknown): Promise<void> {
     const frame = this.frame({ kind: 'notice', method: 'message', params: { id, data } })
     await this.#output.offer(frame)
+    if (this.left) throw new Failure('dropped')
     this.#home.stats.sent(frame.wire.length)
   }
 

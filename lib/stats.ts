@@ -1,4 +1,4 @@
-import { goodbyes, type Goodbye } from './errors.ts'
+import { goodbyes } from './errors.ts'
 
 /** Plain counters since the start; every refusal, goodbye and outcome is one of them. */
 export interface Counters {
@@ -37,8 +37,7 @@ export class Stats {
 
   left (code: number): void {
     // a device chooses the code it leaves with; counting each would let it fill the table
-    const known = Object.values(goodbyes).some(goodbye => goodbye.code === code)
-    increment(this.#counters.goodbyes, known ? code : 0)
+    increment(this.#counters.goodbyes, known.has(code) ? code : 0)
   }
 
   received (messages: number, bytes: number): void {
@@ -60,9 +59,7 @@ export class Stats {
   }
 }
 
-export function codeOf (goodbye: Goodbye): number {
-  return goodbyes[goodbye].code
-}
+const known = new Set<number>(Object.values(goodbyes).map(({ code }) => code))
 
 function increment (counts: Record<string | number, number>, name: string | number): void {
   counts[name] = (counts[name] ?? 0) + 1

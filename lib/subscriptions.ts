@@ -3,6 +3,7 @@ import { Failure } from './errors.ts'
 import { Frame } from './frame.ts'
 import type { Codec } from './message.ts'
 import type { Session } from './session.ts'
+import { detached } from './text.ts'
 import { Topics, isFilter, type TopicLimits } from './topics.ts'
 
 export interface SubscriptionLimits {
@@ -36,7 +37,7 @@ export class Subscriptions {
     if (!valid) throw new Failure('bad-topic')
     if (new Set([...session.topics, ...filters]).size > this.#limits.maxTopics) throw new Failure('too-many-topics')
     if (session.left) throw new Failure('dropped')
-    for (const filter of filters) {
+    for (const filter of filters.map(detached)) {
       session.topics.add(filter)
       if (this.#topics.add(filter, session)) this.#watched.set(filter, this.#backplane.watch(filter, this.#deliver))
     }

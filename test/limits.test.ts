@@ -5,8 +5,8 @@ import t from 'tap'
 import { connect, listen, request, until, type TestDevice } from './support.ts'
 
 /** A socket that has upgraded by hand, to send what no client would. */
-async function upgraded (url: string, deviceId: string): Promise<Socket> {
-  const socket = connectTcp(Number(new URL(url).port), '127.0.0.1')
+async function upgraded (url: string, deviceId: string, allowHalfOpen = false): Promise<Socket> {
+  const socket = connectTcp({ port: Number(new URL(url).port), host: '127.0.0.1', allowHalfOpen })
   socket.on('error', () => {})
   socket.write(`GET /ws?deviceId=${deviceId} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${randomBytes(16).toString('base64')}\r\n\r\n`)
   await once(socket, 'data')
@@ -244,6 +244,17 @@ t.test('a device that answers no ping is gone', async t => {
   await until(() => !app.devices.has('mute'))
   t.equal((await app.devices.describe('mute')).lastGoodbye!.code, 4012)
   t.ok((await alive.ask('ping')).result.now)
+  socket.destroy()
+})
+
+t.test('a device that has said goodbye is gone, even while its connection lingers', async t => {
+  const app = await listen(t)
+  const socket = await upgraded(app.url, 'lingering', true)
+  await until(() => app.devices.has('lingering'))
+  socket.write(frame(0x88, Buffer.alloc(0)))
+  await once(socket, 'end')
+  await t.rejects(app.devices.send('lingering', 1), { code: 'DEVICE_DROPPED' })
+  t.equal(app.devices.size, 0)
   socket.destroy()
 })
 

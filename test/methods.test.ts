@@ -249,7 +249,7 @@ t.test('without options everything has a default', async t => {
     maxBuffered: 1_048_576, stallTimeout: 10_000, rate: 100, burst: 200,
     pingInterval: 25_000, pongTimeout: 10_000, callTimeout: 10_000, maxTimeout: 300_000,
     maxTtl: 604_800_000, maxLetters: 1_000, maxLetterBytes: 1_048_576, window: 32, attempts: 5, maxKeys: 10_000, keyTtl: 86_400_000,
-    closeTimeout: 2_000, drainTimeout: 10_000, retrySpread: 10_000
+    closeTimeout: 2_000, drainTimeout: 8_000, retrySpread: 10_000
   } as unknown as Settings)
 })
 

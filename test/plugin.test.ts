@@ -91,6 +91,8 @@ t.test('a wrong option is named', async t => {
   await rejects({ path: 'ws' }, /option "path" is wrong/)
   await Fastify().register(devices, { rate: undefined } as object)
   await rejects({ maxTtl: 2 ** 40 }, /option "maxTtl" is wrong/)
+  await rejects({ drainTimeout: 10_000 }, /"drainTimeout" must be less than Fastify's pluginTimeout of 10000 ms/)
+  await Fastify({ pluginTimeout: 0 }).register(devices, { drainTimeout: 60_000 })
   await rejects({ backplane: { ...localBackplane(), remote: true }, mailbox: memoryMailbox() }, /a mailbox that all nodes share/)
 })
 
@@ -149,7 +151,7 @@ t.test('it answers inject and injectWS', async t => {
 })
 
 t.test('an upgrade that no route takes is answered and closed', async t => {
-  const app = await listen(t)
+  const app = await listen(t, { closeTimeout: 50 })
   for (const [path, status] of [['/nowhere', 404], ['/devices/d', 404], [`/ws/${'x'.repeat(129)}`, 414]] as const) {
     const socket = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
     socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`)
@@ -327,6 +329,34 @@ t.test('who comes while the node is leaving is sent elsewhere', async t => {
   t.equal((await (await late).closed).code, 1012)
   t.equal((await held.closed).code, 1012)
   await closing
+})
+
+t.test('who is still at the door when the node leaves is sent away', async t => {
+  const app = Fastify()
+  let go = () => {}
+  let asked = false
+  app.addHook('preHandler', async ({ url }) => {
+    if (!url.includes('late')) return
+    asked = true
+    await new Promise<void>(resolve => { go = resolve })
+  })
+  await app.register(devices, { drainTimeout: 1_000 })
+  const { url } = await open(t, app)
+  const here = await connect(url, 'here')
+  here.handle('work', () => undefined)
+  const held = app.devices.call('here', 'work').catch(() => {})
+  const late = refusal(url, '/ws?deviceId=late')
+  await until(() => asked)
+  const after = connectTcp(Number(new URL(url).port), '127.0.0.1')
+  after.on('error', () => {})
+  await once(after, 'connect')
+  const closing = app.close()
+  await until(() => app.server.listenerCount('upgrade') === 0)
+  go()
+  t.match(await late, { status: 503, body: { code: 'NODE_DRAINING' } })
+  after.write('GET /ws?deviceId=after HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n')
+  t.match(String((await once(after, 'data'))[0]), /^HTTP\/1.1 503/)
+  await Promise.all([held, closing])
 })
 
 /** Runs the gateway of the example as a user would. */

@@ -152,6 +152,16 @@ t.test('an idempotency key makes one delivery of many tries', async t => {
   t.equal((await app.devices.describe('away')).waiting, 1)
 })
 
+t.test('bytes and nothing can be kept, under a key or not', async t => {
+  const app = await listen(t)
+  await app.devices.send('d', Buffer.from('bytes'), { ttl: 60_000, key: 'k' })
+  await app.devices.send('d', undefined, { ttl: 60_000 })
+  await t.rejects(app.devices.send('d', 'bytes', { ttl: 60_000, key: 'k' }), { code: 'IDEMPOTENCY_MISMATCH' })
+  const device = (await connect(app.url, 'd')).handle('message', () => ({}))
+  t.strictSame((await device.message()).data, Buffer.from('bytes'))
+  t.equal((await device.message()).params.data, null)
+})
+
 t.test('a mailbox remembers a key that its node has forgotten', async t => {
   const app = await listen(t, { keyTtl: 1 })
   const kept = await app.devices.send('away', 1, { ttl: 60_000, key: 'k' })
@@ -209,6 +219,13 @@ t.test('a call carries bytes both ways', async t => {
   const { body, headers } = await called
   t.equal(headers.get('content-type'), 'application/octet-stream')
   t.strictSame(body, Buffer.from([3, 4]))
+
+  const again = request(app, 'POST', '/devices/d/calls/scan')
+  const { id } = await device.next(({ method }) => method === 'scan')
+  device.socket.send(Buffer.concat([Buffer.from(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":{"n":1}}\n`), Buffer.from([3, 4])]))
+  t.match(await again, { status: 200, body: { n: 1, base64: 'AwQ=' } })
+  device.handle('plain', () => ({ data: 'text' }))
+  t.match(await request(app, 'POST', '/devices/d/calls/plain'), { status: 200, body: { data: 'text' } })
 })
 
 t.test('a caller that hangs up gives its call up', async t => {
@@ -354,7 +371,8 @@ t.test('a backplane that is down is told apart from a device that is away, and l
 })
 
 t.test('two nodes of one process are one to the caller', async t => {
-  const backplane = localBackplane()
+  let closed = 0
+  const backplane = { ...localBackplane(), close: async () => { closed++ } }
   const mailbox = memoryMailbox()
   const one = await listen(t, { node: 'one', backplane, mailbox })
   const two = await listen(t, { node: 'two', backplane, mailbox })
@@ -380,4 +398,6 @@ t.test('two nodes of one process are one to the caller', async t => {
   t.match(await request(two, 'POST', '/devices/d/messages', 'near'), { status: 200 })
   t.equal((await moved.message()).params.data, 'near')
   t.equal((await request(two, 'DELETE', '/devices/d')).status, 204)
+  await one.close()
+  t.equal(closed, 1)
 })

@@ -15,14 +15,17 @@ export const calls: Route = (app, { devices, settings }) => {
     const { id, method } = request.params
     const { timeout = settings.callTimeout / 1_000 } = request.query
     const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout: timeout * 1_000, signal: hangUp(reply) })
-    const bytes = bytesOf(result)
-    if (bytes) return await reply.type('application/octet-stream').send(bytes)
-    return await reply.type('application/json; charset=utf-8').send(JSON.stringify(result))
+    const { bytes, rest } = split(result)
+    if (bytes && !rest) return await reply.type('application/octet-stream').send(bytes)
+    const body = bytes ? { ...rest, base64: Buffer.from(bytes).toString('base64') } : result
+    return await reply.type('application/json; charset=utf-8').send(JSON.stringify(body))
   })
 }
 
-/** A result that is nothing but bytes leaves as bytes. */
-function bytesOf (result: unknown): Uint8Array | undefined {
-  if (typeof result !== 'object' || result === null || !('data' in result)) return undefined
-  return result.data instanceof Uint8Array && Object.keys(result).length === 1 ? result.data : undefined
+/** The bytes of a result that came in a binary frame, and what came with them. */
+function split (result: unknown): { bytes?: Uint8Array, rest?: object } {
+  if (typeof result !== 'object' || result === null || !('data' in result)) return {}
+  const { data, ...rest } = result
+  if (!(data instanceof Uint8Array)) return {}
+  return Object.keys(rest).length > 0 ? { bytes: data, rest } : { bytes: data }
 }

@@ -6,7 +6,7 @@ import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
 import type { Admission } from '../admission.ts'
-import { Failure, type Goodbye } from '../errors.ts'
+import { Failure, goodbyes, type Goodbye } from '../errors.ts'
 import { tokenOf, type Introduction } from '../introduction.ts'
 import type { Frame } from '../frame.ts'
 import type { Settings } from '../options.ts'
@@ -55,7 +55,8 @@ export class WebSocketDoor {
     if (!app.hasDecorator('websocketServer')) {
       // a second listener for upgrades, from a sibling scope, would dispatch each of them twice
       const listening = app.server.listeners('upgrade').some(({ name }) => name === 'onUpgrade')
-      await app.register(fastifyWebsocket, listening ? { options: { server: new EventEmitter() as Server } } : {})
+      const options = { closeTimeout: this.#settings.closeTimeout, ...(listening && { server: new EventEmitter() as Server }) }
+      await app.register(fastifyWebsocket, { options })
     }
     const shared = app.websocketServer
     const handleUpgrade = shared.handleUpgrade.bind(shared)
@@ -64,7 +65,8 @@ export class WebSocketDoor {
       else handleUpgrade(request, socket, head, done)
     }
     app.server.on('upgrade', hangUp)
-    app.addHook('onClose', async () => { app.server.removeListener('upgrade', hangUp) })
+    // as early as the listener of @fastify/websocket: without one, upgrades are plain requests, and answered
+    app.addHook('preClose', async () => { app.server.removeListener('upgrade', hangUp) })
   }
 
   routes (app: FastifyInstance): void {
@@ -90,7 +92,7 @@ export class WebSocketDoor {
   async #admit (request: FastifyRequest): Promise<void> {
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
-    const leave = () => departure.abort(new Error('the device left'))
+    const leave = () => departure.abort(new Failure('dropped', { message: 'The device left' }))
     socket?.once('close', leave)
     try {
       this.#arrivals.set(request.raw, await this.#admission.admit(introductionOf(request), departure))
@@ -132,7 +134,8 @@ class Line implements Socket {
   }
 
   send ({ wire }: Frame): void {
-    if (this.#socket.readyState !== this.#socket.OPEN) return
+    // it has said goodbye, and only its connection is not down yet
+    if (this.#socket.readyState !== this.#socket.OPEN) return this.session!.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
     this.sent += wire.length
     this.#socket._socket.write(wire)
   }

@@ -1,0 +1,86 @@
+import { realpathSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { serve, type Prepare } from './host.ts'
+
+/** What a campaign found: its figures in one plain line, and everything that is not as it must be. */
+export interface Outcome {
+  line: string
+  wrong: string[]
+}
+
+const LONGEST = 20 * 60_000
+const SETTLED_WITHIN = 10_000
+const LOOK_AGAIN = 10
+
+/** Collects what is wrong, so that a campaign ends with all of it and not with the first. */
+export class Verdict {
+  readonly wrong: string[] = []
+
+  same (what: string, actual: unknown, wanted: unknown): void {
+    const [is, must] = [JSON.stringify(actual), JSON.stringify(wanted)]
+    if (is !== must) this.wrong.push(`${what}: ${is}, and must be ${must}`)
+  }
+
+  within (what: string, actual: number, limit: number): void {
+    if (!(actual <= limit)) this.wrong.push(`${what}: ${actual}, and must be at most ${limit}`)
+  }
+
+  holds (what: string, is: boolean): void {
+    if (!is) this.wrong.push(what)
+  }
+}
+
+/** Does `count` tasks, `width` of them at a time, in the order of their numbers. */
+export async function lanes (count: number, width: number, task: (number: number) => Promise<void>): Promise<void> {
+  let next = 0
+  const lane = async () => {
+    while (next < count) await task(next++)
+  }
+  await Promise.all(Array.from({ length: Math.min(width, count) }, lane))
+}
+
+/** What `look` sees once that is as it must be; after ten seconds, what it sees then. */
+export async function settled<T> (look: () => Promise<T>, wanted: T): Promise<T> {
+  const until = Date.now() + SETTLED_WITHIN
+  for (;;) {
+    const seen = await look()
+    if (Date.now() > until || JSON.stringify(seen) === JSON.stringify(wanted)) return seen
+    await sleep(LOOK_AGAIN)
+  }
+}
+
+/** Numbers from 0 to 1 that a seed brings again (mulberry32). */
+export function chance (seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6D2B79F5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
+  }
+}
+
+/**
+ * The command line of a campaign: `--name number` for each of its sizes. The same file serves when its host forks it;
+ * imported, it does nothing.
+ */
+export async function command<Size extends Record<string, number>> (
+  url: string, size: Size, campaign: (size: Size) => Promise<Outcome>, prepare?: Prepare
+): Promise<void> {
+  if (realpathSync(process.argv[1] ?? '.') !== fileURLToPath(url)) return
+  if (prepare && process.send && process.argv[2] === 'serve') return await serve(prepare)
+
+  setTimeout(() => process.exit(2), LONGEST).unref()
+  const { line, wrong } = await campaign(sizeOf(size))
+  console.log(line)
+  for (const what of wrong) console.log(`  wrong: ${what}`)
+  process.exitCode = wrong.length === 0 ? 0 : 1
+}
+
+function sizeOf<Size extends Record<string, number>> (size: Size): Size {
+  const options = Object.fromEntries(Object.entries(size).map(([name, value]) => [name, { type: 'string' as const, default: String(value) }]))
+  const { values } = parseArgs({ options })
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)])) as Size
+}

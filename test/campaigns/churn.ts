@@ -1,0 +1,273 @@
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import fastifyWebsocket from '@fastify/websocket'
+import type { FastifyInstance } from 'fastify'
+import WebSocket from 'ws'
+import devices, { localBackplane, type Backplane } from '../../lib/index.ts'
+import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
+import { Host, quiet, type Rest, type Served } from './host.ts'
+
+/** What a server holds for its devices; all of it goes with them. */
+interface Held {
+  sessions: number
+  owners: number
+  topics: number
+  calls: number
+  handlers: number
+  connections: number
+}
+
+type Sample = [cycles: number, heap: number]
+
+interface Slope {
+  slope: number
+  error: number
+}
+
+const nothing: Held = { sessions: 0, owners: 0, topics: 0, calls: 0, handlers: 0, connections: 0 }
+const names = ['plugin', 'bare'] as const
+
+const WIDTH = 20
+/** As many samples as fit, with so many cycles between two; in a long run, this many. */
+const LEAST_SHARE = 250
+const SAMPLES = 20
+/**
+ * In the long form, long enough for what is remembered up to a bound: the last goodbyes of 10,000 devices, in a map that
+ * doubles a last time when it has seen 16,384 of them. Three of five devices come in.
+ */
+const WARM_UP = 0.6
+/** Less than the smallest thing that could stay behind: an entry of a map is 24 bytes and more, a session over 1,000. */
+const LEAST_LEAK = 16
+/** From here on the slope tells such an entry from the noise of the collector. */
+const ENOUGH = 40_000
+const WRONG = 'wrong'
+
+/** Connects and goes, in every way, as often as told: against this plugin, and against bare `@fastify/websocket`. */
+export async function churn ({ cycles }: { cycles: number }): Promise<Outcome> {
+  const verdict = new Verdict()
+  const [plugin, bare] = await Promise.all([Subject.start('plugin'), Subject.start('bare')])
+  const share = Math.max(LEAST_SHARE, Math.ceil(cycles / SAMPLES))
+  // in turns, so that whatever else this machine does meets both
+  for (let from = 0; from < cycles; from += share) {
+    for (const subject of [plugin, bare]) await subject.live(from, Math.min(from + share, cycles), verdict)
+  }
+  for (const subject of [plugin, bare]) await subject.end(verdict)
+
+  const [ours, theirs] = [plugin.slope(), bare.slope()]
+  const more = ours.slope - theirs.slope
+  // three standard errors: noise alone goes beyond in one run of several hundred
+  const allowance = LEAST_LEAK + 3 * Math.hypot(ours.error, theirs.error)
+  if (cycles >= ENOUGH) verdict.within('bytes that stay behind for each cycle, beyond those of bare', more, allowance)
+  return {
+    line: `churn: ${cycles} cycles; heap slope ${told(ours)} with the plugin, ${told(theirs)} bare, difference ${more.toFixed(1)} bytes per cycle ` +
+      `(allowed ${allowance.toFixed(1)}); heap after warm-up and at the end ${plugin.span()} plugin, ${bare.span()} bare; ` +
+      'sessions, owners, topics, calls, handlers, connections at the end ' + Object.values(plugin.held).join(', '),
+    wrong: verdict.wrong
+  }
+}
+
+/** One of the two servers, and what was seen of it. */
+class Subject {
+  readonly #name: string
+  readonly #host: Host
+  readonly #before: Rest
+  readonly #samples: Sample[] = []
+  held: Held = nothing
+
+  private constructor (name: string, host: Host, before: Rest) {
+    this.#name = name
+    this.#host = host
+    this.#before = before
+  }
+
+  static async start (name: typeof names[number]): Promise<Subject> {
+    const host = await Host.start(import.meta.url, { name })
+    return new Subject(name, host, await host.ask('rest'))
+  }
+
+  /** Cycles `from` to `to`, then a sample at rest. */
+  async live (from: number, to: number, verdict: Verdict): Promise<void> {
+    await lanes(to - from, WIDTH, number => cycle(this.#host.url, from + number))
+    this.held = await settled(() => this.#host.ask('held'), nothing)
+    verdict.same(`${this.#name} holds after ${to} cycles`, this.held, nothing)
+    const { heap }: Rest = await this.#host.ask('rest')
+    this.#samples.push([to, heap])
+  }
+
+  async end (verdict: Verdict): Promise<void> {
+    const { listeners, resources } = this.#before
+    const quietly = await settled(async () => {
+      const { heap, ...rest }: Rest = await this.#host.ask('rest')
+      return rest
+    }, { listeners, resources })
+    verdict.same(`listeners and resources of ${this.#name}`, quietly, { listeners, resources })
+    verdict.same(`errors of ${this.#name}`, [...this.#host.faults, ...await this.#host.ask('errors')], [])
+    verdict.same(`exit of ${this.#name}`, await this.#host.stop(), { code: 0, signal: null })
+  }
+
+  slope (): Slope {
+    return fitted(this.#warm)
+  }
+
+  span (): string {
+    const [first, last] = [this.#warm[0]!, this.#warm.at(-1)!]
+    return `${kib(first[1])} to ${kib(last[1])} KiB`
+  }
+
+  get #warm (): Sample[] {
+    return this.#samples.slice(Math.floor(this.#samples.length * WARM_UP))
+  }
+}
+
+/** One device: two of five are refused; the others come in, listen, leave a call of each side open, and go. */
+async function cycle (url: string, number: number): Promise<void> {
+  const ways = [leaveCleanly, cut, reset, refusedForId, refusedForToken]
+  await ways[number % ways.length]!(url.replace('http', 'ws'), number)
+}
+
+async function leaveCleanly (url: string, number: number): Promise<void> {
+  const socket = await come(url, number)
+  socket.close(1000)
+  await once(socket, 'close')
+}
+
+async function cut (url: string, number: number): Promise<void> {
+  const socket = await come(url, number)
+  socket.terminate()
+  await once(socket, 'close')
+}
+
+async function reset (url: string, number: number): Promise<void> {
+  const socket = await come(url, number)
+  tcpOf(socket).resetAndDestroy()
+  await once(socket, 'close')
+}
+
+async function refusedForId (url: string, number: number): Promise<void> {
+  await refused(new WebSocket(`${url}/ws?deviceId=no%20id${number}`), 400)
+}
+
+async function refusedForToken (url: string, number: number): Promise<void> {
+  await refused(new WebSocket(`${url}/ws?deviceId=${idOf(number)}`, { headers: { authorization: `Bearer ${WRONG}` } }), 401)
+}
+
+/** Both servers answer the topics last, so that what was asked before is under way by then. */
+async function come (url: string, number: number): Promise<WebSocket> {
+  const socket = new WebSocket(`${url}/ws?deviceId=${idOf(number)}`, { perMessageDeflate: false })
+  socket.on('error', () => {})
+  socket.once('open', () => {
+    socket.send('{"jsonrpc":"2.0","id":"l","method":"linger"}')
+    socket.send(`{"jsonrpc":"2.0","id":"s","method":"subscribe","params":{"topics":["churn/${number % 100}","all/#"]}}`)
+  })
+  await new Promise<void>((resolve, reject) => {
+    socket.on('message', (data: Buffer) => { if (data.includes('"id":"s"')) resolve() })
+    socket.once('close', code => reject(new Error(`A device that should be in is out, with ${code}`)))
+  })
+  return socket
+}
+
+/** All of one length, so that the thousandth device takes as much room as the first. */
+function idOf (number: number): string {
+  return `device-${String(number).padStart(9, '0')}`
+}
+
+async function refused (socket: WebSocket, wanted: number): Promise<void> {
+  socket.on('error', () => {})
+  const [, response] = await once(socket, 'unexpected-response')
+  if (response.statusCode !== wanted) throw new Error(`Refused with ${response.statusCode}, and must be ${wanted}`)
+  response.resume()
+  await once(response, 'close')
+}
+
+function tcpOf (socket: WebSocket): Socket {
+  return (socket as WebSocket & { _socket: Socket })._socket
+}
+
+/** The line of least squares, and its standard error. */
+function fitted (samples: Sample[]): Slope {
+  const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+  const [x, y] = [mean(samples.map(([cycles]) => cycles)), mean(samples.map(([, heap]) => heap))]
+  const spread = samples.reduce((sum, [cycles]) => sum + (cycles - x) ** 2, 0)
+  const slope = samples.reduce((sum, [cycles, heap]) => sum + (cycles - x) * (heap - y), 0) / spread
+  const left = samples.reduce((sum, [cycles, heap]) => sum + (heap - y - slope * (cycles - x)) ** 2, 0)
+  return { slope, error: Math.sqrt(left / (samples.length - 2) / spread) }
+}
+
+function told ({ slope, error }: Slope): string {
+  return `${slope.toFixed(1)} ± ${error.toFixed(1)}`
+}
+
+function kib (bytes: number): string {
+  return (bytes / 1_024).toFixed(0)
+}
+
+// The servers.
+
+async function prepare ({ name }: { name: typeof names[number] }): Promise<Served> {
+  const errors: string[] = []
+  const app = quiet(errors)
+  const held = name === 'plugin' ? await withPlugin(app) : await withoutPlugin(app)
+  const commands = {
+    held: async (): Promise<Held> => ({ ...nothing, ...held(), connections: await connections(app) }),
+    errors: () => errors
+  }
+  return { app, commands }
+}
+
+async function withPlugin (app: FastifyInstance): Promise<() => Partial<Held>> {
+  const counts = { owners: 0, topics: 0, calls: 0, handlers: 0 }
+  const own = await counted(counts)
+  await app.register(devices, { authenticate: ({ token }) => token !== WRONG, authorizeTopic: () => true, backplane: own })
+  const watchedByItself = counts.topics
+  app.devices.handle('linger', async (_params, { signal }) => {
+    counts.handlers++
+    await once(signal, 'abort')
+    counts.handlers--
+  })
+  app.devices.on('connected', async device => {
+    counts.calls++
+    await device.call('never', {}).catch(() => {})
+    counts.calls--
+  })
+  return () => ({ ...counts, sessions: app.devices.size, topics: counts.topics - watchedByItself })
+}
+
+/** A backplane that counts who owns and what is watched. */
+function counted (counts: { owners: number, topics: number }): Backplane {
+  const backplane = localBackplane()
+  return {
+    ...backplane,
+    async own (deviceId, owner) {
+      const ownership = await backplane.own(deviceId, owner)
+      counts.owners++
+      return { generation: ownership.generation, release: async () => { counts.owners--; await ownership.release() } }
+    },
+    watch (filter, listener) {
+      const unwatch = backplane.watch(filter, listener)
+      counts.topics++
+      return () => { counts.topics--; unwatch() }
+    }
+  }
+}
+
+async function withoutPlugin (app: FastifyInstance): Promise<() => Partial<Held>> {
+  await app.register(fastifyWebsocket)
+  app.get('/ws', {
+    websocket: true,
+    preHandler: async (request, reply) => {
+      if (!/^[\w-]+$/.test((request.query as { deviceId: string }).deviceId)) return await reply.code(400).send({ code: 'ID_INVALID' })
+      if (request.headers.authorization === `Bearer ${WRONG}`) return await reply.code(401).send({ code: 'UNAUTHENTICATED' })
+    }
+  }, socket => {
+    socket.send('{"jsonrpc":"2.0","method":"welcome"}')
+    socket.on('message', (data: Buffer) => socket.send(data.toString()))
+    socket.on('error', () => {})
+  })
+  return () => ({ sessions: app.websocketServer.clients.size })
+}
+
+async function connections (app: FastifyInstance): Promise<number> {
+  return await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count)))
+}
+
+await command(import.meta.url, { cycles: 50_000 }, churn, prepare)

@@ -1,0 +1,181 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import devices from '../../lib/index.ts'
+import { settingsOf } from '../../lib/options.ts'
+import { connect, refusal, request, until, type TestDevice } from '../support.ts'
+import { command, lanes, Verdict, type Outcome } from './campaign.ts'
+import { Host, quiet, type Served } from './host.ts'
+import { RawDevice, type Farewell } from './raw.ts'
+
+interface Size extends Record<string, number> {
+  devices: number
+  drainTimeout: number
+  closeTimeout: number
+}
+
+/** How long `app.close()` took, and whether it failed. */
+interface Closed {
+  milliseconds: number
+  error: string | null
+}
+
+const LEAVING = 1012
+const RETRY_SPREAD = 10_000
+const WIDTH = 50
+/** Of each kind but the idle: those that answer a call once the drain has begun, never answer it, wait for our answer, never answer the close frame. */
+const OF_A_KIND = 10
+/** How long our own answers take from the moment the drain begins. */
+const WORK = 100
+/** So many times `drainTimeout`, then the process is ended the hard way. */
+const PATIENCE = 2
+const NEVER = 'it never closed'
+/** What the requirement allows beyond `drainTimeout`. */
+const BEYOND = 1.1
+
+/** `app.close()`: every device is told to come back, at a time of its own; calls finish or get their code; nothing is left. */
+export async function drain ({ devices: count, drainTimeout, closeTimeout }: Size): Promise<Outcome> {
+  const verdict = new Verdict()
+  const host = await Host.start(import.meta.url, { drainTimeout, closeTimeout })
+  const crowd = new Crowd(host)
+  await crowd.gather(count - OF_A_KIND)
+  await crowd.bringMute(OF_A_KIND)
+  const { answered, dropped, asked } = await crowd.converse()
+
+  const unanswered = { status: 0 }
+  const late = crowd.drained.then(() => refusal(host.url, '/ws?deviceId=late')).catch(() => unanswered)
+  const draining: Promise<Closed> = host.ask('drain')
+  const farewells = await crowd.farewells()
+  const { milliseconds, error } = await draining
+  const began = performance.now()
+  const exit = await host.ended
+  const lingered = Math.round(performance.now() - began)
+
+  const retries = new Set(farewells.map(({ reason }) => reason))
+  verdict.same('devices that were told', farewells.length, count)
+  verdict.same('farewells that are not "come back"', farewells.filter(({ code, reason }) => code !== LEAVING || !isRetry(reason)), [])
+  verdict.holds('the devices come back at times of their own', retries.size > count * 0.9)
+  verdict.same('calls that a device answered in time', await answered, Array.from({ length: OF_A_KIND }, () => '200 "done"'))
+  verdict.same('calls that no device answered', await dropped, Array.from({ length: 1.5 * OF_A_KIND }, () => '502 "DEVICE_DROPPED"'))
+  verdict.same('answers to devices', await asked, Array.from({ length: OF_A_KIND }, () => 'done'))
+  verdict.same('status for a device that comes meanwhile', (await late).status, 503)
+  verdict.same('error of close', error, null)
+  verdict.within('milliseconds to close', milliseconds, drainTimeout * BEYOND)
+  verdict.same('what nobody caught', host.faults, [])
+  verdict.same('exit', exit, { code: 0, signal: null })
+  return {
+    line: `drain: ${count} devices, ${OF_A_KIND} of them mute, ${3.5 * OF_A_KIND} calls in flight; closed in ${milliseconds} ms of ${drainTimeout}, ` +
+      `the process ended ${lingered} ms later with ${exit.code}; ${farewells.length} told ${LEAVING}, ${retries.size} different times to come back; ` +
+      `calls: ${(await answered).length} answered, ${(await dropped).length} dropped, ${(await asked).length} of devices answered`,
+    wrong: verdict.wrong
+  }
+}
+
+function isRetry (reason: string): boolean {
+  const [, milliseconds] = reason.match(/^retry=(\d+)$/) ?? []
+  return milliseconds !== undefined && Number(milliseconds) < RETRY_SPREAD
+}
+
+/** All devices of the host, and what goes on between them and it. */
+class Crowd {
+  /** The first device was told to go. */
+  readonly drained: Promise<unknown>
+  readonly #host: Host
+  readonly #devices: TestDevice[] = []
+  readonly #mute: RawDevice[] = []
+  #called = 0
+  #drained!: () => void
+
+  constructor (host: Host) {
+    this.#host = host
+    this.drained = new Promise<void>(resolve => { this.#drained = resolve })
+  }
+
+  async gather (count: number): Promise<void> {
+    await lanes(count, WIDTH, async number => {
+      const device = await connect(this.#host.url, `device-${number}`)
+      this.#devices[number] = device
+      void device.closed.then(this.#drained)
+    })
+  }
+
+  async bringMute (count: number): Promise<void> {
+    for (let number = 0; number < count; number++) {
+      const device = await RawDevice.connect(this.#host.url, `mute-${number}`)
+      device.onMessage = ({ method }) => { if (method === 'work') this.#called++ }
+      this.#mute.push(device)
+    }
+  }
+
+  /** Calls in both directions; resolves when each of them has arrived and none is answered. */
+  async converse (): Promise<Record<'answered' | 'dropped' | 'asked', Promise<string[]>>> {
+    for (const [number, device] of this.#devices.slice(0, 2 * OF_A_KIND).entries()) {
+      void this.#listen(device, number < OF_A_KIND)
+    }
+    const called = (name: string, from: number, to: number) => Array.from({ length: to - from }, (_, at) => this.#call(`${name}-${from + at}`))
+    const answered = Promise.all(called('device', 0, OF_A_KIND))
+    const dropped = Promise.all([...called('device', OF_A_KIND, 2 * OF_A_KIND), ...called('mute', 0, OF_A_KIND / 2)])
+    const asked = Promise.all(this.#devices.slice(2 * OF_A_KIND, 3 * OF_A_KIND).map(device => ask(device)))
+    await until(async () => this.#called === 2.5 * OF_A_KIND && await this.#host.ask('working') === OF_A_KIND)
+    return { answered, dropped, asked }
+  }
+
+  /** What each device was told in the end. */
+  async farewells (): Promise<Farewell[]> {
+    const untold = { code: 1006, reason: '' }
+    const mute = this.#mute.map(({ told, ended }) => Promise.race([told, ended.then(() => untold)]))
+    return await Promise.all([...this.#devices.map(({ closed }) => closed), ...mute])
+  }
+
+  async #listen (device: TestDevice, willAnswer: boolean): Promise<void> {
+    const { id } = await device.next(({ method }) => method === 'work')
+    this.#called++
+    if (!willAnswer) return
+    await this.drained
+    device.send({ jsonrpc: '2.0', id: id!, result: 'done' })
+  }
+
+  async #call (deviceId: string): Promise<string> {
+    try {
+      const { status, body } = await request(this.#host, 'POST', `/devices/${deviceId}/calls/work?timeout=120`)
+      return `${status} ${JSON.stringify(body.code ?? body)}`
+    } catch (error) {
+      return (error as Error).message
+    }
+  }
+}
+
+/** The result, or how the connection ended before it came. */
+async function ask (device: TestDevice): Promise<string> {
+  const answer = device.ask('work').then(({ result }) => result as string)
+  return await Promise.race([answer, device.closed.then(({ code }) => `closed with ${code}`)])
+}
+
+// The server.
+
+async function prepare (limits: { drainTimeout: number, closeTimeout: number }): Promise<Served> {
+  const app = quiet()
+  await app.register(devices, { ...limits, retrySpread: RETRY_SPREAD })
+  let working = 0
+  let leave: () => void
+  const leaving = new Promise<void>(resolve => { leave = resolve })
+  app.devices.handle('work', async () => {
+    working++
+    await leaving
+    await sleep(WORK)
+    return 'done'
+  })
+  const commands = {
+    working: () => working,
+    async drain (): Promise<Closed> {
+      const began = performance.now()
+      leave()
+      const closed = app.close().then(() => null, (reason: Error) => reason.message)
+      const error = await Promise.race([closed, sleep(PATIENCE * limits.drainTimeout, NEVER, { ref: false })])
+      if (error === NEVER) setImmediate(() => process.exit(3))
+      return { milliseconds: Math.round(performance.now() - began), error }
+    }
+  }
+  return { app, commands }
+}
+
+const { drainTimeout, closeTimeout } = settingsOf({})
+await command(import.meta.url, { devices: 1_000, drainTimeout, closeTimeout }, drain, prepare)

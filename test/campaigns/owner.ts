@@ -1,0 +1,160 @@
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import { setImmediate as turn } from 'node:timers/promises'
+import type { FastifyInstance } from 'fastify'
+import devices, { localBackplane, type Backplane, type Owner } from '../../lib/index.ts'
+import { until } from '../support.ts'
+import { chance, command, Verdict, type Outcome } from './campaign.ts'
+import { quiet } from './host.ts'
+import { RawDevice, upgradeRequest, type Farewell } from './raw.ts'
+
+type Parting = 'answers at once' | 'answers late' | 'resets late' | 'sends, then answers late'
+
+const RIVALS = 8
+const REPLACED = 4509
+const SEED = 8
+const MOST_TURNS = 10
+/** How those that are replaced behave; the first of them are the ones that hold on to their connection. */
+const partings: Parting[] = ['answers late', 'resets late', 'sends, then answers late']
+
+interface Tally {
+  rounds: number
+  replaced: number
+  late: number
+}
+
+/** One id, eight connections at once, round after round: one stays, and what the others do late changes nothing for it. */
+export async function owner ({ rounds, seed }: { rounds: number, seed: number }): Promise<Outcome> {
+  const verdict = new Verdict()
+  const errors: string[] = []
+  const app = quiet(errors)
+  // nobody but the rivals themselves shall end an old connection
+  await app.register(devices, { closeTimeout: 60_000, backplane: dawdling(chance(seed)) })
+  const events = { connected: 0, disconnected: 0, strayed: 0 }
+  app.devices.on('connected', () => { events.connected++ })
+  app.devices.on('disconnected', () => { events.disconnected++ })
+  app.devices.on('message', () => { events.strayed++ })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+
+  const random = chance(seed)
+  const tally: Tally = { rounds: 0, replaced: 0, late: 0 }
+  for (let round = 0; round < rounds; round++) await contest(app, `owner-${round}`, random, tally, verdict)
+  await until(() => app.devices.size === 0 && events.connected === events.disconnected)
+  verdict.same('events that do not balance', events.connected - events.disconnected, 0)
+  verdict.same('messages of old connections that were heard', events.strayed, 0)
+  verdict.same('connections replaced', tally.replaced, rounds * (RIVALS - 1))
+  verdict.same('errors', errors, [])
+  await app.close()
+  return {
+    line: `owner: ${tally.rounds} rounds of ${RIVALS} (seed ${seed}); ${tally.replaced} got ${REPLACED}, ${tally.late} of them closed only after the survivor was found; ` +
+      `${events.connected} connected, ${events.disconnected} disconnected; goodbyes of ${JSON.stringify(app.devices.stats().goodbyes)}`,
+    wrong: verdict.wrong
+  }
+}
+
+async function contest (app: FastifyInstance, deviceId: string, random: () => number, tally: Tally, verdict: Verdict): Promise<void> {
+  const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`
+  const rivals = Array.from({ length: RIVALS }, (_, number) => new Rival(url, number))
+  await Promise.all(rivals.map(({ device }) => once(device.socket, 'connect')))
+  for (const { device } of shuffled(rivals, random)) device.socket.write(upgradeRequest(deviceId))
+  await Promise.all(rivals.map(({ device }) => device.opened))
+
+  const gone = () => rivals.filter(({ farewell }) => farewell)
+  await until(() => gone().length >= RIVALS - 1 && rivals.every(({ generation, farewell }) => generation > 0 || farewell))
+  const survivors = rivals.filter(({ farewell }) => !farewell)
+  verdict.same(`survivors of ${deviceId}`, survivors.length, 1)
+  const [survivor] = survivors
+  if (!survivor) return
+
+  await proven(app, deviceId, survivor, `${deviceId} at first`, verdict)
+  const late = gone().filter(({ parting }) => parting !== 'answers at once')
+  for (const rival of late) {
+    rival.part()
+    await rival.device.ended
+    await proven(app, deviceId, survivor, `${deviceId} after an older connection ${rival.parting}`, verdict)
+  }
+  await Promise.all(gone().map(({ device }) => device.ended))
+  await proven(app, deviceId, survivor, `${deviceId} in the end`, verdict)
+  for (const { farewell } of gone()) verdict.same(`code for the replaced of ${deviceId}`, farewell!.code, REPLACED)
+
+  tally.rounds++
+  tally.replaced += gone().filter(({ farewell }) => farewell!.code === REPLACED).length
+  tally.late += late.length
+  survivor.device.answerClose(1000)
+  await survivor.device.ended
+}
+
+/** The session that the server has is the survivor's, and it is the survivor that answers. */
+async function proven (app: FastifyInstance, deviceId: string, survivor: Rival, when: string, verdict: Verdict): Promise<void> {
+  verdict.same(`generation of ${when}`, app.devices.get(deviceId)?.generation, survivor.generation)
+  const answer = await app.devices.call(deviceId, 'who').catch((error: Error) => error.message)
+  verdict.same(`who answers of ${when}`, answer, survivor.number)
+}
+
+/** Takes its time with both, telling the newer connection that it owns and the older one to let go: either may be first. */
+function dawdling (random: () => number): Backplane {
+  const backplane = localBackplane()
+  const dawdle = async () => {
+    const turns = random() < 0.5 ? 0 : random() * MOST_TURNS
+    for (let passed = 0; passed < turns; passed++) await turn()
+  }
+  const slow = (owner: Owner): Owner => ({
+    presence: owner.presence,
+    answer: (request, signal) => owner.answer(request, signal),
+    listensTo: topic => owner.listensTo(topic),
+    yield: () => void dawdle().then(() => owner.yield())
+  })
+  return {
+    ...backplane,
+    async own (deviceId, owner) {
+      const ownership = await backplane.own(deviceId, slow(owner))
+      await dawdle()
+      return ownership
+    }
+  }
+}
+
+/** One of the connections that want to be the device. */
+class Rival {
+  readonly number: number
+  readonly device: RawDevice
+  readonly parting: Parting
+  generation = 0
+  farewell: Farewell | undefined
+
+  constructor (url: string, number: number) {
+    this.number = number
+    this.device = new RawDevice(url)
+    this.parting = partings[number] ?? 'answers at once'
+    this.device.onMessage = message => this.#receive(message)
+    void this.device.told.then(farewell => this.#told(farewell))
+  }
+
+  /** What it had put off. */
+  part (): void {
+    const { socket } = this.device
+    if (this.parting === 'resets late') return void socket.resetAndDestroy()
+    if (this.parting === 'sends, then answers late') {
+      this.device.send({ jsonrpc: '2.0', method: 'message', params: { data: 'too late' } })
+      this.device.send({ jsonrpc: '2.0', id: 1, result: 'too late' })
+    }
+    this.device.answerClose(REPLACED)
+  }
+
+  #receive ({ id, method, params }: { id?: number, method?: string, params?: any }): void {
+    if (method === 'welcome') this.generation = params.generation
+    if (method === 'who') this.device.send({ jsonrpc: '2.0', id, result: this.number })
+  }
+
+  #told (farewell: Farewell): void {
+    this.farewell = farewell
+    if (this.parting === 'answers at once') this.device.answerClose(farewell.code)
+  }
+}
+
+function shuffled<T> (things: T[], random: () => number): T[] {
+  const drawn = things.map(thing => ({ thing, at: random() }))
+  return drawn.toSorted((one, other) => one.at - other.at).map(({ thing }) => thing)
+}
+
+await command(import.meta.url, { rounds: 500, seed: SEED }, owner)

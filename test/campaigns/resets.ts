@@ -1,0 +1,173 @@
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import devices from '../../lib/index.ts'
+import { connect } from '../support.ts'
+import { chance, command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
+import { Host, quiet, tally, type Rest, type Served } from './host.ts'
+import { closeFrame, frameOf, opcodes, RawDevice, upgradeRequest } from './raw.ts'
+
+/** Does something and leaves the connection where the reset shall meet it. */
+type Moment = (device: RawDevice, deviceId: string, random: () => number) => unknown
+
+const WIDTH = 25
+const SLOWEST_AUTHENTICATION = 8
+const LATEST_RESET = 6
+const SEED = 20_260_101
+
+const message = frameOf(opcodes.text, '{"jsonrpc":"2.0","id":1,"method":"message","params":{"data":"half of this comes"}}')
+const call = (method: string) => frameOf(opcodes.text, `{"jsonrpc":"2.0","id":2,"method":"${method}"}`)
+
+const moments: Record<string, Moment> = {
+  'nothing sent' () {},
+  'half a request' ({ socket }, deviceId, random) {
+    const request = upgradeRequest(deviceId)
+    socket.write(request.slice(0, Math.floor(random() * request.length)))
+  },
+  'while authenticating': ({ socket }, deviceId) => socket.write(upgradeRequest(deviceId)),
+  'while being refused': ({ socket }, deviceId) => socket.write(upgradeRequest(deviceId, 'wrong')),
+  'frames with the request': ({ socket }, deviceId) => socket.write(Buffer.concat([Buffer.from(upgradeRequest(deviceId)), call('linger'), message.subarray(0, 9)])),
+  'just opened': opened,
+  async 'half a frame header' (device, deviceId, random) {
+    await opened(device, deviceId)
+    device.socket.write(message.subarray(0, 1 + Math.floor(random() * 5)))
+  },
+  async 'half a payload' (device, deviceId, random) {
+    await opened(device, deviceId)
+    device.socket.write(message.subarray(0, 7 + Math.floor(random() * (message.length - 7))))
+  },
+  async 'half a message' (device, deviceId) {
+    await opened(device, deviceId)
+    device.socket.write(frameOf(opcodes.text, '{"jsonrpc":', false))
+  },
+  async 'calls of both sides in flight' (device, deviceId) {
+    await opened(device, deviceId)
+    device.socket.write(Buffer.concat([call('linger'), call('callMe')]))
+  },
+  async 'while much is sent to it' (device, deviceId) {
+    await opened(device, deviceId)
+    device.socket.pause().write(call('flood'))
+  },
+  async 'closing' (device, deviceId) {
+    await opened(device, deviceId)
+    device.socket.write(closeFrame(1000))
+  },
+  async 'half a closing frame' (device, deviceId, random) {
+    await opened(device, deviceId)
+    device.socket.write(closeFrame(1000).subarray(0, 1 + Math.floor(random() * 6)))
+  },
+  async 'shown out' (device, deviceId) {
+    await opened(device, deviceId)
+    device.socket.write(call('showMeOut'))
+  },
+  async 'between the closing frames' (device, deviceId) {
+    await opened(device, deviceId)
+    device.socket.write(call('showMeOut'))
+    await device.told
+  },
+  async 'breaking the protocol' (device, deviceId) {
+    await opened(device, deviceId)
+    device.socket.write(Buffer.from([0xff, 0xff, 0xff]))
+  }
+}
+
+/** TCP resets at every moment of a connection: the process goes on, and the others notice nothing. */
+export async function resets ({ resets, seed }: { resets: number, seed: number }): Promise<Outcome> {
+  const verdict = new Verdict()
+  const host = await Host.start(import.meta.url)
+  const before: Rest = await host.ask('rest')
+  const control = await connect(host.url, 'control', { headers: { authorization: 'Bearer control' } })
+  const random = chance(seed)
+  const met = Object.entries(moments)
+  let answered = 0
+
+  await lanes(resets, WIDTH, async number => {
+    const [name, moment] = met[number % met.length]!
+    await within(10_000, name, meet(host.url, `reset-${number}`, moment, random))
+    if (number % 20 !== 0) return
+    const { result } = await control.ask('ping')
+    if (result) answered++
+  })
+
+  verdict.same('answers to the device beside', answered, Math.ceil(resets / 20))
+  const left = { sessions: 1, calls: 0, handlers: 0, connections: 1 }
+  verdict.same('what the server holds', await settled(() => host.ask('held'), left), left)
+  await control.close()
+  verdict.same('how the device beside left', await control.closed, { code: 1005, reason: '' })
+  const { listeners, resources } = before
+  const quietly = await settled(async () => {
+    const { heap, ...rest }: Rest = await host.ask('rest')
+    return rest
+  }, { listeners, resources })
+  verdict.same('listeners and resources', quietly, { listeners, resources })
+  const { errors, admissions, goodbyes }: { errors: Record<string, number>, admissions: number, goodbyes: Record<string, number> } = await host.ask('told')
+  verdict.same('what nobody caught', host.faults, [])
+  verdict.same('exit', await host.stop(), { code: 0, signal: null })
+  return {
+    line: `resets: ${resets} at ${met.length} kinds of moment (seed ${seed}); ${admissions - 1} had been admitted, goodbyes ${JSON.stringify(goodbyes)}; ` +
+      `${host.faults.length} uncaught; ${answered} of ${Math.ceil(resets / 20)} asked by the device beside were answered; error log ${JSON.stringify(errors)}`,
+    wrong: verdict.wrong
+  }
+}
+
+async function opened (device: RawDevice, deviceId: string): Promise<void> {
+  device.socket.write(upgradeRequest(deviceId))
+  const status = await device.opened
+  if (status !== 101) throw new Error(`${deviceId} was answered ${status}`)
+}
+
+async function meet (url: string, deviceId: string, moment: Moment, random: () => number): Promise<void> {
+  const device = new RawDevice(url)
+  await once(device.socket, 'connect')
+  await moment(device, deviceId, random)
+  if (random() < 0.7) await sleep(random() * LATEST_RESET)
+  device.socket.resetAndDestroy()
+  await device.ended
+}
+
+async function within (milliseconds: number, name: string, work: Promise<void>): Promise<void> {
+  const late = new AbortController()
+  const timeout = sleep(milliseconds, undefined, { signal: late.signal }).then(() => { throw new Error(`"${name}" never came`) })
+  timeout.catch(() => {})
+  await Promise.race([work, timeout])
+  late.abort()
+}
+
+// The server.
+
+async function prepare (): Promise<Served> {
+  const errors: string[] = []
+  const app = quiet(errors)
+  const held = { calls: 0, handlers: 0 }
+  await app.register(devices, {
+    async authenticate ({ token }) {
+      if (token !== 'control') await sleep(Math.random() * SLOWEST_AUTHENTICATION)
+      return token !== 'wrong'
+    },
+    rate: 1_000_000,
+    burst: 1_000_000
+  })
+  app.devices.handle('linger', async (_params, { signal }) => {
+    held.handlers++
+    await once(signal, 'abort')
+    held.handlers--
+  })
+  app.devices.handle('callMe', (_params, { device }) => {
+    held.calls++
+    const left = () => { held.calls-- }
+    device.call('never').then(left, left)
+  })
+  app.devices.handle('flood', (_params, { device }) => {
+    for (let count = 0; count < 200; count++) device.send('x'.repeat(4_096))
+  })
+  app.devices.handle('showMeOut', (_params, { device }) => app.devices.disconnect(device.id))
+  const commands = {
+    held: async () => ({ sessions: app.devices.size, ...held, connections: await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count))) }),
+    told: () => {
+      const { admissions, goodbyes } = app.devices.stats()
+      return { errors: tally(errors), admissions, goodbyes }
+    }
+  }
+  return { app, commands }
+}
+
+await command(import.meta.url, { resets: 10_000, seed: SEED }, resets, prepare)

@@ -1,0 +1,171 @@
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
+import WebSocket from 'ws'
+import type { FastifyInstance } from 'fastify'
+import devices, { type Leave } from '../../lib/index.ts'
+import { settingsOf } from '../../lib/options.ts'
+import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
+import { Host, quiet, type Served } from './host.ts'
+import { RawDevice } from './raw.ts'
+
+/** How the session of a slow device ended, and how long after its output had come to a stop. */
+interface Gone {
+  code: number
+  after: number
+}
+
+interface Rounds {
+  rounds: number
+  milliseconds: number
+}
+
+const SLOW = 4008
+const WIDTH = 50
+const PACE = 20
+const LEAST_ROUNDS = 50
+/** More than the system takes out of our hands once its own buffers are full, less than may wait here. */
+const STUCK = 262_144
+/** More than all buffers on the way hold. */
+const FLOOD = 256 * 1_048_576
+const CHUNK = 'x'.repeat(16_384)
+/** Room for a busy machine; the limit itself is kept with a tick to spare. */
+const ROOM = 1_000
+/** Time for those shown out to read how. */
+const CLOSE_TIMEOUT = 5_000
+
+/** Devices that stop reading are shown out in time, and cost the others no message. */
+export async function slow ({ devices: count, stallTimeout }: { devices: number, stallTimeout: number }): Promise<Outcome> {
+  const verdict = new Verdict()
+  const host = await Host.start(import.meta.url, { stallTimeout })
+  const crowd = new Crowd()
+  await lanes(count, WIDTH, number => crowd.join(host.url, `reader-${number}`))
+
+  const beside: Promise<Rounds> = host.ask('broadcast')
+  const [stall, flood] = await Promise.all([slowly(host, 'stall'), slowly(host, 'flood')])
+  await host.ask('enough')
+  const withSlow = await beside
+  const received = await crowd.received(withSlow.rounds)
+  const alone: Rounds = await host.ask('broadcast', { rounds: withSlow.rounds })
+  const receivedAlone = await crowd.received(2 * withSlow.rounds) - received
+
+  verdict.same('codes for the one that stalled, here and there', [stall.code, stall.told], [SLOW, SLOW])
+  verdict.same('codes for the one that was flooded, here and there', [flood.code, flood.told], [SLOW, SLOW])
+  verdict.within('milliseconds from stall to end', stall.after, stallTimeout + ROOM)
+  verdict.same('received beside the slow ones', received, count * withSlow.rounds)
+  verdict.same('received without them', receivedAlone, received)
+  verdict.same('sessions', await host.ask('sessions'), count)
+  verdict.same('readers that were shown out', crowd.lost, 0)
+  crowd.leave()
+  verdict.same('sessions and connections in the end', await settled(() => host.ask('held'), [0, 0]), [0, 0])
+  verdict.same('errors', [...host.faults, ...await host.ask('errors')], [])
+  verdict.same('exit', await host.stop(), { code: 0, signal: null })
+  return {
+    line: `slow: beside a stalled device (${stall.code} after ${stall.after} ms of ${stallTimeout}) and a flooded one (${flood.code}) ${count} devices ` +
+      `received ${received} of ${count * withSlow.rounds} in ${withSlow.milliseconds} ms; without them ${receivedAlone} in ${alone.milliseconds} ms`,
+    wrong: verdict.wrong
+  }
+}
+
+/** A device that reads nothing until it is shown out, and what it then finds. */
+async function slowly (host: Host, how: 'stall' | 'flood'): Promise<Gone & { told: number }> {
+  const device = await RawDevice.connect(host.url, how)
+  device.socket.pause()
+  const gone: Gone = await host.ask(how, { to: how, port: device.socket.localPort })
+  if (gone.code === SLOW) device.socket.resume()
+  else device.socket.destroy()
+  const { code } = await Promise.race([device.told, device.ended.then(() => ({ code: 1006 }))])
+  device.answerClose(code)
+  await device.ended
+  return { ...gone, told: code }
+}
+
+/** The devices that read what they get. */
+class Crowd {
+  readonly #sockets: WebSocket[] = []
+  #received = 0
+  #leaving = false
+  lost = 0
+
+  async join (url: string, deviceId: string): Promise<void> {
+    const socket = new WebSocket(`${url.replace('http', 'ws')}/ws?deviceId=${deviceId}`, { perMessageDeflate: false })
+    this.#sockets.push(socket)
+    await once(socket, 'message')
+    socket.on('message', () => { this.#received++ })
+    socket.on('close', () => { if (!this.#leaving) this.lost++ })
+  }
+
+  /** What all of them have received, once that is what `rounds` of broadcasts bring. */
+  async received (rounds: number): Promise<number> {
+    return await settled(async () => this.#received, rounds * this.#sockets.length)
+  }
+
+  leave (): void {
+    this.#leaving = true
+    for (const socket of this.#sockets) socket.close()
+  }
+}
+
+// The server.
+
+async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Served> {
+  const errors: string[] = []
+  const app = quiet(errors)
+  await app.register(devices, { stallTimeout, closeTimeout: CLOSE_TIMEOUT })
+  const sockets = new Map<number, Socket>()
+  app.server.on('connection', (socket: Socket) => { sockets.set(socket.remotePort!, socket) })
+  const patience = 3 * stallTimeout + 10 * ROOM
+  let enough = false
+
+  const commands = {
+    sessions: () => app.devices.size,
+    held: async () => [app.devices.size, await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count)))],
+    errors: () => errors,
+    enough: () => { enough = true },
+    /** Sends until output stays here, then nothing more. */
+    async stall ({ to, port }: { to: string, port: number }): Promise<Gone> {
+      const ended = end(app, to, patience)
+      const socket = sockets.get(port)!
+      while (socket.writableLength < STUCK) {
+        await app.devices.send(to, CHUNK)
+        await turn()
+      }
+      const since = performance.now()
+      const { code } = await ended
+      return { code, after: Math.round(performance.now() - since) }
+    },
+    /** Sends, whatever waits, until it is shown out. */
+    async flood ({ to }: { to: string }): Promise<Gone> {
+      const ended = end(app, to, patience)
+      const since = performance.now()
+      for (let sent = 0; app.devices.has(to) && sent < FLOOD; sent += CHUNK.length) {
+        app.devices.get(to)!.send(CHUNK)
+        await turn()
+      }
+      const { code } = await ended
+      return { code, after: Math.round(performance.now() - since) }
+    },
+    /** To everyone, at a steady pace: as often as told, or until it is enough. */
+    async broadcast ({ rounds }: { rounds?: number } = {}): Promise<Rounds> {
+      const since = performance.now()
+      const goesOn = (done: number) => rounds === undefined ? done < LEAST_ROUNDS || !enough : done < rounds
+      let done = 0
+      while (goesOn(done)) {
+        await app.devices.broadcast({ round: ++done })
+        await sleep(PACE)
+      }
+      return { rounds: done, milliseconds: Math.round(performance.now() - since) }
+    }
+  }
+  return { app, commands }
+}
+
+/** How the session of a device ends; code 0 if it does not. */
+async function end (app: FastifyInstance, deviceId: string, patience: number): Promise<Pick<Leave, 'code'>> {
+  const left = new Promise<Leave>(resolve => {
+    app.devices.on('disconnected', ({ id }, leave) => { if (id === deviceId) resolve(leave) })
+  })
+  return await Promise.race([left, sleep(patience, { code: 0 }, { ref: false })])
+}
+
+await command(import.meta.url, { devices: 1_000, stallTimeout: settingsOf({}).stallTimeout }, slow, prepare)
