@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { connect as connectTcp } from 'node:net'
+import { connect as connectTcp, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import fastifySwagger from '@fastify/swagger'
@@ -11,6 +11,14 @@ import t from 'tap'
 import WebSocket from 'ws'
 import devices, { jsonrpc, localBackplane, memoryMailbox, Refusal, type Codec } from '../lib/index.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
+
+/** A client that upgrades by hand and then says nothing, not even goodbye. */
+function muteClient (url: string, path: string): Socket {
+  const socket = connectTcp(Number(new URL(url).port), '127.0.0.1')
+  socket.on('error', () => {})
+  socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`)
+  return socket
+}
 
 t.test('a prefix goes before every route', async t => {
   const app = await listen(t, { prefix: '/iot' })
@@ -153,8 +161,7 @@ t.test('it answers inject and injectWS', async t => {
 t.test('an upgrade that no route takes is answered and closed', async t => {
   const app = await listen(t, { closeTimeout: 50 })
   for (const [path, status] of [['/nowhere', 404], ['/devices/d', 404], [`/ws/${'x'.repeat(129)}`, 414]] as const) {
-    const socket = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
-    socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`)
+    const socket = muteClient(app.url, path)
     let text = ''
     socket.on('data', chunk => { text += chunk })
     await once(socket, 'close')
@@ -284,9 +291,7 @@ t.test('devices that speak different protocols hear the same broadcast', async t
 t.test('closing lets calls finish, tells each device its own time to come back, and waits for nobody for long', async t => {
   const app = await listen(t, { drainTimeout: 2_000, closeTimeout: 1_000, retrySpread: 1_000 })
   const [idle, busy, stuck] = [await connect(app.url, 'idle'), await connect(app.url, 'busy'), await connect(app.url, 'stuck')]
-  const mute = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
-  mute.on('error', () => {})
-  mute.write('GET /ws?deviceId=mute HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n')
+  muteClient(app.url, '/ws?deviceId=mute')
   await until(() => app.devices.has('mute'))
 
   const finished = request(app, 'POST', '/devices/busy/calls/work')
@@ -307,6 +312,15 @@ t.test('closing lets calls finish, tells each device its own time to come back, 
   t.equal((await stuck.closed).code, 1012)
   await closing
   t.ok(Date.now() - started < 2_000 * 1.1 + 1_000, 'within its time, with room for a slow machine')
+})
+
+t.test('what lingers when the time to close is over is cut', async t => {
+  const app = await listen(t, { drainTimeout: 300, closeTimeout: 60_000 })
+  const mute = muteClient(app.url, '/ws?deviceId=mute')
+  await until(() => app.devices.has('mute'))
+  const cut = once(mute.resume(), 'close')
+  await app.close()
+  await cut
 })
 
 t.test('who comes while the node is leaving is sent elsewhere', async t => {
