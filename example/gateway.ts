@@ -1,8 +1,9 @@
 import { timingSafeEqual } from 'node:crypto'
 import Fastify from 'fastify'
 import devices, { type Options } from 'fastify-devices'
+import { diskMailbox } from 'fastify-devices/mailboxes/disk'
 
-const { PORT = '3000', HOST = '127.0.0.1', TOKEN } = process.env
+const { PORT = '3000', HOST = '127.0.0.1', TOKEN, DATA = './data' } = process.env
 
 const app = Fastify({
   logger: { level: process.env.LOG_LEVEL ?? 'warn' },
@@ -23,7 +24,7 @@ const rules: Options = TOKEN
     }
   : {}
 
-await app.register(devices, rules)
+await app.register(devices, { ...rules, mailbox: await diskMailbox({ path: DATA }) })
 
 app.devices.handle('echo', params => params)
 app.devices.on('message', (data, device) => device.send(data))

@@ -43,6 +43,10 @@ export class Letters {
     this.#stats = stats
     this.#events = events
     this.#log = log
+    mailbox.onDamage?.(damage => {
+      stats.count('letters', 'damaged')
+      log.error(damage, 'a record of the mailbox is damaged')
+    })
     this.#unwatch = backplane.watch(lettersOf(node), ({ id, data }) => {
       this.#awaited.get(id)?.(data as Outcome)
       return 0

@@ -21,7 +21,7 @@ export interface Kept extends Letter {
 }
 
 /** What becomes of a letter. */
-export type Ending = 'delivered' | 'expired' | 'cancelled' | 'replaced' | 'refused' | 'set-aside'
+export type Ending = 'delivered' | 'expired' | 'cancelled' | 'replaced' | 'refused' | 'set-aside' | 'damaged'
 
 export interface Receipt {
   readonly id: string
@@ -67,6 +67,8 @@ export interface Mailbox {
   strike (deviceId: string, letterId: string): Promise<number>
   /** Takes out what has expired, some at a time, and tells what it was. */
   sweep (now: number): Promise<Array<{ deviceId: string, letterId: string }>>
+  /** Tells of what was found damaged, also before somebody listened. */
+  onDamage? (listener: (damage: { key: string, reason: string }) => void): void
   close? (): Promise<void>
 }
 

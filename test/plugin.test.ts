@@ -1,6 +1,9 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { connect as connectTcp, type Socket } from 'node:net'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import fastifySwagger from '@fastify/swagger'
@@ -375,11 +378,12 @@ t.test('who is still at the door when the node leaves is sent away', async t => 
 
 /** Runs the gateway of the example as a user would. */
 async function gateway (t: { teardown (end: () => unknown): void }, env: Record<string, string>) {
+  const data = await mkdtemp(join(tmpdir(), 'gateway-'))
   const child = spawn(process.execPath, [fileURLToPath(new URL('../dist/example/gateway.js', import.meta.url))], {
-    env: { PATH: process.env.PATH!, PORT: '0', ...env }, stdio: ['ignore', 'pipe', 'inherit']
+    env: { PATH: process.env.PATH!, PORT: '0', DATA: data, ...env }, stdio: ['ignore', 'pipe', 'inherit']
   })
   const exited = once(child, 'exit')
-  t.teardown(async () => { child.kill('SIGTERM'); await exited })
+  t.teardown(async () => { child.kill('SIGTERM'); await exited; await rm(data, { recursive: true }) })
   const printed: string[] = []
   for await (const line of createInterface(child.stdout)) {
     if (line !== '') printed.push(line)

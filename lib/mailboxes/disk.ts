@@ -1,0 +1,286 @@
+import { Failure, type Detail } from '../errors.ts'
+import { sizeOf, type Caps, type Ending, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
+import { Journal, type Change, type Damage } from './journal.ts'
+
+export interface DiskMailboxOptions {
+  /** The folder; made if it is not there. One process at a time. */
+  path: string
+  /** Milliseconds for which the receipt of a letter that is done with is kept. */
+  keepReceipts?: number
+}
+
+/** What is known of a letter, of one that is done with too. */
+interface Entry extends Receipt {
+  readonly position: number
+  readonly strikes: number
+}
+
+/** What waits for one device, as far as the caps ask. */
+interface Box {
+  letters: number
+  bytes: number
+  /** Letter ids by their collapse keys. */
+  readonly collapsible: Map<string, string>
+}
+
+const FORMAT = 'fastify-devices letters 1'
+const DAY = 86_400_000
+const SWEPT_AT_ONCE = 1_000
+const SEAL_EVERY = 60_000
+
+// no id holds a `!`, and `"` is the character behind it
+const formatKey = 'format'
+const letterKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
+const entryKey = (deviceId: string, letterId: string) => `r!${deviceId}!${letterId}`
+const dueKey = (at: number, deviceId: string, letterId: string) => `d!${padded(at)}!${deviceId}!${letterId}`
+
+/** Keeps letters in a folder: what is promised is on disk, and survives a kill at any moment. Needs `classic-level`. */
+export async function diskMailbox ({ path, keepReceipts = DAY }: DiskMailboxOptions): Promise<Mailbox> {
+  const mailbox = new DiskMailbox(keepReceipts)
+  await mailbox.open(path)
+  return mailbox
+}
+
+class DiskMailbox implements Mailbox {
+  readonly shared = false
+  readonly #keepReceipts: number
+  readonly #boxes = new Map<string, Box>()
+  /** Entries on their way to the disk, and when they are there. */
+  readonly #underway = new Map<string, { entry: Entry, written: Promise<void> }>()
+  readonly #damages: Damage[] = []
+  #report = (damage: Damage): void => { this.#damages.push(damage) }
+  #journal!: Journal
+  #position = 0
+  #sealedAt = 0
+
+  constructor (keepReceipts: number) {
+    this.#keepReceipts = keepReceipts
+  }
+
+  async open (path: string): Promise<void> {
+    this.#journal = await Journal.open(path, damage => this.#report(damage))
+    await this.#checkFormat(path)
+    await this.#load()
+    await this.#journal.seal()
+  }
+
+  onDamage (listener: (damage: Damage) => void): void {
+    this.#report = listener
+    for (const damage of this.#damages.splice(0)) listener(damage)
+  }
+
+  async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
+    const first = this.#entry(deviceId, letter.id)
+    if (first) {
+      // a second try is promised nothing before the first is on disk
+      await this.#underway.get(entryKey(deviceId, letter.id))?.written
+      return { receipt: receiptOf(first), fresh: false }
+    }
+
+    const replaced = this.#collapsible(deviceId, letter)
+    this.#checkCaps(deviceId, sizeOf(letter.body), caps, replaced)
+    const kept: Kept = { ...letter, position: ++this.#position }
+    const entry = entryOf(kept)
+
+    if (replaced) this.#remove(deviceId, replaced)
+    this.#add(deviceId, entry)
+    try {
+      // written in one go, because nothing comes between
+      await Promise.all([
+        replaced && this.#end(deviceId, replaced, 'replaced'),
+        this.#save(deviceId, entry, [
+          { key: letterKey(deviceId, kept.position), value: encodeLetter(deviceId, kept) },
+          { key: dueKey(kept.expiresAt, deviceId, kept.id), value: nothing }
+        ])
+      ])
+    } catch (error) {
+      this.#remove(deviceId, entry)
+      if (replaced) this.#add(deviceId, replaced)
+      throw error
+    }
+    return { receipt: receiptOf(entry), fresh: true, ...(replaced && { replaced: replaced.id }) }
+  }
+
+  async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
+    for await (const [, value] of this.#journal.range(letterKey(deviceId, after + 1), `l!${deviceId}"`)) {
+      const { letter } = decodeLetter(value)
+      const underway = this.#underway.get(entryKey(deviceId, letter.id))
+      if (!underway || underway.entry.status === 'queued') yield letter
+    }
+  }
+
+  async waiting (deviceId: string): Promise<number> {
+    return this.#boxes.get(deviceId)?.letters ?? 0
+  }
+
+  async settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
+    const entry = this.#entry(deviceId, letterId)
+    if (entry?.status !== 'queued') return false
+    this.#remove(deviceId, entry)
+    try {
+      await this.#end(deviceId, entry, ending, device)
+    } catch (error) {
+      this.#add(deviceId, entry)
+      throw error
+    }
+    return true
+  }
+
+  async receipt (deviceId: string, letterId: string): Promise<Receipt | undefined> {
+    const entry = this.#entry(deviceId, letterId)
+    return entry && receiptOf(entry)
+  }
+
+  async strike (deviceId: string, letterId: string): Promise<number> {
+    const entry = this.#entry(deviceId, letterId)
+    if (entry?.status !== 'queued') return 0
+    const struck = { ...entry, strikes: entry.strikes + 1 }
+    await this.#save(deviceId, struck)
+    return struck.strikes
+  }
+
+  /** Looks only at what is due: a letter that waits costs nothing. */
+  async sweep (now: number): Promise<Array<{ deviceId: string, letterId: string }>> {
+    const expired: Array<{ deviceId: string, letterId: string }> = []
+    let looks = 0
+    for await (const [key] of this.#journal.range('d!', dueKey(now + 1, '', ''))) {
+      const [, , deviceId, letterId] = key.split('!') as [string, string, string, string]
+      const entry = this.#entry(deviceId, letterId)
+      if (entry?.status === 'queued') {
+        await this.settle(deviceId, letterId, 'expired')
+        expired.push({ deviceId, letterId })
+      } else {
+        await this.#journal.write([{ key }, { key: entryKey(deviceId, letterId) }])
+      }
+      if (++looks === SWEPT_AT_ONCE) break
+    }
+    if (now - this.#sealedAt > SEAL_EVERY) {
+      this.#sealedAt = now
+      await this.#journal.seal()
+    }
+    return expired
+  }
+
+  async close (): Promise<void> {
+    await this.#journal.close()
+  }
+
+  /** As it is now, or is about to be. */
+  #entry (deviceId: string, letterId: string): Entry | undefined {
+    const key = entryKey(deviceId, letterId)
+    const underway = this.#underway.get(key)
+    if (underway) return underway.entry
+    const value = this.#journal.read(key)
+    return value && decodeEntry(value).entry
+  }
+
+  async #save (deviceId: string, entry: Entry, changes: Change[] = []): Promise<void> {
+    const key = entryKey(deviceId, entry.id)
+    const written = this.#journal.write([...changes, { key, value: encodeEntry(deviceId, entry) }])
+    const underway = { entry, written }
+    this.#underway.set(key, underway)
+    try {
+      await written
+    } finally {
+      if (this.#underway.get(key) === underway) this.#underway.delete(key)
+    }
+  }
+
+  /** The letter goes, its receipt stays for a while. */
+  async #end (deviceId: string, entry: Entry, status: Ending, device?: Detail): Promise<void> {
+    const at = Date.now()
+    await this.#save(deviceId, { ...entry, status, at, ...(device && { device }) }, [
+      { key: letterKey(deviceId, entry.position) },
+      { key: dueKey(entry.expiresAt, deviceId, entry.id) },
+      { key: dueKey(at + this.#keepReceipts, deviceId, entry.id), value: nothing }
+    ])
+  }
+
+  #collapsible (deviceId: string, { collapse }: Letter): Entry | undefined {
+    const id = collapse === undefined ? undefined : this.#boxes.get(deviceId)?.collapsible.get(collapse)
+    return id === undefined ? undefined : this.#entry(deviceId, id)
+  }
+
+  #checkCaps (deviceId: string, size: number, caps: Caps, replaced: Entry | undefined): void {
+    const { letters, bytes } = this.#boxes.get(deviceId) ?? { letters: 0, bytes: 0 }
+    const freed = replaced ? { letters: 1, bytes: replaced.size } : { letters: 0, bytes: 0 }
+    if (letters - freed.letters >= caps.letters || bytes - freed.bytes + size > caps.bytes) throw new Failure('mailbox-full')
+  }
+
+  #add (deviceId: string, { id, size, collapse }: Entry): void {
+    let box = this.#boxes.get(deviceId)
+    if (!box) this.#boxes.set(deviceId, box = { letters: 0, bytes: 0, collapsible: new Map() })
+    box.letters++
+    box.bytes += size
+    if (collapse !== undefined) box.collapsible.set(collapse, id)
+  }
+
+  #remove (deviceId: string, { id, size, collapse }: Entry): void {
+    const box = this.#boxes.get(deviceId)!
+    box.letters--
+    box.bytes -= size
+    if (collapse !== undefined && box.collapsible.get(collapse) === id) box.collapsible.delete(collapse)
+    if (box.letters === 0) this.#boxes.delete(deviceId)
+  }
+
+  async #checkFormat (path: string): Promise<void> {
+    const found = this.#journal.read(formatKey)
+    if (!found) return await this.#journal.write([{ key: formatKey, value: Buffer.from(FORMAT) }])
+    if (Buffer.from(found).toString() === FORMAT) return
+    await this.#journal.close()
+    throw new Error(`The letters in "${path}" are of a newer format; this version reads "${FORMAT}"`)
+  }
+
+  /** Counts what waits, and mends what damage has torn apart. */
+  async #load (): Promise<void> {
+    const kept = new Set<number>()
+    for await (const [, value] of this.#journal.range('l!', 'l"')) {
+      const { deviceId, letter } = decodeLetter(value)
+      kept.add(letter.position)
+      if (!this.#entry(deviceId, letter.id)) await this.#save(deviceId, entryOf(letter))
+    }
+    for await (const [, value] of this.#journal.range('r!', 'r"')) {
+      const { deviceId, entry } = decodeEntry(value)
+      this.#position = Math.max(this.#position, entry.position)
+      if (entry.status !== 'queued') continue
+      this.#add(deviceId, entry)
+      if (!kept.has(entry.position)) await this.settle(deviceId, entry.id, 'damaged')
+    }
+  }
+}
+
+const nothing = new Uint8Array()
+
+function padded (number: number): string {
+  return String(number).padStart(16, '0')
+}
+
+function entryOf ({ body, ...letter }: Kept): Entry {
+  return { ...letter, status: 'queued', at: Date.now(), size: sizeOf(body), strikes: 0 }
+}
+
+function receiptOf ({ position, strikes, ...receipt }: Entry): Receipt {
+  return receipt
+}
+
+function encodeEntry (deviceId: string, entry: Entry): Uint8Array {
+  return Buffer.from(JSON.stringify({ deviceId, entry }))
+}
+
+function decodeEntry (value: Uint8Array): { deviceId: string, entry: Entry } {
+  return JSON.parse(Buffer.from(value).toString())
+}
+
+/** One line of JSON, then the body as it is. */
+function encodeLetter (deviceId: string, { body, ...letter }: Kept): Uint8Array {
+  const isText = typeof body === 'string'
+  return Buffer.concat([Buffer.from(`${JSON.stringify({ deviceId, letter, isText })}\n`), Buffer.from(body as string)])
+}
+
+function decodeLetter (value: Uint8Array): { deviceId: string, letter: Kept } {
+  const bytes = Buffer.from(value)
+  const end = bytes.indexOf('\n')
+  const { deviceId, letter, isText } = JSON.parse(bytes.subarray(0, end).toString())
+  const body = bytes.subarray(end + 1)
+  return { deviceId, letter: { ...letter, body: isText ? body.toString() : body } }
+}
