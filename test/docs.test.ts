@@ -141,9 +141,22 @@ t.test('every import of a file of ours names a file there is', async t => {
   for (const { from, to } of imports) t.ok(files.includes(to), `${from} imports ${to}`)
 })
 
-t.test('the core knows no implementation, and none of them knows another; index.ts wires them', async t => {
-  const wrong = imports.filter(({ from, to }) => from !== 'index.ts' && implementation(to) !== undefined && implementation(to) !== implementation(from))
+t.test('the core knows no implementation, and none of them knows another; index.ts wires them, and the client its codec', async t => {
+  const wires = ({ from, to }: Import) => from === 'index.ts' || (from === 'client/line.ts' && to === 'codecs/jsonrpc.ts')
+  const wrong = imports.filter(one => !wires(one) && implementation(one.to) !== undefined && implementation(one.to) !== implementation(one.from))
   t.strictSame(wrong, [])
+})
+
+t.test('the client loads nothing that a browser lacks, and the plugin nothing that is optional', async t => {
+  /** The packages that a file loads, and those of all it imports. */
+  function packages (file: string, seen = new Set<string>()): string[] {
+    if (seen.has(file)) return []
+    seen.add(file)
+    const own = [...read(`lib/${file}`).matchAll(/^import (?!type)\b[^'"]*?\bfrom '(?<name>[^.'][^']*)'/gm)].map(({ groups }) => groups!.name!)
+    return [...own, ...imports.filter(({ from }) => from === file).flatMap(({ to }) => packages(to, seen))]
+  }
+  t.strictSame(packages('client/index.ts'), [])
+  t.notOk(packages('index.ts').includes('classic-level'))
 })
 
 t.test('nobody imports index.ts', async t => {

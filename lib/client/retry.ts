@@ -1,0 +1,15 @@
+export interface Backoff {
+  /** The most to wait before the first try, in milliseconds; it doubles with each further one. */
+  first: number
+  most: number
+}
+
+/** Milliseconds to wait before coming back after a goodbye; undefined: do not come back. */
+export function waitOf (code: number, reason: string, tries: number, { first, most }: Backoff): number | undefined {
+  // 1000 was asked for, and 4500 to 4999 stand until something changes
+  if (code === 1000 || (code >= 4500 && code < 5000)) return undefined
+  const told = /^retry=(\d{1,9})$/.exec(reason)?.[1]
+  if (told !== undefined) return Number(told)
+  // full jitter: any wait up to the bound is as likely as any other
+  return Math.random() * Math.min(most, first * 2 ** tries)
+}
