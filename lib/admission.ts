@@ -73,6 +73,10 @@ export class Admission {
     return { deviceId, credentials, codec, address: introduction.address }
   }
 
+  get isDraining (): boolean {
+    return this.#parts.isDraining()
+  }
+
   open (arrival: Arrival, socket: Socket): Session {
     const { home, subscriptions, delivery } = this.#parts
     const session = new Session(home, socket, arrival)
@@ -82,24 +86,25 @@ export class Admission {
 
   /** The connection is open: the session takes the device over, is welcomed, and gets its letters. */
   async enter (session: Session): Promise<void> {
+    const { home, letters, rules } = this.#parts
+    const late = setTimeout(() => session.end('overloaded'), rules.admissionTimeout)
     try {
-      const waiting = await this.#parts.letters.waiting(session.id)
+      const waiting = await letters.waiting(session.id)
       await this.#takeOver(session)
       if (!session.left) this.#welcome(session, waiting)
     } catch (error) {
-      this.#parts.home.log.error({ err: error, deviceId: session.id }, 'a device could not be taken over')
+      home.log.error({ err: error, deviceId: session.id }, 'a device could not be taken over')
       session.end('overloaded')
+    } finally {
+      clearTimeout(late)
     }
   }
 
   async #takeOver (session: Session): Promise<void> {
     const { backplane, registry, isDraining } = this.#parts
-    const ownership = await backplane.own(session.id, session.owner!)
-    session.generation = ownership.generation
-    session.onLeft = () => ownership.release()
+    session.own(await backplane.own(session.id, session.owner!))
     if (isDraining()) session.end('leaving')
-    if (session.left) await ownership.release()
-    else registry.enter(session)
+    if (!session.left) registry.enter(session)
   }
 
   #welcome (session: Session, waiting: number): void {
@@ -108,6 +113,8 @@ export class Admission {
     home.stats.admitted()
     home.log.info({ deviceId, generation, address: session.address }, 'device connected')
     session.notify('welcome', { deviceId, generation, heartbeat: rules.pingInterval, now: Date.now(), waiting })
+    if (session.left) return
+    session.enter()
     events.emit('connected', session)
     delivery.ring(session)
   }

@@ -13,7 +13,7 @@ export type Request =
 /** Its answer: a value, or why there is none. */
 export type Answer =
   | { ok: true, value: unknown }
-  | { ok: false } & Pick<Failed, 'reason' | 'detail'>
+  | { ok: false, message?: string } & Pick<Failed, 'reason' | 'detail'>
 
 /** Who is connected, as told to all nodes. */
 export interface Presence {
@@ -34,6 +34,7 @@ export interface Owner {
 
 export interface Ownership {
   readonly generation: number
+  /** May be called again. */
   release (): Promise<void>
 }
 

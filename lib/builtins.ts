@@ -21,14 +21,15 @@ export function addBuiltins (
   { subscriptions, outbox, events, authorizeTopic, topic: limits }:
   { subscriptions: Subscriptions, outbox: Outbox, events: Events, authorizeTopic: AuthorizeTopic, topic: TopicLimits }
 ): void {
-  async function authorize (device: Device, topics: string[], action: 'subscribe' | 'publish'): Promise<void> {
+  async function authorize (device: Device, topics: Iterable<string>, action: 'subscribe' | 'publish'): Promise<void> {
     for (const topic of topics) {
       if (await authorizeTopic(device, topic, action) !== true) throw new Failure('forbidden')
     }
   }
 
   methods.handle('subscribe', { params: Filters }, async ({ topics }, { device }) => {
-    await authorize(device, topics, 'subscribe')
+    subscriptions.check(device as Session, topics)
+    await authorize(device, new Set(topics), 'subscribe')
     subscriptions.join(device as Session, topics)
     return { topics: [...device.topics] }
   })

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import type { Failure, Reason } from './errors.ts'
+import { Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
 import type { Letters } from './letters.ts'
 import type { Kept } from './mailbox.ts'
 import type { Session } from './session.ts'
@@ -12,9 +12,13 @@ export interface DeliveryLimits {
   attempts: number
 }
 
-/** Failures of a device that has too much to do, and how long it is left alone then. */
-const pressed = new Set<Reason>(['busy', 'too-fast'])
+/** How long a device is left alone that has too much to do, and a mailbox that cannot be read. */
 const PAUSE = 1_000
+const pressed = new Set<Reason>(['busy', 'too-fast'])
+
+/** Ends that are our doing: no letter is to blame for them. */
+const ours: Goodbye[] = ['leaving', 'overloaded', 'expired', 'replaced', 'removed']
+const blameless = new Set<number>(ours.map(name => goodbyes[name].code))
 
 /** What is on its way to one session. */
 interface Round {
@@ -34,6 +38,7 @@ export class Delivery {
   readonly #limits: DeliveryLimits
   readonly #log: FastifyBaseLogger
   readonly #rounds = new Map<Session, Round>()
+  #paused = false
 
   constructor (letters: Letters, limits: DeliveryLimits, log: FastifyBaseLogger) {
     this.#letters = letters
@@ -43,7 +48,7 @@ export class Delivery {
 
   /** There may be letters for this session. */
   ring (session: Session): void {
-    if (session.left) return
+    if (session.left || this.#paused) return
     let round = this.#rounds.get(session)
     if (!round) {
       round = { inFlight: new Map(), after: 0, rung: true, draining: false, wake () {} }
@@ -60,29 +65,45 @@ export class Delivery {
     this.#rounds.delete(session)
     round.wake()
     const [suspect] = round.inFlight.values()
-    if (suspect) void this.#strike(session, suspect)
+    if (suspect && !blameless.has(session.left!.code)) void this.#strike(session, suspect)
+  }
+
+  /** The node is leaving: what is on its way may arrive, and the rest waits for another connection. */
+  pause (): void {
+    this.#paused = true
+    for (const { wake } of this.#rounds.values()) wake()
   }
 
   async #drain (session: Session, round: Round): Promise<void> {
     round.draining = true
-    try {
-      while (round.rung && !session.left) {
-        round.rung = false
-        for await (const letter of this.#letters.from(session.id, round.after)) {
-          while (round.inFlight.size >= this.#limits.window && !session.left) {
-            await new Promise<void>(resolve => { round.wake = resolve })
-          }
-          if (session.left) break
-          round.after = letter.position
-          round.inFlight.set(letter.id, letter)
-          void this.#hand(session, round, letter)
-        }
+    while (round.rung && this.#mayHand(session)) {
+      round.rung = false
+      try {
+        await this.#drainOnce(session, round)
+      } catch (error) {
+        this.#log.error({ err: error, deviceId: session.id }, 'letters cannot be read')
+        await sleep(PAUSE, undefined, { ref: false })
+        round.rung = true
       }
-    } catch (error) {
-      this.#log.error({ err: error, deviceId: session.id }, 'letters cannot be read')
     }
     round.draining = false
     this.#forget(session, round)
+  }
+
+  async #drainOnce (session: Session, round: Round): Promise<void> {
+    for await (const letter of this.#letters.from(session.id, round.after)) {
+      while (round.inFlight.size >= this.#limits.window && this.#mayHand(session)) {
+        await new Promise<void>(resolve => { round.wake = resolve })
+      }
+      if (!this.#mayHand(session)) return
+      round.after = letter.position
+      round.inFlight.set(letter.id, letter)
+      void this.#hand(session, round, letter)
+    }
+  }
+
+  #mayHand (session: Session): boolean {
+    return !session.left && !this.#paused
   }
 
   async #hand (session: Session, round: Round, letter: Kept): Promise<void> {
@@ -105,16 +126,20 @@ export class Delivery {
     try {
       await session.peer.call('message', { id: letter.id, data: contentOf(letter) }, { id: letter.id, timeout })
     } catch (error) {
-      const { reason, device } = error as Failure
-      if (reason === 'dropped') return // it waits for the next connection
-      if (pressed.has(reason)) {
-        await sleep(PAUSE, undefined, { ref: false })
-        return await this.#offer(session, letter)
-      }
-      await this.#letters.settle(session.id, letter, reason === 'timeout' ? 'expired' : 'refused', device)
+      if (!(error instanceof Failure)) throw error
+      await this.#refused(session, letter, error)
       return
     }
     await this.#letters.settle(session.id, letter, 'delivered')
+  }
+
+  async #refused (session: Session, letter: Kept, { reason, device }: Failure): Promise<void> {
+    if (reason === 'dropped') return // it waits for the next connection
+    if (pressed.has(reason)) {
+      await sleep(PAUSE, undefined, { ref: false })
+      return await this.#offer(session, letter)
+    }
+    await this.#letters.settle(session.id, letter, reason === 'timeout' ? 'expired' : 'refused', device)
   }
 
   async #strike (session: Session, letter: Kept): Promise<void> {

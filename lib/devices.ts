@@ -33,6 +33,7 @@ interface Parts {
 }
 
 const SIDE_BY_SIDE = 32
+const reserved = new Set(['message', 'welcome'])
 
 /** What `app.devices` is. Iterates over the devices that are connected to this node. */
 export class Devices {
@@ -70,22 +71,40 @@ export class Devices {
    * lines is passed on in its place.
    */
   async * sendMany (lines: Iterable<Addressed | Failure> | AsyncIterable<Addressed | Failure>): AsyncGenerator<Sent | Failure> {
+    const source = Symbol.asyncIterator in lines ? lines[Symbol.asyncIterator]() : lines[Symbol.iterator]()
+    const read = async () => ({ line: await source.next() })
     const underway: Array<Promise<Sent | Failure>> = []
-    for await (const line of lines) {
-      underway.push(line instanceof Failure ? Promise.resolve(line) : this.#sendOne(line))
-      if (underway.length >= SIDE_BY_SIDE) yield await underway.shift()!
+    let reading: ReturnType<typeof read> | undefined = read()
+    try {
+      while (reading || underway.length > 0) {
+        const room = underway.length < SIDE_BY_SIDE ? reading : undefined
+        const head = underway[0]?.then(sent => ({ sent }))
+        const next: { sent?: Sent | Failure, line?: IteratorResult<Addressed | Failure, unknown> } = await Promise.race([room, head].filter(one => one !== undefined))
+        if (next.sent) {
+          void underway.shift()
+          yield next.sent
+        } else {
+          if (!next.line!.done) underway.push(this.#sendOne(next.line!.value as Addressed | Failure))
+          reading = next.line!.done ? undefined : read()
+        }
+      }
+    } finally {
+      await source.return?.()
     }
-    for (const sent of underway) yield await sent
   }
 
   /** Calls a method of a device, wherever it is, and resolves with its result. */
   async call (deviceId: string, method: string, params?: unknown, { timeout, signal }: Omit<CallOptions, 'id'> = {}): Promise<unknown> {
+    if (reserved.has(method)) throw new Failure('bad-params', { message: `"${method}" is what the server sends by itself` })
+    if (params !== undefined && (typeof params !== 'object' || params === null)) {
+      throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
+    }
     return await this.#parts.outbox.call(checked(deviceId), method, params, timeout, signal)
   }
 
   /** Sends a message to all devices, or to those that listen to a topic. */
   async broadcast (data: unknown, { topic }: { topic?: string | undefined } = {}): Promise<Reach & { id: string }> {
-    if (topic !== undefined && !isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
+    if (topic !== undefined) this.#checkTopic(topic)
     return await this.#parts.outbox.broadcast(data, topic)
   }
 
@@ -119,6 +138,7 @@ export class Devices {
 
   /** Who is connected, over all nodes, in the order of ids. */
   async list ({ limit = 100, after, topic }: Partial<Page> = {}): Promise<Presence[]> {
+    if (topic !== undefined) this.#checkTopic(topic)
     return await this.#parts.backplane.list({ limit, after, topic })
   }
 
@@ -165,7 +185,13 @@ export class Devices {
     return this
   }
 
-  async #sendOne ({ to, data, ...options }: Addressed): Promise<Sent | Failure> {
+  #checkTopic (topic: string): void {
+    if (!isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
+  }
+
+  async #sendOne (line: Addressed | Failure): Promise<Sent | Failure> {
+    if (line instanceof Failure) return line
+    const { to, data, ...options } = line
     try {
       return await this.send(to, data, options)
     } catch (error) {

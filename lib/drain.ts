@@ -16,7 +16,7 @@ export async function drain (sessions: Iterable<Session>, { drainTimeout, closeT
   while (busy.length > 0) {
     const late = Date.now() >= deadline
     busy = busy.filter(session => {
-      if (!late && session.peer.inFlight > 0 && !session.left) return true
+      if (!late && session.calls > 0 && !session.left) return true
       session.end('leaving', `retry=${Math.floor(Math.random() * retrySpread)}`)
       return false
     })

@@ -29,8 +29,8 @@ export const answers = {
   unauthenticated: { status: 401, code: 'UNAUTHENTICATED', rpc: -32009, message: 'Credentials are missing or wrong' },
   'too-many-topics': { status: 429, code: 'TOPICS_EXCEEDED', rpc: -32010, message: 'Too many topics', retryAfter: 60 },
   'bad-topic': { status: 400, code: 'TOPIC_INVALID', rpc: -32011, message: 'Not a valid topic' },
-  'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Not a valid device id' },
-  'bad-protocol': { status: 400, code: 'PROTOCOL_UNKNOWN', rpc: -32013, message: 'None of the offered subprotocols is known' },
+  'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Give the device id as ?deviceId=: 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -' },
+  'bad-protocol': { status: 400, code: 'PROTOCOL_UNKNOWN', rpc: -32013, message: 'Offer the subprotocol jsonrpc, or none' },
   'not-websocket': { status: 426, code: 'UPGRADE_REQUIRED', rpc: -32024, message: 'Connect with a WebSocket' },
   'too-large': { status: 413, code: 'MESSAGE_TOO_LARGE', rpc: -32014, message: 'The message is too large' },
   'bad-type': { status: 415, code: 'TYPE_UNSUPPORTED', rpc: -32015, message: 'Send application/json, text/* or application/octet-stream' },
@@ -86,7 +86,7 @@ export interface FailureOptions {
   /** What the other side said itself. */
   detail?: Detail | undefined
   /** In place of the words of the table. */
-  message?: string
+  message?: string | undefined
 }
 
 /**

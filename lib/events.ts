@@ -1,4 +1,3 @@
-import { EventEmitter } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Ending } from './mailbox.ts'
 import type { Device, Leave } from './device.ts'
@@ -15,25 +14,27 @@ export type EventMap = {
   message: [data: unknown, device: Device]
 } & Record<Ending, [letter: LetterEvent]>
 
+type ListenersOf = { [Name in keyof EventMap]: Set<(...args: EventMap[Name]) => unknown> }
+
 /** Tells listeners; what one of them throws is logged and harms nobody. */
 export class Events {
-  readonly #emitter = new EventEmitter<EventMap>()
+  readonly #listeners: Partial<ListenersOf> = {}
   readonly #log: FastifyBaseLogger
 
   constructor (log: FastifyBaseLogger) {
     this.#log = log
   }
 
-  on<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => void): void {
-    this.#emitter.on(name, listener as never)
+  on<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => unknown): void {
+    this.#of(name).add(listener)
   }
 
-  off<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => void): void {
-    this.#emitter.off(name, listener as never)
+  off<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => unknown): void {
+    this.#of(name).delete(listener)
   }
 
   emit<Name extends keyof EventMap> (name: Name, ...args: EventMap[Name]): void {
-    for (const listener of this.#emitter.listeners(name) as Array<(...args: EventMap[Name]) => unknown>) {
+    for (const listener of this.#of(name)) {
       try {
         const outcome = listener(...args)
         if (outcome instanceof Promise) outcome.catch(error => this.#failed(name, error))
@@ -41,6 +42,10 @@ export class Events {
         this.#failed(name, error)
       }
     }
+  }
+
+  #of<Name extends keyof EventMap> (name: Name): ListenersOf[Name] {
+    return this.#listeners[name] ??= new Set() as ListenersOf[Name]
   }
 
   #failed (event: keyof EventMap, error: unknown): void {

@@ -39,7 +39,8 @@ export class Keys {
     this.#used.set(key, { digest, answer, until: now + this.#limits.keyTtl })
     this.#trim(now)
     answer.catch(error => {
-      if (error instanceof Failure && nothingSent.has(error.reason) && this.#used.get(key)?.answer === answer) this.#used.delete(key)
+      const uncertain = error instanceof Failure && !nothingSent.has(error.reason)
+      if (!uncertain && this.#used.get(key)?.answer === answer) this.#used.delete(key)
     })
     return answer
   }

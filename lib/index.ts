@@ -29,8 +29,6 @@ import { Stats } from './stats.ts'
 import { Subscriptions } from './subscriptions.ts'
 import { WebSocketDoor } from './transports/websocket.ts'
 
-const SWEEP_INTERVAL = 1_000
-
 /** Fastify's defaults: the length of a parameter in a path, and the time of a hook that runs before it closes. */
 const ROUTER_DEFAULT = 100
 const PLUGIN_TIMEOUT = 10_000
@@ -55,7 +53,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const stats = new Stats()
   const events = new Events(log)
   const registry = new Registry()
-  const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic })
+  const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const caps = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
   const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
   const delivery = new Delivery(letters, settings, log)
@@ -73,9 +71,10 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     log,
     answer: (session, { method, params }, inbound) => methods.answer(method, params, session, inbound),
     left (session) {
-      subscriptions.leave(session, session.topics)
+      const wasHere = registry.leave(session)
       delivery.stop(session)
-      if (!registry.leave(session)) return
+      subscriptions.drop(session)
+      if (!wasHere) return
       log.info({ deviceId: session.id, generation: session.generation, code: session.left!.code }, 'device disconnected')
       events.emit('disconnected', session, session.left!)
     }
@@ -106,12 +105,9 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   }, { prefix: settings.prefix })
 
   const heartbeat = new Heartbeat(registry, settings)
-  const sweeping = setInterval(() => {
-    letters.sweep(Date.now()).catch(error => log.error({ err: error }, 'letters cannot be swept'))
-  }, SWEEP_INTERVAL).unref()
-
   app.addHook('preClose', async () => {
     draining = true
+    delivery.pause()
     const deadline = Date.now() + settings.drainTimeout
     await drain(registry, settings)
     await door.close(deadline)
@@ -119,10 +115,12 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
 
   app.addHook('onClose', async () => {
     heartbeat.stop()
-    clearInterval(sweeping)
     subscriptions.close()
-    await letters.close()
-    await backplane.close?.()
+    try {
+      await letters.close()
+    } finally {
+      await backplane.close?.()
+    }
   })
 }
 
@@ -137,17 +135,19 @@ export default fp(devicesPlugin, { name: 'fastify-devices', fastify: '5.x' })
 
 export { localBackplane } from './backplanes/local.ts'
 export { jsonrpc, type JsonRpcOptions } from './codecs/jsonrpc.ts'
-export { answers, Failure, goodbyes, Refusal, type Detail, type Goodbye, type Reason } from './errors.ts'
+export { answers, Failure, goodbyes, Refusal, type Detail, type FailureOptions, type Goodbye, type Reason } from './errors.ts'
 export { memoryMailbox, type MemoryMailboxOptions } from './mailboxes/memory.ts'
 export type { Answer, Backplane, Listener, Owner, Ownership, Page, Presence, Publication, Reach, Request, Unwatch } from './backplane.ts'
 export type { AuthorizeTopic } from './builtins.ts'
 export type { Addressed, Devices, Portrait } from './devices.ts'
 export type { EventMap, LetterEvent } from './events.ts'
 export type { Authenticate, Introduction } from './introduction.ts'
-export type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
-export type { Codec, Id, Message } from './message.ts'
+export type { Caps, Ending, Expired, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
+export type { Call, Codec, Failed, Id, Invalid, Message, Notice, Result } from './message.ts'
 export type { Handler, HandlerContext, Schemas } from './methods.ts'
 export type { Guard, Options } from './options.ts'
 export type { Sent, SendOptions } from './outbox.ts'
-export type { Credentials, Device, Leave } from './device.ts'
+export type { Credentials, Description, Device, Leave } from './device.ts'
+export type { LettersPage } from './letters.ts'
+export type { CallOptions } from './peer.ts'
 export type { Counters } from './stats.ts'

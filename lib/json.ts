@@ -6,9 +6,11 @@ export function isSound (value: unknown, depth: number): boolean {
   if (typeof value !== 'object' || value === null) return true
   if (depth === 0) return false
   if (Array.isArray(value)) return value.every(item => isSound(item, depth - 1))
-  for (const [key, member] of Object.entries(value)) {
+  for (const key in value) {
     if (key === '__proto__') return false
-    if (key === 'constructor' && typeof member === 'object' && member !== null && Object.hasOwn(member, 'prototype')) return false
+    const member = (value as Record<string, unknown>)[key]
+    if (typeof member !== 'object' || member === null) continue
+    if (key === 'constructor' && Object.hasOwn(member, 'prototype')) return false
     if (!isSound(member, depth - 1)) return false
   }
   return true

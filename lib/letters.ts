@@ -4,6 +4,7 @@ import { Failure } from './errors.ts'
 import type { Events } from './events.ts'
 import type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
 import type { Detail } from './errors.ts'
+import { MAX_TIMER } from './peer.ts'
 import type { Stats } from './stats.ts'
 import { detached } from './text.ts'
 
@@ -18,7 +19,10 @@ export interface LettersPage {
   after?: number | undefined
 }
 
-type Addressed = Pick<Letter, 'id' | 'awaitedBy'>
+/** A letter, as far as its ending concerns anybody. */
+type Ended = Pick<Letter, 'id' | 'awaitedBy'>
+
+const SWEEP_INTERVAL = 1_000
 
 /** The mailbox, and everyone who wants to know what becomes of a letter in it. */
 export class Letters {
@@ -29,7 +33,10 @@ export class Letters {
   readonly #stats: Stats
   readonly #events: Events
   readonly #log: FastifyBaseLogger
-  readonly #awaited = new Map<string, (outcome: Outcome) => void>()
+  readonly #awaited = new Map<string, Set<(outcome?: Outcome) => void>>()
+  readonly #underway = new Set<Promise<unknown>>()
+  readonly #sweeping: NodeJS.Timeout
+  #isSweeping = false
   readonly #unwatch: Unwatch
 
   constructor (
@@ -47,8 +54,9 @@ export class Letters {
       stats.count('letters', 'damaged')
       log.error(damage, 'a record of the mailbox is damaged')
     })
+    this.#sweeping = setInterval(() => void this.#track(this.#sweepNow()), SWEEP_INTERVAL).unref()
     this.#unwatch = backplane.watch(lettersOf(node), ({ id, data }) => {
-      this.#awaited.get(id)?.(data as Outcome)
+      this.#settle(id, data as Outcome)
       return 0
     })
   }
@@ -56,7 +64,7 @@ export class Letters {
   async put (deviceId: string, letter: Letter): Promise<Put> {
     const put = await this.#mailbox.put(detached(deviceId), letter, this.#caps)
     if (put.fresh) this.#stats.count('letters', 'queued')
-    if (put.replaced !== undefined) await this.#lost(deviceId, put.replaced, 'replaced')
+    if (put.replaced) this.#told(deviceId, put.replaced, { ending: 'replaced' })
     return put
   }
 
@@ -69,7 +77,7 @@ export class Letters {
   }
 
   strike (deviceId: string, letterId: string): Promise<number> {
-    return this.#mailbox.strike(deviceId, letterId)
+    return this.#track(this.#mailbox.strike(deviceId, letterId))
   }
 
   receipt (deviceId: string, letterId: string): Promise<Receipt | undefined> {
@@ -90,8 +98,8 @@ export class Letters {
   }
 
   /** False: it did not wait any more. */
-  async settle (deviceId: string, letter: Addressed, ending: Ending, device?: Detail): Promise<boolean> {
-    const waited = await this.#mailbox.settle(deviceId, letter.id, ending, device)
+  async settle (deviceId: string, letter: Ended, ending: Ending, device?: Detail): Promise<boolean> {
+    const waited = await this.#track(this.#mailbox.settle(deviceId, letter.id, ending, device))
     if (waited) this.#told(deviceId, letter, { ending, device })
     return waited
   }
@@ -104,8 +112,9 @@ export class Letters {
     return purged
   }
 
+  /** Takes out what has expired. */
   async sweep (now: number): Promise<void> {
-    for (const { deviceId, letterId } of await this.#mailbox.sweep(now)) await this.#lost(deviceId, letterId, 'expired')
+    for (const { deviceId, receipt } of await this.#mailbox.sweep(now)) this.#told(deviceId, receipt, { ending: 'expired' })
   }
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
@@ -113,35 +122,57 @@ export class Letters {
     let settle!: (outcome?: Outcome) => void
     const outcome = new Promise<Outcome | undefined>(resolve => { settle = resolve })
     const forget = () => settle()
-    const timer = setTimeout(forget, timeout)
+    const timer = setTimeout(forget, Math.min(timeout, MAX_TIMER))
     signal?.addEventListener('abort', forget, { once: true })
     if (signal?.aborted) forget()
-    this.#awaited.set(letterId, settle)
+    const awaiting = this.#awaited.get(letterId) ?? new Set()
+    this.#awaited.set(letterId, awaiting.add(settle))
     void outcome.then(() => {
       clearTimeout(timer)
       signal?.removeEventListener('abort', forget)
-      if (this.#awaited.get(letterId) === settle) this.#awaited.delete(letterId)
+      awaiting.delete(settle)
+      if (awaiting.size === 0 && this.#awaited.get(letterId) === awaiting) this.#awaited.delete(letterId)
     })
     return { outcome, forget }
   }
 
+  /** Resolves once nothing is under way in the mailbox any more, and it is closed. */
   async close (): Promise<void> {
+    clearInterval(this.#sweeping)
     this.#unwatch()
+    await Promise.allSettled(this.#underway)
     await this.#mailbox.close?.()
   }
 
-  /** The mailbox took it out by itself; its receipt knows who waits. */
-  async #lost (deviceId: string, letterId: string, ending: Ending): Promise<void> {
-    const receipt = await this.#mailbox.receipt(deviceId, letterId)
-    this.#told(deviceId, receipt ?? { id: letterId }, { ending })
+  /** What the closing of the mailbox must wait for. */
+  #track<T> (work: Promise<T>): Promise<T> {
+    this.#underway.add(work)
+    const done = () => { this.#underway.delete(work) }
+    work.then(done, done)
+    return work
   }
 
-  #told (deviceId: string, { id, awaitedBy }: Addressed, outcome: Outcome): void {
+  async #sweepNow (): Promise<void> {
+    if (this.#isSweeping) return
+    this.#isSweeping = true
+    try {
+      await this.sweep(Date.now())
+    } catch (error) {
+      this.#log.error({ err: error }, 'letters cannot be swept')
+    }
+    this.#isSweeping = false
+  }
+
+  #told (deviceId: string, { id, awaitedBy }: Ended, outcome: Outcome): void {
     this.#stats.count('letters', outcome.ending)
     this.#log.debug({ deviceId, letterId: id, ending: outcome.ending }, 'letter settled')
     this.#events.emit(outcome.ending, { deviceId, id })
-    if (awaitedBy === this.#node) this.#awaited.get(id)?.(outcome)
-    else if (awaitedBy !== undefined) this.#tell(awaitedBy, id, outcome)
+    this.#settle(id, outcome)
+    if (awaitedBy !== undefined && awaitedBy !== this.#node) void this.#tell(awaitedBy, id, outcome)
+  }
+
+  #settle (letterId: string, outcome: Outcome): void {
+    for (const settle of this.#awaited.get(letterId) ?? []) settle(outcome)
   }
 
   async #tell (node: string, id: string, data: Outcome): Promise<void> {

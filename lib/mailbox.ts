@@ -47,8 +47,13 @@ export interface Put {
   receipt: Receipt
   /** False: the id was known, and the receipt is that of the first. */
   fresh: boolean
-  /** The letter that the new one took the place of. */
-  replaced?: string
+  /** Of the letter that the new one took the place of. */
+  replaced?: Receipt
+}
+
+export interface Expired {
+  deviceId: string
+  receipt: Receipt
 }
 
 /** Keeps letters. Rejects with the failures `mailbox-full` and `store-full`. */
@@ -65,8 +70,8 @@ export interface Mailbox {
   receipt (deviceId: string, letterId: string): Promise<Receipt | undefined>
   /** One more connection ended without an acknowledgement; how many there were. */
   strike (deviceId: string, letterId: string): Promise<number>
-  /** Takes out what has expired, some at a time, and tells what it was. */
-  sweep (now: number): Promise<Array<{ deviceId: string, letterId: string }>>
+  /** Takes out what has expired, some at a time, and tells one caller what it was. */
+  sweep (now: number): Promise<Expired[]>
   /** Tells of what was found damaged, also before somebody listened. */
   onDamage? (listener: (damage: { key: string, reason: string }) => void): void
   close? (): Promise<void>

@@ -2,7 +2,7 @@ import type { Static, TSchema } from '@sinclair/typebox'
 import { TypeCompiler, type TypeCheck } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
 import { answers, Failure } from './errors.ts'
-import type { Inbound } from './peer.ts'
+import { isThenable, type Inbound } from './peer.ts'
 import type { Device } from './device.ts'
 import type { Stats } from './stats.ts'
 
@@ -56,8 +56,8 @@ export class Methods {
       if (!method) throw new Failure('unknown-method')
       if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
       const result = method.handler(params, new Context(device, inbound))
-      if (!(result instanceof Promise)) return this.#check(name, method, result)
-      return result.then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, device, error) })
+      if (!isThenable(result)) return this.#check(name, method, result)
+      return Promise.resolve(result).then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, device, error) })
     } catch (error) {
       throw this.#failed(name, device, error)
     }

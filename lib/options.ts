@@ -6,17 +6,16 @@ import type { AuthorizeTopic } from './builtins.ts'
 import type { Authenticate } from './introduction.ts'
 import type { Mailbox } from './mailbox.ts'
 import type { Codec } from './message.ts'
+import { MAX_TIMER } from './peer.ts'
 
 /** Whether this request may use REST. */
 export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
 
-const MAX_TIMER = 2_147_483_647
-
 const Fn = <T>(description: string) => Type.Unsafe<T>(Type.Function([], Type.Unknown(), { description }))
 const FnOrFalse = <T>(description: string) => Type.Unsafe<T | false>(Type.Union([Type.Literal(false), Type.Function([], Type.Unknown())], { description }))
 const Part = <T>(description: string) => Type.Unsafe<T>(Type.Object({}, { description, additionalProperties: true }))
-const Count = (value: number, description: string) => Type.Integer({ default: value, minimum: 1, description })
-const Milliseconds = (value: number, description: string) => Type.Integer({ default: value, minimum: 1, maximum: MAX_TIMER, description })
+const Count = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, description })
+const Milliseconds = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, maximum: MAX_TIMER, description })
 
 /** Every option: its default, its limit, its one-line doc. Durations are in milliseconds, sizes in bytes. */
 export const OptionsSchema = Type.Object({
@@ -27,7 +26,7 @@ export const OptionsSchema = Type.Object({
   authenticate: Type.Optional(FnOrFalse<Authenticate>('Who is this device; `false` lets every device in. Without it: only from this machine')),
   guard: Type.Optional(FnOrFalse<Guard>('Who may use REST; `false` lets everyone. Without it: only from this machine')),
   authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function')),
-  origins: Type.Array(Type.String(), { default: [], description: 'Foreign origins that browsers may come from, as `https://host:port`' }),
+  origins: Type.Array(Type.String({ pattern: '^[a-z][a-z0-9+.-]*://[^/]+$' }), { default: [], description: 'Foreign origins that browsers may come from, as `https://host:port`' }),
   admissionTimeout: Milliseconds(5_000, 'Time for `authenticate`'),
 
   mailbox: Type.Optional(Part<Mailbox>('Keeps letters; by default in memory')),
@@ -42,8 +41,8 @@ export const OptionsSchema = Type.Object({
   maxTopics: Count(128, 'Topics per device'),
   maxTopicLength: Count(255, 'Characters of a topic'),
   maxTopicLevels: Count(16, 'Levels of a topic'),
-  maxBuffered: Count(1_048_576, 'Output that may wait for a device'),
-  stallTimeout: Milliseconds(10_000, 'How long output may wait without progress'),
+  maxBuffered: Count(1_048_576, 'Output that may wait for a device', 4_096),
+  stallTimeout: Milliseconds(10_000, 'How long output may wait without progress', 100),
   rate: Count(100, 'Messages a second from a device'),
   burst: Count(200, 'Messages at once from a device'),
 
@@ -66,7 +65,7 @@ export const OptionsSchema = Type.Object({
 }, { additionalProperties: false })
 
 export type Settings = Static<typeof OptionsSchema>
-export type Options = Partial<Settings>
+export type Options = { [Name in Exclude<keyof Settings, 'prefix'>]?: Settings[Name] | undefined } & { prefix?: string }
 
 /** Options with their defaults; a wrong one throws and is named. */
 export function settingsOf (options: object): Settings {

@@ -66,14 +66,16 @@ export class Outbox {
     this.#keys = new Keys(limits)
   }
 
-  async send (deviceId: string, data: unknown, options: SendOptions = {}): Promise<Sent> {
-    const { key, ttl = 0, collapse = '' } = options
+  async send (deviceId: string, data: unknown, { key, ...options }: SendOptions = {}): Promise<Sent> {
+    const { ttl = 0 } = options
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
     if (key === undefined) return await this.#post({ ...options, id: this.mint(), deviceId, data })
-    const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data), collapse, String(ttl))
+    const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data))
+    const posted: Posted = { ...options, id: digestOf(deviceId, key), deviceId, data, digest }
+    // the mailbox knows its letters by their ids, and longer than this node could
+    if (ttl > 0) return await this.#post(posted)
     // who retries wants to know what became of the first try, so the first caller's hanging up must not end it
-    const posted: Posted = { ...options, signal: undefined, id: digestOf(deviceId, key), deviceId, data, digest }
-    return await this.#keys.once(`${deviceId} ${key}`, digest, () => this.#post(posted))
+    return await this.#keys.once(`${deviceId} ${key}`, digest, () => this.#post({ ...posted, signal: undefined }))
   }
 
   async call (deviceId: string, method: string, params: unknown, timeout = this.#limits.callTimeout, signal?: AbortSignal): Promise<unknown> {
@@ -90,7 +92,7 @@ export class Outbox {
     const owner = this.#registry.get(deviceId)?.owner
     const answer = owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
     if (!answer) throw new Failure('offline')
-    if (!answer.ok) throw new Failure(answer.reason, { detail: answer.detail })
+    if (!answer.ok) throw new Failure(answer.reason, answer)
     return answer.value
   }
 
@@ -123,9 +125,9 @@ export class Outbox {
       })
       if (receipt.digest !== digest) throw new Failure('key-mismatch')
       if (fresh) void this.#ring(deviceId)
-      if (!wait || receipt.status !== 'queued') return { id, status: receipt.status }
-
-      const outcome = await wait.outcome
+      if (!wait) return { id, status: receipt.status }
+      const { status, device } = receipt
+      const outcome = status === 'queued' ? await wait.outcome : { ending: status, device }
       if (outcome && outcome.ending !== 'delivered') throw failureOf(outcome)
       return { id, status: outcome ? 'delivered' : 'queued' }
     } finally {

@@ -1,9 +1,10 @@
 import type { Answer, Owner, Presence, Request } from './backplane.ts'
 import type { Delivery } from './delivery.ts'
+import { Failure } from './errors.ts'
 import { failed } from './message.ts'
 import type { Session } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
-import { Topics } from './topics.ts'
+import { matches } from './topics.ts'
 
 /** Answers for one session what any node may ask of its device. */
 export class SessionOwner implements Owner {
@@ -23,9 +24,7 @@ export class SessionOwner implements Owner {
   }
 
   listensTo (topic: string): boolean {
-    const topics = new Topics<true>()
-    for (const filter of this.#session.topics) topics.add(filter, true)
-    return topics.match(topic).size > 0
+    return [...this.#session.topics].some(filter => matches(filter, topic))
   }
 
   yield (): void {
@@ -33,11 +32,13 @@ export class SessionOwner implements Owner {
   }
 
   async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
+    await this.#session.entered()
+    if (this.#session.left) return { ok: false, reason: 'dropped' }
     try {
       return { ok: true, value: await this.#serve(request, signal) }
     } catch (error) {
       const { reason, detail } = failed(null, error)
-      return { ok: false, reason, detail }
+      return { ok: false, reason, detail, ...(error instanceof Failure && { message: error.message }) }
     }
   }
 

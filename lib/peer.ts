@@ -14,7 +14,7 @@ export interface Party {
 }
 
 /** What a timer can hold; beyond it, one fires at once. */
-const MAX_TIMER = 2_147_483_647
+export const MAX_TIMER = 2_147_483_647
 
 export interface PeerLimits {
   /** Calls of ours on the wire at a time; the others wait in order. */
@@ -76,6 +76,11 @@ export class Peer {
   /** Calls in flight, of both sides. */
   get inFlight (): number {
     return this.#pending.size + this.#inbound.size
+  }
+
+  /** Calls of the other side that wait for our answer. */
+  get answering (): number {
+    return this.#inbound.size
   }
 
   /** Settles exactly once: with the result, or with a `Failure`. */
@@ -192,18 +197,23 @@ export class Peer {
     const inbound = new Inbound()
     try {
       const result = this.#party.answer(asked, inbound)
-      if (result instanceof Promise) void this.#await(inbound, id, result, reply)
+      if (isThenable(result)) void this.#await(inbound, id, result, reply)
       else reply(succeeded(id, result))
     } catch (error) {
       reply(failed(id, error))
     }
   }
 
-  async #await (inbound: Inbound, id: Id | null, result: Promise<unknown>, reply: Reply): Promise<void> {
+  async #await (inbound: Inbound, id: Id | null, result: PromiseLike<unknown>, reply: Reply): Promise<void> {
     this.#inbound.add(inbound)
     const answer = await result.then(value => succeeded(id, value), error => failed(id, error))
     if (this.#inbound.delete(inbound)) reply(answer)
   }
+}
+
+/** A promise, or what a query builder takes for one. */
+export function isThenable (value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }
 
 function wantsReply (message: Message): boolean {

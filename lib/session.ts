@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Owner } from './backplane.ts'
+import type { Owner, Ownership } from './backplane.ts'
 import { Bucket } from './bucket.ts'
 import type { Credentials, Description, Device, Leave } from './device.ts'
 import { Failure, goodbyes, type Goodbye } from './errors.ts'
@@ -50,17 +50,18 @@ export class Session implements Device, Party {
   readonly codec: Codec
   readonly peer: Peer
   readonly topics = new Set<string>()
-  generation = 0
   left: Leave | undefined
   /** Answers for this session what other nodes ask. */
   owner: Owner | undefined
-  /** Called once, after everything else that the end brings about. */
-  onLeft: (() => unknown) | undefined
   readonly #home: Home
   readonly #socket: Socket
   readonly #output: Output
   readonly #pulse: Pulse
   readonly #bucket: Bucket
+  #ownership: Ownership | undefined
+  #entered = false
+  /** Who asks for the device before it is welcomed. */
+  #early: Array<() => void> | undefined
   #excess = 0
   #calls = 0
   #messages = 0
@@ -82,6 +83,16 @@ export class Session implements Device, Party {
     this.peer = new Peer(this, { concurrency: codec.concurrency, inbound: home.limits.maxCalls })
   }
 
+  /** Known to all who meet it: nobody does before the device is its own. */
+  get generation (): number {
+    return this.#ownership!.generation
+  }
+
+  /** Calls in flight, of both sides; letters on their way do not count. */
+  get calls (): number {
+    return this.#calls + this.peer.answering
+  }
+
   get protocol (): string {
     return this.codec.subprotocol
   }
@@ -90,17 +101,38 @@ export class Session implements Device, Party {
     return this.#home.node
   }
 
+  /** The device is this session's now; one that has left meanwhile gives it back. */
+  own (ownership: Ownership): void {
+    this.#ownership = ownership
+    if (this.left) this.#release()
+  }
+
+  /** It is in the registry and welcomed. */
+  enter (): void {
+    this.#entered = true
+    this.#admitEarly()
+  }
+
+  /** Resolves once it has entered, or left. */
+  async entered (): Promise<void> {
+    if (!this.#entered && !this.left) await new Promise<void>(resolve => { (this.#early ??= []).push(resolve) })
+  }
+
   /** A frame of so many bytes came in. */
   receive (payload: string | Uint8Array, size: number): void {
     if (this.left) return
     const message = this.codec.decode(payload)
-    const messages = Array.isArray(message) ? message : [message]
-    this.#home.stats.received(messages.length, size)
     this.#pulse.heard()
-    // an answer was asked for, so it costs nothing unless it turns out to be a stray
-    const asked = messages.filter(({ kind }) => kind !== 'result' && kind !== 'failure')
-    if (asked.length === 0 || this.spend(asked.length)) return this.peer.receive(message)
-    for (const answer of messages) if (!asked.includes(answer)) this.peer.receive(answer)
+    this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
+    if (Array.isArray(message)) this.#receiveBatch(message)
+    else if (isAnswer(message) || this.spend(1)) this.peer.receive(message)
+    else this.#tell([message])
+  }
+
+  #receiveBatch (messages: Message[]): void {
+    const asked = messages.filter(message => !isAnswer(message))
+    if (asked.length === 0 || this.spend(asked.length)) return this.peer.receive(messages)
+    for (const answer of messages.filter(isAnswer)) this.peer.receive(answer)
     this.#tell(asked)
   }
 
@@ -145,6 +177,7 @@ export class Session implements Device, Party {
   }
 
   renew (expiresAt: number): void {
+    if (!Number.isFinite(expiresAt)) throw new TypeError('expiresAt is a number of milliseconds since 1970')
     this.#expiresAt = expiresAt
   }
 
@@ -251,9 +284,24 @@ export class Session implements Device, Party {
   #leave (code: number, reason: string): void {
     this.left = { code, reason, at: Date.now() }
     this.#home.stats.left(code)
-    this.#home.left(this)
     this.peer.end()
     this.#output.end()
-    this.onLeft?.()
+    this.#admitEarly()
+    this.#release()
+    this.#home.left(this)
   }
+
+  #admitEarly (): void {
+    for (const resolve of this.#early ?? []) resolve()
+    this.#early = undefined
+  }
+
+  #release (): void {
+    this.#ownership?.release().catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
+  }
+}
+
+/** An answer was asked for, so it costs a device nothing unless it turns out to be a stray. */
+function isAnswer ({ kind }: Message): boolean {
+  return kind === 'result' || kind === 'failure'
 }

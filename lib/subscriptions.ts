@@ -1,3 +1,4 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { EVERYONE, type Backplane, type Publication, type Unwatch } from './backplane.ts'
 import { Failure } from './errors.ts'
 import { Frame } from './frame.ts'
@@ -16,11 +17,13 @@ export class Subscriptions {
   readonly #backplane: Backplane
   readonly #everyone: Iterable<Session>
   readonly #limits: SubscriptionLimits
+  readonly #log: FastifyBaseLogger
   readonly #topics = new Topics<Session>()
   readonly #watched = new Map<string, Unwatch>()
   readonly #unwatchEveryone: Unwatch
 
-  constructor (backplane: Backplane, everyone: Iterable<Session>, limits: SubscriptionLimits) {
+  constructor (backplane: Backplane, everyone: Iterable<Session>, limits: SubscriptionLimits, log: FastifyBaseLogger) {
+    this.#log = log
     this.#backplane = backplane
     this.#everyone = everyone
     this.#limits = limits
@@ -31,29 +34,46 @@ export class Subscriptions {
     return this.#topics.size
   }
 
+  /** Throws unless the session may have these filters as well. */
+  check (session: Session, filters: string[]): void {
+    if (new Set([...session.topics, ...filters]).size > this.#limits.maxTopics) throw new Failure('too-many-topics')
+    if (!filters.every(filter => isFilter(filter, this.#limits.topic))) throw new Failure('bad-topic')
+    if (session.left) throw new Failure('dropped')
+  }
+
   /** All of the filters, or none. */
   join (session: Session, filters: string[]): void {
-    const valid = filters.every(filter => isFilter(filter, this.#limits.topic))
-    if (!valid) throw new Failure('bad-topic')
-    if (new Set([...session.topics, ...filters]).size > this.#limits.maxTopics) throw new Failure('too-many-topics')
-    if (session.left) throw new Failure('dropped')
+    this.check(session, filters)
     for (const filter of filters.map(detached)) {
       session.topics.add(filter)
       if (this.#topics.add(filter, session)) this.#watched.set(filter, this.#backplane.watch(filter, this.#deliver))
     }
   }
 
-  leave (session: Session, filters: Iterable<string>): void {
+  leave (session: Session, filters: string[]): void {
     for (const filter of filters) {
-      if (!session.topics.delete(filter)) continue
-      if (!this.#topics.remove(filter, session)) continue
-      this.#watched.get(filter)!()
-      this.#watched.delete(filter)
+      if (session.topics.delete(filter)) this.#remove(session, filter)
     }
+  }
+
+  /** The session has left; what it listened to stays written on it. */
+  drop (session: Session): void {
+    for (const filter of session.topics) this.#remove(session, filter)
   }
 
   close (): void {
     this.#unwatchEveryone()
+  }
+
+  #remove (session: Session, filter: string): void {
+    if (!this.#topics.remove(filter, session)) return
+    const unwatch = this.#watched.get(filter)!
+    this.#watched.delete(filter)
+    try {
+      unwatch()
+    } catch (error) { // the backplane is not ours, and who leaves must be gone
+      this.#log.warn({ err: error, filter }, 'a topic is still watched')
+    }
   }
 
   /** One encoded frame for all who speak the same protocol. */

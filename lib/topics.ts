@@ -24,6 +24,13 @@ function isWild (level: string): boolean {
   return level.includes('+') || level.includes('#')
 }
 
+/** Whether a filter matches a topic. */
+export function matches (filter: string, topic: string): boolean {
+  const topics = new Topics<string>()
+  topics.add(filter, filter)
+  return topics.match(topic).size > 0
+}
+
 class Level<T> {
   readonly next = new Map<string, Level<T>>()
   readonly here = new Set<T>()

@@ -160,6 +160,7 @@ t.test('credentials end, unless they are renewed', async t => {
   const app = await listen(t, { authenticate: ({ deviceId }) => ({ expiresAt: Date.now() + 100, deviceId }), stallTimeout: 200 })
   const [ending, renewed] = [await connect(app.url, 'ending'), await connect(app.url, 'renewed')]
   app.devices.get('renewed')!.renew(Date.now() + 60_000)
+  t.throws(() => app.devices.get('renewed')!.renew(Number.NaN), TypeError)
   t.strictSame(await ending.closed, { code: 4005, reason: 'credentials expired' })
   t.ok((await renewed.ask('ping')).result.now)
 })
@@ -233,6 +234,92 @@ t.test('a device that cannot be taken over is told to come later', async t => {
   const device = await connect(app.url, 'd', { unwelcomed: true })
   t.equal((await device.closed).code, 1013)
   t.equal(app.devices.size, 0)
+})
+
+t.test('a backplane that hangs does not hold a device for ever', async t => {
+  let go = () => {}
+  const inner = localBackplane()
+  const hanging: Backplane = { ...inner, async own (id, owner) { await new Promise<void>(resolve => { go = resolve }); return await inner.own(id, owner) } }
+  const app = await listen(t, { backplane: hanging, admissionTimeout: 50 })
+  const device = await connect(app.url, 'd', { unwelcomed: true })
+  t.equal((await device.closed).code, 1013)
+  go()
+  await until(async () => (await inner.list({ limit: 1 })).length === 0)
+  t.equal(app.devices.size, 0)
+})
+
+t.test('who asks for a device before it is welcomed waits for that', async t => {
+  const inner = localBackplane()
+  const held: Array<() => void> = []
+  const slow: Backplane = {
+    ...inner,
+    async own (id, owner) {
+      const ownership = await inner.own(id, owner)
+      await new Promise<void>(resolve => held.push(resolve))
+      return ownership
+    }
+  }
+  const app = await listen(t, { backplane: slow })
+  const device = await connect(app.url, 'd', { unwelcomed: true })
+  await until(() => held.length === 1)
+  const early = app.devices.send('d', 'early')
+  const described = app.devices.describe('d')
+  held[0]!()
+  t.equal((await early).status, 'sent')
+  t.strictSame([(await device.next()).method, (await device.next()).params.data], ['welcome', 'early'])
+  t.equal((await described as { generation: number }).generation, app.devices.get('d')!.generation)
+
+  const older = await connect(app.url, 'e', { unwelcomed: true })
+  await until(() => held.length === 2)
+  const lost = t.rejects(app.devices.send('e', 1), { code: 'DEVICE_DROPPED' })
+  await connect(app.url, 'e', { unwelcomed: true })
+  t.equal((await older.closed).code, 4509)
+  await lost
+  await until(() => held.length === 3)
+  for (const go of held) go()
+})
+
+t.test('a device that is gone before its welcome never was there', async t => {
+  const events: string[] = []
+  const stream = {
+    write (line: string) {
+      if (line.includes('device connected')) for (const device of app.devices) (device as unknown as { end (goodbye: string): void }).end('removed')
+    }
+  }
+  const app = await listen(t, {}, { logger: { level: 'info', stream } })
+  app.devices.on('connected', () => events.push('connected'))
+  const device = await connect(app.url, 'd', { unwelcomed: true })
+  t.equal((await device.closed).code, 4511)
+  t.strictSame(events, [])
+  t.equal(app.devices.size, 0)
+})
+
+t.test('a backplane that fails while a device leaves keeps nothing of it', async t => {
+  const inner = localBackplane()
+  const lines: string[] = []
+  const failing: Backplane = {
+    ...inner,
+    async own (id, owner) {
+      const { generation, release } = await inner.own(id, owner)
+      return { generation, release: async () => { await release(); throw new Failure('unreachable') } }
+    },
+    watch (filter, listener) {
+      const unwatch = inner.watch(filter, listener)
+      return () => { unwatch(); if (filter === 'a') throw new Error('the connection is closed') }
+    }
+  }
+  const app = await listen(t, { backplane: failing }, { logger: { level: 'warn', stream: { write: (line: string) => { lines.push(line) } } } })
+  const left: string[][] = []
+  app.devices.on('disconnected', device => left.push([...device.topics]))
+  const device = await connect(app.url, 'd')
+  await device.ask('subscribe', { topics: ['a'] })
+  const call = app.devices.call('d', 'never')
+  device.socket.terminate()
+  await t.rejects(call, { code: 'DEVICE_DROPPED' })
+  await until(() => lines.length === 2)
+  t.equal(app.devices.size, 0)
+  t.strictSame(left, [['a']])
+  await t.rejects(app.devices.send('d', 1), { code: 'DEVICE_OFFLINE' })
 })
 
 t.test('a device that is replaced while it is taken over owns nothing', async t => {

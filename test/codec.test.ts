@@ -53,12 +53,14 @@ const frames: Array<[what: string, frame: string | Uint8Array, expected: unknown
   ['null', 'null', invalid('malformed')],
   ['text', '"hello"', invalid('malformed')],
   ['an empty object', '{}', invalid('malformed')],
+  ['an id without a method or an outcome', '{"jsonrpc":"2.0","id":1}', invalid('answer-invalid', 1)],
+  ['an answer whose method is wrong', '{"jsonrpc":"2.0","id":1,"method":7}', invalid('malformed', 1)],
   ['no version', '{"id":1,"method":"read"}', invalid('malformed', 1)],
   ['another version', '{"jsonrpc":"1.0","id":"a","method":"read"}', invalid('malformed', 'a')],
   ['a version that is a number', '{"jsonrpc":2.0,"id":1,"method":"read"}', invalid('malformed', 1)],
   ['another version of an answer', '{"jsonrpc":"1.0","id":1,"result":1}', invalid('answer-invalid', 1)],
   ['a method that is no text', rpc({ id: 1, method: 7 }), invalid('malformed', 1)],
-  ['neither a method nor an answer', rpc({ id: 1 }), invalid('malformed', 1)],
+  ['neither a method nor an answer', rpc({ id: 1 }), invalid('answer-invalid', 1)],
   ['params that are text', rpc({ id: 1, method: 'read', params: 'x' }), invalid('malformed', 1)],
   ['params that are null', rpc({ id: 1, method: 'read', params: null }), invalid('malformed', 1)],
   ['an id with a fraction', rpc({ id: 1.5, method: 'read' }), invalid('malformed')],
@@ -88,7 +90,7 @@ const frames: Array<[what: string, frame: string | Uint8Array, expected: unknown
   ['a batch that is too large', `[${Array(21).fill(rpc({ method: 'a' })).join()}]`, invalid('malformed')],
   ['the largest batch', `[${Array(20).fill(rpc({ method: 'a' })).join()}]`, Array.from({ length: 20 }, () => ({ kind: 'notice', method: 'a' }))],
   ['a batch in a batch', `[[${rpc({ method: 'a' })}],${rpc({ method: 'b' })}]`, [invalid('malformed'), { kind: 'notice', method: 'b' }]],
-  ['a batch with one bad entry', `[1,${rpc({ method: 'b' })},${rpc({ id: 3 })}]`, [invalid('malformed'), { kind: 'notice', method: 'b' }, invalid('malformed', 3)]],
+  ['a batch with one bad entry', `[1,${rpc({ method: 'b' })},${rpc({ id: 3 })}]`, [invalid('malformed'), { kind: 'notice', method: 'b' }, invalid('answer-invalid', 3)]],
 
   // what must not be handed on
   ['the deepest message', rpc({ id: 1, method: 'a', params: nested(31) }), { kind: 'call', id: 1, method: 'a', params: nested(31) }],
@@ -114,7 +116,7 @@ const frames: Array<[what: string, frame: string | Uint8Array, expected: unknown
   ['a batch in a binary frame', binary(`[${rpc({ method: 'a' })}]`), invalid('malformed')],
   ['bytes for a call with a list', binary(rpc({ id: 1, method: 'a', params: [1] })), invalid('malformed', 1)],
   ['bytes for a notice with a list', binary(rpc({ method: 'a', params: [1] })), invalid('malformed')],
-  ['bytes for a call that is none', binary(rpc({ id: 1 })), invalid('malformed', 1)],
+  ['bytes for a call that is none', binary(rpc({ id: 1 })), invalid('answer-invalid', 1)],
   // they are answers all the same: whoever waits for one must not wait on, and no answer is answered
   ['bytes for a result without a place for them', binary(rpc({ id: 1, result: 7 })), invalid('answer-invalid', 1)],
   ['bytes for an error', binary(rpc({ id: 1, error: { code: 1, message: 'no' } })), invalid('answer-invalid', 1)],

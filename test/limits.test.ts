@@ -226,14 +226,14 @@ t.test('whoever waits for each message keeps to the pace of the device, and whoe
 })
 
 t.test('a message too large for the output of a device is refused, and the device stays', async t => {
-  const app = await listen(t, { maxBuffered: 1_000 })
+  const app = await listen(t, { maxBuffered: 4_096 })
   const device = await connect(app.url, 'd')
-  await t.rejects(app.devices.send('d', 'x'.repeat(1_000)), { code: 'MESSAGE_TOO_LARGE', statusCode: 413 })
-  await t.rejects(app.devices.call('d', 'm', { x: 'x'.repeat(1_000) }), { code: 'MESSAGE_TOO_LARGE' })
-  app.devices.handle('large', () => 'x'.repeat(1_000))
+  await t.rejects(app.devices.send('d', 'x'.repeat(4_096)), { code: 'MESSAGE_TOO_LARGE', statusCode: 413 })
+  await t.rejects(app.devices.call('d', 'm', { x: 'x'.repeat(4_096) }), { code: 'MESSAGE_TOO_LARGE' })
+  app.devices.handle('large', () => 'x'.repeat(4_096))
   t.equal((await device.ask('large')).error!.code, -32603)
   t.ok(app.devices.has('d'))
-  await t.rejects(app.devices.send('away', 'x'.repeat(1_000), { ttl: 1_000 }), { code: 'MESSAGE_TOO_LARGE' })
+  await t.rejects(app.devices.send('away', 'x'.repeat(4_096), { ttl: 1_000 }), { code: 'MESSAGE_TOO_LARGE' })
 })
 
 t.test('a device that answers no ping is gone', async t => {

@@ -331,10 +331,10 @@ class FakeDevice {
   }
 
   /** Its connection ends, in the order of a real session. */
-  leave (): void {
-    this.left = { code: 1006 }
-    this.#delivery.stop(this.session)
+  leave (code = 1006): void {
+    this.left = { code }
     this.peer.end()
+    this.#delivery.stop(this.session)
   }
 }
 
@@ -703,4 +703,69 @@ t.test('a letter that cannot be struck is logged', async t => {
   it.leave()
   await until(() => errors().length > 0)
   t.strictSame(errors(), [['a letter cannot be struck', 'a']])
+})
+
+t.test('damage in the mailbox is counted and logged', async t => {
+  let damage: (damage: { key: string, reason: string }) => void = () => {}
+  const { log, counted } = office({ mailbox: { ...memoryMailbox(), onDamage (listener) { damage = listener } } })
+  damage({ key: 'l!d!1', reason: 'a bit has flipped' })
+  t.strictSame(counted(), { damaged: 1 })
+  t.match(log.lines, [{ level: 'error', fields: { key: 'l!d!1', reason: 'a bit has flipped' } }])
+})
+
+t.test('a sweep that fails is logged, and one that is slow is not joined by another', async t => {
+  const door = gate<never[]>()
+  let sweeps = 0
+  const mailbox: Mailbox = { ...memoryMailbox(), sweep: async () => { if (++sweeps === 1) throw new Error('no disk'); return await door.opened } }
+  const { letters, log } = office({ mailbox })
+  await until(() => sweeps === 2)
+  await new Promise(resolve => setTimeout(resolve, 1_100))
+  t.equal(sweeps, 2)
+  t.match(log.lines, [{ level: 'error', words: 'letters cannot be swept' }])
+  let closed = false
+  const closing = letters.close().then(() => { closed = true })
+  await turn()
+  t.equal(closed, false, 'closing waits for what is under way')
+  door.open([])
+  await closing
+})
+
+t.test('a letter that cannot be read is not taken for one that the device refused', async t => {
+  const { delivery, device, letters, put, status, errors } = delivering(t)
+  await letters.put('d', letter('torn', { body: '{"at":' }))
+  await put('whole')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('whole')
+  t.equal(await status('torn'), 'queued')
+  t.strictSame(errors(), [['a letter cannot be settled', 'torn']])
+})
+
+t.test('a letter is not to blame for a goodbye of ours', async t => {
+  const { delivery, device, put, status } = delivering(t, { attempts: 1 })
+  await put('a')
+  for (const code of [1012, 1013, 4005, 4509, 4511]) {
+    const it = device()
+    delivery.ring(it.session)
+    await it.sees('a')
+    it.leave(code)
+    await turn()
+    t.equal(await status('a'), 'queued', String(code))
+  }
+})
+
+t.test('a node that is leaving hands out no more letters', async t => {
+  const { delivery, device, put, status } = delivering(t, { window: 1 })
+  await put('a', 'b')
+  const [it, other] = [device(), device('other')]
+  delivery.ring(it.session)
+  await it.sees('a')
+  delivery.pause()
+  it.acknowledge('a')
+  await until(async () => await status('a') === 'delivered')
+  delivery.ring(it.session)
+  delivery.ring(other.session)
+  await turn()
+  t.equal(it.calls.length, 1)
+  t.equal(await status('b'), 'queued')
 })

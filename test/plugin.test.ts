@@ -183,6 +183,7 @@ t.test('a node that is leaving says so to those who send, where its host lets it
   const answer = await send()
   t.match(answer, { status: 503, body: { code: 'NODE_DRAINING' } })
   t.equal(answer.headers.get('retry-after'), '1')
+  t.match(await request(app, 'GET', '/ws?deviceId=late'), { status: 503, body: { code: 'NODE_DRAINING' } })
   device.send({ jsonrpc: '2.0', id, result: 1 })
   t.equal(await held, 1)
   await closing

@@ -152,6 +152,30 @@ t.test('an idempotency key makes one delivery of many tries', async t => {
   t.equal((await app.devices.describe('away')).waiting, 1)
 })
 
+t.test('a retry learns what became of the first try, however long ago that was', async t => {
+  const app = await listen(t)
+  const headers = { 'idempotency-key': 'k' }
+  const send = (id: string, query: string) => request(app, 'POST', `/devices/${id}/messages${query}`, 1, headers)
+  const { body } = await send('d', '?ttl=60')
+  t.match(await send('d', '?ttl=50'), { status: 202, body: { id: body.id } }, 'how long it may wait is not the message')
+  const device = (await connect(app.url, 'd')).handle('message', () => ({}))
+  await device.message()
+  await until(async () => (await app.devices.receipt('d', body.id)).status === 'delivered')
+  t.match(await send('d', '?ttl=60'), { status: 200, body: { id: body.id, status: 'delivered' } })
+  t.match(await send('d', '?ttl=60&confirm=true'), { status: 200, body: { id: body.id, status: 'delivered' } })
+  await send('away', '?ttl=60')
+  await app.devices.purge('away')
+  t.match(await send('away', '?ttl=60'), { status: 200, body: { status: 'cancelled' } })
+  t.match(await send('away', '?ttl=60&confirm=true'), { status: 409, body: { code: 'MESSAGE_SETTLED' } })
+})
+
+t.test('what the server sends by itself cannot be called, and params have members', async t => {
+  const app = await listen(t)
+  await connect(app.url, 'd')
+  for (const method of ['message', 'welcome']) t.match(await request(app, 'POST', `/devices/d/calls/${method}`), { status: 400, body: { code: 'PARAMS_INVALID' } })
+  for (const params of ['text', 1, null]) await t.rejects(app.devices.call('d', 'm', params), { code: 'PARAMS_INVALID' })
+})
+
 t.test('bytes and nothing can be kept, under a key or not', async t => {
   const app = await listen(t)
   await app.devices.send('d', Buffer.from('bytes'), { ttl: 60_000, key: 'k' })
@@ -340,6 +364,21 @@ t.test('many messages can be sent in process, in order, more than go side by sid
   t.equal(receipts.length, 100)
   for (let n = 0; n < 100; n++) t.equal((await device.message()).params.data, n)
   for await (const receipt of app.devices.sendMany([{ to: 'not an id', data: 1 }, { to: 'd', data: 1n }])) t.type(receipt, Failure)
+
+  let more = () => {}
+  async function * slowly () {
+    yield { to: 'd', data: 'first' }
+    await new Promise<void>(resolve => { more = resolve })
+    yield { to: 'd', data: 'second' }
+  }
+  const answers = app.devices.sendMany(slowly())
+  t.match(await answers.next(), { value: { status: 'sent' } }, 'a receipt does not wait for the next line')
+  more()
+  t.match(await answers.next(), { value: { status: 'sent' } })
+  t.equal((await answers.next()).done, true)
+  const given = app.devices.sendMany(lines)
+  await given.next()
+  await given.return(undefined)
 })
 
 t.test('a full mailbox and a full store are told apart', async t => {

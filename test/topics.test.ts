@@ -8,7 +8,7 @@ import type { Codec, Message } from '../lib/message.ts'
 import type { Session } from '../lib/session.ts'
 import { Subscriptions } from '../lib/subscriptions.ts'
 import { isFilter, isTopic, Topics } from '../lib/topics.ts'
-import { random, reasonOf } from './fakes.ts'
+import { fakeLog, random, reasonOf } from './fakes.ts'
 
 const limits = { length: 255, levels: 16 }
 const matches = (filter: string, topic: string) => {
@@ -262,7 +262,7 @@ function subscribed ({ maxTopics = 8 } = {}) {
     }
   }
   const everyone = devices.map(({ session }) => session)
-  const subscriptions = new Subscriptions(backplane, everyone, { maxTopics, topic: { length: 20, levels: 3 } })
+  const subscriptions = new Subscriptions(backplane, everyone, { maxTopics, topic: { length: 20, levels: 3 } }, fakeLog())
   return { subscriptions, backplane, watched, x: devices[0]!, y: devices[1]!, z: devices[2]! }
 }
 
@@ -312,12 +312,13 @@ t.test('a node watches a filter as long as one of its devices listens to it', as
   subscriptions.leave(y.session, ['a'])
   t.strictSame(watched, [EVERYONE, 'b'])
   t.strictSame(await backplane.publish({ id: 'm1', topic: 'a', data: null }), { sent: 0, nodes: 0 })
-  subscriptions.leave(x.session, x.topics)
+  subscriptions.leave(x.session, [...x.topics])
   t.strictSame(watched, [EVERYONE])
   t.equal(subscriptions.size, 0)
   subscriptions.join(x.session, ['a'])
   t.strictSame(watched, [EVERYONE, 'a'])
-  subscriptions.leave(x.session, x.topics)
+  subscriptions.drop(x.session)
+  t.strictSame([...x.topics], ['a'], 'who has left is remembered with what it listened to')
   subscriptions.close()
   t.strictSame(watched, [])
 })

@@ -79,7 +79,8 @@ function parseBytes (head: Uint8Array): unknown {
 function toMessage (value: Members, sound: boolean): Message {
   const { id } = value
   const known = isId(id) ? id : null
-  const isAnswer = Object.hasOwn(value, 'result') || Object.hasOwn(value, 'error')
+  // with an id and no method it is an answer, if one without an outcome; to answer it would settle a call of the other side
+  const isAnswer = !Object.hasOwn(value, 'method') && (known !== null || Object.hasOwn(value, 'result') || Object.hasOwn(value, 'error'))
   if (value.jsonrpc !== '2.0' || !sound) return invalid(isAnswer ? 'answer-invalid' : 'malformed', known)
   if (isAnswer) return toAnswer(value, known)
   const { method, params } = value
@@ -93,7 +94,7 @@ function toMessage (value: Members, sound: boolean): Message {
 
 function toAnswer (value: Members, id: Id | null): Message {
   const { result, error } = value
-  if (error === undefined && id !== null) return { kind: 'result', id, result }
+  if (error === undefined && result !== undefined && id !== null) return { kind: 'result', id, result }
   if (result !== undefined || !isDetail(error)) return invalid('answer-invalid', id)
   const reason = reasonOf.get(error.code) ?? 'refused'
   return { kind: 'failure', id, reason, detail: error }

@@ -1,5 +1,5 @@
 import { Failure, type Detail } from '../errors.ts'
-import { sizeOf, type Caps, type Ending, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
+import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
 import { Journal, type Change, type Damage } from './journal.ts'
 
 export interface DiskMailboxOptions {
@@ -98,7 +98,7 @@ class DiskMailbox implements Mailbox {
       if (replaced) this.#add(deviceId, replaced)
       throw error
     }
-    return { receipt: receiptOf(entry), fresh: true, ...(replaced && { replaced: replaced.id }) }
+    return { receipt: receiptOf(entry), fresh: true, ...(replaced && { replaced: receiptOf(replaced) }) }
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
@@ -140,15 +140,15 @@ class DiskMailbox implements Mailbox {
   }
 
   /** Looks only at what is due: a letter that waits costs nothing. */
-  async sweep (now: number): Promise<Array<{ deviceId: string, letterId: string }>> {
-    const expired: Array<{ deviceId: string, letterId: string }> = []
+  async sweep (now: number): Promise<Expired[]> {
+    const expired: Expired[] = []
     let looks = 0
     for await (const [key] of this.#journal.range('d!', dueKey(now + 1, '', ''))) {
       const [, , deviceId, letterId] = key.split('!') as [string, string, string, string]
       const entry = this.#entry(deviceId, letterId)
       if (entry?.status === 'queued') {
         await this.settle(deviceId, letterId, 'expired')
-        expired.push({ deviceId, letterId })
+        expired.push({ deviceId, receipt: receiptOf({ ...entry, status: 'expired', at: now }) })
       } else {
         await this.#journal.write([{ key }, { key: entryKey(deviceId, letterId) }])
       }

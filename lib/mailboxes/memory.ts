@@ -1,5 +1,5 @@
 import { Failure } from '../errors.ts'
-import { sizeOf, type Ending, type Kept, type Mailbox, type Receipt } from '../mailbox.ts'
+import { sizeOf, type Ending, type Expired, type Kept, type Mailbox, type Receipt } from '../mailbox.ts'
 import type { Detail } from '../errors.ts'
 
 export interface MemoryMailboxOptions {
@@ -10,6 +10,7 @@ export interface MemoryMailboxOptions {
 }
 
 interface Waiting extends Kept {
+  readonly deviceId: string
   readonly size: number
   readonly at: number
   strikes: number
@@ -23,14 +24,17 @@ class Box {
 
 /** What a letter holds besides its body, about. */
 const OVERHEAD = 256
+const SWEPT_AT_ONCE = 10_000
 
 /** Keeps letters as long as the process lives. */
 export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_000 }: MemoryMailboxOptions = {}): Mailbox {
   const boxes = new Map<string, Box>()
   const receipts = new Map<string, Receipt>()
   let bytes = 0
+  /** Letters by the second in which they expire. */
+  const due = new Map<number, Set<Waiting>>()
+  let earliest = Infinity
   let position = 0
-  let nextExpiry = Infinity
 
   function take (deviceId: string, letter: Waiting, ending: Ending, device?: Detail): void {
     const box = boxes.get(deviceId)!
@@ -38,9 +42,19 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
     box.bytes -= letter.size
     bytes -= letter.size + OVERHEAD
     if (box.letters.size === 0) boxes.delete(deviceId)
+    const second = secondOf(letter.expiresAt)
+    const others = due.get(second)!
+    others.delete(letter)
+    if (others.size === 0) due.delete(second)
 
     receipts.set(`${deviceId} ${letter.id}`, { ...receiptOf(letter, ending, Date.now()), ...(device && { device }) })
     if (receipts.size > maxReceipts) receipts.delete(receipts.keys().next().value!)
+  }
+
+  function keepFor (letter: Waiting): void {
+    const second = secondOf(letter.expiresAt)
+    earliest = Math.min(earliest, second)
+    due.set(second, (due.get(second) ?? new Set()).add(letter))
   }
 
   function known (deviceId: string, letterId: string): Receipt | undefined {
@@ -63,13 +77,13 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
       if (bytes - freed.all + size + OVERHEAD > maxBytes) throw new Failure('store-full')
 
       if (replaced) take(deviceId, replaced, 'replaced')
-      const waiting: Waiting = { ...letter, position: ++position, size, at: Date.now(), strikes: 0 }
+      const waiting: Waiting = { ...letter, deviceId, position: ++position, size, at: Date.now(), strikes: 0 }
       boxes.set(deviceId, box)
       box.letters.set(letter.id, waiting)
       box.bytes += size
       bytes += size + OVERHEAD
-      nextExpiry = Math.min(nextExpiry, letter.expiresAt)
-      return { receipt: receiptOf(waiting, 'queued', waiting.at), fresh: true, ...(replaced && { replaced: replaced.id }) }
+      keepFor(waiting)
+      return { receipt: receiptOf(waiting, 'queued', waiting.at), fresh: true, ...(replaced && { replaced: receiptOf(replaced, 'replaced', waiting.at) }) }
     },
 
     async * letters (deviceId, after = 0) {
@@ -98,24 +112,26 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
     },
 
     async sweep (now) {
-      const expired: Array<{ deviceId: string, letterId: string }> = []
-      if (now < nextExpiry) return expired
-      nextExpiry = Infinity
-      for (const [deviceId, box] of boxes) {
-        for (const letter of box.letters.values()) {
-          if (letter.expiresAt > now) {
-            nextExpiry = Math.min(nextExpiry, letter.expiresAt)
-            continue
-          }
-          take(deviceId, letter, 'expired')
-          expired.push({ deviceId, letterId: letter.id })
+      const expired: Expired[] = []
+      if (secondOf(now) < earliest) return expired
+      earliest = Infinity
+      for (const [second, letters] of due) {
+        for (const letter of second <= secondOf(now) ? letters : []) {
+          if (letter.expiresAt > now || expired.length === SWEPT_AT_ONCE) continue
+          take(letter.deviceId, letter, 'expired')
+          expired.push({ deviceId: letter.deviceId, receipt: receiptOf(letter, 'expired', now) })
         }
+        if (letters.size > 0) earliest = Math.min(earliest, second)
       }
       return expired
     }
   }
 }
 
-function receiptOf ({ body, position, strikes, ...letter }: Waiting, status: Receipt['status'], at: number): Receipt {
+function secondOf (time: number): number {
+  return Math.floor(time / 1_000)
+}
+
+function receiptOf ({ body, deviceId, position, strikes, ...letter }: Waiting, status: Receipt['status'], at: number): Receipt {
   return { ...letter, status, at }
 }

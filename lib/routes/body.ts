@@ -2,9 +2,10 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Failure } from '../errors.ts'
 import { isSound } from '../json.ts'
 
-/** The message is the body, whatever its content type: JSON as it is, text, or bytes. */
+/** The message is the body, whatever its content type: JSON as it is, text, or bytes. What the host parses does not count here. */
 export function acceptBodies (app: FastifyInstance): void {
-  app.removeContentTypeParser('text/plain')
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, app.getDefaultJsonParser('error', 'error'))
   app.addContentTypeParser(/^text\//, { parseAs: 'string' }, (_request, body, done) => done(null, body))
   app.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
   app.addContentTypeParser('*', (_request, _payload, done) => done(new Failure('bad-type')))
@@ -22,7 +23,6 @@ export function paramsOf (request: FastifyRequest, maxDepth: number): unknown {
   const { body } = request
   if (body === undefined) return undefined
   if (body instanceof Uint8Array) return { data: body }
-  if (typeof body !== 'object' || body === null) throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
   return sound(body, maxDepth)
 }
 

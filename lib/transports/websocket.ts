@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventEmitter } from 'node:events'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Socket as RawSocket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -77,7 +78,7 @@ export class WebSocketDoor {
         exposeHeadRoute: false,
         schema: { hide: true } as object,
         preHandler: async request => { if (request.ws) await this.#admit(request) },
-        handler: async () => { throw new Failure('not-websocket') },
+        handler: async () => { throw new Failure(this.#admission.isDraining ? 'draining' : 'not-websocket') },
         wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw)!)
       })
     }
@@ -121,7 +122,10 @@ class Line implements Socket {
     this.#socket = socket as Lined
     this.#socket[kLine] = this
     this.#lines = lines.add(this)
-    socket.removeAllListeners('error') // the one of @fastify/websocket holds the request and the reply
+    // what @fastify/websocket left on it holds the request, the reply and their headers
+    socket.removeAllListeners('error')
+    const raw = this.#socket._socket
+    raw._httpMessage?.detachSocket(raw as unknown as RawSocket)
     socket.on('message', onMessage)
     socket.on('ping', onPing)
     socket.on('pong', onPong)
@@ -168,13 +172,18 @@ class Line implements Socket {
  * Ends the connection of an upgrade once it has been refused. @fastify/websocket does so only where its own hooks ran: not
  * where a hook of the host refused first, or the router.
  */
-function hangUp (_request: IncomingMessage, socket: Duplex & { _httpMessage?: ServerResponse }): void {
+function hangUp (_request: IncomingMessage, socket: Duplex & Answering): void {
   socket._httpMessage?.once('finish', () => socket.destroy())
 }
 
 const kLine = Symbol('line')
 
-type Lined = WebSocket & { [kLine]: Line, _socket: Duplex }
+type Lined = WebSocket & { [kLine]: Line, _socket: Duplex & Answering }
+
+/** What Node keeps on a socket while it answers a request on it. */
+interface Answering {
+  _httpMessage?: ServerResponse
+}
 
 /** What was wrong with a frame, in the words of `ws`; everything else it finds breaks the protocol. */
 const faults: Record<string, Goodbye> = {

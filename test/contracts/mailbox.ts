@@ -27,7 +27,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       for (;;) {
         const expired = await mailbox.sweep(now)
         if (expired.length === 0) return found.toSorted()
-        found.push(...expired.map(({ deviceId, letterId }) => `${deviceId} ${letterId}`))
+        found.push(...expired.map(({ deviceId, receipt }) => `${deviceId} ${receipt.id}`))
       }
     }
 
