@@ -78,8 +78,8 @@ export class Admission {
   }
 
   open (arrival: Arrival, socket: Socket): Session {
-    const { home, subscriptions, delivery } = this.#parts
-    const session = new Session(home, socket, arrival)
+    const { home, registry, subscriptions, delivery } = this.#parts
+    const session = new Session(home, socket, arrival, registry.bucketOf(arrival.deviceId))
     session.owner = new SessionOwner(session, subscriptions, delivery)
     return session
   }

@@ -4,16 +4,22 @@ export interface Pace {
   burst: number
 }
 
-/** A token bucket: counts without a timer. */
+/** A token bucket: counts without a timer, and knows how far its owner has gone beyond. */
 export class Bucket {
   readonly #pace: Pace
   #tokens: number
   #filledAt: number
+  #excess = 0
 
   constructor (pace: Pace, now: number) {
     this.#pace = pace
     this.#tokens = pace.burst
     this.#filledAt = now
+  }
+
+  /** What was asked for beyond the pace, less what was within it since. */
+  get excess (): number {
+    return this.#excess
   }
 
   /** Takes `count` tokens if they are there. */
@@ -22,8 +28,12 @@ export class Bucket {
     // a clock that is set back takes nothing out
     this.#tokens = Math.min(burst, this.#tokens + Math.max(0, now - this.#filledAt) / 1_000 * perSecond)
     this.#filledAt = now
-    if (this.#tokens < count) return false
+    if (this.#tokens < count) {
+      this.#excess += count
+      return false
+    }
     this.#tokens -= count
+    this.#excess = Math.max(0, this.#excess - count)
     return true
   }
 }

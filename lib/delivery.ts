@@ -91,15 +91,26 @@ export class Delivery {
   }
 
   async #drainOnce (session: Session, round: Round): Promise<void> {
-    for await (const letter of this.#letters.from(session.id, round.after)) {
-      while (round.inFlight.size >= this.#limits.window && this.#mayHand(session)) {
-        await new Promise<void>(resolve => { round.wake = resolve })
+    const letters = this.#letters.from(session.id, round.after)[Symbol.asyncIterator]()
+    try {
+      while (await this.#hasRoom(session, round)) { // only then: a letter may be cancelled while one waits for room
+        const { done, value: letter } = await letters.next()
+        if (done || !this.#mayHand(session)) return
+        round.after = letter.position
+        round.inFlight.set(letter.id, letter)
+        void this.#hand(session, round, letter)
       }
-      if (!this.#mayHand(session)) return
-      round.after = letter.position
-      round.inFlight.set(letter.id, letter)
-      void this.#hand(session, round, letter)
+    } finally {
+      await letters.return?.()
     }
+  }
+
+  /** False: the session has left meanwhile. */
+  async #hasRoom (session: Session, round: Round): Promise<boolean> {
+    while (round.inFlight.size >= this.#limits.window && this.#mayHand(session)) {
+      await new Promise<void>(resolve => { round.wake = resolve })
+    }
+    return this.#mayHand(session)
   }
 
   #mayHand (session: Session): boolean {
@@ -118,28 +129,26 @@ export class Delivery {
   }
 
   async #offer (session: Session, letter: Kept): Promise<void> {
-    const timeout = letter.expiresAt - Date.now()
-    if (timeout <= 0) {
-      await this.#letters.settle(session.id, letter, 'expired')
-      return
+    for (;;) {
+      const timeout = letter.expiresAt - Date.now()
+      const failure = timeout > 0 ? await this.#call(session, letter, timeout) : new Failure('timeout')
+      if (!failure) return void await this.#letters.settle(session.id, letter, 'delivered')
+      const { reason, device } = failure
+      if (reason === 'dropped') return // it waits for the next connection
+      if (!pressed.has(reason)) return void await this.#letters.settle(session.id, letter, reason === 'timeout' ? 'expired' : 'refused', device)
+      await sleep(PAUSE, undefined, { ref: false })
     }
-    try {
-      await session.peer.call('message', { id: letter.id, data: contentOf(letter) }, { id: letter.id, timeout })
-    } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      await this.#refused(session, letter, error)
-      return
-    }
-    await this.#letters.settle(session.id, letter, 'delivered')
   }
 
-  async #refused (session: Session, letter: Kept, { reason, device }: Failure): Promise<void> {
-    if (reason === 'dropped') return // it waits for the next connection
-    if (pressed.has(reason)) {
-      await sleep(PAUSE, undefined, { ref: false })
-      return await this.#offer(session, letter)
+  /** Why the device has not acknowledged; nothing, if it has. */
+  async #call (session: Session, letter: Kept, timeout: number): Promise<Failure | undefined> {
+    try {
+      await session.peer.call('message', { id: letter.id, data: contentOf(letter) }, { id: letter.id, timeout })
+      return undefined
+    } catch (error) {
+      if (error instanceof Failure) return error
+      throw error
     }
-    await this.#letters.settle(session.id, letter, reason === 'timeout' ? 'expired' : 'refused', device)
   }
 
   async #strike (session: Session, letter: Kept): Promise<void> {

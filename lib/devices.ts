@@ -70,7 +70,10 @@ export class Devices {
    * Sends many, side by side; answers each in the order given, with what it became or why it failed. A failure among the
    * lines is passed on in its place.
    */
-  async * sendMany (lines: Iterable<Addressed | Failure> | AsyncIterable<Addressed | Failure>): AsyncGenerator<Sent | Failure> {
+  async * sendMany (
+    lines: Iterable<Addressed | Failure> | AsyncIterable<Addressed | Failure>,
+    { signal }: { signal?: AbortSignal | undefined } = {}
+  ): AsyncGenerator<Sent | Failure> {
     const source = Symbol.asyncIterator in lines ? lines[Symbol.asyncIterator]() : lines[Symbol.iterator]()
     const read = async () => ({ line: await source.next() })
     const underway: Array<Promise<Sent | Failure>> = []
@@ -84,7 +87,7 @@ export class Devices {
           void underway.shift()
           yield next.sent
         } else {
-          if (!next.line!.done) underway.push(this.#sendOne(next.line!.value as Addressed | Failure))
+          if (!next.line!.done) underway.push(this.#sendOne(next.line!.value as Addressed | Failure, signal))
           reading = next.line!.done ? undefined : read()
         }
       }
@@ -189,11 +192,11 @@ export class Devices {
     if (!isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
   }
 
-  async #sendOne (line: Addressed | Failure): Promise<Sent | Failure> {
+  async #sendOne (line: Addressed | Failure, signal?: AbortSignal): Promise<Sent | Failure> {
     if (line instanceof Failure) return line
     const { to, data, ...options } = line
     try {
-      return await this.send(to, data, options)
+      return await this.send(to, data, { ...options, signal })
     } catch (error) {
       return error instanceof Failure ? error : new Failure('internal')
     }

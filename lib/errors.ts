@@ -82,6 +82,14 @@ export interface Detail {
   data?: unknown
 }
 
+const MAX_KEPT = 1_024
+
+/** As much of it as may be kept for long. */
+export function briefly (detail: Detail | undefined): Detail | undefined {
+  if (!detail || JSON.stringify(detail).length <= MAX_KEPT) return detail
+  return { code: typeof detail.code === 'string' ? detail.code.slice(0, MAX_KEPT / 4) : detail.code, message: detail.message.slice(0, MAX_KEPT / 4) }
+}
+
 export interface FailureOptions {
   /** What the other side said itself. */
   detail?: Detail | undefined

@@ -12,6 +12,9 @@ export interface Line {
   /** Bytes handed over since the start, and those of them that still wait here. */
   readonly sent: number
   readonly buffered: number
+  /** What the system has not taken yet of what it was given; bytes that came in. */
+  readonly queued?: number | undefined
+  readonly received?: number | undefined
 }
 
 const JITTER = 0.1
@@ -22,12 +25,19 @@ export class Pulse {
   #pingAt: number
   #pongBy = Infinity
   #drained = 0
+  #queued = 0
+  #received = 0
   #movedAt: number
 
   constructor (rhythm: Rhythm, now: number) {
     this.#rhythm = rhythm
     this.#movedAt = now
     this.#pingAt = now + this.#interval()
+  }
+
+  /** A ping is out. */
+  get isAwaiting (): boolean {
+    return this.#pongBy !== Infinity
   }
 
   /** Anything heard proves life. */
@@ -38,8 +48,12 @@ export class Pulse {
   /** `slack` is how much later the next check may come. */
   check (line: Line, now: number, slack: number): Goodbye | undefined {
     const drained = line.sent - line.buffered
-    if (drained > this.#drained || line.buffered === 0) this.#movedAt = now
+    const { queued = 0, received = 0 } = line
+    if (drained > this.#drained || queued < this.#queued || line.buffered === 0) this.#movedAt = now
+    if (received > this.#received) this.heard() // the piece of a large message, too
     this.#drained = drained
+    this.#queued = queued
+    this.#received = received
     if (now - this.#movedAt + slack > this.#rhythm.stallTimeout) return 'slow'
     if (now >= this.#pongBy) return 'mute'
     if (now >= this.#pingAt && line.ping) {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { Failure, type Reason } from './errors.ts'
+import { briefly, Failure, type Reason } from './errors.ts'
 
 export interface KeyLimits {
   maxKeys: number
@@ -34,7 +34,8 @@ export class Keys {
     if (used && used.until > now) {
       return used.digest === digest ? used.answer as Promise<T> : Promise.reject(new Failure('key-mismatch'))
     }
-    const answer = send()
+    const sent = send()
+    const answer = sent.catch(error => { throw lightened(error) })
     this.#used.delete(key) // so that the order of the map is that of age
     this.#used.set(key, { digest, answer, until: now + this.#limits.keyTtl })
     this.#trim(now)
@@ -42,7 +43,7 @@ export class Keys {
       const uncertain = error instanceof Failure && !nothingSent.has(error.reason)
       if (!uncertain && this.#used.get(key)?.answer === answer) this.#used.delete(key)
     })
-    return answer
+    return sent
   }
 
   #trim (now: number): void {
@@ -51,6 +52,11 @@ export class Keys {
       this.#used.delete(key)
     }
   }
+}
+
+/** What is remembered for long holds little of what the device said. */
+function lightened (error: unknown): unknown {
+  return error instanceof Failure && error.device ? new Failure(error.reason, { message: error.message, detail: briefly(error.device) }) : error
 }
 
 export function digestOf (...parts: Array<string | Uint8Array>): string {

@@ -108,7 +108,11 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   app.addHook('preClose', async () => {
     draining = true
     delivery.pause()
+    letters.giveUp()
     const deadline = Date.now() + settings.drainTimeout
+    // connections that never ask anything, or never finish asking, would hold the server up for ever
+    const cut = setTimeout(() => app.server.closeAllConnections(), settings.drainTimeout)
+    app.server.once('close', () => clearTimeout(cut))
     await drain(registry, settings)
     await door.close(deadline)
   })

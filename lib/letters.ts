@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { lettersOf, type Backplane, type Unwatch } from './backplane.ts'
-import { Failure } from './errors.ts'
+import { briefly, Failure } from './errors.ts'
 import type { Events } from './events.ts'
 import type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
 import type { Detail } from './errors.ts'
@@ -99,7 +99,7 @@ export class Letters {
 
   /** False: it did not wait any more. */
   async settle (deviceId: string, letter: Ended, ending: Ending, device?: Detail): Promise<boolean> {
-    const waited = await this.#track(this.#mailbox.settle(deviceId, letter.id, ending, device))
+    const waited = await this.#track(this.#mailbox.settle(deviceId, letter.id, ending, briefly(device)))
     if (waited) this.#told(deviceId, letter, { ending, device })
     return waited
   }
@@ -136,10 +136,16 @@ export class Letters {
     return { outcome, forget }
   }
 
+  /** Whoever still waits is told that the letter does too. */
+  giveUp (): void {
+    for (const awaiting of this.#awaited.values()) for (const settle of awaiting) settle()
+  }
+
   /** Resolves once nothing is under way in the mailbox any more, and it is closed. */
   async close (): Promise<void> {
     clearInterval(this.#sweeping)
     this.#unwatch()
+    this.giveUp()
     await Promise.allSettled(this.#underway)
     await this.#mailbox.close?.()
   }

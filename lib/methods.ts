@@ -74,7 +74,7 @@ export class Methods {
 
   #failed (method: string, device: Device, error: unknown): Failure {
     const failure = error instanceof Failure ? error : new Failure('internal')
-    if (failure === error) this.#log.debug({ deviceId: device.id, method, reason: failure.reason }, 'a call was refused')
+    if (failure === error) this.#log.debug({ deviceId: device.id, method: method.slice(0, 64), reason: failure.reason }, 'a call was refused')
     else this.#log.error({ err: error, deviceId: device.id, method }, 'a handler failed')
     this.#stats.count('answers', failure.reason)
     return failure

@@ -60,12 +60,11 @@ export class Output {
   }
 
   #wait (frame: Frame, settle: Waiting['settle']): void {
-    if (this.#waiting.length === 0) {
-      this.#waiting = []
-      this.#sink.onDrain(() => this.#drain())
-    }
+    const isFirst = this.#waiting.length === 0
+    if (isFirst) this.#waiting = []
     this.#waiting.push({ frame, settle })
     this.#waitingBytes += frame.wire.length
+    if (isFirst) this.#sink.onDrain(() => this.#drain())
   }
 
   #drain (): void {

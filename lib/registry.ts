@@ -1,3 +1,4 @@
+import type { Bucket } from './bucket.ts'
 import type { Leave } from './device.ts'
 import type { Session } from './session.ts'
 
@@ -6,7 +7,7 @@ const REMEMBERED = 10_000
 /** The sessions on this node, one per device. */
 export class Registry {
   readonly #sessions = new Map<string, Session>()
-  readonly #left = new Map<string, Leave>()
+  readonly #left = new Map<string, { leave: Leave, bucket: Bucket }>()
 
   get size (): number {
     return this.#sessions.size
@@ -37,13 +38,18 @@ export class Registry {
     if (this.#sessions.get(session.id) !== session) return false
     this.#sessions.delete(session.id)
     this.#left.delete(session.id)
-    this.#left.set(session.id, session.left!)
+    this.#left.set(session.id, { leave: session.left!, bucket: session.bucket })
     if (this.#left.size > REMEMBERED) this.#left.delete(this.#left.keys().next().value!)
     return true
   }
 
   /** How the last connection of a device to this node ended, if that was not too many devices ago. */
   lastGoodbye (deviceId: string): Leave | undefined {
-    return this.#left.get(deviceId)
+    return this.#left.get(deviceId)?.leave
+  }
+
+  /** The bucket of the device's connection before. */
+  bucketOf (deviceId: string): Bucket | undefined {
+    return (this.#sessions.get(deviceId) ?? this.#left.get(deviceId))?.bucket
   }
 }

@@ -10,6 +10,8 @@ import { Output, type Sink } from './output.ts'
 import { Peer, type CallOptions, type Inbound, type Party } from './peer.ts'
 import type { Stats } from './stats.ts'
 
+const PIECE = 8_192
+
 /** One open connection, as a transport offers it. */
 export interface Socket extends Line, Sink {
   close (code: number, reason: string): void
@@ -49,6 +51,8 @@ export class Session implements Device, Party {
   readonly credentials: Credentials
   readonly codec: Codec
   readonly peer: Peer
+  /** Goes from one connection of the device to the next: coming again does not fill it. */
+  readonly bucket: Bucket
   readonly topics = new Set<string>()
   left: Leave | undefined
   /** Answers for this session what other nodes ask. */
@@ -57,17 +61,15 @@ export class Session implements Device, Party {
   readonly #socket: Socket
   readonly #output: Output
   readonly #pulse: Pulse
-  readonly #bucket: Bucket
   #ownership: Ownership | undefined
   #entered = false
   /** Who asks for the device before it is welcomed. */
   #early: Array<() => void> | undefined
-  #excess = 0
   #calls = 0
   #messages = 0
   #expiresAt: number
 
-  constructor (home: Home, socket: Socket, { deviceId, address, credentials, codec }: Arrival) {
+  constructor (home: Home, socket: Socket, { deviceId, address, credentials, codec }: Arrival, bucket?: Bucket) {
     const now = performance.now()
     this.id = deviceId
     this.since = Date.now()
@@ -78,7 +80,7 @@ export class Session implements Device, Party {
     this.#socket = socket
     this.#output = new Output(socket, home.limits.maxBuffered)
     this.#pulse = new Pulse(home.limits, now)
-    this.#bucket = new Bucket({ perSecond: home.limits.rate, burst: home.limits.burst }, now)
+    this.bucket = bucket ?? new Bucket({ perSecond: home.limits.rate, burst: home.limits.burst }, now)
     this.#expiresAt = credentials.expiresAt ?? Infinity
     this.peer = new Peer(this, { concurrency: codec.concurrency, inbound: home.limits.maxCalls })
   }
@@ -124,32 +126,29 @@ export class Session implements Device, Party {
     const message = this.codec.decode(payload)
     this.#pulse.heard()
     this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
-    if (Array.isArray(message)) this.#receiveBatch(message)
-    else if (isAnswer(message) || this.spend(1)) this.peer.receive(message)
+    if (Array.isArray(message)) this.#receiveBatch(message, size)
+    else if (isAnswer(message) || this.spend(costOf(1, size))) this.peer.receive(message)
     else this.#tell([message])
   }
 
-  #receiveBatch (messages: Message[]): void {
+  #receiveBatch (messages: Message[], size: number): void {
     const asked = messages.filter(message => !isAnswer(message))
-    if (asked.length === 0 || this.spend(asked.length)) return this.peer.receive(messages)
+    if (asked.length === 0 || this.spend(costOf(asked.length, size))) return this.peer.receive(messages)
     for (const answer of messages.filter(isAnswer)) this.peer.receive(answer)
     this.#tell(asked)
   }
 
-  /** Anything heard proves life. */
-  heard (): void {
+  /** The answer to a ping of ours; one that nobody asked for counts like any message. */
+  pong (): void {
+    if (!this.#pulse.isAwaiting) this.spend(1)
     this.#pulse.heard()
   }
 
   /** Counts against the device's rate; false: it sends too fast. Whoever goes on all the same is shown out. */
   spend (count: number): boolean {
-    if (this.#bucket.take(count, performance.now())) {
-      this.#excess = Math.max(0, this.#excess - count)
-      return true
-    }
+    if (this.bucket.take(count, performance.now())) return true
     this.#home.stats.count('refusals', 'too-fast')
-    this.#excess += count
-    if (this.#excess > this.#home.limits.burst) this.end('flood')
+    if (this.bucket.excess > this.#home.limits.burst) this.end('flood')
     return false
   }
 
@@ -238,7 +237,7 @@ export class Session implements Device, Party {
 
   busy (asked: Call | Notice): void {
     this.#home.stats.count('answers', 'busy')
-    this.#home.log.debug({ deviceId: this.id, method: asked.method, reason: 'busy' }, 'a call was refused')
+    this.#home.log.debug({ deviceId: this.id, method: asked.method.slice(0, 64), reason: 'busy' }, 'a call was refused')
   }
 
   stray (message: Result | Failed | Invalid): void {
@@ -263,7 +262,7 @@ export class Session implements Device, Party {
     } catch (error) {
       const answers = (Array.isArray(message) ? message : [message]).filter(one => one.kind === 'result' || one.kind === 'failure')
       if (answers.length === 0) throw error
-      this.#home.log.error({ err: error, deviceId: this.id }, 'the result of a handler cannot be sent')
+      this.#home.log.error({ deviceId: this.id, code: (error as Failure).code }, 'the result of a handler cannot be sent')
       const failures = answers.map(({ id }) => failed(id, undefined))
       return this.frame(Array.isArray(message) ? failures : failures[0]!)
     }
@@ -299,6 +298,11 @@ export class Session implements Device, Party {
   #release (): void {
     this.#ownership?.release().catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
   }
+}
+
+/** A large message counts as several: what it costs to pass on grows with its size. */
+function costOf (messages: number, size: number): number {
+  return Math.max(messages, Math.ceil(size / PIECE))
 }
 
 /** An answer was asked for, so it costs a device nothing unless it turns out to be a stray. */

@@ -17,7 +17,7 @@ export function isFilter (text: unknown, limits: TopicLimits): text is string {
 
 function isShort (text: unknown, { length, levels }: TopicLimits): text is string {
   return typeof text === 'string' && text.length > 0 && text.length <= length && !text.startsWith('$') &&
-    !text.includes('\0') && text.split('/').length <= levels
+    !/[\0\p{Cs}]/u.test(text) && text.split('/').length <= levels
 }
 
 function isWild (level: string): boolean {
@@ -26,9 +26,11 @@ function isWild (level: string): boolean {
 
 /** Whether a filter matches a topic. */
 export function matches (filter: string, topic: string): boolean {
-  const topics = new Topics<string>()
-  topics.add(filter, filter)
-  return topics.match(topic).size > 0
+  const [levels, names] = [filter.split('/'), topic.split('/')]
+  if (isWild(levels[0]!) && topic.startsWith('$')) return false
+  const rest = levels.at(-1) === '#'
+  if (rest ? names.length < levels.length - 1 : names.length !== levels.length) return false
+  return levels.every((level, at) => level === '+' || level === '#' || level === names[at])
 }
 
 class Level<T> {

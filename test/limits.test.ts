@@ -258,6 +258,61 @@ t.test('a device that has said goodbye is gone, even while its connection linger
   socket.destroy()
 })
 
+t.test('a device that is full and says goodbye does not hold the process up', async t => {
+  const app = await listen(t, { closeTimeout: 500 })
+  const socket = await upgraded(app.url, 'full', true)
+  await until(() => app.devices.has('full'))
+  socket.pause()
+  const device = app.devices.get('full')!
+  const sending = Array.from({ length: 300 }, () => app.devices.send('full', 'x'.repeat(60_000)))
+  const settled = Promise.allSettled(sending)
+  await t.rejects(sending.at(-1)!, { code: 'DEVICE_CONGESTED' })
+  socket.end()
+  await new Promise(resolve => setTimeout(resolve, 50))
+  await t.rejects(app.devices.send('full', 'one more'), { code: /DEVICE_/ })
+  await until(() => device.left !== undefined)
+  t.ok((await settled).some(({ status }) => status === 'fulfilled'))
+  socket.destroy()
+})
+
+t.test('coming again does not fill the bucket', async t => {
+  const app = await listen(t, { rate: 1, burst: 10 })
+  for (let n = 0; n < 2; n++) {
+    const device = await connect(app.url, 'd')
+    for (let id = 0; id < 5; id++) t.ok((await device.ask('ping')).result)
+    await device.close()
+  }
+  const third = await connect(app.url, 'd')
+  t.equal((await third.ask('ping')).error!.code, -32005)
+  await connect(app.url, 'd')
+  t.equal((await third.closed).code, 4509)
+})
+
+t.test('pongs that nobody asked for count, and so does the size of a message', async t => {
+  const app = await listen(t, { rate: 1, burst: 10 })
+  const pongs = await connect(app.url, 'pongs')
+  for (let n = 0; n < 30; n++) pongs.socket.pong()
+  t.equal((await pongs.closed).code, 4029)
+  const large = await connect(app.url, 'large')
+  for (let n = 0; n < 3; n++) t.strictSame((await large.ask('message', { data: 'x'.repeat(40_000) })).result, n < 2 ? {} : undefined)
+})
+
+t.test('a device that sends a large message slowly is not mute', async t => {
+  const app = await listen(t, { pingInterval: 50, pongTimeout: 100 })
+  const socket = await upgraded(app.url, 'slow')
+  await until(() => app.devices.has('slow'))
+  const text = JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'ping', params: { x: 'x'.repeat(1_000) } })
+  const bytes = frame(0x81, Buffer.from(text))
+  const heard = once(socket, 'data')
+  for (let at = 0; at < bytes.length; at += 100) {
+    socket.write(bytes.subarray(at, at + 100))
+    await new Promise(resolve => setTimeout(resolve, 30))
+  }
+  await heard
+  t.ok(app.devices.has('slow'))
+  socket.destroy()
+})
+
 t.test('a close that is never answered does not linger', async t => {
   const app = await listen(t, { closeTimeout: 50 })
   const socket = await upgraded(app.url, 'mute')

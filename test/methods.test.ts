@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import t from 'tap'
 import type { Device } from '../lib/device.ts'
-import { Failure, Refusal } from '../lib/errors.ts'
+import { Failure, Refusal, type Detail } from '../lib/errors.ts'
 import { digestOf, Keys } from '../lib/idempotency.ts'
 import { Methods } from '../lib/methods.ts'
 import { OptionsSchema, settingsOf, type Settings } from '../lib/options.ts'
@@ -174,6 +174,22 @@ t.test('a key may be tried again when nothing was sent, and not when something m
     t.equal(await again(new Failure(reason)), 'the same failure', reason)
   }
   t.equal(await again(new Error('accident')), 'sent now')
+})
+
+t.test('what a device said when it refused is not remembered at length', async t => {
+  const keys = new Keys({ maxKeys: 10, keyTtl: 60_000 })
+  const long = 'x'.repeat(5_000)
+  const deviceOf = (sent: Promise<unknown>) => sent.then(() => 'sent', (error: Failure) => error.device)
+  const refused = (detail: Detail) => deviceOf(keys.once(`k${keys.size}`, 'd', async () => { throw new Failure('refused', { detail }) }))
+  const again = (key: string) => deviceOf(keys.once(key, 'd', async () => 'never'))
+  const short = { code: 1, message: 'short', data: { n: 1 } }
+  t.strictSame(await refused(short), short)
+  t.strictSame(await again('k0'), short)
+  const whole = { code: long, message: long, data: long }
+  t.strictSame(await refused(whole), whole, 'the first to ask hears it all')
+  t.strictSame(await again('k1'), { code: 'x'.repeat(256), message: 'x'.repeat(256) })
+  await refused({ code: 7, message: 'm', data: long })
+  t.strictSame(await again('k2'), { code: 7, message: 'm' })
 })
 
 t.test('a key is forgotten after its time', async t => {

@@ -327,6 +327,21 @@ t.test('what lingers when the time to close is over is cut', async t => {
   await cut
 })
 
+t.test('neither callers that wait nor connections that never ask hold a close up', async t => {
+  const app = await listen(t, { drainTimeout: 500 })
+  const silent = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
+  const halfway = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
+  halfway.write('GET /ws?deviceId=d HT')
+  const cut = [silent, halfway].map(socket => once(socket.on('error', () => {}).resume(), 'close'))
+  const confirmed = request(app, 'POST', '/devices/away/messages?ttl=60&confirm=true&timeout=60', 1)
+  await until(async () => await app.devices.describe('away').then(({ waiting }) => waiting === 1, () => false))
+  const started = Date.now()
+  await app.close()
+  t.match(await confirmed, { status: 202, body: { status: 'queued' } })
+  t.ok(Date.now() - started < 5_000)
+  await Promise.all(cut)
+})
+
 t.test('who comes while the node is leaving is sent elsewhere', async t => {
   let answer: (value: boolean) => void = () => {}
   let asked = () => {}
@@ -342,7 +357,7 @@ t.test('who comes while the node is leaving is sent elsewhere', async t => {
   const late = connect(app.url, 'late', { unwelcomed: true })
   await asking
   const closing = app.close()
-  await until(() => !app.server.listening)
+  await until(() => app.server.listenerCount('upgrade') === 0)
   answer(true)
   t.equal((await (await late).closed).code, 1012)
   t.equal((await held.closed).code, 1012)

@@ -322,6 +322,12 @@ t.test('who is connected can be listed in pages, and each device looked at', asy
   t.match((await request(app, 'GET', '/devices/b')).body, { connected: false, lastGoodbye: { code: 4511, reason: 'removed through REST', at: Number } })
 })
 
+t.test('a number that has no end is no number', async t => {
+  const app = await listen(t)
+  for (const path of ['/devices?limit=Infinity', '/devices/d/messages?cursor=1e400']) t.equal((await request(app, 'GET', path)).status, 400, path)
+  t.equal((await request(app, 'POST', '/devices/d/calls/m?timeout=1e400')).status, 400)
+})
+
 t.test('a removed device is told not to come back', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')

@@ -7,7 +7,7 @@ import { Frame } from '../lib/frame.ts'
 import type { Codec, Message } from '../lib/message.ts'
 import type { Session } from '../lib/session.ts'
 import { Subscriptions } from '../lib/subscriptions.ts'
-import { isFilter, isTopic, Topics } from '../lib/topics.ts'
+import { isFilter, isTopic, matches as matchesFilter, Topics } from '../lib/topics.ts'
 import { fakeLog, random, reasonOf } from './fakes.ts'
 
 const limits = { length: 255, levels: 16 }
@@ -265,6 +265,16 @@ function subscribed ({ maxTopics = 8 } = {}) {
   const subscriptions = new Subscriptions(backplane, everyone, { maxTopics, topic: { length: 20, levels: 3 } }, fakeLog())
   return { subscriptions, backplane, watched, x: devices[0]!, y: devices[1]!, z: devices[2]! }
 }
+
+t.test('one filter alone matches what the tree of filters matches', async t => {
+  for (const filter of ['a', 'a/b', '+', '+/b', 'a/+', '#', 'a/#', 'a/b/#', '+/#', '$x', '$x/#', 'a/+/c', '']) {
+    for (const topic of ['a', 'b', 'a/b', 'a/b/c', 'a/', '/b', '$x', '$x/y', '']) {
+      const tree = new Topics<true>()
+      tree.add(filter, true)
+      t.equal(matchesFilter(filter, topic), tree.match(topic).size === 1, `${filter} and ${topic}`)
+    }
+  }
+})
 
 t.test('what is published to a topic reaches those who listen to it, once each', async t => {
   const { subscriptions, backplane, x, y, z } = subscribed()

@@ -104,8 +104,8 @@ class DiskMailbox implements Mailbox {
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
     for await (const [, value] of this.#journal.range(letterKey(deviceId, after + 1), `l!${deviceId}"`)) {
       const { letter } = decodeLetter(value)
-      const underway = this.#underway.get(entryKey(deviceId, letter.id))
-      if (!underway || underway.entry.status === 'queued') yield letter
+      // the range is as things were when it began
+      if (this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
     }
   }
 

@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream'
+import { setImmediate } from 'node:timers/promises'
 import { Type, type Static } from '@sinclair/typebox'
 import { TypeCompiler } from '@sinclair/typebox/compiler'
 import type { Addressed } from '../devices.ts'
@@ -6,8 +7,11 @@ import { Failure } from '../errors.ts'
 import { isDeviceId } from '../introduction.ts'
 import { isSound } from '../json.ts'
 import type { Settings } from '../options.ts'
-import type { Route } from './route.ts'
+import { hangUp, type Route } from './route.ts'
 import { about, Seconds } from './schemas.ts'
+
+/** Lines after which others get their turn. */
+const BREATH = 64
 
 /** `/messages`: many sends in one request, a line each, and a receipt line each, in order. */
 export const bulk: Route = (app, { devices, settings }) => {
@@ -24,7 +28,7 @@ export const bulk: Route = (app, { devices, settings }) => {
     }, async (request, reply) => {
       if (!(request.body instanceof Readable)) throw new Failure('malformed', { message: 'The body is the messages, and there is none' })
       const lines = linesOf(request.body, settings.maxMessage)
-      return await reply.type('application/x-ndjson').send(Readable.from(receiptsOf(devices.sendMany(read(lines)))))
+      return await reply.type('application/x-ndjson').send(Readable.from(receiptsOf(devices.sendMany(read(lines), { signal: hangUp(reply) }))))
     })
   })
 }
@@ -42,7 +46,9 @@ function reader (settings: Settings): (lines: AsyncIterable<string | Failure>) =
   const check = TypeCompiler.Compile(Line)
 
   return async function * (lines) {
+    let read = 0
     for await (const text of lines) {
+      if (++read % BREATH === 0) await setImmediate()
       const line = text instanceof Failure ? text : parse(text)
       if (line instanceof Failure) yield line
       else if (!check.Check(line) || !isDeviceId(line.to) || !isSound(line.data, settings.maxDepth)) yield new Failure('malformed')
@@ -51,7 +57,7 @@ function reader (settings: Settings): (lines: AsyncIterable<string | Failure>) =
   }
 
   function toAddressed ({ ttl, timeout, ...rest }: Static<typeof Line>): Addressed {
-    return { ...rest, ...(ttl !== undefined && { ttl: ttl * 1_000 }), ...(timeout !== undefined && { timeout: timeout * 1_000 }) }
+    return { ...rest, ...(ttl !== undefined && { ttl: Math.round(ttl * 1_000) }), ...(timeout !== undefined && { timeout: Math.round(timeout * 1_000) }) }
   }
 }
 

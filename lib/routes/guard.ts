@@ -12,9 +12,17 @@ interface Rules {
 
 /** Lets into REST only those who may use it, before their body is read. */
 export function guardRest (app: FastifyInstance, { settings: { guard, origins }, stats, isDraining }: Rules): void {
+  // the schemas compare only what is finite
+  app.addHook('preHandler', async ({ query }) => {
+    for (const value of Object.values(query as object)) {
+      if (typeof value === 'number' && !Number.isFinite(value)) throw new Failure('malformed', { message: 'A number in the query is not finite' })
+    }
+  })
+
   app.addHook('onRequest', async request => {
     try {
       if (isDraining()) throw new Failure('draining')
+      if (request.ws) throw new Failure('malformed', { message: 'This is not where devices connect' })
       const caller = { address: request.ip, headers: request.headers }
       if (guard === undefined) protect(caller, 'guard')
       refuseForeign(caller, origins)

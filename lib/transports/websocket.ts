@@ -29,6 +29,8 @@ export class WebSocketDoor {
   readonly #server: WebSocketServer
   readonly #arrivals = new WeakMap<IncomingMessage, Arrival>()
   readonly #lines = new Set<Line>()
+  /** Connections whose upgrade is not answered yet. */
+  readonly #knocking = new Set<Duplex>()
 
   constructor (admission: Admission, settings: WebSocketSettings) {
     this.#admission = admission
@@ -65,6 +67,7 @@ export class WebSocketDoor {
       if (this.#arrivals.has(request)) this.#server.handleUpgrade(request, socket, head, done)
       else handleUpgrade(request, socket, head, done)
     }
+    const hangUp = (_request: IncomingMessage, socket: RawStream) => this.#hangUp(socket)
     app.server.on('upgrade', hangUp)
     // as early as the listener of @fastify/websocket: without one, upgrades are plain requests, and answered
     app.addHook('preClose', async () => { app.server.removeListener('upgrade', hangUp) })
@@ -86,8 +89,19 @@ export class WebSocketDoor {
 
   /** Resolves when every connection has ended; those that linger are cut at the deadline. */
   async close (deadline: number): Promise<void> {
-    while (this.#lines.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
+    while (this.#lines.size + this.#knocking.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
     for (const line of this.#lines) line.cut()
+    for (const socket of this.#knocking) socket.destroy()
+  }
+
+  /**
+   * Ends the connection of an upgrade once it has been refused. @fastify/websocket does so only where its own hooks ran: not
+   * where a hook of the host refused first, or the router.
+   */
+  #hangUp (socket: RawStream): void {
+    this.#knocking.add(socket)
+    socket.once('close', () => this.#knocking.delete(socket))
+    socket._httpMessage?.once('finish', () => socket.destroy())
   }
 
   async #admit (request: FastifyRequest): Promise<void> {
@@ -103,6 +117,7 @@ export class WebSocketDoor {
   }
 
   #enter (socket: WebSocket, arrival: Arrival): void {
+    this.#knocking.delete((socket as Lined)._socket)
     const line = new Line(socket, this.#lines)
     const session = line.session = this.#admission.open(arrival, line)
     // frames that come before the welcome wait in the kernel
@@ -137,16 +152,24 @@ class Line implements Socket {
     return this.#socket.bufferedAmount
   }
 
+  get queued (): number | undefined {
+    return this.#socket._socket._handle?.writeQueueSize
+  }
+
+  get received (): number | undefined {
+    return this.#socket._socket.bytesRead
+  }
+
   send ({ wire }: Frame): void {
-    // it has said goodbye, and only its connection is not down yet
-    if (this.#socket.readyState !== this.#socket.OPEN) return this.session!.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
+    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
     this.sent += wire.length
     this.#socket._socket.write(wire)
   }
 
   onDrain (listener: () => void): void {
+    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
     // `drain` comes only after more than the socket's own high-water mark was waiting; this comes always
-    this.#socket._socket.write('', listener)
+    this.#socket._socket.write('', error => { if (!error) listener() })
   }
 
   ping (): void {
@@ -162,26 +185,27 @@ class Line implements Socket {
     this.#socket.terminate()
   }
 
+  /** Only the connection is not down yet. */
+  #saidGoodbye (): void {
+    this.session!.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
+  }
+
   closed (code: number, reason: string): void {
     this.#lines.delete(this)
     this.session!.closed(code, reason)
   }
 }
 
-/**
- * Ends the connection of an upgrade once it has been refused. @fastify/websocket does so only where its own hooks ran: not
- * where a hook of the host refused first, or the router.
- */
-function hangUp (_request: IncomingMessage, socket: Duplex & Answering): void {
-  socket._httpMessage?.once('finish', () => socket.destroy())
-}
-
 const kLine = Symbol('line')
 
-type Lined = WebSocket & { [kLine]: Line, _socket: Duplex & Answering }
+type Lined = WebSocket & { [kLine]: Line, _socket: RawStream }
 
-/** What Node keeps on a socket while it answers a request on it. */
-interface Answering {
+/** A connection as Node has it; an injected one has less. */
+type RawStream = Duplex & {
+  bytesRead?: number
+  /** How much of what it was given the system has not taken yet. */
+  _handle?: { writeQueueSize?: number }
+  /** Kept while a request on it is answered. */
   _httpMessage?: ServerResponse
 }
 
@@ -202,7 +226,7 @@ function onPing (this: WebSocket): void {
 }
 
 function onPong (this: WebSocket): void {
-  (this as Lined)[kLine].session!.heard()
+  (this as Lined)[kLine].session!.pong()
 }
 
 function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {
