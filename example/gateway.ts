@@ -30,12 +30,12 @@ app.devices.handle('echo', params => params)
 app.devices.on('message', (data, device) => device.send(data))
 
 const url = await app.listen({ port: Number(PORT), host: HOST })
-const key = TOKEN ? ' -H "authorization: Bearer $TOKEN"' : ''
+const key = TOKEN ? ' -H "authorization: Bearer <TOKEN>"' : ''
 console.log(`
 Listening on ${url}
 Connect a device:  npx wscat -c "${url.replace('http', 'ws')}/ws?deviceId=abc123"${key}
+Type as a device:  {"jsonrpc":"2.0","id":1,"method":"echo","params":{"hello":"gateway"}}
 Send to it:        curl -X POST ${url}/devices/abc123/messages${key} -H 'content-type: application/json' -d '{"hello":"world"}'
-Call it:           curl -X POST ${url}/devices/abc123/calls/echo${key}
 Send to all:       curl -X POST ${url}/broadcast${key} -H 'content-type: application/json' -d '{"hello":"all"}'
 `)
 
