@@ -27,6 +27,7 @@ export const answers = {
   'mailbox-full': { status: 429, code: 'MAILBOX_FULL', rpc: -32007, message: 'Too many letters wait for the device', retryAfter: 60 },
   forbidden: { status: 403, code: 'FORBIDDEN', rpc: -32008, message: 'Not allowed' },
   unauthenticated: { status: 401, code: 'UNAUTHENTICATED', rpc: -32009, message: 'Credentials are missing or wrong' },
+  departed: { status: 400, code: 'DEVICE_DEPARTED', rpc: -32026, message: 'The device left before it was let in' },
   'too-many-topics': { status: 429, code: 'TOPICS_EXCEEDED', rpc: -32010, message: 'Too many topics', retryAfter: 60 },
   'bad-topic': { status: 400, code: 'TOPIC_INVALID', rpc: -32011, message: 'Not a valid topic' },
   'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Give the device id as ?deviceId=: 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -' },

@@ -152,7 +152,7 @@ t.test('a device that leaves while it is authenticated is not registered', async
   socket.resetAndDestroy()
   await once(signal!, 'abort')
   answer(true)
-  await until(() => app.devices.stats().refusals.dropped === 1)
+  await until(() => app.devices.stats().refusals.departed === 1)
   t.equal(app.devices.size, 0)
 })
 

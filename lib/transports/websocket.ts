@@ -1,17 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventEmitter } from 'node:events'
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import type { Socket as RawSocket } from 'node:net'
+import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
 import type { Admission } from '../admission.ts'
-import { Failure, goodbyes, type Goodbye } from '../errors.ts'
+import { Failure } from '../errors.ts'
 import { tokenOf, type Introduction } from '../introduction.ts'
-import type { Frame } from '../frame.ts'
 import type { Settings } from '../options.ts'
-import type { Arrival, Session, Socket } from '../session.ts'
+import type { Arrival } from '../session.ts'
+import { Line, type RawStream } from './line.ts'
 
 type WebSocketSettings = Pick<Settings, 'path' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
 
@@ -107,7 +106,7 @@ export class WebSocketDoor {
   async #admit (request: FastifyRequest): Promise<void> {
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
-    const leave = () => departure.abort(new Failure('dropped', { message: 'The device left' }))
+    const leave = () => departure.abort(new Failure('departed'))
     socket?.once('close', leave)
     try {
       this.#arrivals.set(request.raw, await this.#admission.admit(introductionOf(request), departure))
@@ -117,125 +116,13 @@ export class WebSocketDoor {
   }
 
   #enter (socket: WebSocket, arrival: Arrival): void {
-    this.#knocking.delete((socket as Lined)._socket)
     const line = new Line(socket, this.#lines)
+    this.#knocking.delete(line.stream)
     const session = line.session = this.#admission.open(arrival, line)
     // frames that come before the welcome wait in the kernel
     socket.pause()
     void this.#admission.enter(session).finally(() => socket.resume())
   }
-}
-
-/** One WebSocket. Its listeners are shared by all: a connection costs no closure. */
-class Line implements Socket {
-  sent = 0
-  session: Session | undefined
-  readonly #socket: Lined
-  readonly #lines: Set<Line>
-
-  constructor (socket: WebSocket, lines: Set<Line>) {
-    this.#socket = socket as Lined
-    this.#socket[kLine] = this
-    this.#lines = lines.add(this)
-    // what @fastify/websocket left on it holds the request, the reply and their headers
-    socket.removeAllListeners('error')
-    const raw = this.#socket._socket
-    raw._httpMessage?.detachSocket(raw as unknown as RawSocket)
-    socket.on('message', onMessage)
-    socket.on('ping', onPing)
-    socket.on('pong', onPong)
-    socket.on('error', onError)
-    socket.on('close', onClose)
-  }
-
-  get buffered (): number {
-    return this.#socket.bufferedAmount
-  }
-
-  get queued (): number | undefined {
-    return this.#socket._socket._handle?.writeQueueSize
-  }
-
-  get received (): number | undefined {
-    return this.#socket._socket.bytesRead
-  }
-
-  send ({ wire }: Frame): void {
-    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
-    this.sent += wire.length
-    this.#socket._socket.write(wire)
-  }
-
-  onDrain (listener: () => void): void {
-    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
-    // `drain` comes only after more than the socket's own high-water mark was waiting; this comes always
-    this.#socket._socket.write('', error => { if (!error) listener() })
-  }
-
-  ping (): void {
-    this.#socket.ping()
-  }
-
-  close (code: number, reason: string): void {
-    this.#socket.resume()
-    this.#socket.close(code, reason)
-  }
-
-  cut (): void {
-    this.#socket.terminate()
-  }
-
-  /** Only the connection is not down yet. */
-  #saidGoodbye (): void {
-    this.session!.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
-  }
-
-  closed (code: number, reason: string): void {
-    this.#lines.delete(this)
-    this.session!.closed(code, reason)
-  }
-}
-
-const kLine = Symbol('line')
-
-type Lined = WebSocket & { [kLine]: Line, _socket: RawStream }
-
-/** A connection as Node has it; an injected one has less. */
-type RawStream = Duplex & {
-  bytesRead?: number
-  /** How much of what it was given the system has not taken yet. */
-  _handle?: { writeQueueSize?: number }
-  /** Kept while a request on it is answered. */
-  _httpMessage?: ServerResponse
-}
-
-/** What was wrong with a frame, in the words of `ws`; everything else it finds breaks the protocol. */
-const faults: Record<string, Goodbye> = {
-  WS_ERR_INVALID_UTF8: 'text',
-  WS_ERR_UNSUPPORTED_MESSAGE_LENGTH: 'size',
-  WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH: 'size',
-  WS_ERR_TOO_MANY_BUFFERED_PARTS: 'policy'
-}
-
-function onMessage (this: WebSocket, data: Buffer, isBinary: boolean): void {
-  (this as Lined)[kLine].session!.receive(isBinary ? data : data.toString(), data.length)
-}
-
-function onPing (this: WebSocket): void {
-  (this as Lined)[kLine].session!.spend(1)
-}
-
-function onPong (this: WebSocket): void {
-  (this as Lined)[kLine].session!.pong()
-}
-
-function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {
-  // a line that was cut has no code of `ws`, and its `close` follows
-  if (code.startsWith('WS_ERR_')) (this as Lined)[kLine].session!.end(faults[code] ?? 'protocol')
-}
-
-function onClose (this: WebSocket, code: number, reason: Buffer): void {
-  (this as Lined)[kLine].closed(code, reason.toString())
 }
 
 function introductionOf (request: FastifyRequest): Introduction {

@@ -1,0 +1,123 @@
+import type { ServerResponse } from 'node:http'
+import type { Socket as RawSocket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { WebSocket } from 'ws'
+import { goodbyes, type Goodbye } from '../errors.ts'
+import type { Frame } from '../frame.ts'
+import type { Session, Socket } from '../session.ts'
+
+/** One WebSocket. Its listeners are shared by all: a connection costs no closure. */
+export class Line implements Socket {
+  sent = 0
+  session: Session | undefined
+  readonly #socket: Lined
+  readonly #lines: Set<Line>
+
+  constructor (socket: WebSocket, lines: Set<Line>) {
+    this.#socket = socket as Lined
+    this.#socket[kLine] = this
+    this.#lines = lines.add(this)
+    // what @fastify/websocket left on it holds the request, the reply and their headers
+    socket.removeAllListeners('error')
+    const raw = this.#socket._socket
+    raw._httpMessage?.detachSocket(raw as unknown as RawSocket)
+    socket.on('message', onMessage)
+    socket.on('ping', onPing)
+    socket.on('pong', onPong)
+    socket.on('error', onError)
+    socket.on('close', onClose)
+  }
+
+  get stream (): Duplex {
+    return this.#socket._socket
+  }
+
+  get buffered (): number {
+    return this.#socket.bufferedAmount
+  }
+
+  get queued (): number | undefined {
+    return this.#socket._socket._handle?.writeQueueSize
+  }
+
+  get received (): number | undefined {
+    return this.#socket._socket.bytesRead
+  }
+
+  send ({ wire }: Frame): void {
+    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
+    this.sent += wire.length
+    this.#socket._socket.write(wire)
+  }
+
+  onDrain (listener: () => void): void {
+    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
+    // `drain` comes only after more than the socket's own high-water mark was waiting; this comes always
+    this.#socket._socket.write('', error => { if (!error) listener() })
+  }
+
+  ping (): void {
+    this.#socket.ping()
+  }
+
+  close (code: number, reason: string): void {
+    this.#socket.resume()
+    this.#socket.close(code, reason)
+  }
+
+  cut (): void {
+    this.#socket.terminate()
+  }
+
+  /** Only the connection is not down yet. */
+  #saidGoodbye (): void {
+    this.session!.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
+  }
+
+  closed (code: number, reason: string): void {
+    this.#lines.delete(this)
+    this.session!.closed(code, reason)
+  }
+}
+
+const kLine = Symbol('line')
+
+type Lined = WebSocket & { [kLine]: Line, _socket: RawStream }
+
+/** A connection as Node has it; an injected one has less. */
+export type RawStream = Duplex & {
+  bytesRead?: number
+  /** How much of what it was given the system has not taken yet. */
+  _handle?: { writeQueueSize?: number }
+  /** Kept while a request on it is answered. */
+  _httpMessage?: ServerResponse
+}
+
+/** What was wrong with a frame, in the words of `ws`; everything else it finds breaks the protocol. */
+const faults: Record<string, Goodbye> = {
+  WS_ERR_INVALID_UTF8: 'text',
+  WS_ERR_UNSUPPORTED_MESSAGE_LENGTH: 'size',
+  WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH: 'size',
+  WS_ERR_TOO_MANY_BUFFERED_PARTS: 'policy'
+}
+
+function onMessage (this: WebSocket, data: Buffer, isBinary: boolean): void {
+  (this as Lined)[kLine].session!.receive(isBinary ? data : data.toString(), data.length)
+}
+
+function onPing (this: WebSocket): void {
+  (this as Lined)[kLine].session!.spend(1)
+}
+
+function onPong (this: WebSocket): void {
+  (this as Lined)[kLine].session!.pong()
+}
+
+function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {
+  // a line that was cut has no code of `ws`, and its `close` follows
+  if (code.startsWith('WS_ERR_')) (this as Lined)[kLine].session!.end(faults[code] ?? 'protocol')
+}
+
+function onClose (this: WebSocket, code: number, reason: Buffer): void {
+  (this as Lined)[kLine].closed(code, reason.toString())
+}
