@@ -97,8 +97,6 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     await scope.register(async rest => {
       acceptBodies(rest)
       guardRest(rest, { settings, stats, isDraining })
-      // a connection that is kept alive after its last answer would hold the server up
-      rest.addHook('onSend', async (_request, reply) => { if (draining) reply.header('connection', 'close') })
       rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
       for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
     })

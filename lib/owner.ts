@@ -32,7 +32,8 @@ export class SessionOwner implements Owner {
   }
 
   async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
-    await this.#session.entered()
+    const entering = this.#session.entered()
+    if (entering) await entering
     if (this.#session.left) return { ok: false, reason: 'dropped' }
     try {
       return { ok: true, value: await this.#serve(request, signal) }

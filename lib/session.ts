@@ -115,9 +115,10 @@ export class Session implements Device, Party {
     this.#admitEarly()
   }
 
-  /** Resolves once it has entered, or left. */
-  async entered (): Promise<void> {
-    if (!this.#entered && !this.left) await new Promise<void>(resolve => { (this.#early ??= []).push(resolve) })
+  /** Resolves once it has entered, or left; nothing, if it has already. */
+  entered (): Promise<void> | undefined {
+    if (this.#entered || this.left) return undefined
+    return new Promise(resolve => { (this.#early ??= []).push(resolve) })
   }
 
   /** A frame of so many bytes came in. */

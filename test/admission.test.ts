@@ -191,6 +191,9 @@ t.test('a guard decides who may use REST', async t => {
     guard: ({ headers }) => {
       if (headers.authorization === 'Bearer broken') throw new Error('postgres is at 10.0.0.7')
       if (headers.authorization === 'Bearer late') throw Object.assign(new Error('Pay first'), { statusCode: 402 })
+      if (headers.authorization === 'Bearer looked up') return Promise.resolve(true)
+      if (headers.authorization === 'Bearer not found') return Promise.resolve(false)
+      if (headers.authorization === 'Bearer no database') return Promise.reject(new Error('postgres is at 10.0.0.7'))
       return headers.authorization === 'Bearer right'
     }
   })
@@ -200,7 +203,10 @@ t.test('a guard decides who may use REST', async t => {
   t.match(await as(), { status: 401, body: { code: 'UNAUTHENTICATED' } })
   t.match(await as('Bearer late'), { status: 402, body: { message: 'Pay first' } })
   t.strictSame((await as('Bearer broken')).body, { statusCode: 500, code: 'INTERNAL_ERROR', error: 'Internal Server Error', message: 'Internal error' })
-  t.strictSame(app.devices.stats().refusals, { forbidden: 1, unauthenticated: 1, guard: 1, internal: 1 })
+  t.equal((await as('Bearer looked up')).status, 200)
+  t.match(await as('Bearer not found'), { status: 403, body: { code: 'FORBIDDEN' } })
+  t.match(await as('Bearer no database'), { status: 500, body: { code: 'INTERNAL_ERROR', message: 'Internal error' } })
+  t.strictSame(app.devices.stats().refusals, { forbidden: 2, unauthenticated: 1, guard: 1, internal: 2 })
 })
 
 t.test('neither tokens nor messages reach a log', async t => {

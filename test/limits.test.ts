@@ -81,6 +81,12 @@ t.test('what is no message is answered with the code of the docs', async t => {
   t.match(device.seen, [{ id: 1, result: {} }, { id: null, error: { code: -32600 } }, { id: 2, error: { code: -32601 } }])
 })
 
+t.test('compression is off, whatever a device offers', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd', { perMessageDeflate: true })
+  t.equal(device.socket.extensions, '')
+})
+
 t.test('calls in flight are counted in each direction', async t => {
   const app = await listen(t)
   app.devices.handle('wait', () => new Promise(() => {}))

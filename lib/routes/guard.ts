@@ -2,6 +2,7 @@ import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify
 import { Failure } from '../errors.ts'
 import { protect, refuseForeign } from '../gate.ts'
 import type { Settings } from '../options.ts'
+import { isThenable } from '../peer.ts'
 import type { Stats } from '../stats.ts'
 
 interface Rules {
@@ -10,29 +11,45 @@ interface Rules {
   isDraining: () => boolean
 }
 
-/** Lets into REST only those who may use it, before their body is read. */
+/** Lets into REST only those who may use it, before their body is read. The hooks wait for nothing that need not be waited for. */
 export function guardRest (app: FastifyInstance, { settings: { guard, origins }, stats, isDraining }: Rules): void {
-  // the schemas compare only what is finite
-  app.addHook('preHandler', async ({ query }) => {
-    for (const value of Object.values(query as object)) {
-      if (typeof value === 'number' && !Number.isFinite(value)) throw new Failure('malformed', { message: 'A number in the query is not finite' })
-    }
-  })
-
-  app.addHook('onRequest', async request => {
-    try {
-      if (isDraining()) throw new Failure('draining')
-      if (request.ws) throw new Failure('malformed', { message: 'This is not where devices connect' })
-      const caller = { address: request.ip, headers: request.headers }
-      if (guard === undefined) protect(caller, 'guard')
-      refuseForeign(caller, origins)
-      if (guard && await guard(request) !== true) throw unlike(request)
-    } catch (error) {
+  app.addHook('onRequest', (request, _reply, done) => {
+    const refuse = (error: unknown) => {
       const refused = outward(error, request.log)
       stats.count('refusals', refused instanceof Failure ? refused.reason : 'guard')
-      throw refused
+      done(refused)
     }
+    const decide = (allowed: unknown) => allowed === true ? done() : refuse(unlike(request))
+    let allowed: unknown = true
+    try {
+      check(request)
+      if (guard) allowed = guard(request)
+    } catch (error) {
+      return refuse(error)
+    }
+    if (isThenable(allowed)) allowed.then(decide, refuse)
+    else decide(allowed)
   })
+
+  // the schemas compare only what is finite
+  app.addHook('preHandler', ({ query }, _reply, done) => {
+    const endless = Object.values(query as object).some(value => typeof value === 'number' && !Number.isFinite(value))
+    done(endless ? new Failure('malformed', { message: 'A number in the query is not finite' }) : undefined)
+  })
+
+  // a connection that is kept alive after its last answer would hold the server up
+  app.addHook('onSend', (_request, reply, payload, done) => {
+    if (isDraining()) reply.header('connection', 'close')
+    done(null, payload)
+  })
+
+  function check (request: FastifyRequest): void {
+    if (isDraining()) throw new Failure('draining')
+    if (request.ws) throw new Failure('malformed', { message: 'This is not where devices connect' })
+    const caller = { address: request.ip, headers: request.headers }
+    if (guard === undefined) protect(caller, 'guard')
+    refuseForeign(caller, origins)
+  }
 }
 
 function unlike ({ headers }: FastifyRequest): Failure {
