@@ -75,7 +75,11 @@ export class Devices {
     { signal }: { signal?: AbortSignal | undefined } = {}
   ): AsyncGenerator<Sent | Failure> {
     const source = Symbol.asyncIterator in lines ? lines[Symbol.asyncIterator]() : lines[Symbol.iterator]()
-    const read = async () => ({ line: await source.next() })
+    const read = () => {
+      const line = (async () => ({ line: await source.next() }))()
+      line.catch(() => {}) // it may fail while nobody looks, and is looked at again
+      return line
+    }
     const underway: Array<Promise<Sent | Failure>> = []
     let reading: ReturnType<typeof read> | undefined = read()
     try {
@@ -92,7 +96,8 @@ export class Devices {
         }
       }
     } finally {
-      await source.return?.()
+      // not waited for: it may itself wait for the next line
+      Promise.resolve(source.return?.()).catch(() => {})
     }
   }
 

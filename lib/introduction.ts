@@ -2,7 +2,10 @@ import type { FastifyRequest } from 'fastify'
 import type { Caller } from './gate.ts'
 import type { Credentials } from './device.ts'
 
-const DEVICE_ID = /^[A-Za-z0-9._:@+=~-]{1,128}$/
+/** What a device id is, as a pattern. */
+export const DEVICE_ID = '^[A-Za-z0-9._:@+=~-]{1,128}$'
+
+const deviceId = new RegExp(DEVICE_ID)
 
 /** How a device introduces itself, over whichever transport. */
 export interface Introduction extends Caller {
@@ -22,7 +25,7 @@ export type Authenticate = (
 ) => Credentials | boolean | null | undefined | void | Promise<Credentials | boolean | null | undefined | void>
 
 export function isDeviceId (id: unknown): id is string {
-  return typeof id === 'string' && DEVICE_ID.test(id)
+  return typeof id === 'string' && deviceId.test(id)
 }
 
 export function tokenOf (authorization: string | undefined): string | undefined {

@@ -128,13 +128,13 @@ export class Session implements Device, Party {
     this.#pulse.heard()
     this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
     if (Array.isArray(message)) this.#receiveBatch(message, size)
-    else if (isAnswer(message) || this.spend(costOf(1, size))) this.peer.receive(message)
+    else if (isAnswer(message) || this.spend(this.#costOf(1, size))) this.peer.receive(message)
     else this.#tell([message])
   }
 
   #receiveBatch (messages: Message[], size: number): void {
     const asked = messages.filter(message => !isAnswer(message))
-    if (asked.length === 0 || this.spend(costOf(asked.length, size))) return this.peer.receive(messages)
+    if (asked.length === 0 || this.spend(this.#costOf(asked.length, size))) return this.peer.receive(messages)
     for (const answer of messages.filter(isAnswer)) this.peer.receive(answer)
     this.#tell(asked)
   }
@@ -269,6 +269,11 @@ export class Session implements Device, Party {
     }
   }
 
+  /** A large message counts as several: what it costs to pass on grows with its size. */
+  #costOf (messages: number, size: number): number {
+    return Math.min(Math.max(messages, Math.ceil(size / PIECE)), this.#home.limits.burst)
+  }
+
   #tell (messages: Message[]): void {
     for (const message of messages) {
       if (message.kind === 'call') this.hand(this.frame({ kind: 'failure', id: message.id, reason: 'too-fast' }))
@@ -299,11 +304,6 @@ export class Session implements Device, Party {
   #release (): void {
     this.#ownership?.release().catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
   }
-}
-
-/** A large message counts as several: what it costs to pass on grows with its size. */
-function costOf (messages: number, size: number): number {
-  return Math.max(messages, Math.ceil(size / PIECE))
 }
 
 /** An answer was asked for, so it costs a device nothing unless it turns out to be a stray. */

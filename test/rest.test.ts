@@ -1,3 +1,4 @@
+import { request as httpRequest } from 'node:http'
 import t from 'tap'
 import { Failure, localBackplane, memoryMailbox, type Backplane } from '../lib/index.ts'
 import { connect, listen, request, until } from './support.ts'
@@ -359,6 +360,21 @@ t.test('many messages go in one request, a line each, and one bad line fails alo
   t.match(await request(app, 'POST', '/messages', '[]', { 'content-type': 'application/json' }), { status: 415 })
   t.match(await request(app, 'POST', '/messages'), { status: 400, body: { code: 'MESSAGE_MALFORMED' } })
   t.equal((await request(app, 'POST', '/messages', '{"to":"d","data":5}\n', { 'content-type': 'application/x-ndjson' })).body.toString().match(/sent/g)!.length, 1)
+})
+
+t.test('who hangs up in the middle of many messages harms nobody, and gives the waits up', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  const { port } = new URL(app.url)
+  const upload = httpRequest({ port, path: '/messages', method: 'POST', headers: { 'content-type': 'application/x-ndjson' } })
+  upload.on('error', () => {})
+  for (let n = 0; n < 32; n++) upload.write(`{"to":"d","data":${n},"confirm":true,"timeout":60}\n`)
+  await until(() => device.seen.filter(({ method }) => method === 'message').length === 32)
+  upload.write('{"to":"d","data"')
+  await new Promise(resolve => setTimeout(resolve, 20))
+  upload.destroy()
+  await until(async () => (await request(app, 'GET', '/devices/d')).body.inFlight === 0)
+  t.ok((await device.ask('ping')).result)
 })
 
 t.test('many messages can be sent in process, in order, more than go side by side', async t => {

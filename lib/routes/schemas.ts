@@ -1,8 +1,9 @@
 import { Type, type TSchema } from '@sinclair/typebox'
+import { DEVICE_ID } from '../introduction.ts'
 
 /** The schemas that several resources share. */
 
-export const DeviceParams = Type.Object({ id: Type.String({ description: 'Device id', pattern: '^[A-Za-z0-9._:@+=~-]{1,128}$' }) })
+export const DeviceParams = Type.Object({ id: Type.String({ description: 'Device id', pattern: DEVICE_ID }) })
 
 export const MessageParams = Type.Composite([DeviceParams, Type.Object({ messageId: Type.String() })])
 
