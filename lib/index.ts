@@ -109,7 +109,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     letters.giveUp()
     const deadline = Date.now() + settings.drainTimeout
     // connections that never ask anything, or never finish asking, would hold the server up for ever
-    const cut = setTimeout(() => app.server.closeAllConnections(), settings.drainTimeout)
+    const cut = setTimeout(() => app.server.closeAllConnections?.(), settings.drainTimeout).unref() // HTTP/2 has none
     app.server.once('close', () => clearTimeout(cut))
     await drain(registry, settings)
     await door.close(deadline)
