@@ -36,7 +36,7 @@ const PLUGIN_TIMEOUT = 10_000
 const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   if (app.hasDecorator('devices')) throw new Error('fastify-devices is registered in this scope already')
   const settings = settingsOf(options)
-    const node = settings.node ?? randomBytes(6).toString('base64url')
+  const node = settings.node ?? randomBytes(6).toString('base64url')
   const mailbox = settings.mailbox ?? memoryMailbox()
   const backplane = settings.backplane ?? localBackplane()
   const codecs = settings.codecs ?? [jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch })]

@@ -69,7 +69,7 @@ export class Outbox {
   async send (deviceId: string, data: unknown, { key, ...options }: SendOptions = {}): Promise<Sent> {
     const { ttl = 0 } = options
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
-    if (key === undefined) return await this.#post({ ...options, id: this.mint(), deviceId, data })
+    if (key === undefined) return await this.#post({ ...options, id: this.#mint(), deviceId, data })
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data))
     const posted: Posted = { ...options, id: digestOf(deviceId, key), deviceId, data, digest }
     // the mailbox knows its letters by their ids, and longer than this node could
@@ -83,7 +83,7 @@ export class Outbox {
   }
 
   async broadcast (data: unknown, topic = EVERYONE): Promise<Reach & { id: string }> {
-    const id = this.mint()
+    const id = this.#mint()
     return { id, ...await this.#backplane.publish({ id, topic, data }) }
   }
 
@@ -97,7 +97,7 @@ export class Outbox {
   }
 
   /** A message id that never comes again. */
-  mint (): string {
+  #mint (): string {
     return `${this.#prefix}${(++this.#minted).toString(36)}`
   }
 

@@ -254,7 +254,8 @@ t.test('a backplane that hangs does not hold a device for ever', async t => {
   t.equal(app.devices.size, 0)
 })
 
-t.test('who asks for a device before it is welcomed waits for that', async t => {
+/** A backplane where the device is owned at once, and who owns it hears of that only when the test lets it. */
+function holding (): { slow: Backplane, held: Array<() => void>, inner: Backplane } {
   const inner = localBackplane()
   const held: Array<() => void> = []
   const slow: Backplane = {
@@ -265,6 +266,11 @@ t.test('who asks for a device before it is welcomed waits for that', async t => 
       return ownership
     }
   }
+  return { slow, held, inner }
+}
+
+t.test('who asks for a device before it is welcomed waits for that', async t => {
+  const { slow, held } = holding()
   const app = await listen(t, { backplane: slow })
   const device = await connect(app.url, 'd', { unwelcomed: true })
   await until(() => held.length === 1)
@@ -329,16 +335,7 @@ t.test('a backplane that fails while a device leaves keeps nothing of it', async
 })
 
 t.test('a device that is replaced while it is taken over owns nothing', async t => {
-  const inner = localBackplane()
-  const held: Array<() => void> = []
-  const slow: Backplane = {
-    ...inner,
-    async own (id, owner) {
-      const ownership = await inner.own(id, owner)
-      await new Promise<void>(resolve => held.push(resolve))
-      return ownership
-    }
-  }
+  const { slow, held, inner } = holding()
   const app = await listen(t, { backplane: slow })
   const events: string[] = []
   app.devices.on('connected', () => events.push('connected'))

@@ -1,6 +1,5 @@
-import { Failure } from '../errors.ts'
+import { Failure, type Detail } from '../errors.ts'
 import { sizeOf, type Ending, type Expired, type Kept, type Mailbox, type Receipt } from '../mailbox.ts'
-import type { Detail } from '../errors.ts'
 
 export interface MemoryMailboxOptions {
   /** Bytes of all letters together, what each holds besides its body included. */
@@ -36,7 +35,8 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
   let earliest = Infinity
   let position = 0
 
-  function take (deviceId: string, letter: Waiting, ending: Ending, device?: Detail): void {
+  function take (letter: Waiting, ending: Ending, device?: Detail): void {
+    const { deviceId } = letter
     const box = boxes.get(deviceId)!
     box.letters.delete(letter.id)
     box.bytes -= letter.size
@@ -76,7 +76,7 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
       if (box.letters.size - freed.letters >= caps.letters || box.bytes - freed.bytes + size > caps.bytes) throw new Failure('mailbox-full')
       if (bytes - freed.all + size + OVERHEAD > maxBytes) throw new Failure('store-full')
 
-      if (replaced) take(deviceId, replaced, 'replaced')
+      if (replaced) take(replaced, 'replaced')
       const waiting: Waiting = { ...letter, deviceId, position: ++position, size, at: Date.now(), strikes: 0 }
       boxes.set(deviceId, box)
       box.letters.set(letter.id, waiting)
@@ -98,7 +98,7 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
 
     async settle (deviceId, letterId, ending, device) {
       const letter = boxes.get(deviceId)?.letters.get(letterId)
-      if (letter) take(deviceId, letter, ending, device)
+      if (letter) take(letter, ending, device)
       return letter !== undefined
     },
 
@@ -118,7 +118,7 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
       for (const [second, letters] of due) {
         for (const letter of second <= secondOf(now) ? letters : []) {
           if (letter.expiresAt > now || expired.length === SWEPT_AT_ONCE) continue
-          take(letter.deviceId, letter, 'expired')
+          take(letter, 'expired')
           expired.push({ deviceId: letter.deviceId, receipt: receiptOf(letter, 'expired', now) })
         }
         if (letters.size > 0) earliest = Math.min(earliest, second)

@@ -8,7 +8,7 @@ import { isDeviceId } from '../introduction.ts'
 import { isSound } from '../json.ts'
 import type { Settings } from '../options.ts'
 import { hangUp, type Route } from './route.ts'
-import { about, Seconds } from './schemas.ts'
+import { about, milliseconds, Seconds } from './schemas.ts'
 
 /** Lines after which others get their turn. */
 const BREATH = 64
@@ -57,7 +57,7 @@ function reader (settings: Settings): (lines: AsyncIterable<string | Failure>) =
   }
 
   function toAddressed ({ ttl, timeout, ...rest }: Static<typeof Line>): Addressed {
-    return { ...rest, ...(ttl !== undefined && { ttl: Math.round(ttl * 1_000) }), ...(timeout !== undefined && { timeout: Math.round(timeout * 1_000) }) }
+    return { ...rest, ttl: milliseconds(ttl), timeout: milliseconds(timeout) }
   }
 }
 

@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { paramsOf } from './body.ts'
 import { hangUp, type Route } from './route.ts'
-import { about, DeviceParams, Seconds } from './schemas.ts'
+import { about, DeviceParams, milliseconds, Seconds } from './schemas.ts'
 
 /** `/devices/:id/calls` */
 export const calls: Route = (app, { devices, settings }) => {
@@ -13,8 +13,8 @@ export const calls: Route = (app, { devices, settings }) => {
     }
   }, async (request, reply) => {
     const { id, method } = request.params
-    const { timeout = settings.callTimeout / 1_000 } = request.query
-    const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout: timeout * 1_000, signal: hangUp(reply) })
+    const timeout = milliseconds(request.query.timeout)
+    const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout, signal: hangUp(reply) })
     const { bytes, rest } = split(result)
     if (bytes && !rest) return await reply.type('application/octet-stream').send(bytes)
     const body = bytes ? { ...rest, base64: Buffer.from(bytes).toString('base64') } : result

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { messageOf } from './body.ts'
-import { about, DeviceParams, FullReceipt, Limit, MessageParams, Receipt, Seconds } from './schemas.ts'
+import { about, DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, Receipt, Seconds } from './schemas.ts'
 import { hangUp, type Route } from './route.ts'
 
 /** `/devices/:id/messages` */
@@ -60,8 +60,4 @@ export const messages: Route = (app, { devices, settings }) => {
   app.delete('/devices/:id/messages/:messageId', {
     schema: { ...about('messages', 'Take a message back while it waits', { 200: FullReceipt }), params: MessageParams }
   }, async ({ params }) => await devices.cancel(params.id, params.messageId))
-}
-
-function milliseconds (seconds: number | undefined): number | undefined {
-  return seconds === undefined ? undefined : Math.round(seconds * 1_000)
 }

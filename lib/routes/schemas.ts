@@ -33,6 +33,11 @@ export const Topics = Type.Object({ topics: Type.Array(Type.String()) })
 
 export const Seconds = (description: string, maximum: number) => Type.Number({ minimum: 0, maximum: maximum / 1_000, description })
 
+/** What a caller gave in seconds, as it is inside. */
+export function milliseconds (seconds: number | undefined): number | undefined {
+  return seconds === undefined ? undefined : Math.round(seconds * 1_000)
+}
+
 export const Limit = Type.Integer({ minimum: 1, maximum: 1_000, default: 100, description: 'Entries on a page' })
 
 /** The parts of a route's schema that are the same everywhere. */

@@ -28,7 +28,7 @@ export class WebSocketDoor {
   readonly #server: WebSocketServer
   readonly #arrivals = new WeakMap<IncomingMessage, Arrival>()
   readonly #lines = new Set<Line>()
-  /** Connections whose upgrade is not answered yet. */
+  /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
   readonly #knocking = new Set<Duplex>()
 
   constructor (admission: Admission, settings: WebSocketSettings) {
