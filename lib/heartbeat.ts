@@ -49,7 +49,8 @@ export class Pulse {
   check (line: Line, now: number, slack: number): Goodbye | undefined {
     const drained = line.sent - line.buffered
     const { queued = 0, received = 0 } = line
-    if (drained > this.#drained || queued < this.#queued || line.buffered === 0) this.#movedAt = now
+    if (line.buffered === 0) this.#movedAt = now
+    else if (drained > this.#drained || queued < this.#queued) this.#movedAt = now - slack // or right after the last look
     if (received > this.#received) this.heard() // the piece of a large message, too
     this.#drained = drained
     this.#queued = queued
