@@ -27,6 +27,7 @@ import { topics } from './routes/topics.ts'
 import type { Home } from './session.ts'
 import { Stats } from './stats.ts'
 import { Subscriptions } from './subscriptions.ts'
+import { Tide } from './tide.ts'
 import { WebSocketDoor } from './transports/websocket.ts'
 
 /** Fastify's defaults: the length of a parameter in a path, and the time of a hook that runs before it closes. */
@@ -68,6 +69,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     node,
     limits: settings,
     stats,
+    tide: new Tide(),
     log,
     answer: (session, { method, params }, inbound) => methods.answer(method, params, session, inbound),
     left (session) {

@@ -1,10 +1,11 @@
 import { Failure } from './errors.ts'
-import type { Frame } from './frame.ts'
+import type { Frame, Outgoing } from './frame.ts'
+import type { Holding, Tide } from './tide.ts'
 
 /** What an output needs of a connection. */
 export interface Sink {
   readonly buffered: number
-  send (frame: Frame): void
+  send (outgoing: Outgoing): void
   /** Calls back once, when what is buffered has been written. */
   onDrain (listener: () => void): void
 }
@@ -15,56 +16,93 @@ interface Waiting {
 }
 
 /** What is on its way out to one device: never more than the limit, in order, and with a way to wait for room. */
-export class Output {
+export class Output implements Holding {
   readonly #sink: Sink
   readonly #limit: number
+  readonly #tide: Tide
+  /** Leaves with the next flush. */
+  #held: Outgoing | undefined
+  #due: 'soon' | 'together' | undefined
   #waiting: Waiting[] = none
   #waitingBytes = 0
 
-  constructor (sink: Sink, limit: number) {
+  constructor (sink: Sink, limit: number, tide: Tide) {
     this.#sink = sink
     this.#limit = limit
+    this.#tide = tide
   }
 
-  /** Writes at once. False: more waits than may. */
+  /** Leaves at the end of the tick. False: more waits than may. */
   write (frame: Frame): boolean {
     if (this.#waiting.length > 0) this.#wait(frame, () => {})
-    else this.#sink.send(frame)
+    else this.#hold(frame)
     return this.#backlog <= this.#limit
   }
 
-  /** Writes as soon as there is room, and resolves then; rejects where there will be none for long. */
+  /** Leaves with what else goes to many. False: more waits than may. */
+  cast (frame: Frame): boolean {
+    if (this.#waiting.length > 0 || this.#due === 'soon') return this.write(frame)
+    this.#held = this.#held ? this.#held.followedBy(frame) : frame
+    if (!this.#due) {
+      this.#due = 'together'
+      this.#tide.together(this)
+    }
+    return this.#backlog <= this.#limit
+  }
+
+  /** Leaves as soon as there is room, and resolves then; rejects where there will be none for long. */
   offer (frame: Frame): Promise<void> {
     if (this.#waiting.length === 0 && this.#hasRoom) {
-      this.#sink.send(frame)
+      this.#hold(frame)
       return Promise.resolve()
     }
-    if (this.#backlog + frame.wire.length > this.#limit) return Promise.reject(new Failure('congested'))
+    if (this.#backlog + frame.size > this.#limit) return Promise.reject(new Failure('congested'))
     return new Promise((resolve, reject) => {
       this.#wait(frame, failure => failure ? reject(failure) : resolve())
     })
   }
 
+  flush (): void {
+    const held = this.#held
+    this.#held = undefined
+    this.#due = undefined
+    if (held) this.#sink.send(held)
+  }
+
   /** The connection has ended. */
   end (): void {
+    this.flush()
     for (const { settle } of this.#waiting) settle(new Failure('dropped'))
     this.#waiting = none
   }
 
   get #hasRoom (): boolean {
-    return this.#sink.buffered <= this.#limit / 2
+    return this.#unsent <= this.#limit / 2
+  }
+
+  get #unsent (): number {
+    return this.#sink.buffered + (this.#held?.size ?? 0)
   }
 
   get #backlog (): number {
-    return this.#sink.buffered + this.#waitingBytes
+    return this.#unsent + this.#waitingBytes
+  }
+
+  #hold (frame: Frame): void {
+    this.#held = this.#held ? this.#held.followedBy(frame) : frame
+    if (this.#due === 'soon') return
+    this.#due = 'soon'
+    this.#tide.soon(this)
   }
 
   #wait (frame: Frame, settle: Waiting['settle']): void {
     const isFirst = this.#waiting.length === 0
     if (isFirst) this.#waiting = []
     this.#waiting.push({ frame, settle })
-    this.#waitingBytes += frame.wire.length
-    if (isFirst) this.#sink.onDrain(() => this.#drain())
+    this.#waitingBytes += frame.size
+    if (!isFirst) return
+    this.flush()
+    this.#sink.onDrain(() => this.#drain())
   }
 
   #drain (): void {
@@ -72,7 +110,7 @@ export class Output {
     for (const { frame, settle } of this.#waiting) {
       if (!this.#hasRoom) break
       this.#sink.send(frame)
-      this.#waitingBytes -= frame.wire.length
+      this.#waitingBytes -= frame.size
       settle()
       written++
     }

@@ -9,11 +9,14 @@ import { failed, type Call, type Codec, type Failed, type Invalid, type Message,
 import { Output, type Sink } from './output.ts'
 import { Peer, type CallOptions, type Inbound, type Party } from './peer.ts'
 import type { Stats } from './stats.ts'
+import type { Tide } from './tide.ts'
 
 const PIECE = 8_192
 
 /** One open connection, as a transport offers it. */
 export interface Socket extends Line, Sink {
+  /** False: the goodbyes are said, only the connection is not down yet. */
+  readonly isOpen: boolean
   close (code: number, reason: string): void
 }
 
@@ -30,6 +33,7 @@ export interface Home {
   readonly node: string
   readonly limits: SessionLimits
   readonly stats: Stats
+  readonly tide: Tide
   readonly log: FastifyBaseLogger
   answer (session: Session, asked: Call | Notice, inbound: Inbound): unknown
   left (session: Session): void
@@ -78,7 +82,7 @@ export class Session implements Device, Party {
     this.codec = codec
     this.#home = home
     this.#socket = socket
-    this.#output = new Output(socket, home.limits.maxBuffered)
+    this.#output = new Output(socket, home.limits.maxBuffered, home.tide)
     this.#pulse = new Pulse(home.limits, now)
     this.bucket = bucket ?? new Bucket({ perSecond: home.limits.rate, burst: home.limits.burst }, now)
     this.#expiresAt = credentials.expiresAt ?? Infinity
@@ -184,23 +188,30 @@ export class Session implements Device, Party {
   /** Encodes a message for this device. */
   frame (message: Message | Message[]): Frame {
     const frame = new Frame(this.#encode(message))
-    if (frame.wire.length > this.#home.limits.maxBuffered) throw new Failure('too-large')
+    if (frame.size > this.#home.limits.maxBuffered) throw new Failure('too-large')
     return frame
   }
 
   /** Writes a frame; a device that lets too much wait is shown out. */
   hand (frame: Frame): void {
-    if (this.left) return
-    this.#home.stats.sent(frame.wire.length)
+    if (!this.#isHere()) return
+    this.#home.stats.sent(frame.size)
     if (!this.#output.write(frame)) this.end('slow')
+  }
+
+  /** Writes a frame that goes to others too, with what else goes to many. */
+  cast (frame: Frame): void {
+    if (!this.#isHere()) return
+    this.#home.stats.sent(frame.size)
+    if (!this.#output.cast(frame)) this.end('slow')
   }
 
   /** Writes a message as soon as there is room: whoever waits for it keeps to the pace of the device. */
   async offer (id: string, data: unknown): Promise<void> {
     const frame = this.frame({ kind: 'notice', method: 'message', params: { id, data } })
+    if (!this.#isHere()) throw new Failure('dropped')
     await this.#output.offer(frame)
-    if (this.left) throw new Failure('dropped')
-    this.#home.stats.sent(frame.wire.length)
+    this.#home.stats.sent(frame.size)
   }
 
   /** Ends the connection from our side. */
@@ -246,6 +257,11 @@ export class Session implements Device, Party {
     const reason = message.kind === 'result' ? 'late' : message.reason
     this.#home.stats.count('strays', reason)
     this.#home.log.debug({ deviceId: this.id, kind: message.kind, reason }, 'message without a use')
+  }
+
+  #isHere (): boolean {
+    if (!this.left && !this.#socket.isOpen) this.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
+    return !this.left
   }
 
   #encode (message: Message | Message[]): string | Uint8Array {

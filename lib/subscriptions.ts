@@ -85,7 +85,7 @@ export class Subscriptions {
     for (const session of toEveryone ? this.#everyone : this.#topics.match(topic)) {
       let frame = frames.get(session.codec)
       if (!frame) frames.set(session.codec, frame = session.frame({ kind: 'notice', method: 'message', params }))
-      session.hand(frame)
+      session.cast(frame)
       sent++
     }
     return sent

@@ -3,6 +3,7 @@ import { jsonrpc } from '../lib/codecs/jsonrpc.ts'
 import { Frame } from '../lib/frame.ts'
 import { isSound } from '../lib/json.ts'
 import type { Message } from '../lib/message.ts'
+import { toWire } from '../lib/transports/wire.ts'
 import { codecContract, isMessage } from './contracts/codec.ts'
 import { random } from './fakes.ts'
 
@@ -243,22 +244,35 @@ t.test('a frame is the WebSocket frame that RFC 6455 asks for, whatever its leng
   ]
   for (const [length, ...head] of heads) {
     const text = 'x'.repeat(length)
-    t.ok(new Frame(text).wire.equals(Buffer.concat([Buffer.of(0x81, ...head), Buffer.from(text)])), `${length} letters`)
+    t.ok(toWire(text).equals(Buffer.concat([Buffer.of(0x81, ...head), Buffer.from(text)])), `${length} letters`)
     const bytes = new Uint8Array(length).fill(0xfe)
-    t.ok(new Frame(bytes).wire.equals(Buffer.concat([Buffer.of(0x82, ...head), bytes])), `${length} bytes`)
+    t.ok(toWire(bytes).equals(Buffer.concat([Buffer.of(0x82, ...head), bytes])), `${length} bytes`)
   }
 })
 
 t.test('the length of a text frame is that of its UTF-8', async t => {
-  t.strictSame([...new Frame('€').wire], [0x81, 3, 0xe2, 0x82, 0xac])
-  t.strictSame([...new Frame('€'.repeat(42)).wire.subarray(0, 5)], [0x81, 126, 0, 126, 0xe2])
-  t.strictSame([...new Frame('\ud800').wire], [0x81, 3, 0xef, 0xbf, 0xbd])
+  t.strictSame([...toWire('€')], [0x81, 3, 0xe2, 0x82, 0xac])
+  t.strictSame([...toWire('€'.repeat(42)).subarray(0, 5)], [0x81, 126, 0, 126, 0xe2])
+  t.strictSame([...toWire('\ud800')], [0x81, 3, 0xef, 0xbf, 0xbd])
 })
 
 t.test('a frame is made once, however often it is sent', async t => {
   const frame = new Frame('hello')
-  t.equal(frame.wire, frame.wire)
+  t.equal(frame.wire(toWire), frame.wire(toWire))
   t.equal(frame.payload, 'hello')
+})
+
+t.test('what leaves together is joined once for all who have the same before it', async t => {
+  const [a, b, c] = ['a', 'b', 'c'].map(name => new Frame(name)) as [Frame, Frame, Frame]
+  const abc = a.followedBy(b).followedBy(c)
+  t.equal(a.followedBy(b).followedBy(c), abc)
+  t.equal(abc.wire(toWire), abc.wire(toWire))
+  t.strictSame(abc.wire(toWire), Buffer.concat([toWire('a'), toWire('b'), toWire('c')]))
+  t.strictSame(abc.payloads(), ['a', 'b', 'c'])
+  t.strictSame(c.payloads(), ['c'])
+  t.equal(abc.size, 3)
+  t.strictSame(a.followedBy(c).payloads(), ['a', 'c'], 'another way from the same beginning')
+  t.strictSame(abc.payloads(), ['a', 'b', 'c'])
 })
 
 /** Bytes are compared by what they hold, be they a Buffer or a plain array. */

@@ -232,7 +232,7 @@ class FakeSession {
     return new Frame(this.codec.encode(message))
   }
 
-  hand (frame: Frame): void {
+  cast (frame: Frame): void {
     this.frames.push(frame)
   }
 

@@ -2,9 +2,10 @@ import type { ServerResponse } from 'node:http'
 import type { Socket as RawSocket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
-import { goodbyes, type Goodbye } from '../errors.ts'
-import type { Frame } from '../frame.ts'
+import type { Goodbye } from '../errors.ts'
+import type { Outgoing } from '../frame.ts'
 import type { Session, Socket } from '../session.ts'
+import { toWire } from './wire.ts'
 
 /** One WebSocket. Its listeners are shared by all: a connection costs no closure. */
 export class Line implements Socket {
@@ -32,6 +33,10 @@ export class Line implements Socket {
     return this.#socket._socket
   }
 
+  get isOpen (): boolean {
+    return this.#socket.readyState === this.#socket.OPEN
+  }
+
   get buffered (): number {
     return this.#socket.bufferedAmount
   }
@@ -44,14 +49,14 @@ export class Line implements Socket {
     return this.#socket._socket.bytesRead
   }
 
-  send ({ wire }: Frame): void {
-    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
+  send (outgoing: Outgoing): void {
+    if (!this.isOpen) return
+    const wire = outgoing.wire(toWire)
     this.sent += wire.length
     this.#socket._socket.write(wire)
   }
 
   onDrain (listener: () => void): void {
-    if (this.#socket.readyState !== this.#socket.OPEN) return this.#saidGoodbye()
     // `drain` comes only after more than the socket's own high-water mark was waiting; this comes always
     this.#socket._socket.write('', error => { if (!error) listener() })
   }
@@ -67,11 +72,6 @@ export class Line implements Socket {
 
   cut (): void {
     this.#socket.terminate()
-  }
-
-  /** Only the connection is not down yet. */
-  #saidGoodbye (): void {
-    this.session!.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
   }
 
   closed (code: number, reason: string): void {
