@@ -1,5 +1,6 @@
 import t, { type Test } from 'tap'
 import { churn } from './campaigns/churn.ts'
+import { damage } from './campaigns/damage.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
 import type { Outcome } from './campaigns/campaign.ts'
@@ -37,4 +38,8 @@ t.test('a device that stops reading is shown out and costs the others nothing', 
 
 t.test('a closing application sends everyone off, mute devices or not', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})
+
+t.test('whatever bit flips, no wrong byte is handed out, and what is lost is told', async t => {
+  await passes(t, damage({ flips: 60, truncations: 12, seed: Date.now() }))
 })

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -9,6 +9,8 @@ import { ClassicLevel } from 'classic-level'
 import t from 'tap'
 import type { Mailbox } from '../lib/mailbox.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/mailboxes/disk.ts'
+import { Journal } from '../lib/mailboxes/journal.ts'
+import { Tally } from '../lib/mailboxes/tally.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
 import { until } from './support.ts'
@@ -82,7 +84,6 @@ t.test('a folder belongs to one mailbox at a time', async t => {
 
 t.test('a folder of a newer format is left alone', async t => {
   const path = await folder(t)
-  const { Journal } = await import('../lib/mailboxes/journal.ts')
   const journal = await Journal.open(path, () => {})
   await journal.write([{ key: 'format', value: Buffer.from('fastify-devices letters 2') }])
   await journal.close()
@@ -97,7 +98,10 @@ t.test('nobody else may read the folder', async t => {
   await mailbox.put('d', letter('a'), plenty)
   t.equal((await stat(path)).mode & 0o777, 0o700)
   await mailbox.sweep(Date.now())
-  for (const name of await readdir(path)) t.equal((await stat(join(path, name))).mode & 0o777, 0o600, name)
+  for (const name of await readdir(path)) {
+    const { mode, isDirectory } = await stat(join(path, name)).then(stats => ({ mode: stats.mode, isDirectory: stats.isDirectory() }))
+    t.equal(mode & 0o777, isDirectory ? 0o700 : 0o600, name)
+  }
   await mailbox.close!()
 })
 
@@ -195,6 +199,16 @@ t.test('a damaged letter is reported and set apart, and those around it still fl
   await mailbox.close!()
 })
 
+/** What is told of damage when the folder is opened, which works in any case. */
+async function damagesOf (path: string): Promise<string[]> {
+  const damages: string[] = []
+  const mailbox = await diskMailbox({ path })
+  mailbox.onDamage!(({ key, reason }) => damages.push(`${key}: ${reason}`))
+  await mailbox.put('next', letter(String(Math.random())), plenty)
+  await mailbox.close!()
+  return damages
+}
+
 t.test('damage to the files below is mended or survived, and reported', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
@@ -214,15 +228,205 @@ t.test('damage to the files below is mended or survived, and reported', async t 
   t.equal(await mailbox.waiting('d'), 20)
   await mailbox.close!()
 
+  await writeFile(join(path, 'CURRENT'), 'MANIFEST-999999\n')
+  t.match((await damagesOf(path))[0], /No such file/)
+  mailbox = await diskMailbox({ path })
+  t.equal(await mailbox.waiting('d'), 20)
+  await mailbox.close!()
+
   const other = await folder(t)
   await mkdir(join(other, 'CURRENT'))
-  await t.rejects(diskMailbox({ path: other }))
+  await t.rejects(diskMailbox({ path: other }), { message: /cannot be opened/ })
+  await t.rejects(diskMailbox({ path: other }), { message: /cannot be opened/ }, 'and not locked either')
   const file = join(await folder(t), 'file')
   await writeFile(file, '')
   await t.rejects(diskMailbox({ path: file }))
 })
 
-t.test('what the database cannot read is reported, and harms nothing else', async t => {
+t.test('writes that are gone without a trace are told of', async t => {
+  const path = await folder(t)
+  const older = await folder(t)
+  const mailbox = await diskMailbox({ path })
+  await mailbox.put('d', letter('a'), plenty)
+  await cp(path, older, { recursive: true })
+  await mailbox.put('d', letter('b'), plenty)
+  await mailbox.put('d', letter('c'), plenty)
+  await mailbox.close!()
+  await copyFile(join(path, 'batches'), join(older, 'batches'))
+  t.strictSame(await damagesOf(older), ['batches: the newest 2 of 4 batches are missing'])
+  t.strictSame(await damagesOf(older), [])
+  for (const tally of ['', '0000000000000004 1\n', 'x']) {
+    await writeFile(join(older, 'batches'), tally)
+    t.strictSame(await damagesOf(older), ['batches: it cannot be told whether the newest writes are here'])
+  }
+  t.strictSame(await damagesOf(older), [])
+})
+
+t.test('a tally that cannot be written lags behind and stops nothing', async t => {
+  const path = await folder(t)
+  const tally = new Tally(join(path, 'batches'))
+  tally.record(3)
+  tally.close()
+  tally.record(4)
+  const again = new Tally(join(path, 'batches'))
+  t.equal(again.count, 3)
+  again.close()
+})
+
+t.test('the lock of a folder is mended, or the folder stays shut', async t => {
+  const path = await folder(t)
+  await damagesOf(path)
+  await writeFile(join(path, 'lock', 'CURRENT'), 'nonsense')
+  t.strictSame(await damagesOf(path), [])
+  await rm(join(path, 'lock'), { recursive: true })
+  await writeFile(join(path, 'lock'), '')
+  await t.rejects(diskMailbox({ path }), { message: /cannot be opened/ })
+})
+
+t.test('of a damaged table only what is damaged is lost', async t => {
+  const path = await folder(t)
+  let mailbox = await diskMailbox({ path })
+  const letters = new Map(Array.from({ length: 200 }, (_, n) => [String(n), JSON.stringify('x'.repeat(n * 3))]))
+  await Promise.all([...letters].map(([id, body]) => mailbox.put('d', letter(id, { body }), plenty)))
+  mailbox = await reopened(mailbox, { path }) // what was in the log is in a table now
+  await mailbox.close!()
+  const name = (await readdir(path)).find(name => name.endsWith('.ldb'))!
+  const whole = await readFile(join(path, name))
+  const [filterAt, indexAt] = [0, 1].map(number => handles(whole)[number]!.offset) as [number, number]
+
+  const torn = (at: number) => {
+    const bytes = Buffer.from(whole)
+    bytes[at]! ^= 1
+    return bytes
+  }
+  const cases: Array<[what: string, bytes: Buffer, report: RegExp, left: [least: number, most: number]]> = [
+    ['a block', torn(whole.indexOf('xxxx')), /some of the table/, [150, 199]],
+    ['the filter', torn(filterAt - 10), /some of the table/, [200, 200]],
+    ['the list of filters', torn(filterAt), /some of the table/, [200, 200]],
+    ['the index', torn(indexAt), /some of the table/, [200, 200]],
+    ['the index, cut off', whole.subarray(0, indexAt - 1_000), /some of the table/, [1, 200]],
+    ['the footer', torn(whole.length - 1), /some of the table/, [200, 200]],
+    ['all but the beginning', whole.subarray(0, 40), /the table cannot/, [0, 0]],
+    ['the first block of two that were cut off', torn(30).subarray(0, 6_000), /the table cannot/, [0, 0]]
+  ]
+  for (const [what, bytes, report, [least, most]] of cases) {
+    const copy = await folder(t)
+    await cp(path, copy, { recursive: true })
+    await writeFile(join(copy, name), bytes)
+    t.match((await damagesOf(copy))[0], report, what)
+    const mailbox = await diskMailbox({ path: copy })
+    const left = await all(mailbox.letters('d'))
+    t.ok(left.length >= least && left.length <= most, `${what}: ${left.length} are left`)
+    for (const { id, body } of left) if (body !== letters.get(id)) t.fail(`${what}: ${id} is not what it was`)
+    for (const id of letters.keys()) {
+      if (left.some(one => one.id === id) || left.length === 0) continue
+      const receipt = await mailbox.receipt('d', id)
+      if (receipt && receipt.status !== 'damaged') t.fail(`${what}: ${id} is said to be ${receipt.status}`)
+    }
+    await mailbox.close!()
+    t.strictSame(await damagesOf(copy), [], `${what}: mended`)
+  }
+
+  /** Where the list of filters and the index are. */
+  function handles (bytes: Buffer): Array<{ offset: number, size: number }> {
+    let at = bytes.length - 48
+    const next = () => {
+      let [number, factor] = [0, 1]
+      for (;; factor *= 128) {
+        const byte = bytes[at++]!
+        number += (byte & 127) * factor
+        if (byte < 128) return number
+      }
+    }
+    return [{ offset: next(), size: next() }, { offset: next(), size: next() }]
+  }
+})
+
+t.test('what belongs together is mended from what is left of it, and that is told', async t => {
+  const cases: Array<[what: string, key: RegExp, change: (value: string) => string | undefined, report: RegExp, left: string[]]> = [
+    ['a letter', /^l!d!.*1$/, () => undefined, /^l!d!.*1: the record is missing/, ['b']],
+    ['its entry', /^r!d!a$/, () => undefined, /^r!d!a: the record is missing/, ['a', 'b']],
+    ['when it is due', /^d!.*!d!a$/, () => undefined, /^d!.*!d!a: the record is missing/, ['a', 'b']],
+    ['the entry of a letter that is done with', /^r!d!c$/, () => undefined, /^r!d!c: the record is missing/, ['a', 'b']],
+    ['a letter that is done with and still there', /^r!d!a$/, value => value.replace('queued', 'delivered'), /^l!d!.*1: the record is missing/, ['b']]
+  ]
+  for (const [what, pattern, change, report, left] of cases) {
+    const path = await folder(t)
+    let mailbox = await diskMailbox({ path })
+    for (const id of ['a', 'b', 'c']) await mailbox.put('d', letter(id), plenty)
+    await mailbox.settle('d', 'c', 'delivered')
+    await mailbox.close!()
+    const journal = await Journal.open(path, () => {})
+    for (const [key, value] of await all(journal.range('a', 'z'))) {
+      const changed = pattern.test(key) ? change(Buffer.from(value).toString()) : undefined
+      if (pattern.test(key)) await journal.write([{ key, ...(changed !== undefined && { value: Buffer.from(changed) }) }])
+    }
+    await journal.close()
+    const damages = await damagesOf(path)
+    t.equal(damages.length, 1, what)
+    t.match(damages[0], report, what)
+    t.strictSame(await damagesOf(path), [], `${what}: mended`)
+    mailbox = await diskMailbox({ path })
+    t.strictSame(await ids(mailbox, 'd'), left, what)
+    await mailbox.close!()
+  }
+})
+
+t.test('what the database does not find, though it is there, is written anew', async t => {
+  const path = await folder(t)
+  let mailbox = await diskMailbox({ path })
+  await mailbox.put('d', letter('a'), plenty)
+  await mailbox.close!()
+  const prototype = ClassicLevel.prototype as unknown as { getSync (key: string): Uint8Array | undefined }
+  const { getSync } = prototype
+  t.teardown(() => { prototype.getSync = getSync })
+  let asked = 0
+  // as a filter that says wrongly that a key is not in its table
+  prototype.getSync = function (key) { return key === 'r!d!a' && ++asked === 2 ? undefined : getSync.call(this, key) }
+  t.strictSame(await damagesOf(path), ['r!d!a: the record is missing, or should be'])
+  prototype.getSync = getSync
+  t.strictSame(await damagesOf(path), [])
+})
+
+t.test('what is found damaged while the letters are counted is mended, and they are counted again', async t => {
+  const path = await folder(t)
+  await damagesOf(path)
+  const prototype = ClassicLevel.prototype as unknown as Record<string, (...given: unknown[]) => unknown>
+  const { iterator } = prototype
+  t.teardown(() => { prototype.iterator = iterator! })
+  let broken = 1
+  prototype.iterator = function (...given) {
+    if (broken-- > 0) throw Object.assign(new Error('bad block'), { code: 'LEVEL_CORRUPTION' })
+    return iterator!.apply(this, given)
+  }
+  t.strictSame(await damagesOf(path), ['l!: bad block'])
+  broken = 3
+  await t.rejects(diskMailbox({ path }), { message: 'Letters cannot be read' })
+  broken = 0
+  t.strictSame(await damagesOf(path), [], 'and not locked either')
+})
+
+t.test('a table that a repair has compressed is left as it is', async t => {
+  const path = await folder(t)
+  await tamper(path, async db => {
+    for (let number = 0; number < 2_000; number++) await db.put(`x${number}`, Buffer.from('x'.repeat(100)))
+    await db.compactRange('', '~')
+  })
+  t.strictSame(await damagesOf(path), [])
+})
+
+t.test('damage is not mended where there is no room to write anew', async t => {
+  const path = await folder(t)
+  await damagesOf(path)
+  await writeFile(join(path, 'CURRENT'), 'nonsense')
+  await writeFile(join(path, 'sparse'), '')
+  await truncate(join(path, 'sparse'), 2 ** 43)
+  await t.rejects(diskMailbox({ path }), { message: /too full to mend it/ })
+  await rm(join(path, 'sparse'))
+  t.match(await damagesOf(path), [/./])
+})
+
+t.test('what the database cannot read is reported and mended, and until then whoever reads must come again', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const damages: string[] = []
   mailbox.onDamage!(({ key, reason }) => damages.push(`${key}: ${reason}`))
@@ -232,16 +436,18 @@ t.test('what the database cannot read is reported, and harms nothing else', asyn
   const { getSync, iterator } = prototype
   t.teardown(() => Object.assign(prototype, { getSync, iterator }))
 
-  prototype.getSync = broken('LEVEL_CORRUPTION')
-  t.equal(await mailbox.receipt('d', 'a'), undefined)
   prototype.getSync = broken('LEVEL_DATABASE_NOT_OPEN')
   t.equal(await reasonOf(mailbox.receipt('d', 'a')), 'store-full')
+  t.strictSame(damages, [], 'closed is not damaged')
+  prototype.getSync = broken('LEVEL_CORRUPTION')
+  t.equal(await reasonOf(mailbox.receipt('d', 'a')), 'store-full')
   prototype.iterator = broken('LEVEL_CORRUPTION')
-  t.strictSame(await ids(mailbox, 'd'), [])
+  t.equal(await reasonOf(ids(mailbox, 'd')), 'store-full')
   Object.assign(prototype, { getSync, iterator })
 
-  t.strictSame(damages, ['r!d!a: bad block', 'l!d!0000000000000001: Error: bad block'])
-  t.strictSame(await ids(mailbox, 'd'), ['a'])
+  t.strictSame(damages, ['r!d!a: bad block', 'l!d!0000000000000001: bad block'])
+  await until(async () => await reasonOf(mailbox.put('d', letter('b'), plenty)) === 'it did not fail')
+  t.strictSame(await ids(mailbox, 'd'), ['a', 'b'])
   await mailbox.close!()
 })
 

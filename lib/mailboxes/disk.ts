@@ -1,6 +1,7 @@
 import { Failure, type Detail } from '../errors.ts'
 import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
-import { Journal, type Change, type Damage } from './journal.ts'
+import type { Damage } from './damage.ts'
+import { Journal, type Change } from './journal.ts'
 
 export interface DiskMailboxOptions {
   /** The folder; made if it is not there. One process at a time. */
@@ -27,6 +28,7 @@ const FORMAT = 'fastify-devices letters 1'
 const DAY = 86_400_000
 const SWEPT_AT_ONCE = 1_000
 const SEAL_EVERY = 60_000
+const MENDS = 2
 
 // no id holds a `!`, and `"` is the character behind it
 const formatKey = 'format'
@@ -47,8 +49,9 @@ class DiskMailbox implements Mailbox {
   readonly #boxes = new Map<string, Box>()
   /** Entries on their way to the disk, and when they are there. */
   readonly #underway = new Map<string, { entry: Entry, written: Promise<void> }>()
-  readonly #damages: Damage[] = []
-  #report = (damage: Damage): void => { this.#damages.push(damage) }
+  /** What nobody was there to hear of yet, by its key. */
+  readonly #damages = new Map<string, Damage>()
+  #report = (damage: Damage): void => { this.#damages.set(damage.key, damage) }
   #journal!: Journal
   #position = 0
   #sealedAt = 0
@@ -59,14 +62,20 @@ class DiskMailbox implements Mailbox {
 
   async open (path: string): Promise<void> {
     this.#journal = await Journal.open(path, damage => this.#report(damage))
-    await this.#checkFormat(path)
-    await this.#load()
-    await this.#journal.seal()
+    try {
+      await this.#checkFormat(path)
+      await this.#load()
+      await this.#journal.seal()
+    } catch (error) {
+      await this.#journal.close()
+      throw error
+    }
   }
 
   onDamage (listener: (damage: Damage) => void): void {
     this.#report = listener
-    for (const damage of this.#damages.splice(0)) listener(damage)
+    for (const damage of this.#damages.values()) listener(damage)
+    this.#damages.clear()
   }
 
   async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
@@ -226,26 +235,56 @@ class DiskMailbox implements Mailbox {
   async #checkFormat (path: string): Promise<void> {
     const found = this.#journal.read(formatKey)
     if (!found) return await this.#journal.write([{ key: formatKey, value: Buffer.from(FORMAT) }])
-    if (Buffer.from(found).toString() === FORMAT) return
-    await this.#journal.close()
-    throw new Error(`The letters in "${path}" are of a newer format; this version reads "${FORMAT}"`)
+    if (Buffer.from(found).toString() !== FORMAT) throw new Error(`The letters in "${path}" are of a newer format; this version reads "${FORMAT}"`)
   }
 
-  /** Counts what waits, and mends what damage has torn apart. */
-  async #load (): Promise<void> {
-    const kept = new Set<number>()
-    for await (const [, value] of this.#journal.range('l!', 'l"')) {
-      const { deviceId, letter } = decodeLetter(value)
-      kept.add(letter.position)
-      if (!this.#entry(deviceId, letter.id)) await this.#save(deviceId, entryOf(letter))
+  /** What the database finds damaged while it is read is mended by the next write; then it is read again. */
+  async #load (mends = MENDS): Promise<void> {
+    try {
+      await this.#loadOnce()
+    } catch (error) {
+      if (mends === 0) throw error
+      await this.#journal.write([])
+      await this.#load(mends - 1)
     }
-    for await (const [, value] of this.#journal.range('r!', 'r"')) {
+  }
+
+  /**
+   * Counts what waits, and mends what damage has torn apart. A letter, its entry, and the time when it is due were written together: where one
+   * of them is missing, it was lost, whether or not anything else tells.
+   */
+  async #loadOnce (): Promise<void> {
+    this.#boxes.clear()
+    const kept = new Set<number>()
+    for await (const [key, value] of this.#journal.range('l!', 'l"')) {
+      const { deviceId, letter } = decodeLetter(value)
+      const entry = this.#entry(deviceId, letter.id)
+      if (!entry) await this.#mend(entryKey(deviceId, letter.id), () => this.#save(deviceId, entryOf(letter)))
+      if (!entry || entry.status === 'queued') kept.add(letter.position)
+      else await this.#mend(key, () => this.#journal.write([{ key }]))
+    }
+    for await (const [key, value] of this.#journal.range('r!', 'r"')) {
       const { deviceId, entry } = decodeEntry(value)
       this.#position = Math.max(this.#position, entry.position)
-      if (entry.status !== 'queued') continue
-      this.#add(deviceId, entry)
-      if (!kept.has(entry.position)) await this.settle(deviceId, entry.id, 'damaged')
+      if (!this.#journal.read(key)) await this.#mend(key, () => this.#journal.write([{ key, value }]))
+      if (entry.status === 'queued') await this.#take(deviceId, entry, kept.has(entry.position))
     }
+    for await (const [key] of this.#journal.range('d!', 'd"')) {
+      const [, , deviceId, letterId] = key.split('!') as [string, string, string, string]
+      if (!this.#entry(deviceId, letterId)) await this.#mend(entryKey(deviceId, letterId), () => this.#journal.write([{ key }]))
+    }
+  }
+
+  async #take (deviceId: string, entry: Entry, isKept: boolean): Promise<void> {
+    this.#add(deviceId, entry)
+    const due = dueKey(entry.expiresAt, deviceId, entry.id)
+    if (!isKept) await this.#mend(letterKey(deviceId, entry.position), () => this.settle(deviceId, entry.id, 'damaged'))
+    else if (!this.#journal.read(due)) await this.#mend(due, () => this.#journal.write([{ key: due, value: nothing }]))
+  }
+
+  async #mend (key: string, mend: () => Promise<unknown>): Promise<void> {
+    this.#report({ key, reason: 'the record is missing, or should be' })
+    await mend()
   }
 }
 

@@ -1,19 +1,16 @@
 import { chmod, mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import { ClassicLevel } from 'classic-level'
 import { Failure } from '../errors.ts'
+import type { Damage } from './damage.ts'
+import { CORRUPT, openDatabase, type Database } from './database.ts'
+import { lockFolder } from './lock.ts'
+import { Tally } from './tally.ts'
 
 /** A change of one record; without a value the record goes. */
 export interface Change {
   key: string
   value?: Uint8Array
-}
-
-/** A record that is not what was written. */
-export interface Damage {
-  key: string
-  reason: string
 }
 
 interface Waiting {
@@ -22,32 +19,63 @@ interface Waiting {
   reject: (error: unknown) => void
 }
 
+interface Parts {
+  path: string
+  db: Database
+  tally: Tally
+  damaged: (damage: Damage) => void
+  release: () => Promise<void>
+}
+
 const CHECKSUM = 4
 const REOPEN_AFTER = 250
+const BATCH = 'batch'
+const TALLY = 'batches'
 
 /**
  * Records in a folder, many writes to one synced batch. Each record has a checksum of its own over key and value: the
- * database below does not tell of every bit that has flipped.
+ * database below does not tell of every bit that has flipped. The batches are counted, so that none is lost without a word.
  */
 export class Journal {
   readonly #path: string
   readonly #damaged: (damage: Damage) => void
-  #db: ClassicLevel<string, Uint8Array>
+  readonly #tally: Tally
+  readonly #release: () => Promise<void>
+  #db: Database
+  #batch = 0
   #waiting: Waiting[] = []
   #writing: Promise<void> | undefined
   #brokenUntil = 0
+  #corrupt = false
+  /** Damaged records stay where they are, and are told of once. */
+  readonly #quarantined = new Set<string>()
 
-  private constructor (path: string, db: ClassicLevel<string, Uint8Array>, damaged: (damage: Damage) => void) {
+  private constructor ({ path, db, tally, damaged, release }: Parts) {
     this.#path = path
     this.#db = db
+    this.#tally = tally
     this.#damaged = damaged
+    this.#release = release
+    this.#count()
   }
 
   /** Mends what a crash left behind; rejects where another process has the folder. */
   static async open (path: string, damaged: (damage: Damage) => void): Promise<Journal> {
     await mkdir(path, { recursive: true, mode: 0o700 })
     await chmod(path, 0o700)
-    return new Journal(path, await openDatabase(path, damaged), damaged)
+    const lock = await lockFolder(path)
+    const tally = new Tally(join(path, TALLY))
+    const release = async () => {
+      tally.close()
+      await lock.release()
+    }
+    try {
+      const db = await openDatabase(path, { isNew: tally.count === 0, damaged })
+      return new Journal({ path, db, tally, damaged, release })
+    } catch (error) {
+      await release()
+      throw error
+    }
   }
 
   /** The value of a record; undefined where there is none, or none that can be believed. */
@@ -56,10 +84,7 @@ export class Journal {
       const record = this.#db.getSync(key)
       return record && this.#believe(key, record)
     } catch (error) {
-      const { code, message } = error as Error & { code?: string }
-      if (code !== 'LEVEL_CORRUPTION') throw new Failure('store-full', { message: 'Letters cannot be read' })
-      this.#damaged({ key, reason: message })
-      return undefined
+      throw this.#unreadable(key, error)
     }
   }
 
@@ -71,7 +96,7 @@ export class Journal {
         if (value) yield [key, value]
       }
     } catch (error) {
-      this.#damaged({ key: gte, reason: String(error) })
+      throw this.#unreadable(gte, error)
     }
   }
 
@@ -85,12 +110,26 @@ export class Journal {
 
   /** LevelDB makes its files readable by all; the folder is not, and neither are they after this. */
   async seal (): Promise<void> {
-    for (const name of await readdir(this.#path)) await chmod(join(this.#path, name), 0o600).catch(() => {})
+    for (const entry of await readdir(this.#path, { withFileTypes: true })) {
+      await chmod(join(this.#path, entry.name), entry.isDirectory() ? 0o700 : 0o600).catch(() => {})
+    }
   }
 
   async close (): Promise<void> {
     await this.#writing
     await this.#db.close()
+    await this.#release()
+  }
+
+  /** Compares the newest batch with what was promised. */
+  #count (): void {
+    const found = this.read(BATCH)
+    this.#batch = found ? Number(Buffer.from(found).toString()) : 0
+    const { count } = this.#tally
+    // after the very first batch the tally may not have been written yet
+    if (count === undefined || (count === 0 && this.#batch > 1)) this.#damaged({ key: TALLY, reason: 'it cannot be told whether the newest writes are here' })
+    else if (count > this.#batch) this.#damaged({ key: TALLY, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
+    this.#batch = Math.max(this.#batch, count ?? 0)
   }
 
   async #writeAll (): Promise<void> {
@@ -112,39 +151,42 @@ export class Journal {
   async #write (changes: Change[]): Promise<void> {
     if (Date.now() < this.#brokenUntil) throw new Failure('store-full')
     try {
-      if (this.#brokenUntil > 0) {
-        await this.#db.close()
-        this.#db = await openDatabase(this.#path, this.#damaged)
-      }
-      await this.#db.batch(changes.map(toOperation), { sync: true })
+      if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
+      const batch = this.#batch + 1
+      await this.#db.batch([...changes, { key: BATCH, value: Buffer.from(String(batch)) }].map(toOperation), { sync: true })
+      this.#tally.record(this.#batch = batch)
       this.#brokenUntil = 0
     } catch (error) {
+      this.#corrupt ||= (error as { code?: string }).code === CORRUPT
       this.#brokenUntil = Date.now() + REOPEN_AFTER
       throw error
     }
   }
 
+  async #reopen (): Promise<void> {
+    await this.#db.close()
+    this.#db = await openDatabase(this.#path, { isCorrupt: this.#corrupt, damaged: this.#damaged })
+    this.#corrupt = false
+  }
+
+  /** What the database finds damaged is mended with the next write; until then, whoever reads must come again. */
+  #unreadable (key: string, error: unknown): Failure {
+    const { code, message } = error as Error & { code?: string }
+    if (code === CORRUPT) {
+      this.#damaged({ key, reason: message })
+      this.#corrupt = true
+      this.write([]).catch(() => {})
+    }
+    return new Failure('store-full', { message: 'Letters cannot be read' })
+  }
+
   #believe (key: string, record: Uint8Array): Uint8Array | undefined {
     const value = record.subarray(CHECKSUM)
     if (record.length >= CHECKSUM && new DataView(record.buffer, record.byteOffset).getUint32(0) === checksumOf(key, value)) return value
-    this.#damaged({ key, reason: 'the checksum does not fit' })
+    if (!this.#quarantined.has(key)) this.#damaged({ key, reason: 'the checksum does not fit' })
+    this.#quarantined.add(key)
     return undefined
   }
-}
-
-async function openDatabase (path: string, damaged: (damage: Damage) => void): Promise<ClassicLevel<string, Uint8Array>> {
-  const db = new ClassicLevel<string, Uint8Array>(path, { keyEncoding: 'utf8', valueEncoding: 'view' })
-  try {
-    await db.open()
-  } catch (error) {
-    const { cause } = error as { cause: Error & { code?: string } }
-    if (cause.code === 'LEVEL_LOCKED') throw new Error(`The folder "${path}" is in use by another process`, { cause: error })
-    if (cause.code !== 'LEVEL_CORRUPTION') throw error
-    damaged({ key: '', reason: cause.message })
-    await ClassicLevel.repair(path)
-    await db.open()
-  }
-  return db
 }
 
 function toOperation ({ key, value }: Change): { type: 'put', key: string, value: Uint8Array } | { type: 'del', key: string } {
