@@ -262,6 +262,18 @@ t.test('writes that are gone without a trace are told of', async t => {
   t.strictSame(await damagesOf(older), [])
 })
 
+t.test('what a damaged log has lost is told of', async t => {
+  const path = await folder(t)
+  const mailbox = await diskMailbox({ path })
+  for (const id of ['a', 'b', 'c']) await mailbox.put('d', letter(id), plenty)
+  await mailbox.close!()
+  const name = join(path, (await readdir(path)).find(name => name.endsWith('.log'))!)
+  const bytes = await readFile(name)
+  bytes[20]! ^= 1
+  await writeFile(name, bytes)
+  t.match(await damagesOf(path), [/\.log: dropping \d+ bytes/])
+})
+
 t.test('a tally that cannot be written lags behind and stops nothing', async t => {
   const path = await folder(t)
   const tally = new Tally(join(path, 'batches'))

@@ -47,6 +47,7 @@ export class Journal {
   #writing: Promise<void> | undefined
   #brokenUntil = 0
   #corrupt = false
+  #closed = false
   /** Damaged records stay where they are, and are told of once. */
   readonly #quarantined = new Set<string>()
 
@@ -117,6 +118,7 @@ export class Journal {
 
   async close (): Promise<void> {
     await this.#writing
+    this.#closed = true
     await this.#db.close()
     await this.#release()
   }
@@ -149,7 +151,7 @@ export class Journal {
 
   /** After a write that failed, LevelDB refuses all others until it is opened anew; that is tried now and then. */
   async #write (changes: Change[]): Promise<void> {
-    if (Date.now() < this.#brokenUntil) throw new Failure('store-full')
+    if (this.#closed || Date.now() < this.#brokenUntil) throw new Failure('store-full')
     try {
       if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
       const batch = this.#batch + 1
@@ -169,14 +171,14 @@ export class Journal {
     this.#corrupt = false
   }
 
-  /** What the database finds damaged is mended with the next write; until then, whoever reads must come again. */
+  /** The next write mends what is damaged, and opens what is not open; until then, whoever reads must come again. */
   #unreadable (key: string, error: unknown): Failure {
     const { code, message } = error as Error & { code?: string }
     if (code === CORRUPT) {
       this.#damaged({ key, reason: message })
       this.#corrupt = true
-      this.write([]).catch(() => {})
     }
+    this.write([]).catch(() => {})
     return new Failure('store-full', { message: 'Letters cannot be read' })
   }
 
