@@ -41,9 +41,9 @@ export async function lanes (count: number, width: number, task: (number: number
   await Promise.all(Array.from({ length: Math.min(width, count) }, lane))
 }
 
-/** What `look` sees once that is as it must be; after ten seconds, what it sees then. */
-export async function settled<T> (look: () => Promise<T>, wanted: T): Promise<T> {
-  const until = Date.now() + SETTLED_WITHIN
+/** What `look` sees once that is as it must be; after a while, what it sees then. */
+export async function settled<T> (look: () => Promise<T>, wanted: T, within = SETTLED_WITHIN): Promise<T> {
+  const until = Date.now() + within
   for (;;) {
     const seen = await look()
     if (Date.now() > until || JSON.stringify(seen) === JSON.stringify(wanted)) return seen

@@ -65,10 +65,15 @@ export class RawDevice {
   /** Connects, and resolves when the upgrade is answered. */
   static async connect (url: string, deviceId: string): Promise<RawDevice> {
     const device = new RawDevice(url)
-    await once(device.socket, 'connect')
-    device.socket.write(upgradeRequest(deviceId))
-    await device.opened
+    await device.join(deviceId)
     return device
+  }
+
+  /** Resolves when the upgrade is answered. */
+  async join (deviceId: string): Promise<void> {
+    await once(this.socket, 'connect')
+    this.socket.write(upgradeRequest(deviceId))
+    await this.opened
   }
 
   send (message: object): void {
