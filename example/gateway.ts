@@ -36,7 +36,7 @@ app.devices.on('message', (data, device) => device.send(data))
 const url = await app.listen({ port: Number(PORT), host: HOST })
 const key = TOKEN ? ' -H "authorization: Bearer <TOKEN>"' : ''
 console.log(`
-Listening on ${url}: open it in a browser, it is a page
+Listening on ${url} (open it in a browser: there is a page)
 Connect a device:  npx wscat -c "${url.replace('http', 'ws')}/ws?deviceId=abc123"${key}
 Type as a device:  {"jsonrpc":"2.0","id":1,"method":"echo","params":{"hello":"gateway"}}
 Send to it:        curl -X POST ${url}/devices/abc123/messages${key} -H 'content-type: application/json' -d '{"hello":"world"}'

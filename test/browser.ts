@@ -7,7 +7,7 @@ const ARGS = [
   '--disable-background-networking', '--disable-component-update', '--disable-sync'
 ]
 /** The longest that a step on a page may take. */
-const PATIENCE = 5_000
+const PATIENCE = 10_000
 
 export interface OpenOptions extends BrowserContextOptions {
   /** Errors on the console that belong to the test, as that of a request which is refused. */

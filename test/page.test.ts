@@ -27,12 +27,12 @@ async function gateway (t: Test, env: Record<string, string> = {}): Promise<Runn
   }
   t.teardown(stop)
   let printed = ''
-  for await (const chunk of child.stdout) {
+  for (;;) {
+    const [chunk] = await Promise.race([once(child.stdout, 'data'), exited.then(() => { throw new Error(`The gateway ended: ${printed}`) })])
     printed += String(chunk)
     const url = /Listening on (http:\S+:\d+)/.exec(printed)?.[1]
     if (url) return { url, stop }
   }
-  throw new Error(`The gateway ended before it listened: ${printed}`)
 }
 
 const roster = (page: Page, id: string) => page.locator(`#roster li[data-id="${id}"]`)
@@ -54,7 +54,7 @@ async function choose (page: Page, id: string): Promise<void> {
 }
 
 withBrowser(t, 'the page of the gateway', async (t, browser) => {
-  const { url } = await gateway(t)
+  const { url, stop } = await gateway(t)
   const open = async (t: Test, options?: OpenOptions) => {
     const page = await browser.open(t, url, options)
     await live(page)
@@ -228,26 +228,27 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await Promise.all(devices.map(device => device.close()))
   })
 
-  for (const width of [360, 390, 800, 1280]) {
-    await t.test(`fits into ${width} pixels`, async t => {
-      const page = await open(t, { viewport: { width, height: 800 }, expected: /404/ })
-      const id = 'x'.repeat(128)
-      await openDevice(page, id)
-      await card(page, id).getByLabel('Message to the server').fill('y'.repeat(500))
-      await page.keyboard.press('Enter')
-      await entries(page, 'yyyy').waitFor()
-      await choose(page, id)
-      await page.getByLabel('Call a method').check()
-      await body(page).fill(JSON.stringify({ long: 'z'.repeat(500) }))
-      await page.getByRole('button', { name: 'Call', exact: true }).click()
-      await answer(page, 'answered').waitFor()
+  await t.test('fits into every width, whatever is long', async t => {
+    const page = await open(t)
+    const id = 'x'.repeat(128)
+    await openDevice(page, id)
+    await card(page, id).getByLabel('Message to the server').fill('y'.repeat(500))
+    await page.keyboard.press('Enter')
+    await entries(page, 'yyyy').waitFor()
+    await choose(page, id)
+    await page.locator('#facts').getByText('jsonrpc').waitFor()
+    await page.getByLabel('Call a method').check()
+    await body(page).fill(JSON.stringify({ long: 'z'.repeat(500) }))
+    await page.getByRole('button', { name: 'Call', exact: true }).click()
+    await answer(page, 'answered').waitFor()
+    const wide = `[...document.querySelectorAll('section, section *:not(option, .hidden, .sent)')].filter(({ tagName, scrollWidth, clientWidth, offsetParent }) =>
+      offsetParent && clientWidth > 0 && scrollWidth > clientWidth + 1 && !['INPUT', 'TEXTAREA'].includes(tagName)).map(({ outerHTML }) => outerHTML.slice(0, 80))`
+    for (const width of [360, 390, 800, 1280]) {
+      await page.setViewportSize({ width, height: 800 })
       t.equal(await page.evaluate('document.documentElement.scrollWidth'), width)
-      const wide = `[...document.querySelectorAll('section, section *:not(option, .hidden, .sent)')].filter(({ tagName, scrollWidth, clientWidth, offsetParent }) =>
-        offsetParent && clientWidth > 0 && scrollWidth > clientWidth + 1 && !['INPUT', 'TEXTAREA'].includes(tagName)).map(({ outerHTML }) => outerHTML.slice(0, 80))`
-      t.strictSame(await page.evaluate(wide), [])
-      await card(page, id).getByRole('button', { name: 'Close' }).click()
-    })
-  }
+      t.strictSame(await page.evaluate(wide), [], `${width} pixels`)
+    }
+  })
 
   await t.test('has a language, a title, one main heading, landmarks, and a name on every control', async t => {
     const page = await open(t)
@@ -264,87 +265,88 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.ok(controls.length > 20)
     t.strictSame(controls.filter(({ name }) => !name?.value).map(({ role, properties }) => ({ role: role?.value, properties })), [])
   })
+
+  await t.test('asks for the token where there is one, and the devices of the tab use it', async t => {
+    const { url } = await gateway(t, { TOKEN: 'open-sesame' })
+    t.equal((await request({ url }, 'GET', '/events')).status, 401)
+    t.equal((await request({ url }, 'GET', '/events', undefined, { authorization: 'Bearer wrong' })).status, 403)
+
+    const page = await browser.open(t, url, { expected: /40[13]/ })
+    const door = page.getByRole('dialog', { name: 'asks for a token' })
+    await door.getByLabel('Token').fill('wrong')
+    await page.keyboard.press('Enter')
+    await door.getByText('That was not the token').waitFor()
+    await door.getByLabel('Token').fill('open-sesame')
+    await page.keyboard.press('Enter')
+    await live(page)
+    await openDevice(page, 'mine')
+    await choose(page, 'mine')
+    await page.getByRole('button', { name: 'Send', exact: true }).first().click()
+    await card(page, 'mine').locator('.received').getByText('{"hello":"world"}').waitFor()
+    t.notMatch(await page.locator('#curl').textContent(), 'open-sesame')
+
+    await page.reload()
+    await live(page)
+    t.notOk(await door.isVisible(), 'this tab remembers it')
+    await page.getByRole('button', { name: 'Forget the token' }).click()
+    await door.waitFor()
+  })
+
+  await t.test('notices that the gateway has gone, and comes back with it', async t => {
+    const page = await browser.open(t, url, { expected: /ERR_|WebSocket/ })
+    await live(page)
+    await openDevice(page, 'faithful')
+    t.equal(await stop(), 0)
+    await page.locator('#live[data-state=off]').waitFor()
+    await entries(page, 'disconnected').filter({ hasText: '1012 retry=' }).waitFor()
+    await gateway(t, { PORT: new URL(url).port })
+    await live(page)
+  })
 })
 
-withBrowser(t, 'with a token the page asks for it, and devices of the tab use it', async (t, browser) => {
-  const { url } = await gateway(t, { TOKEN: 'open-sesame' })
-  t.equal((await request({ url }, 'GET', '/events')).status, 401)
-  t.equal((await request({ url }, 'GET', '/events', undefined, { authorization: 'Bearer wrong' })).status, 403)
-
-  const page = await browser.open(t, url, { expected: /40[13]/ })
-  const door = page.getByRole('dialog', { name: 'asks for a token' })
-  await door.getByLabel('Token').fill('wrong')
-  await page.keyboard.press('Enter')
-  await door.getByText('That was not the token').waitFor()
-  await door.getByLabel('Token').fill('open-sesame')
-  await page.keyboard.press('Enter')
-  await live(page)
-  await openDevice(page, 'mine')
-  await choose(page, 'mine')
-  await page.getByRole('button', { name: 'Send', exact: true }).first().click()
-  await card(page, 'mine').locator('.received').getByText('{"hello":"world"}').waitFor()
-  t.notMatch(await page.locator('#curl').textContent(), 'open-sesame')
-
-  await page.reload()
-  await live(page)
-  t.notOk(await door.isVisible(), 'this tab remembers it')
-  await page.getByRole('button', { name: 'Forget the token' }).click()
-  await door.waitFor()
-})
-
-withBrowser(t, 'the page notices that the gateway has gone, and comes back with it', async (t, browser) => {
-  const before = await gateway(t)
-  const page = await browser.open(t, before.url, { expected: /ERR_CONNECTION_REFUSED|ERR_|WebSocket/ })
-  await live(page)
-  await openDevice(page, 'faithful')
-  t.equal(await before.stop(), 0)
-  await page.locator('#live[data-state=off]').waitFor()
-  await entries(page, 'disconnected').filter({ hasText: '1012 retry=' }).waitFor()
-  await gateway(t, { PORT: new URL(before.url).port })
-  await live(page)
-})
-
-t.test('the page and what it loads come with their types, and nothing else of the disk does', async t => {
-  const { url } = await gateway(t)
-  const types: Record<string, string> = {
-    '/': 'text/html; charset=utf-8',
-    '/page/style.css': 'text/css; charset=utf-8',
-    '/page/page.js': 'text/javascript; charset=utf-8',
-    '/page/icon.svg': 'image/svg+xml',
-    '/sdk/client/index.js': 'text/javascript; charset=utf-8',
-    '/sdk/peer.js': 'text/javascript; charset=utf-8'
-  }
-  for (const [path, type] of Object.entries(types)) {
-    const { status, headers } = await request({ url }, 'GET', path)
-    t.equal(status, 200, path)
-    t.equal(headers.get('content-type'), type, path)
-    t.equal(headers.get('x-content-type-options'), 'nosniff', path)
-    t.match(headers.get('content-security-policy'), "default-src 'none'", path)
-    t.equal((await request({ url }, 'GET', path, undefined, { 'if-none-match': headers.get('etag')! })).status, 304, path)
-  }
-  for (const path of ['/page/', '/page/..%2fgateway.ts', '/page/../../package.json', '/page/%2e%2e/%2e%2e/package.json', '/sdk/index.js', '/sdk/mailboxes/disk.js', '/sdk/client/index.js.map']) {
-    t.equal((await request({ url }, 'GET', path)).status, 404, path)
-  }
-})
-
-t.test('the feed is for this machine only, ends with the application, and tells the goodbyes before', async t => {
+t.test('what the page is made of', async t => {
   const { url, stop } = await gateway(t)
-  t.match(await request({ url }, 'GET', '/events', undefined, { 'x-forwarded-for': '203.0.113.9' }), { status: 403, body: { code: 'PROTECTED_MODE' } })
-  t.match(await request({ url }, 'GET', '/events', undefined, { origin: 'https://elsewhere.example' }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
 
-  const feed = await fetch(`${url}/events`)
-  t.equal(feed.headers.get('content-type'), 'text/event-stream')
-  const device = await connect(url, 'last')
-  device.notify('message', { data: 'x'.repeat(5_000) })
-  device.send({ jsonrpc: '2.0', id: 1, method: 'ping' })
-  await device.answer(1)
-  const ended = stop()
-  // a feed that was cut would reject here
-  const events = [...(await feed.text()).matchAll(/^data: (.*)$/gm)].map(([, json]) => JSON.parse(json!))
-  t.match(events, [
-    { kind: 'connected', deviceId: 'last' },
-    { kind: 'message', deviceId: 'last', data: /^"x{999}…$/ },
-    { kind: 'disconnected', deviceId: 'last', code: 1012, reason: /^retry=\d+$/ }
-  ])
-  t.equal(await ended, 0)
+  await t.test('comes with its types, and nothing else of the disk does', async t => {
+    const types: Record<string, string> = {
+      '/': 'text/html; charset=utf-8',
+      '/page/style.css': 'text/css; charset=utf-8',
+      '/page/page.js': 'text/javascript; charset=utf-8',
+      '/page/icon.svg': 'image/svg+xml',
+      '/sdk/client/index.js': 'text/javascript; charset=utf-8',
+      '/sdk/peer.js': 'text/javascript; charset=utf-8'
+    }
+    for (const [path, type] of Object.entries(types)) {
+      const { status, headers } = await request({ url }, 'GET', path)
+      t.equal(status, 200, path)
+      t.equal(headers.get('content-type'), type, path)
+      t.equal(headers.get('x-content-type-options'), 'nosniff', path)
+      t.match(headers.get('content-security-policy'), "default-src 'none'", path)
+      t.equal((await request({ url }, 'GET', path, undefined, { 'if-none-match': headers.get('etag')! })).status, 304, path)
+    }
+    for (const path of ['/page/', '/page/..%2fgateway.ts', '/page/../../package.json', '/page/%2e%2e/%2e%2e/package.json', '/sdk/index.js', '/sdk/mailboxes/disk.js', '/sdk/client/index.js.map']) {
+      t.equal((await request({ url }, 'GET', path)).status, 404, path)
+    }
+  })
+
+  await t.test('the feed is for this machine only, ends with the application, and tells the goodbyes before', async t => {
+    t.match(await request({ url }, 'GET', '/events', undefined, { 'x-forwarded-for': '203.0.113.9' }), { status: 403, body: { code: 'PROTECTED_MODE' } })
+    t.match(await request({ url }, 'GET', '/events', undefined, { origin: 'https://elsewhere.example' }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
+
+    const feed = await fetch(`${url}/events`)
+    t.equal(feed.headers.get('content-type'), 'text/event-stream')
+    const device = await connect(url, 'last')
+    device.notify('message', { data: 'x'.repeat(5_000) })
+    device.send({ jsonrpc: '2.0', id: 1, method: 'ping' })
+    await device.answer(1)
+    const ended = stop()
+    // a feed that was cut would reject here
+    const events = [...(await feed.text()).matchAll(/^data: (.*)$/gm)].map(([, json]) => JSON.parse(json!))
+    t.match(events, [
+      { kind: 'connected', deviceId: 'last' },
+      { kind: 'message', deviceId: 'last', data: /^"x{999}…$/ },
+      { kind: 'disconnected', deviceId: 'last', code: 1012, reason: /^retry=\d+$/ }
+    ])
+    t.equal(await ended, 0)
+  })
 })

@@ -92,7 +92,7 @@ export class Roster {
     const strangers = [filter, this.#chosen].filter(id => id && isId(id) && !this.#devices.has(id))
     const rows = [...new Set(strangers)].map(id => this.#rowOf({ id })).concat(shown.map(device => this.#rowOf(device)))
     for (const [id, row] of this.#rows) if (!rows.includes(row)) this.#rows.delete(id)
-    this.#mark(this.#everyone, this.#chosen === undefined, 'on', `${this.connected} connected`)
+    this.#mark(this.#everyone, this.#chosen === undefined, this.#connected > 0 ? 'on' : 'off', `${this.connected} connected`)
     arrange($('roster'), [this.#everyone, ...rows])
     tell($('more'), found.length > shown.length ? `and ${(found.length - shown.length).toLocaleString('en')} more; filter to find them` : '')
     $('count').textContent = filter ? `${found.length.toLocaleString('en')} found` : ''
@@ -120,7 +120,7 @@ export class Roster {
     const [, , word, place] = button.children
     button.setAttribute('aria-current', isChosen)
     row.dataset.state = state
-    word.textContent = state === 'on' || !row.dataset.id ? '' : ', away'
+    word.textContent = state === 'off' && row.dataset.id ? ', away' : ''
     if (place.firstChild !== note && place.textContent !== note) place.replaceChildren(note)
   }
 
