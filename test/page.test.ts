@@ -60,14 +60,24 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await live(page)
     return page
   }
+  // each page costs a second: tests that leave little behind share one
+  const page = await open(t)
 
   await t.test('tells what to do while no device is here', async t => {
-    const page = await open(t)
     await page.getByText('No device is connected yet').waitFor()
     t.match(await page.locator('#connect-line').textContent(), `npx wscat -c "${url.replace('http', 'ws')}/ws?deviceId=abc123"`)
     await page.getByRole('button', { name: 'Open one in this tab' }).click()
     await page.locator('.card').getByText('connected').waitFor()
     await page.getByText('No device is connected yet').waitFor({ state: 'hidden' })
+  })
+
+  await t.test('refuses what is no JSON before it is sent, and writes the curl line for what is', async t => {
+    await body(page).fill("{it's")
+    await page.getByRole('button', { name: 'Send to all' }).click()
+    await page.getByRole('alert').getByText('This is not JSON').waitFor()
+    t.equal(await page.locator('#answers li').count(), 0)
+    await page.getByLabel('Format').selectOption('text')
+    t.equal(await page.locator('#curl').textContent(), `curl -X POST '${url}/broadcast' -H 'content-type: text/plain' -d '{it'\\''s'`)
   })
 
   await t.test('shows a device that comes, what is known of it, and that it leaves', async t => {
@@ -176,16 +186,6 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.equal(await card(page, 'other').locator('.received li').count(), 1)
   })
 
-  await t.test('refuses what is no JSON before it is sent, and writes the curl line for what is', async t => {
-    const page = await open(t)
-    await body(page).fill("{it's")
-    await page.getByRole('button', { name: 'Send to all' }).click()
-    await page.getByRole('alert').getByText('This is not JSON').waitFor()
-    t.equal(await page.locator('#answers li').count(), 0)
-    await page.getByLabel('Format').selectOption('text')
-    t.equal(await page.locator('#curl').textContent(), `curl -X POST '${url}/broadcast' -H 'content-type: text/plain' -d '{it'\\''s'`)
-  })
-
   await t.test('shows as text whatever a device says, calls itself or answers', async t => {
     const attack = "<img src=x onerror=document.title='taken'>"
     const page = await open(t, { expected: /422/ })
@@ -229,7 +229,6 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
   })
 
   await t.test('fits into every width, whatever is long', async t => {
-    const page = await open(t)
     const id = 'x'.repeat(128)
     await openDevice(page, id)
     await card(page, id).getByLabel('Message to the server').fill('y'.repeat(500))
@@ -251,7 +250,6 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
   })
 
   await t.test('has a language, a title, one main heading, landmarks, and a name on every control', async t => {
-    const page = await open(t)
     await openDevice(page, 'named')
     await choose(page, 'named')
     t.equal(await page.locator('html').getAttribute('lang'), 'en')
@@ -293,14 +291,15 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
   })
 
   await t.test('notices that the gateway has gone, and comes back with it', async t => {
-    const page = await browser.open(t, url, { expected: /ERR_|WebSocket/ })
-    await live(page)
-    await openDevice(page, 'faithful')
+    await page.context().close() // the shared one would complain
+    const alone = await browser.open(t, url, { expected: /ERR_|WebSocket/ })
+    await live(alone)
+    await openDevice(alone, 'faithful')
     t.equal(await stop(), 0)
-    await page.locator('#live[data-state=off]').waitFor()
-    await entries(page, 'disconnected').filter({ hasText: '1012 retry=' }).waitFor()
+    await alone.locator('#live[data-state=off]').waitFor()
+    await entries(alone, 'faithful').filter({ hasText: '1012 retry=' }).waitFor()
     await gateway(t, { PORT: new URL(url).port })
-    await live(page)
+    await live(alone)
   })
 })
 
