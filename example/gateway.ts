@@ -2,6 +2,8 @@ import { timingSafeEqual } from 'node:crypto'
 import Fastify from 'fastify'
 import devices, { type Options } from 'fastify-devices'
 import { diskMailbox } from 'fastify-devices/mailboxes/disk'
+import { feed } from './feed.ts'
+import { page } from './page.ts'
 
 const { PORT = '3000', HOST = '127.0.0.1', TOKEN, DATA = './data' } = process.env
 
@@ -25,6 +27,8 @@ const rules: Options = TOKEN
   : {}
 
 await app.register(devices, { ...rules, mailbox: await diskMailbox({ path: DATA }) })
+await app.register(feed)
+await app.register(page)
 
 app.devices.handle('echo', params => params)
 app.devices.on('message', (data, device) => device.send(data))
@@ -32,7 +36,7 @@ app.devices.on('message', (data, device) => device.send(data))
 const url = await app.listen({ port: Number(PORT), host: HOST })
 const key = TOKEN ? ' -H "authorization: Bearer <TOKEN>"' : ''
 console.log(`
-Listening on ${url}
+Listening on ${url} (open it in a browser: there is a page)
 Connect a device:  npx wscat -c "${url.replace('http', 'ws')}/ws?deviceId=abc123"${key}
 Type as a device:  {"jsonrpc":"2.0","id":1,"method":"echo","params":{"hello":"gateway"}}
 Send to it:        curl -X POST ${url}/devices/abc123/messages${key} -H 'content-type: application/json' -d '{"hello":"world"}'

@@ -1,0 +1,66 @@
+import { Readable } from 'node:stream'
+import type { FastifyPluginAsync } from 'fastify'
+import type { EventMap } from 'fastify-devices'
+
+/** Who reads the feed at a time, the bytes that one of them may be behind, and the milliseconds between signs of life. */
+const MOST_READERS = 64
+const MOST_BEHIND = 1_048_576
+const BEAT = 15_000
+/** Characters of a message that are shown. */
+const MOST_SHOWN = 1_000
+
+const endings = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'set-aside', 'damaged'] as const satisfies ReadonlyArray<keyof EventMap>
+
+/** `GET /events`: what happens to devices and letters, as server-sent events, for whoever may use REST. */
+export const feed: FastifyPluginAsync = async app => {
+  const readers = new Set<Readable>()
+
+  function write (text: string): void {
+    for (const reader of readers) {
+      if (reader.readableLength + text.length > MOST_BEHIND) reader.destroy(new Error('The reader of the feed is too slow'))
+      else reader.push(text)
+    }
+  }
+
+  function tell (kind: keyof EventMap, facts: object): void {
+    if (readers.size > 0) write(`data: ${JSON.stringify({ kind, at: Date.now(), ...facts })}\n\n`)
+  }
+
+  app.devices.on('connected', ({ id, generation, since, address }) => tell('connected', { deviceId: id, generation, since, address }))
+  app.devices.on('disconnected', ({ id, generation }, { code, reason }) => tell('disconnected', { deviceId: id, generation, code, reason }))
+  app.devices.on('message', (data, { id }) => tell('message', { deviceId: id, data: shown(data) }))
+  for (const kind of endings) app.devices.on(kind, ({ deviceId, id }) => tell(kind, { deviceId, id }))
+
+  app.get('/events', {
+    exposeHeadRoute: false,
+    // whether somebody may use REST is asked of REST; a closing application cannot ask itself any more
+    onRequest: async ({ headers, ip }, reply) => {
+      const answer = await app.inject({ url: '/devices?limit=1', headers, remoteAddress: ip }).catch(() => undefined)
+      if (!answer) return await reply.code(503).send({ statusCode: 503, code: 'NODE_DRAINING', message: 'This node is leaving' })
+      if (answer.statusCode !== 200) return await reply.code(answer.statusCode).send(answer.json())
+    }
+  }, async (_request, reply) => {
+    if (readers.size >= MOST_READERS) return await reply.code(503).send({ statusCode: 503, code: 'FEEDS_EXCEEDED', message: 'Too many read the feed' })
+    const reader = new Readable({ read () {} })
+    readers.add(reader)
+    reader.once('close', () => readers.delete(reader))
+    reader.push(': from now on\n\n')
+    // once it is over, its connection must not hold a closing application up
+    return await reply.headers({ 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'close' }).send(reader)
+  })
+
+  const beat = setInterval(() => write(': still here\n\n'), BEAT).unref()
+
+  // after the devices have left: their goodbyes are the last that is told
+  app.addHook('preClose', async () => {
+    clearInterval(beat)
+    for (const reader of readers) reader.push(null)
+  })
+}
+
+/** What a device said, as text that is not long. */
+function shown (data: unknown): string {
+  if (data instanceof Uint8Array) return `${data.length} bytes`
+  const text = JSON.stringify(data)
+  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text
+}

@@ -1,0 +1,101 @@
+import { goodbyes } from '../sdk/errors.js'
+import { $, arrange, drawing, el, tell } from './element.js'
+import { gateway } from './gateway.js'
+import { time } from './time.js'
+
+const MOST_LETTERS = 20
+/** Milliseconds after which the chosen device is looked at again, for what no event tells. */
+const LOOK_AGAIN = 5_000
+
+/** What a code of a goodbye means. */
+export function meaningOf (code) {
+  return Object.values(goodbyes).find(goodbye => goodbye.code === code)?.message ?? ''
+}
+
+/** All that is known of the device that was chosen, and the letters that wait for it. */
+export class Portrait {
+  #id
+  #openHere
+
+  constructor (openHere) {
+    this.#openHere = openHere
+    $('open-here').addEventListener('click', () => this.#openHere(this.#id))
+    $('disconnect').addEventListener('click', () => gateway.request('DELETE', this.#path))
+    setInterval(() => { if (!document.hidden) this.look() }, LOOK_AGAIN)
+  }
+
+  get id () {
+    return this.#id
+  }
+
+  get #path () {
+    return `devices/${encodeURIComponent(this.#id)}`
+  }
+
+  choose (id) {
+    this.#id = id
+    $('recipient-title').textContent = id ?? 'Everyone'
+    $('recipient-title').className = id === undefined ? '' : 'id'
+    $('presence').textContent = $('summary').textContent = ''
+    $('summary').textContent = id === undefined ? 'What you send here goes to every device, or to those that listen to a topic.' : ''
+    for (const name of ['facts', 'letters', 'open-here', 'disconnect']) $(name).hidden = true
+    this.look()
+  }
+
+  /** Soon, once for all events that ask for it. */
+  look = drawing(() => this.#look())
+
+  async #look () {
+    const id = this.#id
+    if (id === undefined) return
+    const { ok, status, body } = await gateway.request('GET', this.#path)
+    const letters = ok && body.waiting > 0 ? await gateway.request('GET', `${this.#path}/messages?limit=${MOST_LETTERS}`) : undefined
+    if (id !== this.#id) return
+    const portrait = ok ? body : { connected: false }
+    $('presence').textContent = portrait.connected ? 'connected' : 'away'
+    $('presence').dataset.state = portrait.connected ? 'on' : 'off'
+    $('open-here').hidden = portrait.connected
+    $('disconnect').hidden = !portrait.connected
+    $('summary').textContent = ok ? '' : status === 404 ? 'It is not connected, and nothing is known of it. A message may wait for it as a letter.' : body.message
+    this.#showFacts(ok ? portrait : {})
+    this.#showLetters(letters?.ok ? letters.body.messages : [], portrait.waiting)
+  }
+
+  #showFacts ({ connected, since, address, protocol, node, generation, topics, inFlight, waiting, lastGoodbye }) {
+    const bye = lastGoodbye && [String(lastGoodbye.code), lastGoodbye.reason || meaningOf(lastGoodbye.code), time(lastGoodbye.at)]
+    const facts = {
+      'Connected since': connected && [time(since)],
+      Address: address && [address],
+      Protocol: protocol && [protocol],
+      Node: node && [node],
+      Generation: generation && [String(generation)],
+      'Calls in flight': inFlight !== undefined && [String(inFlight)],
+      'Letters waiting': waiting !== undefined && [String(waiting)],
+      Topics: topics && (topics.length > 0 ? topics.map(topic => el('code', {}, topic)) : ['none']),
+      'Last goodbye': bye || (waiting !== undefined && ['none'])
+    }
+    const shown = Object.entries(facts).filter(([, values]) => values)
+    $('facts').hidden = shown.length === 0
+    $('facts').replaceChildren(...shown.map(([name, values]) =>
+      el('div', { class: name === 'Topics' || name === 'Last goodbye' ? 'wide' : undefined }, el('dt', {}, name), el('dd', {}, ...values.flatMap(value => [value, ' '])))))
+  }
+
+  #showLetters (letters, waiting) {
+    $('letters').hidden = letters.length === 0
+    const known = new Map([...$('letters-list').children].map(row => [row.dataset.id, row]))
+    arrange($('letters-list'), letters.map(letter => known.get(letter.id) ?? this.#letter(letter)))
+    tell($('letters-more'), waiting > letters.length && letters.length > 0 ? `and ${waiting - letters.length} more` : '')
+  }
+
+  #letter ({ id, size, expiresAt, collapse }) {
+    const path = `${this.#path}/messages/${encodeURIComponent(id)}`
+    const takeBack = async () => {
+      await gateway.request('DELETE', path)
+      this.look()
+    }
+    return el('li', { 'data-id': id },
+      el('code', {}, id),
+      el('span', { class: 'muted' }, `${size} bytes, expires `, time(expiresAt), collapse === undefined ? undefined : `, collapses ${collapse}`),
+      el('button', { type: 'button', class: 'quiet', click: takeBack, 'aria-label': `Take back ${id}` }, 'Take back'))
+  }
+}

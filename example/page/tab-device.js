@@ -1,0 +1,122 @@
+import { connect } from '../sdk/client/index.js'
+import { Failure } from '../sdk/errors.js'
+import { $, el, readable, tell } from './element.js'
+import { gateway } from './gateway.js'
+import { time } from './time.js'
+
+const MOST_RECEIVED = 30
+const MOST_QUESTIONS = 5
+const MOST_SHOWN = 1_000
+
+/** A device that lives in this page, made with the SDK, and the card that shows it. */
+export class TabDevice {
+  #card
+  #device
+
+  constructor (id, closed) {
+    this.#card = $('tab-device').content.firstElementChild.cloneNode(true)
+    this.#card.setAttribute('aria-label', id)
+    this.#part('.id').textContent = id
+    this.#device = connect(new URL('ws', document.baseURI).href, { deviceId: id, token: () => gateway.token })
+      .on('status', status => this.#show(status))
+      .on('error', error => this.#complain(error))
+      .on('message', message => this.#receive(message))
+      .handle('echo', (params = null) => params)
+      .handle('ask', (params, { signal }) => this.#ask(params, signal))
+    this.#show(this.#device.status)
+    this.#part('.close').addEventListener('click', () => {
+      this.#device.close()
+      this.#card.remove()
+      closed()
+    })
+    this.#on('say', 'text', text => this.#device.call('message', { data: parsed(text) }))
+    this.#on('subscribe', 'filter', filter => this.#subscribe(filter))
+    $('tab-devices').prepend(this.#card)
+  }
+
+  focus () {
+    this.#part('[name=text]').focus()
+  }
+
+  #part (selector) {
+    return this.#card.querySelector(selector)
+  }
+
+  /** What is typed into a form of the card is done, and then gone. */
+  #on (name, field, act) {
+    this.#part(`[data-do=${name}]`).addEventListener('submit', async event => {
+      event.preventDefault()
+      const input = event.target.elements[field]
+      const { value } = input
+      if (value === '') return
+      tell(this.#part('.wrong'))
+      try {
+        await act(value)
+        if (input.value === value) input.value = ''
+      } catch (error) {
+        this.#complain(error)
+      }
+    })
+  }
+
+  #show ({ state, code, reason, retryIn }) {
+    const presence = this.#part('.presence')
+    presence.dataset.state = state === 'connected' ? 'on' : 'off'
+    const why = code === undefined ? '' : `: ${code} ${reason}`.trimEnd()
+    presence.textContent = retryIn === undefined ? state + why : `again in ${Math.ceil(retryIn / 1_000)} s${why}`
+  }
+
+  #complain (error) {
+    tell(this.#part('.wrong'), error.message)
+  }
+
+  #receive ({ data, topic }) {
+    const list = this.#part('.received')
+    list.prepend(el('li', {},
+      topic === undefined ? undefined : el('code', { class: 'topic' }, topic), el('span', { class: 'data' }, readable(data).slice(0, MOST_SHOWN)), time(Date.now())))
+    while (list.childElementCount > MOST_RECEIVED) list.lastElementChild.remove()
+  }
+
+  /** The topic is the device's for good once the server has agreed. */
+  async #subscribe (filter) {
+    const chips = this.#part('.chips')
+    if ([...chips.children].some(({ dataset }) => dataset.filter === filter)) return
+    await this.#device.call('subscribe', { topics: [filter] })
+    // what comes over it is shown with all else that comes
+    const end = this.#device.subscribe(filter, () => {})
+    const chip = el('li', { 'data-filter': filter }, el('code', {}, filter), el('button', {
+      type: 'button',
+      'aria-label': `Leave ${filter}`,
+      click: () => {
+        end()
+        chip.remove()
+      }
+    }, '×'))
+    chips.append(chip)
+  }
+
+  /** Resolves with what the person at this page says. */
+  #ask (params, signal) {
+    const place = this.#part('.questions')
+    if (place.childElementCount >= MOST_QUESTIONS) throw new Failure('busy')
+    return new Promise(resolve => {
+      const answer = yes => el('button', { type: 'button', class: yes ? 'primary' : undefined, click: () => settle({ yes }) }, yes ? 'Yes' : 'No')
+      const question = el('div', { class: 'question', role: 'alert' }, el('p', {}, readable(params?.question ?? 'Yes or no?').slice(0, MOST_SHOWN)), answer(true), answer(false))
+      const settle = said => {
+        question.remove()
+        resolve(said)
+      }
+      signal.addEventListener('abort', () => settle())
+      place.append(question)
+    })
+  }
+}
+
+/** JSON, where it is. */
+function parsed (text) {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
+}
