@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
 import type { Letters } from './letters.ts'
 import type { Kept } from './mailbox.ts'
+import { Pace } from './pace.ts'
 import type { Session } from './session.ts'
 
 export interface DeliveryLimits {
@@ -14,6 +15,8 @@ export interface DeliveryLimits {
 
 /** How long a device is left alone that has too much to do, and a mailbox that cannot be read. */
 const PAUSE = 1_000
+/** Letters of all devices that leave in one turn of the event loop, so that many devices coming back at once stop nobody else. */
+const PER_TURN = 64
 const pressed = new Set<Reason>(['busy', 'too-fast'])
 
 /** Ends that are our doing: no letter is to blame for them. */
@@ -38,6 +41,7 @@ export class Delivery {
   readonly #limits: DeliveryLimits
   readonly #log: FastifyBaseLogger
   readonly #rounds = new Map<Session, Round>()
+  readonly #pace = new Pace(PER_TURN)
   #paused = false
 
   constructor (letters: Letters, limits: DeliveryLimits, log: FastifyBaseLogger) {
@@ -94,6 +98,7 @@ export class Delivery {
     const letters = this.#letters.from(session.id, round.after)[Symbol.asyncIterator]()
     try {
       while (await this.#hasRoom(session, round)) { // only then: a letter may be cancelled while one waits for room
+        await this.#pace.step()
         const { done, value: letter } = await letters.next()
         if (done || !this.#mayHand(session)) return
         round.after = letter.position

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { Frame, type Outgoing } from '../lib/frame.ts'
 import { Output, type Sink } from '../lib/output.ts'
+import { Pace } from '../lib/pace.ts'
 import { Tide } from '../lib/tide.ts'
 import { reasonOf } from './fakes.ts'
 
@@ -121,4 +122,26 @@ t.test('a goodbye comes behind what is held', async t => {
   t.strictSame(sink.writes, [['a']])
   await turned()
   t.strictSame(sink.writes, [['a']])
+})
+
+t.test('so much happens in one turn, and the rest in those to come, in order', async t => {
+  const pace = new Pace(2)
+  const done: number[] = []
+  const go = async (number: number) => {
+    await pace.step()
+    done.push(number)
+  }
+  const all = Promise.all([0, 1, 2, 3, 4].map(go))
+  await ticked()
+  t.strictSame(done, [0, 1])
+  await turned()
+  t.strictSame(done, [0, 1, 2, 3])
+  await all
+  t.strictSame(done, [0, 1, 2, 3, 4])
+  await turned()
+  t.equal(pace.step(), undefined)
+  t.equal(pace.step(), undefined)
+  const later = pace.step()
+  t.not(later, undefined)
+  await later
 })

@@ -29,6 +29,8 @@ interface Parts {
 
 const CHECKSUM = 4
 const REOPEN_AFTER = 250
+/** Writes in one batch at most: a larger one would hold up the event loop. */
+const TOGETHER = 500
 const BATCH = 'batch'
 const TALLY = 'batches'
 
@@ -43,7 +45,7 @@ export class Journal {
   readonly #release: () => Promise<void>
   #db: Database
   #batch = 0
-  #waiting: Waiting[] = []
+  readonly #waiting: Waiting[] = []
   #writing: Promise<void> | undefined
   #brokenUntil = 0
   #corrupt = false
@@ -137,8 +139,7 @@ export class Journal {
   async #writeAll (): Promise<void> {
     while (this.#waiting.length > 0) {
       await undefined // all that is asked for in this turn goes together
-      const together = this.#waiting
-      this.#waiting = []
+      const together = this.#waiting.splice(0, TOGETHER)
       try {
         await this.#write(together.flatMap(({ changes }) => changes))
         for (const { resolve } of together) resolve()

@@ -20,6 +20,9 @@ interface Delay {
 }
 
 const WIDTH = 256
+/** What the system lets wait at the door. */
+const BACKLOG = 511
+const PATIENCE = 5 * 60_000
 const MILLISECOND = 1e6
 const RESOLUTION = 1
 const TTL = 86_400_000
@@ -34,8 +37,9 @@ export async function homecoming ({ devices: count, letters }: Size): Promise<Ou
   const since = performance.now()
 
   let [received, wrong] = [0, 0]
-  const home = await Promise.all(Array.from({ length: count }, async (_, number) => {
-    const device = new RawDevice(host.url)
+  const home: RawDevice[] = []
+  await lanes(count, BACKLOG, async number => {
+    const device = home[number] = new RawDevice(host.url)
     let next = 0
     device.onMessage = ({ id, method, params }) => {
       if (method !== 'message') return
@@ -44,8 +48,7 @@ export async function homecoming ({ devices: count, letters }: Size): Promise<Ou
       device.send({ jsonrpc: '2.0', id, result: {} })
     }
     await device.join(`d${number}`)
-    return device
-  }))
+  })
   await settled(() => host.ask('waiting'), 0, PATIENCE)
   const took = Math.round(performance.now() - since)
   const { p50, p99, most }: Delay = await host.ask('delay')
@@ -63,8 +66,6 @@ export async function homecoming ({ devices: count, letters }: Size): Promise<Ou
     wrong: verdict.wrong
   }
 }
-
-const PATIENCE = 5 * 60_000
 
 // The server.
 
