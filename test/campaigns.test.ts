@@ -1,11 +1,13 @@
 import t, { type Test } from 'tap'
 import { churn } from './campaigns/churn.ts'
+import { cutsInChromium, cutsInNode } from './campaigns/cuts.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
 import type { Outcome } from './campaigns/campaign.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
 import { slow } from './campaigns/slow.ts'
+import { withProgram } from './programs.ts'
 
 // The short forms. The long ones are commands: see "campaigns" in package.json.
 
@@ -37,4 +39,12 @@ t.test('a device that stops reading is shown out and costs the others nothing', 
 
 t.test('a closing application sends everyone off, mute devices or not', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})
+
+t.test('whatever cuts the line of a client, nothing is lost, doubled or left over', async t => {
+  await passes(t, cutsInNode({ cuts: 20, seed: Date.now() }))
+})
+
+withProgram(t, 'chromium', 'the same in a browser', async (t, path) => {
+  await passes(t, cutsInChromium({ cuts: 10, seed: Date.now() }, path))
 })
