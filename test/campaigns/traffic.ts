@@ -76,11 +76,10 @@ export class Traffic {
     return this.#device.status
   }
 
-  /** Stops asking, and resolves once all that was asked is settled. What it toggled is left unsubscribed. */
+  /** Stops asking, and resolves once all that was asked is settled. */
   async finish (): Promise<Tally> {
     this.#running = false
     await this.#loops
-    this.#leave?.()
     while (this.#tally.calls.settled + this.#tally.published.settled < this.#tally.calls.made + this.#tally.published.made) await sleep(PACE)
     return this.tally()
   }
@@ -158,8 +157,8 @@ export class Traffic {
       })
       this.#leave = leave
       if (this.#random() < 0.7) await sleep(this.#random() * 4 * PACE)
-      this.#leave = undefined
       leave()
+      this.#leave = undefined
       await sleep(this.#random() * PACE)
     }
   }
