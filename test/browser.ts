@@ -14,13 +14,17 @@ export interface OpenOptions extends BrowserContextOptions {
   expected?: RegExp
 }
 
+/** A real browser with nothing in it yet, closed when the test ends. What goes wrong in one of its pages fails the test. */
+export async function launch (t: Pick<Test, 'teardown' | 'fail'>, executablePath: string): Promise<Chromium> {
+  const chrome = await chromium.launch({ executablePath, args: ARGS })
+  t.teardown(() => chrome.close())
+  chrome.on('context', context => context.on('weberror', error => t.fail(`The page failed: ${error.error().stack ?? error.error()}`)))
+  return chrome
+}
+
 /** A test that needs a browser: it gets one of its own, with an empty profile, that closes with it. */
 export function withBrowser (t: Test, title: string, body: (t: Test, browser: Browser) => Promise<void>, options?: object): void {
-  withProgram(t, 'chromium', title, async (t, executablePath) => {
-    const chrome = await chromium.launch({ executablePath, args: ARGS })
-    t.teardown(() => chrome.close())
-    await body(t, new Browser(chrome))
-  }, options)
+  withProgram(t, 'chromium', title, async (t, executablePath) => await body(t, new Browser(await launch(t, executablePath))), options)
 }
 
 /** Opens pages, each as if in a browser of its own. What a page complains of fails the test it was opened for. */
@@ -36,7 +40,6 @@ export class Browser {
     t.teardown(() => context.close())
     context.setDefaultTimeout(PATIENCE)
     const page = await context.newPage()
-    page.on('pageerror', error => t.fail(`The page failed: ${error.stack ?? error.message}`))
     page.on('console', message => {
       if (message.type() === 'error' && !expected?.test(message.text())) t.fail(`The page complains: ${message.text()}`)
     })

@@ -1,5 +1,6 @@
 import t, { type Test } from 'tap'
 import { churn } from './campaigns/churn.ts'
+import { cutsInChromium, cutsInNode } from './campaigns/cuts.ts'
 import { damage } from './campaigns/damage.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
@@ -7,6 +8,7 @@ import type { Outcome } from './campaigns/campaign.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
 import { slow } from './campaigns/slow.ts'
+import { withProgram } from './programs.ts'
 
 // The short forms. The long ones are commands: see "campaigns" in package.json.
 
@@ -42,4 +44,12 @@ t.test('a closing application sends everyone off, mute devices or not', async t 
 
 t.test('whatever bit flips, no wrong byte is handed out, and what is lost is told', async t => {
   await passes(t, damage({ flips: 60, truncations: 12, seed: Date.now() }))
+})
+
+t.test('whatever cuts the line of a client, nothing is lost, doubled or left over', async t => {
+  await passes(t, cutsInNode({ cuts: 20, seed: Date.now() }))
+})
+
+withProgram(t, 'chromium', 'the same in a browser', async (t, path) => {
+  await passes(t, cutsInChromium({ cuts: 10, seed: Date.now() }, path))
 })

@@ -1,16 +1,23 @@
 import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
 import type { Server } from 'node:http'
-import type { Socket } from 'node:net'
+import { createServer, type AddressInfo, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { gzipSync } from 'node:zlib'
+import { build } from 'esbuild'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
-import { connect as connectClient, type Client, type ConnectOptions, type Received, type Status } from '../lib/client/index.ts'
+import { connect as connectClient, Failure, type Client, type ConnectOptions, type Received, type Status } from '../lib/client/index.ts'
 import { waitOf } from '../lib/client/retry.ts'
 import devices from '../lib/index.ts'
+import { launch } from './browser.ts'
 import { gate, reasonOf } from './fakes.ts'
-import { listen, until } from './support.ts'
+import { withProgram } from './programs.ts'
+import { listen, open, until } from './support.ts'
 
-const quick = { first: 10, most: 50, WebSocket: WebSocket as unknown as NonNullable<ConnectOptions['WebSocket']> }
+const quick = { first: 10, most: 50, WebSocket }
 
 function client (t: Pick<Test, 'teardown'>, url: string, options: Partial<ConnectOptions> = {}): Client {
   const client = connectClient(`${url}/ws`, { deviceId: 'd', ...quick, ...options })
@@ -22,6 +29,26 @@ async function becomes (client: Client, state: Status['state']): Promise<Status>
   await until(() => client.status.state === state)
   return client.status
 }
+
+/** A server that says what a test tells it to each connection, the first of which is number 1. */
+async function server (t: Test, onConnection: (socket: WebSocket, number: number) => void, { heartbeat = 60_000, welcomes = true } = {}): Promise<{ url: string, clients: Set<WebSocket> }> {
+  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => { for (const socket of server.clients) socket.terminate(); server.close() })
+  await once(server, 'listening')
+  let connections = 0
+  server.on('connection', socket => {
+    if (welcomes) socket.send(`{"jsonrpc":"2.0","method":"welcome","params":{"heartbeat":${heartbeat}}}`)
+    onConnection(socket, ++connections)
+  })
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, clients: server.clients }
+}
+
+/** What a device says, each time it does. */
+function hears (socket: WebSocket, listener: (message: any) => void): void {
+  socket.on('message', data => listener(JSON.parse(String(data))))
+}
+
+const letter = (id: string) => JSON.stringify({ jsonrpc: '2.0', id, method: 'message', params: { id, data: id } })
 
 t.test('a device answers, asks and is told', async t => {
   const app = await listen(t)
@@ -225,52 +252,33 @@ t.test('a client that is closed while it asks for its token stays closed', async
 })
 
 t.test('a line that has fallen silent is noticed', async t => {
-  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
-  t.teardown(() => { for (const socket of server.clients) socket.terminate(); server.close() })
-  await once(server, 'listening')
   let connections = 0
-  server.on('connection', socket => {
-    connections++
-    socket.send('{"jsonrpc":"2.0","method":"welcome","params":{"heartbeat":20}}')
-    if (connections > 1) return
-    socket.on('message', data => {
-      const { id } = JSON.parse(String(data))
-      if (pings++ === 0) socket.send(JSON.stringify({ jsonrpc: '2.0', id, result: {} }))
-    })
-  })
   let pings = 0
-  const device = client(t, `http://127.0.0.1:${(server.address() as { port: number }).port}`)
+  const { url, clients } = await server(t, (socket, number) => {
+    connections = number
+    if (number > 1) return
+    hears(socket, ({ id }) => {
+      if (pings++ === 0) socket.send(JSON.stringify({ jsonrpc: '2.0', id, error: { code: -32005, message: 'Too many messages' } }))
+    })
+  }, { heartbeat: 20 })
+  const device = client(t, url)
   let late = false
   device.handle('late', () => { late = true })
   const ended = new Promise<Status>(resolve => device.on('status', status => { if (status.code !== undefined) resolve(status) }))
   t.match(await ended, { code: 1006 })
-  t.ok(pings >= 2)
-  for (const socket of server.clients) socket.send('{"jsonrpc":"2.0","id":1,"method":"late"}')
+  t.ok(pings >= 2, 'whatever is answered shows that it is not')
+  for (const socket of clients) socket.send('{"jsonrpc":"2.0","id":1,"method":"late"}')
   await until(() => connections === 2)
   t.notOk(late, 'what an old line says late is not heard')
 })
 
-t.test('it remembers a bounded number of messages', async t => {
-  const app = await listen(t)
-  const device = client(t, app.url)
-  let seen = 0
-  device.on('message', () => { seen++ })
-  await becomes(device, 'connected')
-  for (let n = 0; n < 1_100; n++) await app.devices.send('d', n)
-  await until(() => seen === 1_100)
-})
-
 t.test('what comes faster than it is handled waits within a bound', async t => {
-  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
-  t.teardown(() => { for (const socket of server.clients) socket.terminate(); server.close() })
-  await once(server, 'listening')
-  server.on('connection', socket => {
-    socket.send('{"jsonrpc":"2.0","method":"welcome","params":{"heartbeat":60000}}')
+  const { url } = await server(t, socket => {
     for (let n = 0; n < 10_005; n++) socket.send(`{"jsonrpc":"2.0","method":"message","params":{"id":"${n}","data":${n}}}`)
   })
   const door = gate()
   const seen: number[] = []
-  const device = client(t, `http://127.0.0.1:${(server.address() as { port: number }).port}`)
+  const device = client(t, url)
   const errors: unknown[] = []
   device.on('message', async ({ data }) => { await door.opened; seen.push(data) }).on('error', error => errors.push(error))
   await until(() => errors.length === 5)
@@ -281,19 +289,15 @@ t.test('what comes faster than it is handled waits within a bound', async t => {
 })
 
 t.test('a server that asks too much at once, or answers what nobody asked, is borne', async t => {
-  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
-  t.teardown(() => { for (const socket of server.clients) socket.terminate(); server.close() })
-  await once(server, 'listening')
   const answers: any[] = []
-  server.on('connection', socket => {
-    socket.on('message', data => answers.push(JSON.parse(String(data))))
-    socket.send('{"jsonrpc":"2.0","method":"welcome","params":{"heartbeat":60000}}')
+  const { url } = await server(t, socket => {
+    hears(socket, message => answers.push(message))
     socket.send('{"jsonrpc":"2.0","id":1,"result":"nobody asked"}')
-    for (let id = 0; id < 129; id++) socket.send(`{"jsonrpc":"2.0","id":${id},"method":"wait"}`)
+    for (let id = 0; id < 1_001; id++) socket.send(`{"jsonrpc":"2.0","id":${id},"method":"wait"}`)
   })
-  client(t, `http://127.0.0.1:${(server.address() as { port: number }).port}`).handle('wait', () => new Promise(() => {}))
+  client(t, url).handle('wait', () => new Promise(() => {}))
   await until(() => answers.length === 1)
-  t.match(answers, [{ id: 128, error: { code: -32006 } }])
+  t.match(answers, [{ id: 1_000, error: { code: -32006 } }])
 })
 
 t.test('how long to wait follows from the goodbye', async t => {
@@ -330,4 +334,315 @@ t.test('without a WebSocket to use, it says so', async t => {
   t.teardown(() => device.close())
   const error = await new Promise(resolve => device.on('error', resolve))
   t.type(error, TypeError)
+})
+
+t.test('an attempt that gets no answer is given up, and the next one waits longer', async t => {
+  const mute = createServer().listen(0, '127.0.0.1')
+  const taken: Socket[] = []
+  mute.on('connection', socket => taken.push(socket.resume()))
+  t.teardown(() => { for (const socket of taken) socket.destroy(); mute.close() })
+  await once(mute, 'listening')
+  const { random } = Math
+  t.teardown(() => { Math.random = random })
+  Math.random = () => 1
+  const waits: Status[] = []
+  const device = client(t, `http://127.0.0.1:${(mute.address() as AddressInfo).port}`, { timeout: 30, first: 1, most: 4 })
+  device.on('status', status => { if (status.state === 'waiting') waits.push(status) })
+  await until(() => waits.length === 4)
+  t.match(waits, [1, 2, 4, 4].map(retryIn => ({ code: 1006, retryIn })))
+  await until(() => taken.length >= 4 && taken.slice(0, 4).every(({ closed, readableEnded }) => closed || readableEnded))
+})
+
+t.test('a server that lets in and does not welcome, and a token that never comes, are given up as well', async t => {
+  let connections = 0
+  const { url, clients } = await server(t, () => { connections++ }, { welcomes: false })
+  class Bare extends WebSocket {} // as in browsers, there is no harder way to end it than `close`
+  Object.defineProperty(Bare.prototype, 'terminate', { value: undefined })
+  const device = client(t, url, { timeout: 200, WebSocket: Bare })
+  await until(() => connections === 2)
+  t.match(device.status, { state: 'connecting' })
+  device.close()
+  await until(() => clients.size === 0)
+
+  let asked = 0
+  client(t, url, { timeout: 30, token: () => new Promise<string>(() => { asked++ }) })
+  await until(() => asked === 2)
+  t.equal(connections, 2)
+})
+
+t.test('whenever it is closed, it stays closed', async t => {
+  const { url } = await server(t, () => {})
+  const states: string[] = []
+  const asked = gate<string>()
+  const whileAsked = client(t, url, { token: () => asked.opened }).on('status', ({ state }) => states.push(state))
+  whileAsked.close()
+  whileAsked.close()
+  asked.fail(new Error('no token'))
+  const whileConnecting = client(t, url)
+  await new Promise(resolve => setImmediate(resolve))
+  whileConnecting.close()
+  const whileTold = client(t, url)
+  whileTold.on('status', ({ state }) => { if (state === 'connected') whileTold.close() }).on('status', ({ state }) => states.push(state))
+  t.equal(await reasonOf(whileTold.call('never answered')), 'dropped')
+  const whileWaiting = client(t, 'http://127.0.0.1:9')
+  await becomes(whileWaiting, 'waiting')
+  whileWaiting.close()
+  const onError = client(t, url, { token: () => { throw new Error('no token') } })
+  onError.on('error', () => onError.close())
+  await becomes(onError, 'stopped')
+  await new Promise(resolve => setTimeout(resolve, 3 * quick.most))
+  for (const device of [whileAsked, whileConnecting, whileTold, whileWaiting, onError]) t.match(device.status, { state: 'stopped', code: 1000 })
+  t.strictSame(states, ['stopped', 'stopped'], 'each is told once, and nothing after it')
+})
+
+t.test('a call that is followed by the end is dropped, and so is one that nobody wants any more', async t => {
+  const app = await listen(t)
+  const device = client(t, app.url)
+  await becomes(device, 'connected')
+  const call = device.call('ping')
+  device.close()
+  t.equal(await reasonOf(call), 'dropped')
+  const away = client(t, 'http://127.0.0.1:9', { timeout: Infinity })
+  t.equal(await reasonOf(away.call('ping', undefined, { signal: AbortSignal.abort() })), 'dropped')
+  const patient = away.call('ping', undefined, { timeout: Infinity })
+  await becomes(away, 'waiting')
+  away.close()
+  t.equal(await reasonOf(patient), 'dropped')
+})
+
+t.test('more calls than a server takes at a time wait for their turn', async t => {
+  const app = await listen(t)
+  app.devices.handle('work', async params => {
+    await new Promise(resolve => setTimeout(resolve, 5))
+    return params
+  })
+  const device = client(t, app.url)
+  const calls = Array.from({ length: 100 }, (_, n) => device.call('work', { n }))
+  t.strictSame(await Promise.all(calls), Array.from({ length: 100 }, (_, n) => ({ n })))
+})
+
+t.test('what cannot be encoded is the fault of who asks, and an internal error of who answers', async t => {
+  const app = await listen(t)
+  const errors: unknown[] = []
+  const device = client(t, app.url).handle('big', async () => 1n).on('error', error => errors.push(error))
+  await becomes(device, 'connected')
+  await t.rejects(device.call('echo', { big: 1n }), { reason: 'bad-params', message: /BigInt/ })
+  await t.rejects(app.devices.call('d', 'big'), { code: 'DEVICE_REFUSED', device: { code: -32603 } })
+  t.match(errors, [TypeError])
+})
+
+t.test('a handler may refuse in its own words; an accident is told to whoever listens for errors', async t => {
+  const app = await listen(t)
+  const errors: unknown[] = []
+  const device = client(t, app.url).on('error', error => errors.push(error))
+    .handle('refuse', () => { throw new Failure('refused', { detail: { code: 42, message: 'Too hot' } }) })
+    .handle('stumble', () => { throw new Error('accident') })
+  await becomes(device, 'connected')
+  await t.rejects(app.devices.call('d', 'refuse'), { code: 'DEVICE_REFUSED', device: { code: 42, message: 'Too hot' } })
+  await t.rejects(app.devices.call('d', 'stumble'), { code: 'DEVICE_REFUSED', device: { code: -32603, message: 'Internal error' } })
+  t.match(errors, [{ message: 'accident' }])
+})
+
+t.test('what listeners for the status and for errors throw harms nobody', async t => {
+  const app = await listen(t)
+  const errors: unknown[] = []
+  const device = client(t, app.url)
+    .on('status', ({ state }) => { throw new Error(state) })
+    .on('error', () => { throw new Error('once more') })
+    .on('error', error => errors.push(error))
+    .on('message', ({ data }) => { if (data === 'bad') throw new Error('cannot') })
+  t.ok((await device.call('ping')).now)
+  await t.rejects(app.devices.send('d', 'bad', { ttl: 60_000, confirm: true }), { code: 'DEVICE_REFUSED' })
+  t.equal((await app.devices.send('d', 'good', { ttl: 60_000, confirm: true })).status, 'delivered')
+  await app.devices.disconnect('d')
+  await until(() => errors.length === 3)
+  t.match(errors, [{ message: 'connected' }, { message: 'cannot' }, { message: 'stopped' }])
+})
+
+t.test('a letter that comes again while it is being handled is not shown again, and acknowledged all the same', async t => {
+  const acknowledged: string[] = []
+  let connections = 0
+  const { url, clients } = await server(t, (socket, number) => {
+    connections = number
+    hears(socket, ({ id }) => acknowledged.push(`${id} on ${number}`))
+    for (const id of ['a', 'b']) socket.send(letter(id))
+  })
+  const door = gate()
+  const shown: string[] = []
+  const device = client(t, url).on('message', async ({ id }) => { shown.push(id); await door.opened })
+  await until(() => shown.length === 1)
+  for (const socket of clients) socket.terminate()
+  await until(() => connections === 2 && device.status.state === 'connected')
+  door.open()
+  await until(() => acknowledged.length === 2)
+  t.strictSame(acknowledged, ['a on 2', 'b on 2'])
+  t.strictSame(shown, ['a', 'b'])
+})
+
+t.test('notices do not make it forget letters', async t => {
+  const acknowledged: string[] = []
+  const { url } = await server(t, socket => {
+    hears(socket, ({ id }) => acknowledged.push(id))
+    socket.send(letter('a'))
+    for (let n = 0; n < 1_100; n++) socket.send(`{"jsonrpc":"2.0","method":"message","params":{"id":"n${n}","data":${n}}}`)
+    socket.send(letter('a'))
+  })
+  const shown: string[] = []
+  client(t, url).on('message', ({ id }) => shown.push(id))
+  await until(() => acknowledged.length === 2)
+  t.equal(shown.length, 1_101)
+})
+
+t.test('it remembers as many letters as can be on their way, and no more', async t => {
+  let acknowledged = 0
+  const { url } = await server(t, socket => {
+    hears(socket, () => {
+      if (++acknowledged <= 1_000) socket.send(letter(String(acknowledged)))
+      else if (acknowledged === 1_001) for (const id of ['1', '0']) socket.send(letter(id))
+    })
+    socket.send(letter('0'))
+  })
+  const shown: string[] = []
+  client(t, url).on('message', ({ id }) => shown.push(id))
+  await until(() => acknowledged === 1_003)
+  t.strictSame(shown.slice(1_000), ['1000', '0'])
+})
+
+t.test('after it is closed, nothing is shown', async t => {
+  const app = await listen(t)
+  const device = client(t, app.url)
+  const door = gate()
+  const shown: unknown[] = []
+  device.on('message', async ({ data }) => { shown.push(data); await door.opened })
+  await becomes(device, 'connected')
+  for (const n of [0, 1]) await app.devices.send('d', n, { ttl: 60_000 })
+  await until(() => shown.length === 1)
+  device.close()
+  door.open()
+  await until(() => !app.devices.has('d'))
+  const next = client(t, app.url).on('message', ({ data }) => shown.push(data))
+  await becomes(next, 'connected')
+  await until(() => shown.length === 3)
+  t.strictSame(shown, [0, 0, 1])
+})
+
+t.test('a message may be nested as deep as the server lets it', async t => {
+  const app = await listen(t)
+  const device = client(t, app.url)
+  let deep: any = 'bottom'
+  for (let level = 0; level < 100; level++) deep = [deep]
+  const shown = new Promise(resolve => device.on('message', ({ data }) => resolve(data)))
+  await becomes(device, 'connected')
+  t.equal((await app.devices.send('d', deep, { ttl: 60_000, confirm: true })).status, 'delivered')
+  t.strictSame(await shown, deep)
+})
+
+t.test('a filter that is refused takes no other with it', async t => {
+  const app = await listen(t, { authorizeTopic: (_device, topic) => !topic.startsWith('secret') })
+  const device = client(t, app.url)
+  const errors: unknown[] = []
+  device.on('error', error => errors.push(error))
+  for (const filter of ['a', 'secret/#', 'b']) device.subscribe(filter, () => {})
+  await until(() => errors.length === 1)
+  t.match(errors, [{ reason: 'refused', device: { code: -32008 } }])
+  await until(() => app.devices.get('d')!.topics.size === 2)
+  t.strictSame([...app.devices.get('d')!.topics], ['a', 'b'])
+})
+
+t.test('who unsubscribes before the server has answered is not subscribed', async t => {
+  const asked = gate()
+  const app = await listen(t, { authorizeTopic: async () => { await asked.opened; return true } })
+  const device = client(t, app.url)
+  await becomes(device, 'connected')
+  device.subscribe('a', () => {})()
+  device.subscribe('b', () => {})
+  asked.open()
+  await until(() => app.devices.get('d')!.topics.size > 0 && app.devices.get('d')!.topics.has('b'))
+  t.strictSame([...app.devices.get('d')!.topics], ['b'])
+})
+
+t.test('a subscription is told again to a server that has too much to do, until the line ends', async t => {
+  const asked: string[][] = []
+  const { url, clients } = await server(t, socket => {
+    hears(socket, ({ id, params }) => {
+      asked.push(params.topics)
+      const busy = { error: { code: -32005, message: 'Too many messages' } }
+      socket.send(JSON.stringify({ jsonrpc: '2.0', id, ...(asked.length === 2 ? { result: {} } : busy) }))
+    })
+  })
+  const errors: unknown[] = []
+  const device = client(t, url).on('error', error => errors.push(error))
+  device.subscribe('a', () => {})
+  device.subscribe('b', () => {})
+  await until(() => asked.length === 2)
+  t.strictSame(asked, [['a', 'b'], ['a', 'b']])
+  device.subscribe('c', () => {})
+  await until(() => asked.length === 3)
+  for (const socket of clients) socket.terminate()
+  await until(() => asked.length === 4)
+  t.strictSame(asked[3], ['a', 'b', 'c'])
+  t.strictSame(errors, [])
+})
+
+/** The client as an application would bundle it, minified. */
+async function bundled (outfile: string): Promise<Uint8Array> {
+  const entry = new URL('../lib/client/index.ts', import.meta.url).pathname
+  const { outputFiles } = await build({ entryPoints: [entry], outfile, bundle: true, minify: true, format: 'esm', platform: 'browser', write: false })
+  return outputFiles[0]!.contents
+}
+
+t.test('bundled and minified it is small, needs nothing of Node, and works', async t => {
+  const outfile = join(t.testdir(), 'client.mjs')
+  const contents = await bundled(outfile)
+  const size = gzipSync(contents).length
+  t.comment(`${size} bytes gzipped`)
+  t.ok(size < 6_000, `${size} bytes gzipped`)
+  const text = Buffer.from(contents).toString()
+  t.notMatch(text, /\bnode:|\brequire\(|\bimport\b/)
+  await writeFile(outfile, contents)
+  const { connect } = await import(pathToFileURL(outfile).href) as { connect: typeof connectClient }
+  const app = await listen(t)
+  const device = connect(`${app.url}/ws`, { deviceId: 'd', ...quick })
+  t.teardown(() => device.close())
+  t.ok((await device.call('ping')).now)
+})
+
+withProgram(t, 'chromium', 'a page connects by a relative address; one that is refused cannot know why, and asks on', async (t, path) => {
+  const tokens: unknown[] = []
+  const gateway = Fastify()
+  await gateway.register(devices, {
+    authenticate ({ token, deviceId }) {
+      tokens.push(token)
+      return deviceId === 'd'
+    }
+  })
+  const contents = Buffer.from(await bundled('client.mjs'))
+  const html = '<!doctype html><link rel="icon" href="data:,"><script type="module">import * as client from "/client.mjs"; globalThis.client = client</script>'
+  gateway.get('/client.mjs', (_request, reply) => reply.type('text/javascript').send(contents))
+  gateway.get('/', (_request, reply) => reply.type('text/html').send(html))
+  const { url } = await open(t, gateway)
+  const browser = await launch(t, path)
+  const page = await browser.newPage()
+  await page.goto(url)
+  await page.waitForFunction('globalThis.client')
+  const now = await page.evaluate(`(async () => {
+    const device = client.connect('/ws', { deviceId: 'd', token: () => 'right' })
+    const { now } = await device.call('ping')
+    device.close()
+    return now
+  })()`)
+  t.type(now, 'number')
+  const statuses = await page.evaluate(`new Promise(resolve => {
+    const statuses = []
+    let asked = 0
+    const device = client.connect('/ws', { deviceId: 'e', first: 10, most: 20, token: () => 'wrong-' + ++asked })
+    device.on('status', status => {
+      if (status.state === 'waiting') statuses.push(status)
+      if (statuses.length < 3) return
+      device.close()
+      resolve(statuses)
+    })
+  })`)
+  t.match(statuses, [1, 2, 3].map(() => ({ state: 'waiting', code: 1006, reason: '' })))
+  t.strictSame(tokens, ['right', 'wrong-1', 'wrong-2', 'wrong-3'])
 })

@@ -1,17 +1,20 @@
 import { Failure } from '../errors.ts'
 import type { Call, Notice } from '../message.ts'
-import type { Inbound } from '../peer.ts'
-import { Topics } from '../topics.ts'
-import { Line, type End, type WebSocketLike } from './line.ts'
+import { MAX_TIMER, type Inbound } from '../peer.ts'
+import { matches } from '../topics.ts'
+import { Line, VANISHED, type End, type WebSocketLike } from './line.ts'
 import { waitOf, type Backoff } from './retry.ts'
+
+export { Failure, type Detail, type Reason } from '../errors.ts'
+export type { WebSocketLike } from './line.ts'
 
 export interface ConnectOptions extends Partial<Backoff> {
   deviceId: string
-  /** A token, or what gives one; it is asked anew before each connection. */
+  /** A token, or what gives one; it is asked anew before each connection, and has `timeout` to answer. */
   token?: string | (() => string | undefined | Promise<string | undefined>)
   /** Where there is no global one, as in Node 20: the one of `ws`. */
   WebSocket?: new (url: string, protocols: string[]) => WebSocketLike
-  /** Milliseconds for the server to answer a call, the wait for a connection included. */
+  /** Milliseconds for the server to welcome us, and to answer a call, the wait for a connection included. */
   timeout?: number
   /** Calls that may wait for the connection to come back. */
   maxWaiting?: number
@@ -25,7 +28,7 @@ export interface CallOptions {
 /** `stopped` is for good: `close` was called, or the server said not to come back. */
 export interface Status {
   state: 'connecting' | 'connected' | 'waiting' | 'stopped'
-  /** How the last connection ended. */
+  /** How the last connection ended, or the attempt at one. */
   code?: number
   reason?: string
   /** Milliseconds until the next try. */
@@ -50,17 +53,18 @@ interface Listeners {
 
 type ListenerOf<Event extends keyof Listeners> = Listeners[Event] extends Set<infer Listener> ? Listener : never
 
-interface Waiting {
-  settle (failure?: Failure): void
-}
-
+/** More than a server has on their way at a time. */
 const REMEMBERED = 1_000
 /** Messages that may wait for the listeners to finish with the one before. */
 const MOST_QUEUED = 10_000
 /** A connection that lasted so many times the first wait was a good one. */
 const GOOD = 5
 
-/** Connects a device, and keeps it connected until it is closed or told not to come back. */
+/**
+ * Connects a device, and keeps it connected until it is closed or told not to come back. A server that refuses the connection
+ * itself (401, 403, ...) looks like one that cannot be reached: browsers do not show the status. So it is tried again, ever more
+ * rarely, each time with a new token; whoever knows better calls `close`.
+ */
 export function connect (url: string, options: ConnectOptions): Client {
   return new Client(url, options)
 }
@@ -71,14 +75,15 @@ export class Client implements End {
   readonly #options: ConnectOptions & Backoff & { timeout: number, maxWaiting: number }
   readonly #handlers = new Map<string, MethodHandler>()
   readonly #listeners: Listeners = { message: new Set(), status: new Set(), error: new Set() }
-  readonly #topics = new Topics<MessageListener>()
-  readonly #filters = new Set<string>()
-  readonly #waiting = new Set<Waiting>()
-  /** Ids of the messages that the application has seen, oldest first. */
+  readonly #filters = new Map<string, Set<MessageListener>>()
+  /** Calls that wait for the connection to come back. */
+  readonly #waiting = new Set<(failure?: Failure) => void>()
+  /** Ids of the letters that the application has seen, oldest first. */
   readonly #seen = new Set<string>()
   #status: Status = { state: 'connecting' }
   #line: Line | undefined
   #tries = 0
+  #welcomedAt = Infinity
   #timer: ReturnType<typeof setTimeout> | undefined
   #shown: Promise<unknown> = Promise.resolve()
   #queued = 0
@@ -86,6 +91,7 @@ export class Client implements End {
   constructor (url: string, options: ConnectOptions) {
     this.#url = url
     this.#options = { first: 1_000, most: 30_000, timeout: 10_000, maxWaiting: 100, ...options }
+    this.#options.timeout = Math.min(this.#options.timeout, MAX_TIMER)
     void this.#open()
   }
 
@@ -112,9 +118,9 @@ export class Client implements End {
 
   /** Waits for the connection where there is none, within its timeout. A call that was under way when the line broke is not repeated. */
   async call (method: string, params?: unknown, { timeout = this.#options.timeout, signal }: CallOptions = {}): Promise<any> {
-    const until = Date.now() + timeout
-    await this.#connected(timeout, signal)
-    return await this.#line!.peer.call(method, params, { timeout: until - Date.now(), signal })
+    const until = performance.now() + timeout
+    while (this.#status.state !== 'connected') await this.#connected(until - performance.now(), signal)
+    return await this.#line!.peer.call(method, params, { timeout: until - performance.now(), signal })
   }
 
   /** Now or never. False: there was no connection. */
@@ -126,12 +132,11 @@ export class Client implements End {
 
   /** Listens to a topic, over all connections to come; returns what ends it. */
   subscribe (filter: string, listener: MessageListener): () => void {
-    if (this.#topics.add(filter, listener)) {
-      this.#filters.add(filter)
-      this.#tell('subscribe', [filter])
-    }
+    const listeners = this.#filters.get(filter) ?? new Set()
+    if (listeners.size === 0) this.#tell('subscribe', [filter])
+    this.#filters.set(filter, listeners.add(listener))
     return () => {
-      if (!this.#topics.remove(filter, listener)) return
+      if (!listeners.delete(listener) || listeners.size > 0) return
       this.#filters.delete(filter)
       this.#tell('unsubscribe', [filter])
     }
@@ -141,121 +146,138 @@ export class Client implements End {
     await this.call('publish', { topic, data }, options)
   }
 
-  /** Ends the connection for good. */
+  /** Ends the connection for good. No message is shown after it: letters that had not been come again to whoever connects next. */
   close (): void {
-    clearTimeout(this.#timer)
     if (this.#line) this.#line.close()
-    else this.#stop({ state: 'stopped' })
+    else if (this.#status.state !== 'stopped') this.ended(1000, '')
   }
 
   // What a line asks of us.
 
   answer (asked: Call | Notice, inbound: Inbound): unknown {
     if (asked.method === 'welcome') return this.#welcomed(asked.params as { heartbeat: number })
-    if (asked.method === 'message') {
-      const shown = this.#next(asked.params as Received)
-      return asked.kind === 'call' ? shown : undefined
-    }
-    const handler = this.#handlers.get(asked.method)
-    if (!handler) throw new Failure('unknown-method')
-    return handler(asked.params, inbound)
+    if (asked.method !== 'message') return this.#handle(asked, inbound)
+    const isLetter = asked.kind === 'call'
+    const shown = this.#next(asked.params as Received, isLetter)
+    return isLetter ? shown : undefined
   }
 
   ended (code: number, reason: string): void {
-    const lasted = Date.now() - this.#line!.openedAt
+    clearTimeout(this.#timer)
+    this.#timer = undefined // ends an attempt that waits for its token
     this.#line = undefined
-    if (lasted >= GOOD * this.#options.first) this.#tries = 0
+    if (performance.now() - this.#welcomedAt >= GOOD * this.#options.first) this.#tries = 0
+    this.#welcomedAt = Infinity
     const retryIn = waitOf(code, reason, this.#tries++, this.#options)
-    if (retryIn === undefined) return this.#stop({ state: 'stopped', code, reason })
-    this.#wait({ state: 'waiting', code, reason, retryIn })
+    if (retryIn !== undefined) {
+      this.#timer = setTimeout(() => void this.#open(), retryIn)
+      return this.#set({ state: 'waiting', code, reason, retryIn })
+    }
+    this.#set({ state: 'stopped', code, reason })
+    for (const settle of this.#waiting) settle(new Failure('dropped'))
   }
 
-  #wait (status: Status & { retryIn: number }): void {
-    this.#timer = setTimeout(() => void this.#open(), status.retryIn)
-    this.#set(status)
+  failed (error: unknown): unknown {
+    for (const listener of this.#listeners.error) {
+      (async () => listener(error))().catch(() => {}) // there is nobody else to tell
+    }
+    return error
   }
 
-  #stop (status: Status): void {
-    this.#set(status)
-    for (const { settle } of this.#waiting) settle(new Failure('dropped'))
-  }
-
-  async #open (): Promise<void> {
-    this.#set({ state: 'connecting' })
-    const { deviceId, token, WebSocket = (globalThis as any).WebSocket } = this.#options
+  async #handle (asked: Call | Notice, inbound: Inbound): Promise<unknown> {
+    const handler = this.#handlers.get(asked.method)
+    if (!handler) throw new Failure('unknown-method')
     try {
-      const bearer = typeof token === 'function' ? await token() : token
-      if (this.#status.state === 'stopped') return
+      return await handler(asked.params, inbound)
+    } catch (error) {
+      if (!(error instanceof Failure)) this.failed(error)
+      throw error
+    }
+  }
+
+  /** Has `timeout` for all of it: the token, the connection and the welcome. */
+  async #open (): Promise<void> {
+    const { deviceId, token, timeout, WebSocket = (globalThis as any).WebSocket } = this.#options
+    const attempt = this.#timer = setTimeout(() => this.#line ? this.#line.cut() : this.ended(VANISHED, ''), timeout)
+    this.#set({ state: 'connecting' })
+    try {
+      const bearer = await (typeof token === 'function' ? token() : token)
+      if (this.#timer !== attempt) return // closed meanwhile, or too late
       const url = new URL(this.#url, (globalThis as any).location?.href)
       url.protocol = url.protocol.replace('http', 'ws')
       url.searchParams.set('deviceId', deviceId)
-      this.#line = new Line(new WebSocket(url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this)
+      this.#line = new Line(new WebSocket(url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
     } catch (error) { // no token to be had, or none that a header can hold
-      this.#failed(error)
-      this.#wait({ state: 'waiting', retryIn: waitOf(0, '', this.#tries++, this.#options)! })
+      if (this.#timer === attempt) this.ended(VANISHED, '')
+      this.failed(error)
     }
   }
 
   #welcomed ({ heartbeat }: { heartbeat: number }): void {
+    clearTimeout(this.#timer)
     this.#line!.listen(heartbeat)
+    this.#welcomedAt = performance.now()
     this.#set({ state: 'connected' })
-    if (this.#filters.size > 0) this.#tell('subscribe', [...this.#filters])
-    for (const { settle } of this.#waiting) settle()
+    if (this.#filters.size > 0) this.#tell('subscribe', [...this.#filters.keys()])
+    for (const settle of this.#waiting) settle()
   }
 
-  /** One message after the other, and none twice. */
-  #next (message: Received): Promise<object> {
-    if (this.#queued === MOST_QUEUED) throw this.#failed(new Failure('busy'))
+  /** One message after the other, and no letter twice. */
+  #next (message: Received, isLetter: boolean): Promise<object> {
+    if (this.#queued === MOST_QUEUED) throw this.failed(new Failure('busy'))
     this.#queued++
-    const shown = this.#shown.then(() => this.#show(message))
-    this.#shown = shown.catch(error => this.#failed(error)).finally(() => { this.#queued-- })
+    const shown = this.#shown.then(() => this.#show(message, isLetter))
+    this.#shown = shown.catch(error => this.failed(error)).then(() => { this.#queued-- })
     return shown
   }
 
-  async #show (message: Received): Promise<object> {
+  /** A letter whose listeners failed has not been seen: it may come again if the line broke before the server knew. */
+  async #show (message: Received, isLetter: boolean): Promise<object> {
     const { id, topic } = message
-    if (this.#seen.has(id)) return {}
-    const listeners = [...this.#listeners.message, ...(topic === undefined ? [] : this.#topics.match(topic))]
-    for (const listener of listeners) await listener(message)
-    this.#seen.add(id)
+    if (this.#status.state === 'stopped' || this.#seen.has(id)) return {}
+    for (const listener of this.#listenersTo(topic)) await listener(message)
+    if (isLetter) this.#seen.add(id)
     if (this.#seen.size > REMEMBERED) this.#seen.delete(this.#seen.values().next().value!)
     return {}
   }
 
-  #connected (timeout: number, signal?: AbortSignal): Promise<void> | undefined {
-    if (this.#status.state === 'connected') return undefined
+  #listenersTo (topic?: string): Set<MessageListener> {
+    const found = new Set(this.#listeners.message)
+    for (const [filter, listeners] of this.#filters) {
+      if (topic !== undefined && matches(filter, topic)) for (const listener of listeners) found.add(listener)
+    }
+    return found
+  }
+
+  #connected (timeout: number, signal?: AbortSignal): Promise<void> {
     if (this.#status.state === 'stopped') throw new Failure('dropped')
     if (this.#waiting.size >= this.#options.maxWaiting) throw new Failure('busy')
     return new Promise((resolve, reject) => {
-      const waiting: Waiting = {
-        settle: failure => {
-          clearTimeout(timer)
-          signal?.removeEventListener('abort', giveUp)
-          this.#waiting.delete(waiting)
-          if (failure) reject(failure)
-          else resolve()
-        }
+      const settle = (failure?: Failure) => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', giveUp)
+        this.#waiting.delete(settle)
+        if (failure) reject(failure)
+        else resolve()
       }
-      const giveUp = () => waiting.settle(new Failure('dropped'))
-      const timer = setTimeout(() => waiting.settle(new Failure('timeout')), timeout)
+      const giveUp = () => settle(new Failure('dropped'))
+      const timer = setTimeout(() => settle(new Failure('timeout')), Math.min(timeout, MAX_TIMER))
       signal?.addEventListener('abort', giveUp)
-      this.#waiting.add(waiting)
+      this.#waiting.add(settle)
+      if (signal?.aborted) giveUp()
     })
   }
 
-  /** While there is no connection nothing need be told: a welcome subscribes to all there is. */
+  /** While there is no connection nothing need be told: a welcome tells all there is. */
   #tell (method: 'subscribe' | 'unsubscribe', topics: string[]): void {
-    if (this.#status.state !== 'connected') return
-    this.#line!.peer.call(method, { topics }, { timeout: this.#options.timeout }).catch(error => this.#failed(error))
+    if (this.#status.state === 'connected') void this.#line!.tell(method, topics)
   }
 
   #set (status: Status): void {
     this.#status = status
-    for (const listener of this.#listeners.status) listener(status)
-  }
-
-  #failed (error: unknown): unknown {
-    for (const listener of this.#listeners.error) listener(error)
-    return error
+    for (const listener of this.#listeners.status) {
+      if (this.#status !== status) return // a listener closed it
+      (async () => listener(status))().catch(error => this.failed(error))
+    }
   }
 }

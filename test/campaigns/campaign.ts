@@ -4,6 +4,8 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { serve, type Prepare } from './host.ts'
 
+export { chance } from './chance.ts'
+
 /** What a campaign found: its figures in one plain line, and everything that is not as it must be. */
 export interface Outcome {
   line: string
@@ -48,17 +50,6 @@ export async function settled<T> (look: () => Promise<T>, wanted: T, within = SE
     const seen = await look()
     if (Date.now() > until || JSON.stringify(seen) === JSON.stringify(wanted)) return seen
     await sleep(LOOK_AGAIN)
-  }
-}
-
-/** Numbers from 0 to 1 that a seed brings again (mulberry32). */
-export function chance (seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6D2B79F5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
   }
 }
 

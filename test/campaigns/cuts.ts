@@ -1,0 +1,421 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { createServer, type Server } from 'node:http'
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, normalize } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import type { FastifyInstance } from 'fastify'
+import WebSocket from 'ws'
+import type { Status } from '../../lib/client/index.ts'
+import { answers, goodbyes, type Goodbye } from '../../lib/errors.ts'
+import devices from '../../lib/index.ts'
+import { diskMailbox } from '../../lib/mailboxes/disk.ts'
+import type { Session } from '../../lib/session.ts'
+import { launch } from '../browser.ts'
+import { programAt } from '../programs.ts'
+import { request, until } from '../support.ts'
+import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
+import { Host, quiet, tally, type Served } from './host.ts'
+import { Proxy } from './proxy.ts'
+import { Traffic, type Calls, type Tally, type TrafficOptions } from './traffic.ts'
+
+export interface Size extends Record<string, number> {
+  cuts: number
+  seed: number
+}
+
+/** The device, wherever it runs. */
+interface Far {
+  ask (command: string, params?: unknown): Promise<any>
+  /** Bytes it holds, where they can be told. */
+  heap? (): Promise<number>
+  /** Timers and sockets it holds beyond what there was before, where they can be told. */
+  held? (): Record<string, number>
+  close (): Promise<void>
+}
+
+const SEED = 12
+/** How often the kinds that are slow to recover from come up, and how often a cut does not wait for the connection to be back. */
+const RARELY = 0.3
+const UNAWARES = 0.15
+const LONGEST_PEACE = 250
+const PACE = 8
+const AGAIN = 0.2
+const PENDING = 20
+const MOST_QUIET = 2_000
+/** A browser gives a WebSocket that nobody answers some seconds to close. */
+const LONGEST_CLOSING = 40_000
+const MOST_GROWTH = { factor: 1.5, bytes: 2_000_000 }
+
+/** Goodbyes after which the device comes back, and the words that go with them. */
+const again: Partial<Record<Goodbye, string | undefined>> = {
+  leaving: 'retry=30', fault: undefined, overloaded: undefined, expired: undefined, slow: undefined, mute: undefined, flood: undefined, away: undefined
+}
+/** And those after which it does not. */
+const forGood: Goodbye[] = ['unauthenticated', 'forbidden', 'no-protocol', 'replaced']
+
+/** The three that a cut happens to. */
+interface Scene {
+  host: Host
+  proxy: Proxy
+  far: Far
+}
+
+type Cut = (scene: Scene) => unknown
+
+const goodbye = (name: Goodbye): Cut => ({ host }) => host.ask('end', { deviceId: 'd', goodbye: name, reason: again[name] })
+
+const cuts: Record<string, Cut> = {
+  ...Object.fromEntries(Object.keys(again).map(name => [name, goodbye(name as Goodbye)])),
+  reset: ({ proxy }) => proxy.reset(),
+  fin: ({ proxy }) => proxy.finish(),
+  async 'two resets' ({ proxy }) {
+    proxy.reset()
+    await sleep(15)
+    proxy.reset()
+  }
+}
+
+/** What the device can only notice by itself, and what takes the gateway its time. */
+const slowCuts: Record<string, Cut> = {
+  async silence ({ proxy, far }) {
+    proxy.hush()
+    await until(async () => (await far.ask('status')).state !== 'connected')
+  },
+  async 'silence where it connects' ({ proxy }) {
+    const { swallowed } = proxy
+    proxy.deaf = true
+    proxy.reset()
+    await until(() => proxy.swallowed > swallowed)
+    proxy.deaf = false
+  },
+  restart: ({ host }) => host.ask('restart')
+}
+
+/** Cuts of every kind during two-way traffic, with the device in this process. */
+export async function cutsInNode (size: Size): Promise<Outcome> {
+  const before = resources()
+  return await campaign('node', size, [], async options => {
+    const traffic = new Traffic(options, WebSocket)
+    return {
+      ask: async (command, params) => await (traffic as any)[command](params),
+      held: () => Object.fromEntries(Object.entries(resources()).map(([name, count]) => [name, count - before[name]!])),
+      async close () { traffic.close() }
+    }
+  })
+}
+
+function resources (): Record<string, number> {
+  const { Timeout = 0, TCPSocketWrap = 0 } = tally(process.getActiveResourcesInfo())
+  return { Timeout, TCPSocketWrap }
+}
+
+/** The same, with the device in a page of a real browser. */
+export async function cutsInChromium (size: Size, path: string): Promise<Outcome> {
+  const wrong: string[] = []
+  const endings: Array<() => unknown> = []
+  const files = await serveFiles()
+  const origin = `http://127.0.0.1:${(files.address() as AddressInfo).port}`
+  try {
+    const teardown = (ending: () => unknown) => { endings.push(ending) }
+    const browser = await launch({ teardown, fail: (what: string) => { wrong.push(what) } } as unknown as Parameters<typeof launch>[0], path)
+    const outcome = await campaign('chromium', size, [origin], async options => {
+      const page = await browser.newPage()
+      await page.goto(`${origin}/?${new URLSearchParams({ url: options.url, seed: String(options.seed) })}`)
+      await page.waitForFunction('globalThis.traffic')
+      const devtools = await page.context().newCDPSession(page)
+      return {
+        ask: async (command, params) => await page.evaluate(`traffic[${JSON.stringify(command)}](${JSON.stringify(params)})`),
+        async heap () {
+          await devtools.send('HeapProfiler.collectGarbage')
+          return (await devtools.send('Runtime.getHeapUsage')).usedSize
+        },
+        close: () => page.close()
+      }
+    })
+    return { line: outcome.line, wrong: [...outcome.wrong, ...wrong] }
+  } finally {
+    for (const ending of endings) await ending()
+    files.close()
+  }
+}
+
+async function campaign (where: string, { cuts: count, seed }: Size, origins: string[], begin: (options: TrafficOptions) => Promise<Far>): Promise<Outcome> {
+  const verdict = new Verdict()
+  const folder = await mkdtemp(join(tmpdir(), 'cuts-'))
+  const host = await Host.start(import.meta.url, { folder, origins })
+  const proxy = await Proxy.start(Number(new URL(host.url).port))
+  const far = await begin({ url: proxy.url, seed })
+  const correspondence = new Correspondence(host.url, chance(seed + 1))
+  const random = chance(seed)
+  const made: Record<string, number> = {}
+  let heap: number | undefined
+
+  const began = Date.now()
+  for (let cut = 0; cut < count; cut++) {
+    const kinds = Object.entries(random() < RARELY ? slowCuts : cuts)
+    const [name, make] = kinds[Math.floor(random() * kinds.length)]!
+    if (random() > UNAWARES) await until(async () => (await far.ask('status')).state === 'connected')
+    await sleep(random() * LONGEST_PEACE)
+    await make({ host, proxy, far })
+    made[name] = (made[name] ?? 0) + 1
+    if (cut === Math.floor(count / 2)) heap = await far.heap?.()
+  }
+  const took = Date.now() - began
+  await correspondence.stop()
+  const device = await far.ask('finish') as Tally
+  await until(() => host.ask('has'))
+
+  const letters = await settled(async () => (await far.ask('tally')).letters, correspondence.letters)
+  verdict.same('letters shown', letters, correspondence.letters)
+  verdict.same('letters that wait', await settled(() => host.ask('waiting'), 0), 0)
+  verdict.same('what came otherwise', (await far.ask('tally')).wrong, [])
+  balanced(verdict, 'calls of the device', device.calls)
+  balanced(verdict, 'publishes of the device', device.published)
+  balanced(verdict, 'calls to the device', correspondence.calls)
+
+  await heardAgain(host, far, verdict)
+  await backToOne(host, proxy, far, verdict)
+  const grown = await far.heap?.()
+  if (heap !== undefined) verdict.within('bytes after the second half', grown!, heap * MOST_GROWTH.factor + MOST_GROWTH.bytes)
+  const { sockets: { made: sockets }, connections } = await far.ask('tally') as Tally
+  const stops = await stopsForGood(host, far, verdict)
+
+  await far.close()
+  await proxy.stop()
+  verdict.same('what nobody caught', host.faults, [])
+  verdict.same('error log', await host.ask('told'), {})
+  verdict.same('exit', await host.stop(), { code: 0, signal: null })
+  await rm(folder, { recursive: true })
+  return {
+    line: `cuts (${where}): ${count} in ${took} ms (seed ${seed}): ${JSON.stringify(made)}; ${connections} connections, ${sockets} WebSockets; ` +
+      `${letters} letters (${correspondence.retries} retries), each once and in order; calls of the device ${shown(device.calls)}, publishes ${shown(device.published)}, ` +
+      `calls to it ${shown(correspondence.calls)}; heard ${JSON.stringify(device.heard)}; stopped by ${stops.join(', ')}` +
+      (heap === undefined ? '' : `; heap ${heap} at half, ${grown} in the end`),
+    wrong: verdict.wrong
+  }
+}
+
+function balanced (verdict: Verdict, what: string, { made, settled, outcomes }: Calls): void {
+  const kinds = new Set(['ok', 'dropped', 'timeout', 'busy', 'offline'])
+  verdict.same(`${what} that did not settle`, made - settled, 0)
+  verdict.same(`${what} by outcome`, Object.values(outcomes).reduce((sum, one) => sum + one, 0), made)
+  verdict.same(`outcomes of ${what} that are none`, Object.keys(outcomes).filter(outcome => !kinds.has(outcome)), [])
+  verdict.holds(`none of the ${what} was answered`, outcomes.ok! > 0)
+}
+
+function shown ({ made, outcomes }: Calls): string {
+  return `${made} ${JSON.stringify(outcomes)}`
+}
+
+/** After the last cut: what is subscribed to is heard once, and what was left is not. */
+async function heardAgain (host: Host, far: Far, verdict: Verdict): Promise<void> {
+  const wanted = ['kept/+', 'kept/a/#']
+  verdict.same('filters in the end', await settled(async () => (await host.ask('topics')).toSorted(), wanted), wanted)
+  const { heard: before } = await far.ask('tally') as Tally
+  for (const topic of ['toggled/x', 'kept/a', 'kept/b']) await host.ask('broadcast', { topic, n: 'last' })
+  const gain = async () => {
+    const { heard: after } = await far.ask('tally') as Tally
+    return Object.fromEntries(Object.keys(after).toSorted().map(filter => [filter, after[filter]! - (before[filter] ?? 0)]))
+  }
+  const once = { 'kept/+': 2, 'kept/a/#': 1, 'toggled/#': 0 }
+  await settled(gain, once)
+  verdict.same('the answer after them', (await request(host, 'POST', '/devices/d/calls/twice', { n: 1 })).body, 2)
+  verdict.same('heard in the end', await gain(), once)
+}
+
+async function backToOne (host: Host, proxy: Proxy, far: Far, verdict: Verdict): Promise<void> {
+  const patience = Date.now() + LONGEST_CLOSING
+  while ((await far.ask('tally')).sockets.open > 1 && Date.now() < patience) await sleep(PACE)
+  verdict.same('WebSockets that are open', (await far.ask('tally')).sockets.open, 1)
+  verdict.same('connections through the network', await settled(async () => proxy.size, 1), 1)
+  // its heartbeat; its socket, and the two of the proxy
+  const held = { Timeout: 1, TCPSocketWrap: 3 }
+  if (far.held) verdict.same('timers and sockets', await settled(async () => far.held!(), held), held)
+  const one = { sessions: 1, topics: 2, inFlight: 0, connections: 1 }
+  verdict.same('what the gateway holds', await settled(() => host.ask('held'), one), one)
+}
+
+/** A goodbye for good is obeyed: the reason is known, what was asked is settled, and nobody knocks again. */
+async function stopsForGood (host: Host, far: Far, verdict: Verdict): Promise<string[]> {
+  const pending = far.ask('pending', PENDING)
+  await until(async () => (await host.ask('held')).inFlight === PENDING)
+  const first = forGood.map(async name => [name, await far.ask('stopped', `stop-${name}`)] as [Goodbye, Status])
+  for (const name of forGood) {
+    await until(() => host.ask('has', `stop-${name}`))
+    await host.ask('end', { deviceId: `stop-${name}`, goodbye: name })
+  }
+  verdict.same('status of DELETE', (await request(host, 'DELETE', '/devices/d')).status, 204)
+  await until(async () => (await far.ask('status')).state === 'stopped')
+  const stops: Array<[Goodbye, Status]> = [...await Promise.all(first), ['removed', await far.ask('status')]]
+  for (const [name, status] of stops) {
+    const { code, message: reason } = goodbyes[name]
+    verdict.same(`status after ${code}`, status, { state: 'stopped', code, reason })
+  }
+  verdict.same('calls that were under way', await pending, { dropped: PENDING })
+  const { sockets: { made } } = await far.ask('tally') as Tally
+  await sleep(MOST_QUIET)
+  verdict.same('WebSockets after the last goodbye', (await far.ask('tally')).sockets, { made, open: 0 })
+  return stops.map(([, { code }]) => String(code))
+}
+
+/** What the application does: letters, calls and broadcasts, over REST, through whatever happens. */
+class Correspondence {
+  letters = 0
+  retries = 0
+  readonly calls: Calls = { made: 0, settled: 0, outcomes: {} }
+  readonly #gateway: { url: string }
+  readonly #random: () => number
+  readonly #loops: Promise<unknown>
+  #running = true
+
+  constructor (url: string, random: () => number) {
+    this.#gateway = { url }
+    this.#random = random
+    this.#loops = Promise.all([this.#write(), this.#call(), this.#broadcast()])
+  }
+
+  async stop (): Promise<void> {
+    this.#running = false
+    await this.#loops
+  }
+
+  /** Each letter until it is promised, and some of them again. */
+  async #write (): Promise<void> {
+    for (; this.#running; this.letters++) {
+      while (await this.#post(this.letters) !== 202 || this.#random() < AGAIN) this.retries++
+      await sleep(this.#random() * PACE)
+    }
+  }
+
+  async #post (letter: number): Promise<number> {
+    try {
+      const { status, body } = await request(this.#gateway, 'POST', '/devices/d/messages?ttl=3600', { letter }, { 'idempotency-key': `letter-${letter}` })
+      return status === 200 && body.status === 'delivered' ? 202 : status // a retry may come after the device has acknowledged
+    } catch { // the gateway is away
+      await sleep(PACE)
+      return 0
+    }
+  }
+
+  async #call (): Promise<void> {
+    const underway: Array<Promise<void>> = []
+    for (let n = 0; this.#running; n++) {
+      underway.push(this.#callOnce(n))
+      await sleep(this.#random() * 4 * PACE)
+    }
+    await Promise.all(underway)
+  }
+
+  async #callOnce (n: number): Promise<void> {
+    this.calls.made++
+    const outcome = await request(this.#gateway, 'POST', '/devices/d/calls/twice?timeout=1', { n }).then(({ status, body }) => {
+      if (status === 200) return body === 2 * n ? 'ok' : `wrong result ${body}`
+      return outcomeOf[status] ?? `${status} ${body.code}`
+    }, () => 'offline')
+    this.calls.settled++
+    this.calls.outcomes[outcome] = (this.calls.outcomes[outcome] ?? 0) + 1
+  }
+
+  async #broadcast (): Promise<void> {
+    for (let n = 0; this.#running; n++) {
+      const topic = ['kept/a', 'kept/b', 'toggled/x'][n % 3]!
+      await request(this.#gateway, 'POST', `/broadcast?topic=${encodeURIComponent(topic)}`, { n: `sent ${n}` }).catch(() => {})
+      await sleep(this.#random() * 2 * PACE)
+    }
+  }
+}
+
+const outcomeOf: Record<number, string> = { 404: 'offline', 429: 'busy', 502: 'dropped', 503: 'offline', 504: 'timeout' }
+
+/** The page, and the modules as they are built. */
+async function serveFiles (): Promise<Server> {
+  const built = fileURLToPath(new URL('../../', import.meta.url))
+  const root = built.endsWith('/dist/') ? built : join(built, 'dist')
+  const page = `<!doctype html><title>cuts</title><link rel="icon" href="data:,"><script type="module">
+    import { Traffic } from '/test/campaigns/traffic.js'
+    const { url, seed } = Object.fromEntries(new URLSearchParams(location.search))
+    globalThis.traffic = new Traffic({ url, seed: Number(seed) }, WebSocket)
+  </script>`
+  const server = createServer(async (request, response) => {
+    const { pathname } = new URL(request.url!, 'http://localhost')
+    if (pathname === '/') return response.setHeader('content-type', 'text/html').end(page)
+    try {
+      const text = await readFile(join(root, normalize(pathname)))
+      response.setHeader('content-type', 'text/javascript').end(text)
+    } catch {
+      response.writeHead(404).end()
+    }
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  return server
+}
+
+// The gateway.
+
+/** What Fastify logs of a REST call that the cuts meet. */
+const known = new Set<string>(Object.values(answers).filter(({ status }) => status >= 500).map(({ message }) => message))
+/** Connections of REST callers are not what is counted in the end. */
+const KEEP_ALIVE = 1_000
+
+async function prepare ({ folder, origins }: { folder: string, origins: string[] }): Promise<Served> {
+  const errors: string[] = []
+  const open = async () => await gateway(errors, folder, origins)
+  let app = await open()
+  const first = app
+  const session = (deviceId = 'd') => app.devices.get(deviceId) as Session | undefined
+  const commands = {
+    has: (deviceId?: string) => session(deviceId) !== undefined,
+    waiting: async () => (await app.devices.describe('d')).waiting,
+    topics: () => [...session()?.topics ?? []],
+    broadcast: ({ topic, n }: { topic: string, n: string }) => app.devices.broadcast({ n }, { topic }),
+    end: ({ deviceId, goodbye, reason }: { deviceId: string, goodbye: Goodbye, reason?: string }) => session(deviceId)?.end(goodbye, reason),
+    async held () {
+      const connections = await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count)))
+      return { sessions: app.devices.size, topics: session()?.topics.size, inFlight: session()?.peer.inFlight, connections }
+    },
+    async restart () {
+      const { port } = app.server.address() as AddressInfo
+      await app.close()
+      app = await open()
+      await app.listen({ port, host: '127.0.0.1' })
+    },
+    told: () => tally(errors.filter(words => !known.has(words))),
+    close: () => app.close()
+  }
+  return { app: first, commands }
+}
+
+async function gateway (errors: string[], folder: string, origins: string[]): Promise<FastifyInstance> {
+  const app = quiet(errors)
+  await app.register(devices, {
+    mailbox: await diskMailbox({ path: folder }),
+    origins,
+    rate: 1_000_000,
+    burst: 1_000_000,
+    attempts: 1_000_000,
+    pingInterval: 250,
+    pongTimeout: 250,
+    closeTimeout: 200,
+    drainTimeout: 600,
+    retrySpread: 50
+  })
+  app.server.keepAliveTimeout = KEEP_ALIVE
+  app.devices.handle('echo', async params => {
+    await sleep(1)
+    return params
+  })
+  app.devices.handle('never', () => new Promise(() => {}))
+  app.devices.handle('note', () => {})
+  return app
+}
+
+await command(import.meta.url, { cuts: 200, seed: SEED }, async size => {
+  const node = await cutsInNode(size)
+  const path = programAt('chromium')
+  if (!path) return { line: `${node.line}\ncuts (chromium): this machine has none`, wrong: node.wrong }
+  const chromium = await cutsInChromium(size, path)
+  return { line: `${node.line}\n${chromium.line}`, wrong: [...node.wrong, ...chromium.wrong] }
+}, prepare)
