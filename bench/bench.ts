@@ -23,6 +23,8 @@ export interface Cell {
 export interface Row {
   title: string
   unit: string
+  /** What it was drawn from; other rows may be as well. */
+  rounds: Rounds<Spent>
   cells: Partial<Record<ColumnName, Cell>>
 }
 
@@ -55,14 +57,16 @@ export async function interleaved<T, P extends Pick<Pair, 'candidate'>> (rounds:
   return found
 }
 
-/** A row of medians. */
+/** A row of medians; a candidate of which this is not known is left out. */
 export function row<T extends Spent> (title: string, unit: string, rounds: Rounds<T>, valueOf: (measured: T) => number): Row {
-  const cells = [...rounds].map(([name, measured]) => {
+  const cells: Row['cells'] = {}
+  for (const [name, measured] of rounds) {
     const middle = median(measured, valueOf)
     const { server, load, wall } = middle
-    return [name, { value: valueOf(middle), server: server / wall, load: load / wall }]
-  })
-  return { title, unit, cells: Object.fromEntries(cells) }
+    const value = valueOf(middle)
+    if (!Number.isNaN(value)) cells[name] = { value, server: server / wall, load: load / wall }
+  }
+  return { title, unit, rounds, cells }
 }
 
 /** The one in the middle. */

@@ -102,6 +102,7 @@ const socketio = peer('socketio', 'socketio')
 /** Who can do what. */
 export const able = {
   broadcast: [floor, peer('ws', 'bare'), socketio, ...nats, forty, ours],
+  many: [floor, forty, ours],
   topics: [socketio, ...nats, forty, ours],
   target: [floor, socketio, forty, ours],
   targetMany: [forty, ours],

@@ -14,12 +14,11 @@ export function table (rows: Row[]): string {
 /** How busy each server and its load side were, in percent of the time. */
 export function shares (rows: Row[]): string {
   // rows that were measured together say the same
-  const told = rows.filter(({ cells }, at) => at === 0 || busy(cells) !== busy(rows[at - 1]!.cells))
-  return markdown(told, 'server / load side, % of the time', ({ title, cells }) => [title, ...figures(cells, percent)])
+  const told = rows.filter(({ rounds }, at) => rounds !== rows[at - 1]?.rounds)
+  return markdown(told, 'server / load side, % of the time', ({ title, cells }) => [
+    title, ...figures(cells, ({ server, load }) => `${Math.round(server * 100)} / ${Math.round(load * 100)}`)
+  ])
 }
-
-const percent = ({ server, load }: Cell) => `${Math.round(server * 100)} / ${Math.round(load * 100)}`
-const busy = (cells: Row['cells']) => figures(cells, percent).filter(Boolean).slice(0, 2).join()
 
 function figures (cells: Row['cells'], text: (cell: Cell) => string): string[] {
   return (Object.keys(columns) as ColumnName[]).map(name => cells[name] ? text(cells[name]) : '')

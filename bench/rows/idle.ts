@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { interleaved, note, row, type Bench, type Row } from '../bench.ts'
-import { able, type Candidate, type ColumnName } from '../candidates.ts'
+import { able, type Candidate } from '../candidates.ts'
 import { residentOf, type Spent } from '../meter.ts'
 import { Pair } from '../pair.ts'
 
@@ -10,9 +10,8 @@ interface Idle extends Spent {
 }
 
 const COUNTS = [5_000, 15_000]
-/** From so many on only these are measured: it takes long. */
+/** From so many on fewer candidates are measured: it takes long. */
 const MANY = 15_000
-const few: ColumnName[] = ['floor', 'forty', 'ours']
 /** Files a process has open besides its connections. */
 const OTHER_FILES = 200
 
@@ -25,12 +24,11 @@ export async function idle (bench: Bench): Promise<Row[]> {
       continue
     }
     note(`${count} idle connections`)
-    const candidates = able.broadcast.filter(({ name }) => bench.candidates.includes(name) && (count < MANY || few.includes(name)))
+    const candidates = (count < MANY ? able.broadcast : able.many).filter(({ name }) => bench.candidates.includes(name))
     const rounds = await interleaved(bench.rounds, candidates.map(candidate => ({ candidate })), ({ candidate }) => measure(candidate, count))
     const title = `${count} idle connections`
-    const told = new Map([...rounds].filter(([, [first]]) => !Number.isNaN(first!.heap)))
     rows.push(
-      row(`${title}, heap`, 'bytes each', told, ({ heap }) => heap / count),
+      row(`${title}, heap`, 'bytes each', rounds, ({ heap }) => heap / count),
       row(`${title}, resident`, 'bytes each', rounds, ({ resident }) => resident / count),
       row(`${title}, to connect`, 'µs each', rounds, ({ cpu }) => cpu / count),
       row(`${title}, connects`, 'per second', rounds, ({ wall }) => count / wall * 1_000_000)
