@@ -34,7 +34,14 @@ const bench: Bench = {
 
 const since = performance.now()
 const rows: Row[] = []
-for (const name of values.only.split(',')) rows.push(...await sections[name as keyof typeof sections](bench))
+for (const name of values.only.split(',')) {
+  try {
+    rows.push(...await sections[name as keyof typeof sections](bench))
+  } catch (error) { // the others are worth their time all the same
+    note(`${name} failed: ${(error as Error).message}`)
+    process.exitCode = 1
+  }
+}
 note(`${Math.round((performance.now() - since) / 1_000)} s`)
 
 console.log(`Node ${process.version}, ${cpus().length} × ${cpus()[0]!.model.trim()}, medians of ${bench.rounds} rounds of ${bench.seconds} s.`)
