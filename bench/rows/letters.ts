@@ -1,5 +1,6 @@
 import { cpuPerMessage, interleaved, note, row, sideBySide, type Bench, type Row } from '../bench.ts'
 import { able } from '../candidates.ts'
+import { WARM } from './rest.ts'
 
 const DEVICES = 1_000
 const SIZE = 128
@@ -11,9 +12,9 @@ export async function letters (bench: Bench): Promise<Row[]> {
   note('letters on disk')
   return await sideBySide(bench, able.letters, DEVICES, async pairs => {
     const of = async (path: string) => {
-      const asking = { path, width: CALLERS, seconds, size: SIZE, byAnswer: true }
-      await interleaved(1, pairs, pair => pair.rest(asking)) // warm
-      return await interleaved(rounds, pairs, pair => pair.rest(asking))
+      const asking = { path, width: CALLERS, size: SIZE, byAnswer: true }
+      await interleaved(1, pairs, pair => pair.rest({ ...asking, seconds: WARM }))
+      return await interleaved(rounds, pairs, pair => pair.rest({ ...asking, seconds }))
     }
     const perSecond = ({ messages, wall }: { messages: number, wall: number }) => messages / wall * 1_000_000
     // a device that never was here only gets letters kept
