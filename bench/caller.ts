@@ -1,0 +1,49 @@
+import { connect as dial, type Socket } from 'node:net'
+
+const CHUNKED_END = '0\r\n\r\n'
+
+/** A POST as it goes over the wire. */
+export function post (path: string, body: string, type = 'application/json'): Buffer {
+  return Buffer.from(`POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: ${type}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
+}
+
+/** A REST caller: one connection that is kept alive. Answers are told apart, and not read. */
+export class Caller {
+  /** Each answer, and whether it was a success. */
+  answered: (ok: boolean) => void = () => {}
+  readonly #socket: Socket
+  #rest = ''
+
+  constructor (port: number) {
+    this.#socket = dial({ port, host: '127.0.0.1', noDelay: true })
+    this.#socket.setEncoding('latin1')
+    this.#socket.on('data', (text: string) => this.#read(text))
+  }
+
+  write (request: Buffer): void {
+    this.#socket.write(request)
+  }
+
+  end (): void {
+    this.#socket.destroy()
+  }
+
+  #read (text: string): void {
+    this.#rest += text
+    for (let end = endOf(this.#rest); end > 0 && end <= this.#rest.length; end = endOf(this.#rest)) {
+      const ok = this.#rest[9] === '2'
+      this.#rest = this.#rest.slice(end)
+      this.answered(ok)
+    }
+  }
+}
+
+/** Where the first answer ends; infinite while that cannot be known yet. */
+function endOf (text: string): number {
+  const head = text.indexOf('\r\n\r\n')
+  if (head === -1) return Infinity
+  const [, length] = text.slice(0, head).match(/content-length: (\d+)/i) ?? []
+  if (length !== undefined) return head + 4 + Number(length)
+  const end = text.indexOf(`\r\n${CHUNKED_END}`, head + 4)
+  return end === -1 ? Infinity : end + 2 + CHUNKED_END.length
+}

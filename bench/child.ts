@@ -1,0 +1,74 @@
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+
+/** What a child answers to. */
+export type Commands = Record<string, (params: any) => unknown>
+
+type Answer = { id: number, value?: unknown, error?: string }
+
+/** One of our modules in a process of its own, so that its CPU time and its heap are its own. */
+export class Child {
+  readonly #process: ChildProcess
+  readonly #ended: Promise<unknown>
+  readonly #asked = new Map<number, { resolve: (value: any) => void, reject: (error: Error) => void }>()
+  #lastId = 0
+
+  private constructor (process: ChildProcess) {
+    this.#process = process
+    process.on('message', answer => this.#answered(answer as Answer))
+    this.#ended = once(process, 'exit').then(([code, signal]) => {
+      for (const { reject } of this.#asked.values()) reject(new Error(`A process ended with ${code ?? signal}`))
+    })
+  }
+
+  /** Forks a module, and resolves once it answers. */
+  static async start (module: URL, settings: object = {}): Promise<Child> {
+    const child = new Child(fork(fileURLToPath(module), [JSON.stringify(settings)], { execArgv: [...process.execArgv, '--expose-gc'] }))
+    await child.ask('ready')
+    return child
+  }
+
+  get pid (): number {
+    return this.#process.pid!
+  }
+
+  async ask (command: string, params: unknown = {}): Promise<any> {
+    const id = ++this.#lastId
+    return await new Promise((resolve, reject) => {
+      this.#asked.set(id, { resolve, reject })
+      this.#process.send({ id, command, params })
+    })
+  }
+
+  /** It ends by itself when nobody can ask it any more. */
+  async end (): Promise<void> {
+    if (this.#process.connected) this.#process.disconnect()
+    await this.#ended
+  }
+
+  #answered ({ id, value, error }: Answer): void {
+    const { resolve, reject } = this.#asked.get(id)!
+    this.#asked.delete(id)
+    if (error === undefined) resolve(value)
+    else reject(new Error(error))
+  }
+}
+
+/** What the forked module was told at its start. */
+export function settingsOfChild (): any {
+  return JSON.parse(process.argv[2] ?? '{}')
+}
+
+/** The other side: what the forked module answers. */
+export function answer (commands: Commands): void {
+  const known: Commands = { ready: () => true, ...commands }
+  process.on('message', async ({ id, command, params }: { id: number, command: string, params: unknown }) => {
+    try {
+      process.send!({ id, value: await known[command]!(params) })
+    } catch (error) {
+      process.send!({ id, error: String((error as Error).stack) })
+    }
+  })
+  process.once('disconnect', () => process.exit())
+}

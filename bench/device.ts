@@ -1,0 +1,154 @@
+import { connect as dial, type Socket } from 'node:net'
+import { frameOf, opcodes, upgradeRequest } from '../test/campaigns/raw.ts'
+import type { Dialect } from './dialects.ts'
+import type { Tally } from './tally.ts'
+
+/** What devices have in common. */
+export interface Crowd {
+  port: number
+  dialect: Dialect
+  tally: Tally
+  /** Hears every text; without it frames are counted by their heads, and nobody looks into them. */
+  heard: ((device: LoadDevice, text: string) => void) | undefined
+}
+
+/** One for all reads: whoever is read to is done with it before the next. */
+const readInto = Buffer.allocUnsafe(131_072)
+const pong = frameOf(opcodes.pong)
+/** Engine.IO has pings of its own: a text of one character. */
+const pongText = frameOf(opcodes.text, '3')
+
+/** A device made of a bare TCP connection, as cheap as it can be. */
+export class LoadDevice {
+  readonly id: string
+  readonly #crowd: Crowd
+  readonly #socket: Socket
+  readonly #topic: string | undefined
+  #opened!: () => void
+  #failed!: (error: Error) => void
+  /** What is whole only with the next read: a head, or a frame that is looked into. */
+  #rest: Buffer | undefined
+  /** Bytes still missing of a payload that is only counted. */
+  #left = 0
+  #upgraded = false
+  #greetings = 0
+  lost = false
+
+  private constructor (crowd: Crowd, id: string, topic: string | undefined) {
+    this.id = id
+    this.#crowd = crowd
+    this.#topic = topic
+    this.#greetings = crowd.dialect.greetings(topic)
+    const callback = (size: number, bytes: Uint8Array) => {
+      this.#read((bytes as Buffer).subarray(0, size))
+      crowd.tally.look()
+      return true
+    }
+    this.#socket = dial({ port: crowd.port, host: '127.0.0.1', noDelay: true, onread: { buffer: readInto, callback } })
+    this.#socket.on('error', error => this.#failed(error))
+    this.#socket.on('close', () => {
+      this.lost = true
+      this.#failed(new Error(`${id} was refused`))
+    })
+  }
+
+  /** Resolves once the device is greeted. */
+  static async connect (crowd: Crowd, id: string, topic?: string): Promise<LoadDevice> {
+    const device = new LoadDevice(crowd, id, topic)
+    await new Promise<void>((resolve, reject) => {
+      device.#opened = resolve
+      device.#failed = reject
+      device.#socket.write(upgradeRequest(id).replace(/^GET \S+/, `GET ${crowd.dialect.path(id)}`))
+    })
+    return device
+  }
+
+  say (text: string): void {
+    this.#socket.write(frameOf(opcodes.text, text))
+  }
+
+  write (frame: Buffer): void {
+    this.#socket.write(frame)
+  }
+
+  /** Reads nothing from now on. */
+  stall (): void {
+    this.#socket.pause()
+  }
+
+  #read (bytes: Buffer): void {
+    if (this.#rest) bytes = Buffer.concat([this.#rest, bytes])
+    this.#rest = undefined
+    let at = this.#upgraded ? 0 : this.#upgrade(bytes)
+    while (at < bytes.length) {
+      if (this.#left > 0) at += this.#count(bytes.length - at)
+      else {
+        const end = this.#frame(bytes, at)
+        if (end === at) {
+          this.#rest = Buffer.from(bytes.subarray(at)) // a copy: the buffer is everybody's
+          return
+        }
+        at = end
+      }
+    }
+  }
+
+  /** Where the frames begin. */
+  #upgrade (bytes: Buffer): number {
+    const end = bytes.indexOf('\r\n\r\n')
+    if (end === -1) {
+      this.#rest = Buffer.from(bytes)
+      return bytes.length
+    }
+    if (bytes.toString('latin1', 9, 12) !== '101') {
+      this.#failed(new Error(bytes.toString()))
+      return bytes.length
+    }
+    this.#upgraded = true
+    const hello = this.#crowd.dialect.hello?.(this.id, this.#topic)
+    if (hello !== undefined) this.say(hello)
+    if (this.#greetings === 0) this.#opened()
+    return end + 4
+  }
+
+  #count (available: number): number {
+    const part = Math.min(this.#left, available)
+    this.#left -= part
+    this.#crowd.tally.payload(part)
+    if (this.#left === 0) this.#crowd.tally.frame()
+    return part
+  }
+
+  /** Takes a head, or a whole frame if somebody looks into it; where it ends, or `at` if it is not there yet. */
+  #frame (bytes: Buffer, at: number): number {
+    const available = bytes.length - at
+    if (available < 2) return at
+    let length = bytes[at + 1]! & 0x7f
+    const head = length === 127 ? 10 : length === 126 ? 4 : 2
+    if (available < head) return at
+    if (length === 126) length = bytes.readUInt16BE(at + 2)
+    else if (length === 127) length = Number(bytes.readBigUInt64BE(at + 2))
+
+    const opcode = bytes[at]! & 0x0f
+    const isMessage = opcode < opcodes.close && length > 1
+    if (isMessage && this.#greetings === 0 && !this.#crowd.heard) {
+      this.#left = length
+      return at + head
+    }
+    const end = at + head + length
+    if (end > bytes.length) return at
+    if (isMessage) this.#hear(bytes.toString('utf8', at + head, end))
+    else if (opcode === opcodes.ping) this.#socket.write(pong)
+    else if (opcode < opcodes.close) this.#socket.write(pongText)
+    return end
+  }
+
+  #hear (text: string): void {
+    if (this.#greetings > 0) {
+      if (--this.#greetings === 0) this.#opened()
+      return
+    }
+    this.#crowd.tally.frame()
+    this.#crowd.heard!(this, text)
+  }
+}

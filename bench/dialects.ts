@@ -1,0 +1,77 @@
+import { frameOf, opcodes } from '../test/campaigns/raw.ts'
+
+/** What a candidate speaks with its devices, as far as the load side has to know. */
+export interface Dialect {
+  /** Where a device connects. */
+  path (deviceId: string): string
+  /** What a device says first. */
+  hello? (deviceId: string, topic: string | undefined): string | undefined
+  /** How many frames come before a device is there. */
+  greetings (topic: string | undefined): number
+  /** A call of an echo. */
+  echo? (data: string): string
+  /** The answer of a device; nothing, to what wants none. */
+  answer? (text: string): string | undefined
+  /** Publishes over a connection like that of a device; by default it is a POST. */
+  publish? (data: string, topic: string | undefined): Buffer
+  /** Bytes of a message, where one frame may hold several. */
+  unit? (data: string, topic: string | undefined): number
+}
+
+const EVERYONE = 'all'
+
+const devices: Dialect = {
+  path: id => `/ws?deviceId=${id}`,
+  hello: (_id, topic) => topic && JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'subscribe', params: { topics: [topic] } }),
+  greetings: topic => topic === undefined ? 1 : 2,
+  echo: data => `{"jsonrpc":"2.0","id":7,"method":"echo","params":${data}}`,
+  answer (text) {
+    const { id, method, params } = JSON.parse(text)
+    return id === undefined ? undefined : JSON.stringify({ jsonrpc: '2.0', id, result: method === 'message' ? null : params })
+  }
+}
+
+const forty: Dialect = {
+  path: id => `/ws?deviceId=${id}`,
+  hello: (_id, topic) => topic && JSON.stringify({ type: 'subscribe', topic }),
+  greetings: topic => topic === undefined ? 0 : 1,
+  echo: data => `{"type":"echo","id":7,"params":${data}}`,
+  answer (text) {
+    const { type, id, params } = JSON.parse(text)
+    if (type === 'letter') return JSON.stringify({ type: 'ack', id })
+    return type === 'call' ? JSON.stringify({ type: 'answer', id, result: params }) : undefined
+  }
+}
+
+/** Nothing but WebSocket frames. */
+const bare: Dialect = {
+  path: id => `/ws?deviceId=${id}`,
+  greetings: () => 0
+}
+
+/** Engine.IO 4 and Socket.IO 5: an open packet, then a namespace that is joined; `42` an event, with a number before it if an answer is wanted. */
+const socketio: Dialect = {
+  path: () => '/socket.io/?EIO=4&transport=websocket',
+  hello: (deviceId, topic) => `40${JSON.stringify({ deviceId, topic })}`,
+  greetings: () => 2,
+  echo: data => `427["echo",${data}]`,
+  answer (text) {
+    const [, id, params] = text.match(/^42(\d+)\["call",(.*)\]$/) ?? []
+    return id && `43${id}[${params}]`
+  }
+}
+
+const nats: Dialect = {
+  path: () => '/',
+  hello: (_id, topic = EVERYONE) => `CONNECT {"verbose":false,"pedantic":false}\r\nSUB ${topic} 1\r\nPING\r\n`,
+  greetings: () => 2,
+  publish (data, topic = EVERYONE) {
+    const pieces = `PUB ${topic} ${data.length}\r\n${data}\r\n`.match(/[^]{1,32768}/g)!
+    return Buffer.concat(pieces.map(piece => frameOf(opcodes.text, piece)))
+  },
+  unit: (data, topic = EVERYONE) => `MSG ${topic} 1 ${data.length}\r\n${data}\r\n`.length
+}
+
+export const dialects = { devices, forty, bare, socketio, nats }
+
+export type DialectName = keyof typeof dialects

@@ -1,0 +1,31 @@
+import { cpuPerMessage, interleaved, note, row, sideBySide, type Bench, type Row } from '../bench.ts'
+import { able } from '../candidates.ts'
+
+const SIZE = 128
+
+/** How many broadcasts are on their way at a time. */
+export const saturated = { burst: 1, bursts: 16 }
+const bursts = { burst: 16, bursts: 2 }
+const oneAtATime = { burst: 1, bursts: 1 }
+
+/** One message to everyone. */
+export async function fanout (bench: Bench): Promise<Row[]> {
+  const rows: Row[] = []
+  for (const devices of bench.devices) {
+    note(`fan-out to ${devices}`)
+    rows.push(...await sideBySide(bench, able.broadcast, devices, async pairs => {
+      const { rounds, seconds } = bench
+      const of = async (shape: typeof saturated) => await interleaved(rounds, pairs, pair => pair.fanout({ ...shape, seconds, size: SIZE }))
+      const title = `fan-out, ${SIZE} B to ${devices}`
+      await of(saturated) // warm
+      const single = await of(oneAtATime)
+      return [
+        row(`${title}, saturated`, 'µs/message', await of(saturated), cpuPerMessage),
+        row(`${title}, saturated, bursts of 16`, 'µs/message', await of(bursts), cpuPerMessage),
+        row(`${title}, one at a time`, 'µs/message', single, cpuPerMessage),
+        row(`${title}, one at a time: the last device after`, 'ms', single, ({ delays }) => delays[Math.floor(delays.length / 2)]!)
+      ]
+    }))
+  }
+  return rows
+}

@@ -1,0 +1,58 @@
+import { readFileSync } from 'node:fs'
+import { interleaved, note, row, type Bench, type Row } from '../bench.ts'
+import { able, type Candidate } from '../candidates.ts'
+import { residentOf, type Spent } from '../meter.ts'
+import { Pair } from '../pair.ts'
+
+interface Idle extends Spent {
+  heap: number
+  resident: number
+}
+
+const COUNTS = [5_000, 15_000]
+/** From so many on fewer candidates are measured: it takes long. */
+const MANY = 15_000
+/** Files a process has open besides its connections. */
+const OTHER_FILES = 200
+
+/** What a connection costs that says nothing. */
+export async function idle (bench: Bench): Promise<Row[]> {
+  const rows: Row[] = []
+  for (const count of COUNTS) {
+    if (count + OTHER_FILES > openFiles()) {
+      note(`${count} idle connections are skipped: a process may have ${openFiles()} files open`)
+      continue
+    }
+    note(`${count} idle connections`)
+    const candidates = (count < MANY ? able.broadcast : able.many).filter(({ name }) => bench.candidates.includes(name))
+    const rounds = await interleaved(bench.rounds, candidates.map(candidate => ({ candidate })), ({ candidate }) => measure(candidate, count))
+    const title = `${count} idle connections`
+    rows.push(
+      row(`${title}, heap`, 'bytes each', rounds, ({ heap }) => heap / count),
+      row(`${title}, resident`, 'bytes each', rounds, ({ resident }) => resident / count),
+      row(`${title}, to connect`, 'µs each', rounds, ({ cpu }) => cpu / count),
+      row(`${title}, connects`, 'per second', rounds, ({ wall }) => count / wall * 1_000_000)
+    )
+  }
+  return rows
+}
+
+/** Each time in a process that has seen no connection before. */
+async function measure (candidate: Candidate, count: number): Promise<Idle> {
+  const pair = await Pair.open(candidate)
+  try {
+    const { server } = pair
+    const look = async () => ({ heap: await server.heap?.() ?? NaN, resident: residentOf(server.pid) })
+    const before = await look()
+    const spent = await pair.connect(count)
+    const after = await look()
+    return { ...spent, heap: after.heap - before.heap, resident: after.resident - before.resident }
+  } finally {
+    await pair.close()
+  }
+}
+
+function openFiles (): number {
+  const [, limit] = readFileSync('/proc/self/limits', 'latin1').match(/Max open files\s+(\d+)/)!
+  return Number(limit)
+}

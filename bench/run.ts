@@ -1,0 +1,51 @@
+import { cpus } from 'node:os'
+import { parseArgs } from 'node:util'
+import { note, type Bench, type Row } from './bench.ts'
+import { columns, missing } from './candidates.ts'
+import { fanout } from './rows/fanout.ts'
+import { growth } from './rows/growth.ts'
+import { idle } from './rows/idle.ts'
+import { letters } from './rows/letters.ts'
+import { rest } from './rows/rest.ts'
+import { stalled } from './rows/stalled.ts'
+import { shares, table } from './table.ts'
+
+// Measures this package beside others, and prints two tables in Markdown.
+// npm run bench -- --only fanout,rest --devices 1000,15000 --candidates ours,forty --rounds 3 --seconds 1
+
+const sections = { fanout, rest, letters, idle, stalled, growth }
+
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', default: Object.keys(sections).join() },
+    candidates: { type: 'string', default: Object.keys(columns).join() },
+    devices: { type: 'string', default: '1000,5000' },
+    rounds: { type: 'string', default: '3' },
+    seconds: { type: 'string', default: '0.7' }
+  }
+})
+
+const bench: Bench = {
+  seconds: Number(values.seconds),
+  rounds: Number(values.rounds),
+  devices: values.devices.split(',').map(Number),
+  candidates: values.candidates.split(',')
+}
+
+const since = performance.now()
+const rows: Row[] = []
+for (const name of values.only.split(',')) {
+  try {
+    rows.push(...await sections[name as keyof typeof sections](bench))
+  } catch (error) { // the others are worth their time all the same
+    note(`${name} failed: ${(error as Error).message}`)
+    process.exitCode = 1
+  }
+}
+note(`${Math.round((performance.now() - since) / 1_000)} s`)
+
+console.log(`Node ${process.version}, ${cpus().length} × ${cpus()[0]!.model.trim()}, medians of ${bench.rounds} rounds of ${bench.seconds} s.`)
+console.log(`In brackets: the ratio to the forty lines. Not here: ${missing.join('; ')}.\n`)
+console.log(table(rows))
+console.log('\nHow long the busiest thread of each had something to do: near 100 the server is saturated, and the load side is not the limit.\n')
+console.log(shares(rows))

@@ -1,0 +1,37 @@
+import { columns, type ColumnName } from './candidates.ts'
+import type { Cell, Row } from './bench.ts'
+
+const REFERENCE: ColumnName = 'forty'
+
+/** The rows in Markdown: each figure, and its ratio to the one that is compared to. */
+export function table (rows: Row[]): string {
+  return markdown(rows, 'µs, ms, bytes: less is better', ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, cell => {
+    const reference = cells[REFERENCE]?.value
+    return short(cell.value) + (reference ? ` (${short(cell.value / reference, 2)})` : '')
+  })])
+}
+
+/** How busy each server and its load side were, in percent of the time. */
+export function shares (rows: Row[]): string {
+  // rows that were measured together say the same
+  const told = rows.filter(({ rounds }, at) => rounds !== rows[at - 1]?.rounds)
+  return markdown(told, 'server / load side, % of the time', ({ title, cells }) => [
+    title, ...figures(cells, ({ server, load }) => `${Math.round(server * 100)} / ${Math.round(load * 100)}`)
+  ])
+}
+
+function figures (cells: Row['cells'], text: (cell: Cell) => string): string[] {
+  return (Object.keys(columns) as ColumnName[]).map(name => cells[name] ? text(cells[name]) : '')
+}
+
+function markdown (rows: Row[], corner: string, cellsOf: (row: Row) => string[]): string {
+  const names = Object.values(columns)
+  const lines = [[corner, ...names], ['---', ...names.map(() => '--:')], ...rows.map(cellsOf)]
+  return lines.map(cells => `| ${cells.join(' | ')} |`).join('\n')
+}
+
+/** Three digits that count. */
+function short (value: number, decimals = 3): string {
+  if (value >= 100) return String(Math.round(value))
+  return decimals === 2 ? value.toFixed(2) : String(Number(value.toPrecision(3)))
+}
