@@ -34,7 +34,7 @@ export interface OutboxLimits extends KeyLimits {
   maxBuffered: number
 }
 
-interface Posted extends SendOptions {
+interface Posted {
   id: string
   deviceId: string
   data: unknown
@@ -66,16 +66,16 @@ export class Outbox {
     this.#keys = new Keys(limits)
   }
 
-  async send (deviceId: string, data: unknown, { key, ...options }: SendOptions = {}): Promise<Sent> {
-    const { ttl = 0 } = options
+  async send (deviceId: string, data: unknown, options: SendOptions = {}): Promise<Sent> {
+    const { key, ttl = 0 } = options
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
-    if (key === undefined) return await this.#post({ ...options, id: this.#mint(), deviceId, data })
+    if (key === undefined) return await this.#post({ id: this.#mint(), deviceId, data }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data))
-    const posted: Posted = { ...options, id: digestOf(deviceId, key), deviceId, data, digest }
+    const posted: Posted = { id: digestOf(deviceId, key), deviceId, data, digest }
     // the mailbox knows its letters by their ids, and longer than this node could
-    if (ttl > 0) return await this.#post(posted)
+    if (ttl > 0) return await this.#post(posted, options)
     // who retries wants to know what became of the first try, so the first caller's hanging up must not end it
-    return await this.#keys.once(`${deviceId} ${key}`, digest, () => this.#post({ ...posted, signal: undefined }))
+    return await this.#keys.once(`${deviceId} ${key}`, digest, () => this.#post(posted, { ...options, signal: undefined }))
   }
 
   async call (deviceId: string, method: string, params: unknown, timeout = this.#limits.callTimeout, signal?: AbortSignal): Promise<unknown> {
@@ -101,16 +101,17 @@ export class Outbox {
     return `${this.#prefix}${(++this.#minted).toString(36)}`
   }
 
-  async #post (posted: Posted): Promise<Sent> {
-    const { id, deviceId, data = null, ttl = 0, confirm = false, timeout = this.#limits.callTimeout, signal } = posted
-    if (ttl > 0) return await this.#keep(posted, ttl)
+  async #post (posted: Posted, options: SendOptions): Promise<Sent> {
+    const { id, deviceId, data = null } = posted
+    const { ttl = 0, confirm = false, timeout = this.#limits.callTimeout, signal } = options
+    if (ttl > 0) return await this.#keep(posted, options, ttl)
     if (confirm) await this.reach(deviceId, { kind: 'confirm', id, data, timeout }, signal)
     else await this.reach(deviceId, { kind: 'send', id, data })
     return { id, status: confirm ? 'delivered' : 'sent' }
   }
 
   /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
-  async #keep ({ id, deviceId, data, confirm, timeout = this.#limits.callTimeout, collapse, digest, signal }: Posted, ttl: number): Promise<Sent> {
+  async #keep ({ id, deviceId, data, digest }: Posted, { confirm, timeout = this.#limits.callTimeout, collapse, signal }: SendOptions, ttl: number): Promise<Sent> {
     const body = bodyOf(data)
     if (sizeOf(body) > this.#limits.maxBuffered / 2) throw new Failure('too-large')
     const wait = confirm ? this.#letters.outcome(id, timeout, signal) : undefined

@@ -10,6 +10,7 @@ import t from 'tap'
 import type { Mailbox } from '../lib/mailbox.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/mailboxes/disk.ts'
 import { Journal } from '../lib/mailboxes/journal.ts'
+import { Recent } from '../lib/mailboxes/recent.ts'
 import { Tally } from '../lib/mailboxes/tally.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
@@ -439,10 +440,12 @@ t.test('damage is not mended where there is no room to write anew', async t => {
 })
 
 t.test('what the database cannot read is reported and mended, and until then whoever reads must come again', async t => {
-  const mailbox = await diskMailbox({ path: await folder(t) })
+  const path = await folder(t)
+  const before = await diskMailbox({ path })
+  await before.put('d', letter('a'), plenty)
+  const mailbox = await reopened(before, { path })
   const damages: string[] = []
   mailbox.onDamage!(({ key, reason }) => damages.push(`${key}: ${reason}`))
-  await mailbox.put('d', letter('a'), plenty)
   const broken = (code: string) => () => { throw Object.assign(new Error('bad block'), { code }) }
   const prototype = ClassicLevel.prototype as unknown as Record<string, unknown>
   const { getSync, iterator } = prototype
@@ -469,5 +472,55 @@ t.test('what is due is looked at so much at a time', async t => {
   t.equal((await mailbox.sweep(Date.now())).length, 1_000)
   t.match(await mailbox.sweep(Date.now()), [{ deviceId: 'd', receipt: { id: '1000', status: 'expired' } }])
   t.equal(await mailbox.waiting('d'), 0)
+  await mailbox.close!()
+})
+
+t.test('what is at hand is all there is from somewhere on, or it is not given', async t => {
+  const recent = new Recent({ letters: 3, bytes: 100 })
+  const kept = (position: number, body = '1') => ({ id: String(position), body, expiresAt: 0, position })
+  const positions = (deviceId: string, after: number) => recent.behind(deviceId, after)?.map(({ position }) => position)
+  t.equal(positions('d', 0), undefined)
+  recent.add('d', kept(5), true)
+  recent.add('d', kept(6), false)
+  t.strictSame(positions('d', 0), [5, 6], 'all there is')
+  t.strictSame(positions('d', 5), [6])
+  recent.add('e', kept(7), false)
+  t.equal(positions('e', 5), undefined, 'there may be older ones')
+  t.strictSame(positions('e', 6), [7])
+  recent.add('e', kept(8), false)
+  t.equal(positions('d', 4), undefined, 'the oldest had to go')
+  t.strictSame(positions('d', 5), [6])
+  recent.add('e', kept(9, 'x'.repeat(99)), false)
+  t.equal(positions('d', 5), undefined)
+  t.strictSame(positions('e', 8), [9], 'never more bytes than may be')
+  recent.forget('e')
+  recent.forget('nobody')
+  t.equal(positions('e', 8), undefined)
+  recent.remove('e', '9')
+  recent.add('e', kept(10), true)
+  t.strictSame(positions('e', 0), [10])
+})
+
+t.test('a letter that goes while others are handed out is not handed out', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  for (const id of ['a', 'b', 'c']) await mailbox.put('d', letter(id), plenty)
+  const handed: string[] = []
+  for await (const { id } of mailbox.letters('d')) {
+    handed.push(id)
+    if (id !== 'a') continue
+    await mailbox.settle('d', 'b', 'cancelled')
+    // and one that is only not at hand any more is
+    for (let n = 0; n < 1_000; n++) await mailbox.put('other', letter(String(n)), plenty)
+  }
+  t.strictSame(handed, ['a', 'c'])
+  await mailbox.close!()
+})
+
+t.test('a letter that is settled before it is on disk is not at hand', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  const put = mailbox.put('d', letter('a'), plenty)
+  t.equal(await mailbox.settle('d', 'a', 'cancelled'), true)
+  await put
+  t.strictSame(await ids(mailbox, 'd'), [])
   await mailbox.close!()
 })

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { Duplex } from 'node:stream'
-import { Frame } from '../../lib/frame.ts'
+import { toWire } from '../../lib/transports/wire.ts'
 import { posts } from './posts.ts'
 import { stand } from './stand.ts'
 
@@ -9,7 +9,7 @@ import { stand } from './stand.ts'
 const devices = new Map<string, Duplex>()
 
 const server = posts((path, body) => {
-  const { wire } = new Frame(body)
+  const wire = toWire(body)
   if (path[0] === 'broadcast') {
     for (const device of devices.values()) device.write(wire)
     return { sent: devices.size }

@@ -2,6 +2,7 @@ import { Failure, type Detail } from '../errors.ts'
 import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
 import type { Damage } from './damage.ts'
 import { Journal, type Change } from './journal.ts'
+import { Recent } from './recent.ts'
 
 export interface DiskMailboxOptions {
   /** The folder; made if it is not there. One process at a time. */
@@ -29,6 +30,7 @@ const DAY = 86_400_000
 const SWEPT_AT_ONCE = 1_000
 const SEAL_EVERY = 60_000
 const MENDS = 2
+const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
 
 // no id holds a `!`, and `"` is the character behind it
 const formatKey = 'format'
@@ -47,6 +49,9 @@ class DiskMailbox implements Mailbox {
   readonly shared = false
   readonly #keepReceipts: number
   readonly #boxes = new Map<string, Box>()
+  readonly #recent = new Recent(AT_HAND)
+  /** Letters on their way to the disk that nobody has settled meanwhile. */
+  readonly #putting = new Set<string>()
   /** Entries on their way to the disk, and when they are there. */
   readonly #underway = new Map<string, { entry: Entry, written: Promise<void> }>()
   /** What nobody was there to hear of yet, by its key. */
@@ -93,6 +98,7 @@ class DiskMailbox implements Mailbox {
 
     if (replaced) this.#remove(deviceId, replaced)
     this.#add(deviceId, entry)
+    this.#putting.add(entryKey(deviceId, letter.id))
     try {
       // written in one go, because nothing comes between
       await Promise.all([
@@ -104,13 +110,19 @@ class DiskMailbox implements Mailbox {
       ])
     } catch (error) {
       this.#remove(deviceId, entry)
-      if (replaced) this.#add(deviceId, replaced)
+      if (replaced) this.#putBack(deviceId, replaced)
       throw error
     }
+    if (this.#putting.delete(entryKey(deviceId, letter.id))) this.#recent.add(deviceId, kept, this.#boxes.get(deviceId)!.letters === 1)
     return { receipt: receiptOf(entry), fresh: true, ...(replaced && { replaced: receiptOf(replaced) }) }
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
+    const atHand = this.#recent.behind(deviceId, after)
+    for (const letter of atHand ?? []) {
+      if (this.#recent.has(letter) || this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
+    }
+    if (atHand) return
     for await (const [, value] of this.#journal.range(letterKey(deviceId, after + 1), `l!${deviceId}"`)) {
       const { letter } = decodeLetter(value)
       // the range is as things were when it began
@@ -129,7 +141,7 @@ class DiskMailbox implements Mailbox {
     try {
       await this.#end(deviceId, entry, ending, device)
     } catch (error) {
-      this.#add(deviceId, entry)
+      this.#putBack(deviceId, entry)
       throw error
     }
     return true
@@ -224,8 +236,16 @@ class DiskMailbox implements Mailbox {
     if (collapse !== undefined) box.collapsible.set(collapse, id)
   }
 
+  /** It could not be settled, and waits on. */
+  #putBack (deviceId: string, entry: Entry): void {
+    this.#add(deviceId, entry)
+    this.#recent.forget(deviceId)
+  }
+
   #remove (deviceId: string, { id, size, collapse }: Entry): void {
     const box = this.#boxes.get(deviceId)!
+    this.#putting.delete(entryKey(deviceId, id))
+    this.#recent.remove(deviceId, id)
     box.letters--
     box.bytes -= size
     if (collapse !== undefined && box.collapsible.get(collapse) === id) box.collapsible.delete(collapse)

@@ -15,6 +15,6 @@ export type Route = (app: App, context: { devices: Devices, settings: Settings }
 /** Aborts when the caller hangs up before it has its answer. */
 export function hangUp (reply: Pick<FastifyReply, 'raw'>): AbortSignal {
   const controller = new AbortController()
-  reply.raw.once('close', () => controller.abort())
+  reply.raw.once('close', () => { if (!reply.raw.writableFinished) controller.abort() })
   return controller.signal
 }
