@@ -2,6 +2,7 @@ import t, { type Test } from 'tap'
 import { churn } from './campaigns/churn.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
+import { fuzz } from './campaigns/fuzz.ts'
 import type { Outcome } from './campaigns/campaign.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
@@ -37,4 +38,8 @@ t.test('a device that stops reading is shown out and costs the others nothing', 
 
 t.test('a closing application sends everyone off, mute devices or not', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})
+
+t.test('no frame, however it was tampered with, throws or holds the process up', async t => {
+  await passes(t, fuzz({ frames: 20_000, seed: Date.now() }))
 })
