@@ -58,7 +58,7 @@ export class Line implements Party {
   }
 
   say (message: Message | Message[]): void {
-    this.#socket.send(codec.encode(message))
+    this.#socket.send(codec.encode(message)!)
   }
 
   answer (asked: Call | Notice, inbound: Inbound): unknown {
