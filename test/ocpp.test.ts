@@ -440,19 +440,22 @@ t.test('a name and a password are handed to authenticate', async t => {
 t.test('the example is a central system', async t => {
   const { NODE_OPTIONS: _, ...env } = process.env
   const root = fileURLToPath(new URL('..', import.meta.url))
-  const program = spawn(process.execPath, [join(root, 'dist/example/ocpp.js')], { env: { ...env, PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit'] })
+  const program = spawn(process.execPath, [join(root, 'dist/example/ocpp.js')], { env: { ...env, PORT: '0', PASSWORD: 'sesame' }, stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => program.kill('SIGKILL'))
   let url = ''
   for await (const line of createInterface(program.stdout)) {
     url = line.match(/^Listening on (.*)$/)?.[1] ?? ''
     if (url) break
   }
-  const client = await charger(t, url, 'CP001')
+  await t.rejects(charger(t, url, 'CP001', { password: 'wrong' }))
+  const client = await charger(t, url, 'CP001', { password: 'sesame' })
   t.match(await client.call('BootNotification', { chargePointVendor: 'V', chargePointModel: 'M' }), { status: 'Accepted' })
   t.match(await client.call('Heartbeat', {}), { currentTime: String })
+  t.match(await client.call('Authorize', { idTag: '04' }), { idTagInfo: { status: 'Accepted' } })
   t.match(await client.call('StatusNotification', { connectorId: 1, errorCode: 'NoError', status: 'Available' }), {})
   t.match(await client.call('MeterValues', { connectorId: 1, meterValue: [{ timestamp: '2026-01-01T00:00:00Z', sampledValue: [{ value: '7' }] }] }), {})
   t.match(await client.call('StartTransaction', { connectorId: 1, idTag: '04', meterStart: 0, timestamp: '2026-01-01T00:00:00Z' }), { transactionId: 1 })
+  t.match(await client.call('StopTransaction', { transactionId: 1, meterStop: 1, timestamp: '2026-01-01T00:00:00Z' }), {})
   t.match(await request({ url }, 'POST', '/devices/CP001/calls/RemoteStartTransaction', { idTag: '04' }), { status: 200, body: { status: 'Accepted' } })
   t.match((await request({ url }, 'GET', '/connectors')).body, { statuses: { 'CP001/1': 'Available' }, meters: { 'CP001/1': { sampledValue: [{ value: '7' }] } } })
   program.kill('SIGTERM')
