@@ -112,7 +112,7 @@ export class Admission {
     const { id: deviceId, generation } = session
     home.stats.admitted()
     home.log.info({ deviceId, generation, address: session.address }, 'device connected')
-    session.notify('welcome', { deviceId, generation, heartbeat: rules.pingInterval, now: Date.now(), waiting })
+    session.welcome({ deviceId, generation, heartbeat: rules.pingInterval, now: Date.now(), waiting })
     if (session.left) return
     session.enter()
     events.emit('connected', session)
@@ -129,9 +129,11 @@ export class Admission {
   }
 
   #choose (entrant: Entrant): void {
-    const { protocols } = entrant.introduction
-    if (protocols.length === 0) return
-    const codec = this.#parts.codecs.find(({ subprotocol }) => protocols.includes(subprotocol))
+    const { protocols, path } = entrant.introduction
+    const spoken = this.#parts.codecs.filter(codec => codec.path === path)
+    const offered = protocols.map(name => spoken.find(({ subprotocol }) => subprotocol === name))
+    // a protocol with a path of its own is not spoken unasked
+    const codec = protocols.length === 0 && path === undefined ? spoken[0] : offered.find(one => one !== undefined)
     if (!codec) throw new Failure('bad-protocol')
     entrant.codec = codec
   }

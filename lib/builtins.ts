@@ -15,7 +15,7 @@ const Filters = Type.Object({ topics: Type.Array(Type.String()) })
 const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
 const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
 
-/** The methods every device may call. */
+/** The methods every device may call that speaks a protocol of ours. */
 export function addBuiltins (
   methods: Methods,
   { subscriptions, outbox, events, authorizeTopic, topic: limits }:
@@ -32,24 +32,24 @@ export function addBuiltins (
     await authorize(device, new Set(topics), 'subscribe')
     subscriptions.join(device as Session, topics)
     return { topics: [...device.topics] }
-  })
+  }, true)
 
   methods.handle('unsubscribe', { params: Filters }, ({ topics }, { device }) => {
     subscriptions.leave(device as Session, topics)
     return { topics: [...device.topics] }
-  })
+  }, true)
 
   methods.handle('publish', { params: Publish }, async ({ topic, data = null }, { device }) => {
     if (!isTopic(topic, limits)) throw new Failure('bad-topic')
     await authorize(device, [topic], 'publish')
     await outbox.broadcast(data, topic)
     return {}
-  })
+  }, true)
 
   methods.handle('message', { params: Message }, ({ data = null }, { device }) => {
     events.emit('message', data, device)
     return {}
-  })
+  }, true)
 
-  methods.handle('ping', {}, () => ({ now: Date.now() }))
+  methods.handle('ping', {}, () => ({ now: Date.now() }), true)
 }

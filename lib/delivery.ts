@@ -112,7 +112,7 @@ export class Delivery {
 
   /** False: the session has left meanwhile. */
   async #hasRoom (session: Session, round: Round): Promise<boolean> {
-    while (round.inFlight.size >= this.#limits.window && this.#mayHand(session)) {
+    while (round.inFlight.size >= Math.min(this.#limits.window, session.codec.concurrency) && this.#mayHand(session)) {
       await new Promise<void>(resolve => { round.wake = resolve })
     }
     return this.#mayHand(session)
@@ -138,9 +138,15 @@ export class Delivery {
       const timeout = letter.expiresAt - Date.now()
       const failure = timeout > 0 ? await this.#call(session, letter, timeout) : new Failure('timeout')
       if (!failure) return void await this.#letters.settle(session.id, letter, 'delivered')
-      const { reason, device } = failure
+      const { reason, device = { code: failure.code, message: failure.message } } = failure
       if (reason === 'dropped') return // it waits for the next connection
-      if (!pressed.has(reason)) return void await this.#letters.settle(session.id, letter, reason === 'timeout' ? 'expired' : 'refused', device)
+      if (reason === 'timeout') {
+        const isUnanswered = session.patience !== undefined && Date.now() < letter.expiresAt
+        if (!isUnanswered) return void await this.#letters.settle(session.id, letter, 'expired')
+        if (await this.#strike(session, letter)) return
+      } else if (!pressed.has(reason)) {
+        return void await this.#letters.settle(session.id, letter, 'refused', device)
+      }
       await sleep(PAUSE, undefined, { ref: false })
     }
   }
@@ -148,7 +154,8 @@ export class Delivery {
   /** Why the device has not acknowledged; nothing, if it has. */
   async #call (session: Session, letter: Kept, timeout: number): Promise<Failure | undefined> {
     try {
-      await session.peer.call('message', { id: letter.id, data: contentOf(letter) }, { id: letter.id, timeout })
+      const { method, params, id } = session.bringing(letter.id, contentOf(letter))
+      await session.peer.call(method, params, { id, timeout, patience: session.patience })
       return undefined
     } catch (error) {
       if (error instanceof Failure) return error
@@ -156,12 +163,15 @@ export class Delivery {
     }
   }
 
-  async #strike (session: Session, letter: Kept): Promise<void> {
+  /** True: it is set aside, or waits no more. */
+  async #strike (session: Session, letter: Kept): Promise<boolean> {
     try {
       const strikes = await this.#letters.strike(session.id, letter.id)
       if (strikes >= this.#limits.attempts) await this.#letters.settle(session.id, letter, 'set-aside')
+      return strikes === 0 || strikes >= this.#limits.attempts
     } catch (error) {
       this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be struck')
+      return false
     }
   }
 

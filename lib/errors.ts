@@ -30,7 +30,7 @@ export const answers = {
   departed: { status: 400, code: 'DEVICE_DEPARTED', rpc: -32026, message: 'The device left before it was let in' },
   'too-many-topics': { status: 429, code: 'TOPICS_EXCEEDED', rpc: -32010, message: 'Too many topics', retryAfter: 60 },
   'bad-topic': { status: 400, code: 'TOPIC_INVALID', rpc: -32011, message: 'Not a valid topic' },
-  'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Give the device id as ?deviceId=: 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -' },
+  'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Give the device id in the path or as ?deviceId=: 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -' },
   'bad-protocol': { status: 400, code: 'PROTOCOL_UNKNOWN', rpc: -32013, message: 'Offer the subprotocol jsonrpc, or none' },
   'not-websocket': { status: 426, code: 'UPGRADE_REQUIRED', rpc: -32024, message: 'Connect with a WebSocket' },
   'too-large': { status: 413, code: 'MESSAGE_TOO_LARGE', rpc: -32014, message: 'The message is too large' },
@@ -91,9 +91,14 @@ export function briefly (detail: Detail | undefined): Detail | undefined {
   return { code: typeof detail.code === 'string' ? detail.code.slice(0, MAX_KEPT / 4) : detail.code, message: detail.message.slice(0, MAX_KEPT / 4) }
 }
 
+/** What is wrong with parameters: too few or too many, another type, or a value that is not allowed. */
+export type Flaw = 'occurrence' | 'type' | 'value'
+
 export interface FailureOptions {
   /** What the other side said itself. */
   detail?: Detail | undefined
+  /** For protocols that tell bad parameters apart. */
+  flaw?: Flaw
   /** In place of the words of the table. */
   message?: string | undefined
 }
@@ -108,6 +113,7 @@ export class Failure extends Error {
   readonly code: string
   readonly headers: Record<string, string>
   declare readonly device: Detail | undefined
+  declare readonly flaw?: Flaw
 
   constructor (reason: Reason, options: FailureOptions = {}) {
     const answer: Answer = answers[reason]
@@ -118,6 +124,7 @@ export class Failure extends Error {
     this.code = answer.code
     this.headers = answer.retryAfter === undefined ? {} : { 'retry-after': String(answer.retryAfter) }
     Object.defineProperty(this, 'device', { value: options.detail })
+    if (options.flaw) this.flaw = options.flaw
   }
 }
 

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import type { FastifyRequest } from 'fastify'
 import type { Caller } from './gate.ts'
 import type { Credentials } from './device.ts'
@@ -12,8 +13,13 @@ export interface Introduction extends Caller {
   deviceId: unknown
   /** From `Authorization: Bearer`, or from the subprotocol `bearer.<token>`. */
   token: string | undefined
+  /** From `Authorization: Basic`. */
+  username?: string | undefined
+  password?: string | undefined
   /** The subprotocols it offers. */
   protocols: string[]
+  /** The path of the protocols that it came for, where they have one of their own. */
+  path?: string | undefined
   /** The upgrade request, where there was one. */
   request?: FastifyRequest
 }
@@ -26,6 +32,17 @@ export type Authenticate = (
 
 export function isDeviceId (id: unknown): id is string {
   return typeof id === 'string' && deviceId.test(id)
+}
+
+/** The name ends at the first colon, unless it is the device id, which may hold one. */
+export function basicOf (authorization: string | undefined, deviceId: unknown): { username?: string, password?: string } {
+  const [, encoded] = authorization?.match(/^Basic +(\S+)$/i) ?? []
+  if (encoded === undefined) return {}
+  const bytes = Buffer.from(encoded, 'base64')
+  // a key may be any bytes, and no two may look the same
+  const text = isUtf8(bytes) ? bytes.toString() : bytes.toString('latin1')
+  const end = isDeviceId(deviceId) && text.startsWith(`${deviceId}:`) ? deviceId.length : text.indexOf(':')
+  return end === -1 ? {} : { username: text.slice(0, end), password: text.slice(end + 1) }
 }
 
 export function tokenOf (authorization: string | undefined): string | undefined {

@@ -1,4 +1,4 @@
-import { Failure, type Detail, type Reason } from './errors.ts'
+import { Failure, type Detail, type Flaw, type Reason } from './errors.ts'
 
 /** What a call and its answer have in common. */
 export type Id = string | number
@@ -6,27 +6,42 @@ export type Id = string | number
 export interface Call { kind: 'call', id: Id, method: string, params?: unknown }
 export interface Notice { kind: 'notice', method: string, params?: unknown }
 export interface Result { kind: 'result', id: Id, result: unknown }
-export interface Failed { kind: 'failure', id: Id | null, reason: Reason, detail?: Detail | undefined }
+export interface Failed { kind: 'failure', id: Id | null, reason: Reason, detail?: Detail | undefined, flaw?: Flaw }
 
-/** Text that was no message. With the reason `answer-invalid` it was meant as an answer to `id`. */
-export interface Invalid { kind: 'invalid', id: Id | null, reason: 'unreadable' | 'malformed' | 'answer-invalid' }
+/**
+ * Text that was no message. With the reason `answer-invalid` it was meant as an answer to `id`, or is one of those that get
+ * no answer; `detail` is what the answer to any other says.
+ */
+export interface Invalid { kind: 'invalid', id: Id | null, reason: 'unreadable' | 'malformed' | 'answer-invalid', detail?: Detail }
 
 /** What flows between two peers. */
 export type Message = Call | Notice | Result | Failed | Invalid
+
+/** What is called, and with what. */
+export type Named = Pick<Call, 'method' | 'params'>
 
 /** A wire protocol: frames to messages and back. Pure, keeps no state. */
 export interface Codec {
   readonly subprotocol: string
   /** How many calls may be on the wire at a time, in each direction. */
   readonly concurrency: number
+  /** Where devices that speak it connect, their id behind it; without one, where all others do. */
+  readonly path?: string
   /** Never throws: what cannot be read is a message of kind `invalid`. */
   decode (frame: string | Uint8Array): Message | Message[]
-  /** A string leaves as a text frame, bytes as a binary frame. */
-  encode (message: Message | Message[]): string | Uint8Array
+  /** A string leaves as a text frame, bytes as a binary frame. Undefined: the protocol has no words for it, and nothing leaves. */
+  encode (message: Message | Message[]): string | Uint8Array | undefined
+  /** An id for a call of ours, where numbers from 1 will not do. */
+  readonly mint?: () => string
+  /**
+   * For a protocol with methods of its own and none of ours, be it `message`, `welcome` or `subscribe`: the call that the
+   * data of a message names, if it names one.
+   */
+  callOf? (data: unknown): Named | undefined
 }
 
 /** The message that tells the other side why its call failed; an accident is an internal error to it. */
 export function failed (id: Id | null, error: unknown): Failed {
   if (!(error instanceof Failure)) return { kind: 'failure', id, reason: 'internal' }
-  return { kind: 'failure', id, reason: error.reason, detail: error.device }
+  return { kind: 'failure', id, reason: error.reason, detail: error.device, ...(error.flaw && { flaw: error.flaw }) }
 }

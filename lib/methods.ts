@@ -1,7 +1,7 @@
 import type { Static, TSchema } from '@sinclair/typebox'
-import { TypeCompiler, type TypeCheck } from '@sinclair/typebox/compiler'
+import { TypeCompiler, ValueErrorType, type TypeCheck, type ValueError } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
-import { answers, Failure } from './errors.ts'
+import { answers, Failure, type Flaw } from './errors.ts'
 import { isThenable, type Inbound } from './peer.ts'
 import type { Device } from './device.ts'
 import type { Stats } from './stats.ts'
@@ -27,6 +27,7 @@ interface Method {
   handler: (params: unknown, context: HandlerContext) => unknown
   params: TypeCheck<TSchema> | undefined
   result: TypeCheck<TSchema> | undefined
+  isBuiltin: boolean
 }
 
 /** What devices may call, and what answers them. */
@@ -40,20 +41,21 @@ export class Methods {
     this.#log = log
   }
 
-  handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>): void {
+  handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
     if (this.#methods.has(name)) throw new Error(`The method "${name}" has a handler already`)
     this.#methods.set(name, {
       handler: handler as Method['handler'],
       params: schemas.params && TypeCompiler.Compile(schemas.params),
-      result: schemas.result && TypeCompiler.Compile(schemas.result)
+      result: schemas.result && TypeCompiler.Compile(schemas.result),
+      isBuiltin
     })
   }
 
   /** Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. */
-  answer (name: string, params: unknown, device: Device, inbound: Inbound): unknown {
+  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: Inbound): unknown {
     const method = this.#methods.get(name)
     try {
-      if (!method) throw new Failure('unknown-method')
+      if (!method || (method.isBuiltin && device.isForeign)) throw new Failure('unknown-method')
       if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
       const result = method.handler(params, new Context(device, inbound))
       if (!isThenable(result)) return this.#check(name, method, result)
@@ -95,7 +97,13 @@ class Context implements HandlerContext {
   }
 }
 
-function badParams ({ path, message }: { path: string, message: string }): Failure {
+const occurrences = new Set([ValueErrorType.ObjectRequiredProperty, ValueErrorType.ArrayMinItems, ValueErrorType.ArrayMaxItems])
+const types = new Set([
+  ValueErrorType.Array, ValueErrorType.Boolean, ValueErrorType.Integer, ValueErrorType.Null, ValueErrorType.Number, ValueErrorType.Object, ValueErrorType.String
+])
+
+function badParams ({ type, path, message }: ValueError): Failure {
   const words = `params${path}: ${message}`
-  return new Failure('bad-params', { message: words, detail: { code: answers['bad-params'].rpc, message: words } })
+  const flaw: Flaw = occurrences.has(type) ? 'occurrence' : types.has(type) ? 'type' : 'value'
+  return new Failure('bad-params', { message: words, detail: { code: answers['bad-params'].rpc, message: words }, flaw })
 }

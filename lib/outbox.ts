@@ -114,6 +114,8 @@ export class Outbox {
   async #keep ({ id, deviceId, data, digest }: Posted, { confirm, timeout = this.#limits.callTimeout, collapse, signal }: SendOptions, ttl: number): Promise<Sent> {
     const body = bodyOf(data)
     if (sizeOf(body) > this.#limits.maxBuffered / 2) throw new Failure('too-large')
+    const session = this.#registry.get(deviceId)
+    if (session?.isForeign) session.bringing(id, data) // what cannot be delivered is better refused at once
     const wait = confirm ? this.#letters.outcome(id, timeout, signal) : undefined
     try {
       const { receipt, fresh } = await this.#letters.put(deviceId, {

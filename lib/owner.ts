@@ -48,8 +48,8 @@ export class SessionOwner implements Owner {
     switch (request.kind) {
       case 'send': return await session.offer(request.id, request.data)
       case 'confirm': {
-        const { id, data, timeout } = request
-        return await session.call('message', { id, data }, { id, timeout, signal })
+        const { method, params, id } = session.bringing(request.id, request.data)
+        return await session.call(method, params, { id, timeout: request.timeout, signal })
       }
       case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
       case 'ring': return this.#delivery.ring(session)

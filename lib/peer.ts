@@ -21,6 +21,10 @@ export interface PeerLimits {
   concurrency: number
   /** Calls of the other side that may wait for our answer at a time. */
   inbound: number
+  /** Milliseconds, from its start, for which a call on the wire that was given up keeps others off it, unless it is answered; without it, none. */
+  linger?: number | undefined
+  /** Makes the ids of calls; by default they are numbers from 1. */
+  mint?: (() => string) | undefined
 }
 
 export interface CallOptions {
@@ -30,6 +34,11 @@ export interface CallOptions {
   signal?: AbortSignal | undefined
   /** The id on the wire, where it must be a given one. */
   id?: Id | undefined
+}
+
+export interface QueuedOptions extends CallOptions {
+  /** Milliseconds for the answer, from when the call goes on the wire. Only where it may have to wait for that. */
+  patience?: number | undefined
 }
 
 /** A call of the other side while it is being answered. */
@@ -53,6 +62,10 @@ export class Inbound {
 interface Pending {
   call: Call
   settle (outcome: Result | Failure): void
+  patience: number | undefined
+  /** Set where few calls are on the wire at a time, once this one is. */
+  saidAt?: number
+  impatient?: ReturnType<typeof setTimeout>
 }
 
 type Reply = (answer: Result | Failed) => void
@@ -64,6 +77,8 @@ export class Peer {
   readonly #pending = new Map<Id, Pending>()
   readonly #inbound = new Set<Inbound>()
   readonly #queue: Call[] = []
+  /** Given up, and still keeping others off the wire. */
+  #lingering: Map<Id, ReturnType<typeof setTimeout>> | undefined
   #onWire = 0
   #lastId = 0
   #ended: Reason | undefined
@@ -84,15 +99,15 @@ export class Peer {
   }
 
   /** Settles exactly once: with the result, or with a `Failure`. */
-  call (method: string, params?: unknown, { timeout, signal, id = ++this.#lastId }: CallOptions = {}): Promise<unknown> {
+  call (method: string, params?: unknown, { timeout, signal, id = this.#mint(), patience }: QueuedOptions = {}): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(new Failure(this.#ended))
       if (signal?.aborted) return reject(givenUp())
       if (this.#pending.has(id)) return reject(new Failure('busy'))
 
       const call: Call = { kind: 'call', id, method, params }
-      const giveUp = () => this.#settle(id, givenUp())
-      const timer = timeout === undefined ? undefined : setTimeout(() => this.#settle(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER))
+      const giveUp = () => this.#giveUp(id, givenUp())
+      const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER))
       signal?.addEventListener('abort', giveUp, { once: true })
       this.#pending.set(id, {
         call,
@@ -101,7 +116,8 @@ export class Peer {
           signal?.removeEventListener('abort', giveUp)
           if (outcome instanceof Failure) reject(outcome)
           else resolve(outcome.result)
-        }
+        },
+        patience
       })
       this.#put(call)
     })
@@ -127,6 +143,7 @@ export class Peer {
     this.#ended = reason
     this.#queue.length = 0
     for (const id of this.#pending.keys()) this.#settle(id, new Failure(reason))
+    for (const timer of this.#lingering?.values() ?? []) clearTimeout(timer)
     for (const inbound of this.#inbound) inbound.abort()
     this.#inbound.clear()
   }
@@ -142,23 +159,65 @@ export class Peer {
     } catch (error) {
       this.#settle(call.id, error as Failure)
     }
+    if (this.#limits.linger !== undefined) this.#said(call.id)
+  }
+
+  #said (id: Id): void {
+    const pending = this.#pending.get(id)
+    if (!pending) return
+    pending.saidAt = performance.now()
+    if (pending.patience !== undefined) pending.impatient = setTimeout(() => this.#giveUp(id, new Failure('timeout')), pending.patience)
+  }
+
+  /** Nobody waits for the answer any more; where few calls are on the wire at a time, the other side may still be at it. */
+  #giveUp (id: Id, failure: Failure): void {
+    const saidAt = this.#pending.get(id)?.saidAt
+    if (saidAt === undefined) return void this.#settle(id, failure)
+    this.#take(id, failure)
+    const rest = Math.max(saidAt + this.#limits.linger! - performance.now(), 0)
+    this.#lingering ??= new Map()
+    this.#lingering.set(id, setTimeout(() => this.#leave(id), rest))
   }
 
   /** Takes the call out of those in flight and lets the next of the queue go. False: it is not in flight. */
   #settle (id: Id, outcome: Result | Failure): boolean {
-    const pending = this.#pending.get(id)
-    if (!pending) return false
-    this.#pending.delete(id)
-    pending.settle(outcome)
-    const waiting = this.#queue.indexOf(pending.call)
-    if (waiting !== -1) {
-      this.#queue.splice(waiting, 1)
-      return true
+    const pending = this.#take(id, outcome)
+    if (!pending) {
+      this.#leave(id)
+      return false
     }
+    const waiting = this.#queue.indexOf(pending.call)
+    if (waiting === -1) this.#next()
+    else this.#queue.splice(waiting, 1)
+    return true
+  }
+
+  #take (id: Id, outcome: Result | Failure): Pending | undefined {
+    const pending = this.#pending.get(id)
+    if (!pending) return undefined
+    this.#pending.delete(id)
+    clearTimeout(pending.impatient)
+    pending.settle(outcome)
+    return pending
+  }
+
+  /** A call that was given up is answered after all, or had its time. */
+  #leave (id: Id): void {
+    const timer = this.#lingering?.get(id)
+    if (timer === undefined) return
+    clearTimeout(timer)
+    this.#lingering!.delete(id)
+    this.#next()
+  }
+
+  #next (): void {
     this.#onWire--
     const next = this.#queue.shift()
     if (next) this.#put(next)
-    return true
+  }
+
+  #mint (): Id {
+    return this.#limits.mint?.() ?? ++this.#lastId
   }
 
   #receive (message: Message, reply: Reply): void {
@@ -178,7 +237,7 @@ export class Peer {
       case 'invalid': {
         if (message.reason !== 'answer-invalid') {
           this.#party.stray(message)
-          return reply({ kind: 'failure', id: message.id, reason: message.reason })
+          return reply({ kind: 'failure', id: message.id, reason: message.reason, ...(message.detail && { detail: message.detail }) })
         }
         if (message.id === null || !this.#settle(message.id, new Failure('answer-invalid'))) this.#party.stray(message)
       }

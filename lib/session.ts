@@ -5,7 +5,7 @@ import type { Credentials, Description, Device, Leave } from './device.ts'
 import { Failure, goodbyes, type Goodbye } from './errors.ts'
 import { Frame } from './frame.ts'
 import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
-import { failed, type Call, type Codec, type Failed, type Invalid, type Message, type Notice, type Result } from './message.ts'
+import { failed, type Call, type Codec, type Failed, type Invalid, type Message, type Named, type Notice, type Result } from './message.ts'
 import { Output, type Sink } from './output.ts'
 import { Peer, type CallOptions, type Inbound, type Party } from './peer.ts'
 import type { Stats } from './stats.ts'
@@ -86,7 +86,17 @@ export class Session implements Device, Party {
     this.#pulse = new Pulse(home.limits, now)
     this.bucket = bucket ?? new Bucket({ perSecond: home.limits.rate, burst: home.limits.burst }, now)
     this.#expiresAt = credentials.expiresAt ?? Infinity
-    this.peer = new Peer(this, { concurrency: codec.concurrency, inbound: home.limits.maxCalls })
+    this.peer = new Peer(this, { concurrency: codec.concurrency, inbound: home.limits.maxCalls, linger: this.patience, mint: codec.mint })
+  }
+
+  /** Milliseconds that a call may keep others off the wire, where there is room for few. */
+  get patience (): number | undefined {
+    return this.codec.concurrency === Infinity ? undefined : this.#home.limits.callTimeout
+  }
+
+  /** Speaks a protocol that has none of our methods. */
+  get isForeign (): boolean {
+    return this.codec.callOf !== undefined
   }
 
   /** Known to all who meet it: nobody does before the device is its own. */
@@ -158,16 +168,27 @@ export class Session implements Device, Party {
   }
 
   send (data: unknown): void {
-    this.notify('message', { id: `${this.generation}.${++this.#messages}`, data: data ?? null })
+    const id = `${this.generation}.${++this.#messages}`
+    const frame = this.notice('message', { id, data: data ?? null })
+    if (frame) this.hand(frame)
+    else this.#command(id, data)
   }
 
-  /** Sends a notice. */
-  notify (method: string, params: unknown): void {
-    this.hand(this.frame({ kind: 'notice', method, params }))
+  /** Tells the device that it is let in. */
+  welcome (params: unknown): void {
+    this.hand(this.notice('welcome', params))
+  }
+
+  /** The call that brings a message; its answer is the acknowledgement. */
+  bringing (id: string, data: unknown): Named & { id?: string } {
+    if (!this.codec.callOf) return { method: 'message', params: { id, data }, id }
+    const named = this.codec.callOf(data)
+    if (!named) throw new Failure('bad-params', { message: `To a device that speaks ${this.protocol} a message is a call: {"method": "...", "params": {...}}` })
+    return named
   }
 
   async call (method: string, params?: unknown, { timeout = this.#home.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
-    if (this.#calls >= this.#home.limits.maxCalls) throw this.#count(new Failure('busy'))
+    this.#checkRoom()
     this.#calls++
     try {
       const result = await this.peer.call(method, params, { timeout, signal, id })
@@ -185,16 +206,23 @@ export class Session implements Device, Party {
     this.#expiresAt = expiresAt
   }
 
-  /** Encodes a message for this device. */
-  frame (message: Message | Message[]): Frame {
-    const frame = new Frame(this.#encode(message))
+  /** Encodes a notice of ours for this device; nothing, where its protocol has none of them. */
+  notice (method: 'message' | 'welcome', params: unknown): Frame | undefined {
+    return this.isForeign ? undefined : this.frame({ kind: 'notice', method, params })
+  }
+
+  /** Encodes a message for this device; nothing, where its protocol has no words for it. */
+  frame (message: Message | Message[]): Frame | undefined {
+    const payload = this.#encode(message)
+    if (payload === undefined) return undefined
+    const frame = new Frame(payload)
     if (frame.size > this.#home.limits.maxBuffered) throw new Failure('too-large')
     return frame
   }
 
   /** Writes a frame; a device that lets too much wait is shown out. */
-  hand (frame: Frame): void {
-    if (!this.#isHere()) return
+  hand (frame: Frame | undefined): void {
+    if (!frame || !this.#isHere()) return
     this.#home.stats.sent(frame.size)
     if (!this.#output.write(frame)) this.end('slow')
   }
@@ -208,8 +236,9 @@ export class Session implements Device, Party {
 
   /** Writes a message as soon as there is room: whoever waits for it keeps to the pace of the device. */
   async offer (id: string, data: unknown): Promise<void> {
-    const frame = this.frame({ kind: 'notice', method: 'message', params: { id, data } })
+    const frame = this.notice('message', { id, data })
     if (!this.#isHere()) throw new Failure('dropped')
+    if (!frame) return this.#command(id, data)
     await this.#output.offer(frame)
     this.#home.stats.sent(frame.size)
   }
@@ -264,7 +293,20 @@ export class Session implements Device, Party {
     return !this.left
   }
 
-  #encode (message: Message | Message[]): string | Uint8Array {
+  /** Makes the call that brings a message; what the device answers is told to nobody. */
+  #command (id: string, data: unknown): void {
+    const { method, params, ...options } = this.bringing(id, data)
+    this.#checkRoom()
+    this.call(method, params, options).catch(error => {
+      this.#home.log.info({ deviceId: this.id, method, reason: (error as Failure).reason }, 'a message was not acknowledged')
+    })
+  }
+
+  #checkRoom (): void {
+    if (this.#calls >= this.#home.limits.maxCalls) throw this.#count(new Failure('busy'))
+  }
+
+  #encode (message: Message | Message[]): string | Uint8Array | undefined {
     try {
       return this.codec.encode(message)
     } catch (error) { // a circle, a bigint
@@ -273,7 +315,7 @@ export class Session implements Device, Party {
   }
 
   /** An answer that cannot be encoded is our fault, and told so; for anything else it is the caller's. */
-  #frameOrFailure (message: Message | Message[]): Frame {
+  #frameOrFailure (message: Message | Message[]): Frame | undefined {
     try {
       return this.frame(message)
     } catch (error) {

@@ -83,8 +83,9 @@ export class Subscriptions {
     const frames = new Map<Codec, Frame>()
     let sent = 0
     for (const session of toEveryone ? this.#everyone : this.#topics.match(topic)) {
-      let frame = frames.get(session.codec)
-      if (!frame) frames.set(session.codec, frame = session.frame({ kind: 'notice', method: 'message', params }))
+      const frame = frames.get(session.codec) ?? session.notice('message', params)
+      if (!frame) continue
+      frames.set(session.codec, frame)
       session.cast(frame)
       sent++
     }

@@ -4,6 +4,7 @@ import { cutsInChromium, cutsInNode } from './campaigns/cuts.ts'
 import { damage } from './campaigns/damage.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
+import { fuzz } from './campaigns/fuzz.ts'
 import type { Outcome } from './campaigns/campaign.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
@@ -52,4 +53,8 @@ t.test('whatever cuts the line of a client, nothing is lost, doubled or left ove
 
 withProgram(t, 'chromium', 'the same in a browser', async (t, path) => {
   await passes(t, cutsInChromium({ cuts: 10, seed: Date.now() }, path))
+})
+
+t.test('no frame, however it was tampered with, throws or holds the process up', async t => {
+  await passes(t, fuzz({ frames: 20_000, seed: Date.now() }))
 })

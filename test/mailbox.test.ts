@@ -1,13 +1,14 @@
 import t, { type Test } from 'tap'
 import { lettersOf, type Backplane } from '../lib/backplane.ts'
 import { localBackplane } from '../lib/backplanes/local.ts'
+import { jsonrpc } from '../lib/codecs/jsonrpc.ts'
 import { Delivery } from '../lib/delivery.ts'
 import { Failure, type Reason } from '../lib/errors.ts'
 import { Events } from '../lib/events.ts'
 import { failureOf, Letters } from '../lib/letters.ts'
 import { sizeOf, type Ending, type Mailbox } from '../lib/mailbox.ts'
 import { memoryMailbox } from '../lib/mailboxes/memory.ts'
-import type { Call, Message } from '../lib/message.ts'
+import type { Call, Message, Named } from '../lib/message.ts'
 import { Peer, type PeerLimits } from '../lib/peer.ts'
 import type { Session } from '../lib/session.ts'
 import { Stats } from '../lib/stats.ts'
@@ -292,6 +293,7 @@ class FakeDevice {
   readonly id: string
   readonly peer: Peer
   readonly calls: Call[] = []
+  readonly codec = jsonrpc()
   left: object | undefined
   readonly #delivery: Delivery
 
@@ -308,6 +310,10 @@ class FakeDevice {
 
   get session (): Session {
     return this as unknown as Session
+  }
+
+  bringing (id: string, data: unknown): Named & { id: string } {
+    return { method: 'message', params: { id, data }, id }
   }
 
   /** The ids of all letters it was handed. */

@@ -560,3 +560,44 @@ function controller (): { signal: AbortSignal, abort: () => void } {
   const controller = new AbortController()
   return { signal: controller.signal, abort: () => controller.abort() }
 }
+
+t.test('a call that was given up keeps others off a narrow wire until it is answered', async t => {
+  const answers: Array<(value: unknown) => void> = []
+  const { ours, theirs } = pair(() => new Promise(resolve => answers.push(resolve)), { ours: { concurrency: 1, linger: 60_000 } })
+  const caller = new AbortController()
+  const [given, next] = [reasonOf(ours.peer.call('a', {}, { signal: caller.signal })), ours.peer.call('b')]
+  const waiting = reasonOf(ours.peer.call('c', {}, { timeout: 5 }))
+  await turn()
+  caller.abort()
+  t.equal(await given, 'dropped')
+  t.equal(await waiting, 'timeout', 'one that is not on the wire yet goes at once')
+  t.strictSame(theirs.asked.map(({ method }) => method), ['a'])
+  answers[0]!('late')
+  await turn()
+  t.strictSame(ours.strays, [{ kind: 'result', id: 1, result: 'late' }])
+  t.strictSame(theirs.asked.map(({ method }) => method), ['a', 'b'])
+  answers[1]!('in time')
+  t.equal(await next, 'in time')
+})
+
+t.test('a call that was given up and is never answered keeps others off the wire no longer than it may', async t => {
+  const { ours } = pair(({ method }) => method === 'mute' ? new Promise(() => {}) : method, { ours: { concurrency: 1, linger: 30 } })
+  const given = reasonOf(ours.peer.call('mute', {}, { timeout: 1 }))
+  const next = ours.peer.call('next')
+  t.equal(await given, 'timeout')
+  t.equal(await next, 'next')
+  const impatient = reasonOf(ours.peer.call('mute', {}, { patience: 5, timeout: 60_000 }))
+  t.equal(await impatient, 'timeout', 'what counts is the time on the wire')
+  const last = reasonOf(ours.peer.call('last'))
+  ours.peer.end()
+  t.equal(await last, 'dropped')
+  t.equal(ours.peer.inFlight, 0)
+})
+
+t.test('ids are made as the limits say', async t => {
+  let made = 0
+  const { ours, theirs } = pair(() => 'yes', { ours: { mint: () => `id-${++made}` } })
+  t.equal(await ours.peer.call('a'), 'yes')
+  t.equal(await ours.peer.call('b', {}, { id: 'given' }), 'yes')
+  t.strictSame(theirs.asked.map(asked => (asked as Call).id), ['id-1', 'given'])
+})

@@ -4,7 +4,7 @@ import { EVERYONE, type Backplane } from '../lib/backplane.ts'
 import { localBackplane } from '../lib/backplanes/local.ts'
 import { jsonrpc } from '../lib/codecs/jsonrpc.ts'
 import { Frame } from '../lib/frame.ts'
-import type { Codec, Message } from '../lib/message.ts'
+import type { Codec } from '../lib/message.ts'
 import type { Session } from '../lib/session.ts'
 import { Subscriptions } from '../lib/subscriptions.ts'
 import { isFilter, isTopic, matches as matchesFilter, Topics } from '../lib/topics.ts'
@@ -227,9 +227,9 @@ class FakeSession {
     this.codec = codec
   }
 
-  frame (message: Message): Frame {
+  notice (method: string, params: unknown): Frame {
     this.encoded++
-    return new Frame(this.codec.encode(message))
+    return new Frame(this.codec.encode({ kind: 'notice', method, params })!)
   }
 
   cast (frame: Frame): void {

@@ -118,11 +118,11 @@ export class Line implements Party {
   /** What cannot be encoded is the caller's fault; an answer that cannot is ours, and told so. */
   #encode (message: Message | Message[]): string | Uint8Array {
     try {
-      return codec.encode(message)
+      return codec.encode(message)!
     } catch (error) { // a circle, a bigint
       if ('method' in message) throw new Failure('bad-params', { message: (error as Error).message })
       this.#end.failed(error)
-      return codec.encode(([message].flat() as Result[]).map(({ id }) => failed(id, undefined)))
+      return codec.encode(([message].flat() as Result[]).map(({ id }) => failed(id, undefined)))!
     }
   }
 

@@ -1,6 +1,7 @@
 import { answers, type Detail, type Reason } from '../errors.ts'
 import { isSound } from '../json.ts'
-import type { Codec, Id, Invalid, Message } from '../message.ts'
+import type { Codec, Id, Message } from '../message.ts'
+import { bodyOf, bytesOf, fromBase64, invalid, isMembers, spoilt, toBase64, withData, type Members } from './body.ts'
 
 export interface JsonRpcOptions {
   /** How deep a message may be nested. */
@@ -10,8 +11,6 @@ export interface JsonRpcOptions {
   /** How bytes travel: in a binary frame after the message, or as `base64` in place of `data`, for lines of text. */
   bytes?: 'frame' | 'base64'
 }
-
-type Members = Record<string, unknown>
 
 const NEWLINE = 0x0a
 const MAX_ID_LENGTH = 255
@@ -115,50 +114,12 @@ function toError (reason: Reason, detail?: Detail): Detail {
   return typeof detail.code === 'number' ? detail : { ...detail, code: answers[reason].rpc }
 }
 
-function invalid (reason: Invalid['reason'], id: Id | null = null): Invalid {
-  return { kind: 'invalid', id, reason }
-}
-
-/** A message whose bytes cannot be attached. An answer is one all the same: its caller must not wait on, and it is not answered. */
-function spoilt (message: Message): Invalid {
-  if (message.kind === 'notice') return invalid('malformed')
-  if (message.kind === 'invalid') return message
-  return invalid(message.kind === 'call' ? 'malformed' : 'answer-invalid', message.id)
-}
-
-function isMembers (value: unknown): value is Members {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
 function isId (id: unknown): id is Id {
   return typeof id === 'string' ? id.length <= MAX_ID_LENGTH : Number.isSafeInteger(id)
 }
 
 function isDetail (error: unknown): error is Detail {
   return isMembers(error) && Number.isSafeInteger(error.code) && typeof error.message === 'string'
-}
-
-/** What a message carries: its params, or its result. */
-function bodyOf (message: Message): unknown {
-  if (message.kind === 'call' || message.kind === 'notice') return message.params
-  return message.kind === 'result' ? message.result : undefined
-}
-
-function withBody (message: Message, body: unknown): Message {
-  return message.kind === 'result' ? { ...message, result: body } : { ...message, params: body } as Message
-}
-
-function bytesOf (message: Message): Uint8Array | undefined {
-  const body = bodyOf(message)
-  if (body instanceof Uint8Array) return body
-  return isMembers(body) && body.data instanceof Uint8Array ? body.data : undefined
-}
-
-function withData (message: Message, data: unknown, name = 'data'): Message {
-  const body = bodyOf(message)
-  const rest: Members = isMembers(body) && !(body instanceof Uint8Array) ? { ...body } : {}
-  delete rest.data
-  return withBody(message, { ...rest, [name]: data })
 }
 
 /** The bytes of a binary frame are the `data` of its message, which must have a place for it. */
@@ -168,23 +129,4 @@ function attach (message: Message, data: Uint8Array): Message {
     return spoilt(message)
   }
   return withData(message, data)
-}
-
-function toBase64 (message: Message): Message {
-  const data = bytesOf(message)
-  if (!data) return message
-  let binary = ''
-  for (const byte of data) binary += String.fromCharCode(byte)
-  return withData(message, btoa(binary), 'base64')
-}
-
-function fromBase64 (message: Message): Message {
-  const body = bodyOf(message)
-  if (!isMembers(body) || typeof body.base64 !== 'string') return message
-  const { base64, ...rest } = body
-  try {
-    return withBody(message, { ...rest, data: Uint8Array.from(atob(base64 as string), char => char.charCodeAt(0)) })
-  } catch {
-    return spoilt(message)
-  }
 }

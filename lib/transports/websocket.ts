@@ -6,13 +6,13 @@ import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
 import type { Admission } from '../admission.ts'
-import { Failure } from '../errors.ts'
-import { tokenOf, type Introduction } from '../introduction.ts'
+import { Failure, goodbyes } from '../errors.ts'
+import { basicOf, tokenOf, type Introduction } from '../introduction.ts'
 import type { Settings } from '../options.ts'
 import type { Arrival } from '../session.ts'
 import { Line, type RawStream } from './line.ts'
 
-type WebSocketSettings = Pick<Settings, 'path' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
+type WebSocketSettings = Pick<Settings, 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
 
 const MAX_CHUNKS = 4_096
 const MAX_PONGS = 16
@@ -26,7 +26,8 @@ export class WebSocketDoor {
   readonly #admission: Admission
   readonly #settings: WebSocketSettings
   readonly #server: WebSocketServer
-  readonly #arrivals = new WeakMap<IncomingMessage, Arrival>()
+  /** Undefined: it speaks none of the protocols of its path, and is told so once it is connected. */
+  readonly #arrivals = new WeakMap<IncomingMessage, Arrival | undefined>()
   readonly #lines = new Set<Line>()
   /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
   readonly #knocking = new Set<Duplex>()
@@ -45,7 +46,7 @@ export class WebSocketDoor {
       perMessageDeflate: false,
       // only what was agreed on is echoed, never a token
       handleProtocols: (offered, request) => {
-        const { subprotocol } = this.#arrivals.get(request)!.codec
+        const { subprotocol = '' } = this.#arrivals.get(request)?.codec ?? {}
         return offered.has(subprotocol) && subprotocol
       }
     }
@@ -73,17 +74,9 @@ export class WebSocketDoor {
   }
 
   routes (app: FastifyInstance): void {
-    for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) {
-      app.route({
-        method: 'GET',
-        url,
-        exposeHeadRoute: false,
-        schema: { hide: true } as object,
-        preHandler: async request => { if (request.ws) await this.#admit(request) },
-        handler: async () => { throw new Failure(this.#admission.isDraining ? 'draining' : 'not-websocket') },
-        wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw)!)
-      })
-    }
+    for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) this.#route(app, url)
+    const paths = new Set(this.#settings.codecs?.flatMap(({ path }) => path ?? []))
+    for (const path of paths) this.#route(app, `${path}/:deviceId`, path)
   }
 
   /** Resolves when every connection has ended; those that linger are cut at the deadline. */
@@ -103,19 +96,36 @@ export class WebSocketDoor {
     socket._httpMessage?.once('finish', () => socket.destroy())
   }
 
-  async #admit (request: FastifyRequest): Promise<void> {
+  #route (app: FastifyInstance, url: string, path?: string): void {
+    app.route({
+      method: 'GET',
+      url,
+      exposeHeadRoute: false,
+      schema: { hide: true } as object,
+      preHandler: async request => { if (request.ws) await this.#admit(request, path) },
+      handler: async () => { throw new Failure(this.#admission.isDraining ? 'draining' : 'not-websocket') },
+      wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw))
+    })
+  }
+
+  async #admit (request: FastifyRequest, path?: string): Promise<void> {
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
     const leave = () => departure.abort(new Failure('departed'))
     socket?.once('close', leave)
     try {
-      this.#arrivals.set(request.raw, await this.#admission.admit(introductionOf(request), departure))
+      this.#arrivals.set(request.raw, await this.#admission.admit(introductionOf(request, path), departure))
+    } catch (error) {
+      // OCPP-J, 3.2 and 3.3: the handshake is completed without a subprotocol, and the connection closed at once
+      if (path === undefined || (error as Failure).reason !== 'bad-protocol') throw error
+      this.#arrivals.set(request.raw, undefined)
     } finally {
       socket?.removeListener('close', leave)
     }
   }
 
-  #enter (socket: WebSocket, arrival: Arrival): void {
+  #enter (socket: WebSocket, arrival: Arrival | undefined): void {
+    if (!arrival) return socket.close(goodbyes['no-protocol'].code, goodbyes['no-protocol'].message)
     const line = new Line(socket, this.#lines)
     this.#knocking.delete(line.stream)
     const session = line.session = this.#admission.open(arrival, line)
@@ -125,13 +135,15 @@ export class WebSocketDoor {
   }
 }
 
-function introductionOf (request: FastifyRequest): Introduction {
+function introductionOf (request: FastifyRequest, path: string | undefined): Introduction {
   const { deviceId = (request.query as Members).deviceId } = request.params as Members
   const offered = request.headers['sec-websocket-protocol']?.split(',').map(name => name.trim()) ?? []
   return {
     deviceId,
     token: tokenOf(request.headers.authorization) ?? offered.find(name => name.startsWith(BEARER))?.slice(BEARER.length),
+    ...basicOf(request.headers.authorization, deviceId),
     protocols: offered.filter(name => !name.startsWith(BEARER)),
+    path,
     address: request.ip,
     headers: request.headers,
     request

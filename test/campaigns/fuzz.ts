@@ -1,0 +1,105 @@
+import { jsonrpc } from '../../lib/codecs/jsonrpc.ts'
+import { ocpp } from '../../lib/codecs/ocpp.ts'
+import type { Codec, Message } from '../../lib/message.ts'
+import { isMessage } from '../contracts/codec.ts'
+import { chance, command, Verdict, type Outcome } from './campaign.ts'
+
+/**
+ * Frames that were tampered with, through every codec: each is read or refused, what is read can be written, and none holds
+ * the process up.
+ */
+export async function fuzz ({ frames, seed, stall = 10 }: { frames: number, seed: number, stall?: number }): Promise<Outcome> {
+  const next = chance(seed)
+  const below = (limit: number) => Math.floor(next() * limit)
+  const verdict = new Verdict()
+  const codecs = [jsonrpc(), jsonrpc({ bytes: 'base64' }), ...ocpp()]
+  const good = codecs.map(examplesOf)
+  let readable = 0
+  let slowest = 0
+
+  for (let count = 0; count < frames && verdict.wrong.length < 10; count++) {
+    const at = count % codecs.length
+    const codec = codecs[at]!
+    const bytes = tampered(good[below(10) === 0 ? below(good.length) : at]!, below)
+    const frame = below(2) === 0 ? bytes : bytes.toString()
+    try {
+      const decoded = codec.decode(frame)
+      const messages = Array.isArray(decoded) ? decoded : [decoded]
+      if (!messages.every(isMessage)) verdict.holds(`${codec.subprotocol} makes no message of ${shown(frame)}`, false)
+      if (messages.every(({ kind }) => kind !== 'invalid')) {
+        readable++
+        if (codec.encode(decoded) === undefined && !isUnaddressed(decoded)) verdict.holds(`${codec.subprotocol} cannot write ${shown(frame)}`, false)
+      }
+    } catch (error) {
+      verdict.holds(`${codec.subprotocol} throws ${(error as Error).message} for ${shown(frame)}`, false)
+    }
+    const took = timeOf(codec, frame, stall)
+    slowest = Math.max(slowest, took)
+    if (took > stall) verdict.holds(`${codec.subprotocol} takes ${took} ms for ${shown(frame)}`, false)
+  }
+  verdict.holds('the tampering leaves a tenth that can be read', readable >= frames / 10)
+  return {
+    line: `${frames} frames, ${readable} of them readable, through ${codecs.length} codecs: the slowest took ${slowest.toFixed(2)} ms (seed ${seed})`,
+    wrong: verdict.wrong
+  }
+}
+
+/** What comes in without an id need not be a message that goes out. */
+function isUnaddressed (message: Message | Message[]): boolean {
+  return !Array.isArray(message) && message.kind === 'failure' && message.id === null
+}
+
+const AGAIN = 10
+
+/** Milliseconds. The machine may have been busy with something else: what seems slow is looked at again, by the time that it takes this process. */
+function timeOf (codec: Codec, frame: string | Uint8Array, enough: number): number {
+  const start = performance.now()
+  codec.decode(frame)
+  let least = performance.now() - start
+  const again = least > enough / 4 ? AGAIN : 0
+  for (let count = 0; count < again; count++) {
+    const before = process.cpuUsage()
+    codec.decode(frame)
+    const { user, system } = process.cpuUsage(before)
+    least = Math.min(least, (user + system) / 1_000)
+  }
+  return least
+}
+
+const pieces = [
+  '"', '{', '}', '[', ']', ',', ':', 'null', '-1', '1e999', '"id":1', '"result":', '"error":', '\\ud800', '\n', '"__proto__":', '"base64":"AA=="', ' ',
+  '[2,', '[3,', '[4,', '[5,', '[6,', '[7,', '"-1"', '"Reset"', 'x'.repeat(300), '['.repeat(300), '{"a":'.repeat(40)
+].map(piece => Buffer.from(piece))
+
+function tampered (good: Buffer[], below: (limit: number) => number): Buffer {
+  let bytes = good[below(good.length)]!
+  for (let edits = below(4); edits > 0; edits--) {
+    const at = below(bytes.length + 1)
+    const piece = below(4) === 0 ? Buffer.of(below(256)) : pieces[below(pieces.length)]!
+    bytes = Buffer.concat([bytes.subarray(0, at), piece, bytes.subarray(at + below(3))])
+  }
+  return bytes
+}
+
+/** What the codec itself writes, and what is hard on it: the longest frame that comes in by default. */
+function examplesOf (codec: Codec): Buffer[] {
+  const params = { list: [1, { two: 2.5 }], text: 'ü€😀', none: null }
+  const messages: Message[] = [
+    { kind: 'call', id: 'a1', method: 'read', params },
+    { kind: 'call', id: 'a2', method: 'write', params: { data: Uint8Array.of(0, 10, 255) } },
+    { kind: 'notice', method: 'tell', params },
+    { kind: 'result', id: 'a1', result: params },
+    { kind: 'result', id: 'a1', result: { data: new Uint8Array(100) } },
+    { kind: 'failure', id: 'a1', reason: 'unknown-method' },
+    { kind: 'failure', id: 'a1', reason: 'refused', detail: { code: 42, message: 'no', data: { why: 1 } } },
+    { kind: 'failure', id: null, reason: 'unreadable' }
+  ]
+  const frames = messages.map(message => codec.encode(message)).filter(frame => frame !== undefined)
+  return [...frames, ...frames, ...frames, '[2,"a1","Reset",null]', `[${'['.repeat(30_000)}${']'.repeat(30_000)}]`].map(frame => Buffer.from(frame))
+}
+
+function shown (frame: string | Uint8Array): string {
+  return JSON.stringify(frame.toString().slice(0, 200))
+}
+
+await command(import.meta.url, { frames: 1_000_000, seed: Date.now() }, fuzz)
