@@ -15,6 +15,8 @@ const Filters = Type.Object({ topics: Type.Array(Type.String()) })
 const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
 const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
 
+export const builtins: ReadonlySet<string> = new Set(['subscribe', 'unsubscribe', 'publish', 'message', 'ping'])
+
 /** The methods every device may call. */
 export function addBuiltins (
   methods: Methods,

@@ -31,7 +31,10 @@ interface Method {
 
 /** What devices may call, and what answers them. */
 export class Methods {
-  readonly #methods = new Map<string, Method>()
+  readonly #methods = new Map<string, Method[]>()
+  /** Numbers the connections, in the order in which they first called one of several handlers. */
+  readonly #turns = new WeakMap<Device, number>()
+  #nextTurn = 0
   readonly #stats: Stats
   readonly #log: FastifyBaseLogger
 
@@ -40,9 +43,11 @@ export class Methods {
     this.#log = log
   }
 
+  /** Several handlers of one method share the connections among them, in turn. */
   handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>): void {
-    if (this.#methods.has(name)) throw new Error(`The method "${name}" has a handler already`)
-    this.#methods.set(name, {
+    const handlers = this.#methods.get(name) ?? []
+    this.#methods.set(name, handlers)
+    handlers.push({
       handler: handler as Method['handler'],
       params: schemas.params && TypeCompiler.Compile(schemas.params),
       result: schemas.result && TypeCompiler.Compile(schemas.result)
@@ -51,7 +56,7 @@ export class Methods {
 
   /** Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. */
   answer (name: string, params: unknown, device: Device, inbound: Inbound): unknown {
-    const method = this.#methods.get(name)
+    const method = this.#methodOf(name, device)
     try {
       if (!method) throw new Failure('unknown-method')
       if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
@@ -61,6 +66,17 @@ export class Methods {
     } catch (error) {
       throw this.#failed(name, device, error)
     }
+  }
+
+  #methodOf (name: string, device: Device): Method | undefined {
+    const handlers = this.#methods.get(name)
+    return handlers && handlers.length > 1 ? handlers[this.#turnOf(device) % handlers.length] : handlers?.[0]
+  }
+
+  #turnOf (device: Device): number {
+    const turn = this.#turns.get(device) ?? this.#nextTurn++
+    this.#turns.set(device, turn)
+    return turn
   }
 
   #check (name: string, { result }: Method, value: unknown): unknown {
