@@ -11,6 +11,7 @@ import { Heartbeat } from './heartbeat.ts'
 import { memoryMailbox } from './mailboxes/memory.ts'
 import { assemble } from './node.ts'
 import { settingsOf, type Options } from './options.ts'
+import { isThenable } from './peer.ts'
 import { acceptBodies } from './routes/body.ts'
 import { broadcast } from './routes/broadcast.ts'
 import { bulk } from './routes/bulk.ts'
@@ -23,6 +24,7 @@ import type { Home } from './session.ts'
 import { Subscriptions } from './subscriptions.ts'
 import { Tide } from './tide.ts'
 import { WebSocketDoor } from './transports/websocket.ts'
+import { Workers } from './workers.ts'
 
 /** Fastify's defaults: the length of a parameter in a path, and the time of a hook that runs before it closes. */
 const ROUTER_DEFAULT = 100
@@ -40,12 +42,14 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   }
 
   const { log } = app
-  const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log })
+  const workers = new Workers(backplane, log)
+  const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers })
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
   // once devices must prove who they are, what they may listen to is not for them to say
   const authorizeTopic = settings.authorizeTopic ?? (() => !settings.authenticate)
-  addBuiltins(methods, { subscriptions, outbox, events, authorizeTopic, topic })
+  await workers.open()
+  addBuiltins(methods, { subscriptions, outbox, events, workers, authorizeTopic, topic })
 
   const home: Home = {
     node,
@@ -53,7 +57,12 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     stats,
     tide: new Tide(),
     log,
-    answer: (session, { method, params }, inbound) => methods.answer(method, params, session, inbound),
+    answer (session, { kind, method, params }, inbound) {
+      const answer = methods.answer(method, params, session, inbound)
+      if (kind !== 'notice' || method !== 'message' || !isThenable(answer)) return answer
+      // on its way to a worker, and nobody waits: it is none of the calls that a device may have in flight
+      answer.then(undefined, () => {})
+    },
     left (session) {
       const wasHere = registry.leave(session)
       delivery.stop(session)
@@ -102,6 +111,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   app.addHook('onClose', async () => {
     heartbeat.stop()
     subscriptions.close()
+    workers.close()
     try {
       await letters.close()
     } finally {

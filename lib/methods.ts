@@ -29,6 +29,13 @@ interface Method {
   result: TypeCheck<TSchema> | undefined
 }
 
+/** Answers what this node has no handler for. */
+export interface Elsewhere {
+  /** Whether anybody there answers it. */
+  answers (name: string): boolean
+  answer (name: string, params: unknown, device: Device, signal?: AbortSignal): Promise<unknown>
+}
+
 /** What devices may call, and what answers them. */
 export class Methods {
   readonly #methods = new Map<string, Method[]>()
@@ -37,10 +44,16 @@ export class Methods {
   #nextTurn = 0
   readonly #stats: Stats
   readonly #log: FastifyBaseLogger
+  readonly #elsewhere: Elsewhere | undefined
 
-  constructor (stats: Stats, log: FastifyBaseLogger) {
+  constructor (stats: Stats, log: FastifyBaseLogger, elsewhere?: Elsewhere) {
     this.#stats = stats
     this.#log = log
+    this.#elsewhere = elsewhere
+  }
+
+  get names (): string[] {
+    return [...this.#methods.keys()]
   }
 
   /** Several handlers of one method share the connections among them, in turn. */
@@ -54,9 +67,12 @@ export class Methods {
     })
   }
 
-  /** Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. */
-  answer (name: string, params: unknown, device: Device, inbound: Inbound): unknown {
-    const method = this.#methodOf(name, device)
+  /**
+   * Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. `turn` is the number of
+   * the connection, where it has one already.
+   */
+  answer (name: string, params: unknown, device: Device, inbound: Inbound, turn?: number): unknown {
+    const method = this.#methodOf(name, device, turn)
     try {
       if (!method) throw new Failure('unknown-method')
       if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
@@ -68,9 +84,16 @@ export class Methods {
     }
   }
 
-  #methodOf (name: string, device: Device): Method | undefined {
+  #methodOf (name: string, device: Device, turn?: number): Method | undefined {
     const handlers = this.#methods.get(name)
-    return handlers && handlers.length > 1 ? handlers[this.#turnOf(device) % handlers.length] : handlers?.[0]
+    if (!handlers) return this.#methodElsewhere(name)
+    return handlers.length === 1 ? handlers[0] : handlers[(turn ?? this.#turnOf(device)) % handlers.length]
+  }
+
+  #methodElsewhere (name: string): Method | undefined {
+    const elsewhere = this.#elsewhere
+    if (!elsewhere?.answers(name)) return undefined
+    return { handler: (params, { device, signal }) => elsewhere.answer(name, params, device, signal), params: undefined, result: undefined }
   }
 
   #turnOf (device: Device): number {

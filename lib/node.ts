@@ -5,7 +5,7 @@ import { Devices } from './devices.ts'
 import { Events } from './events.ts'
 import { Letters } from './letters.ts'
 import type { Mailbox } from './mailbox.ts'
-import { Methods } from './methods.ts'
+import { Methods, type Elsewhere } from './methods.ts'
 import type { Settings } from './options.ts'
 import { Outbox } from './outbox.ts'
 import { Registry } from './registry.ts'
@@ -18,6 +18,10 @@ export interface Choices {
   mailbox: Mailbox
   backplane: Backplane
   log: FastifyBaseLogger
+  /** Answers what this node has no handler for. */
+  elsewhere?: Elsewhere
+  /** Whether it takes out the letters that expire, and so is the one to tell of them. */
+  sweeps?: boolean
 }
 
 /** The parts that every node has. */
@@ -34,7 +38,7 @@ export interface Node {
   devices: Devices
 }
 
-export function assemble ({ settings, mailbox, backplane, log }: Choices): Node {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, sweeps }: Choices): Node {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: letters in the mailbox of one machine are lost to the devices that come back to another; use a mailbox that all nodes share')
   }
@@ -44,9 +48,9 @@ export function assemble ({ settings, mailbox, backplane, log }: Choices): Node 
   const events = new Events(log)
   const registry = new Registry()
   const caps = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
-  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
+  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log, sweeps })
   const outbox = new Outbox({ registry, backplane, letters, node, limits: settings, log })
-  const methods = new Methods(stats, log)
+  const methods = new Methods(stats, log, elsewhere)
   const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, topic })
   return { node, topic, stats, events, registry, letters, outbox, methods, devices }
 }
