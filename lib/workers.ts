@@ -97,7 +97,7 @@ export class Workers implements Elsewhere {
     worker.leaving = true
     worker.held = []
     try {
-      await this.#backplane.ask(worker.name, { kind: 'reached' })
+      if (!await this.#backplane.ask(worker.name, { kind: 'reached' })) return this.#lose(worker)
     } catch (error) {
       this.#log.warn({ err: error, worker: worker.name }, 'a worker that leaves cannot be asked')
     }

@@ -50,7 +50,8 @@ export class Workplace implements Owner {
       void this.#tell()
       return 0
     })
-    this.#telling = setInterval(() => void this.#tellAgain(), WORKERS_TELL)
+    // what keeps the process alive is the connection of its backplane
+    this.#telling = setInterval(() => void this.#tellAgain(), WORKERS_TELL).unref()
   }
 
   /** What is answered here has changed. */
@@ -122,7 +123,7 @@ export class Workplace implements Owner {
 
   /** What it had was given up while it stood still; what came in meanwhile as well, and may be done by others by now. */
   async #beginAnew (): Promise<void> {
-    this.#parts.log.warn('this worker stood still, and begins anew')
+    this.#parts.log.warn({ worker: this.#name }, 'this worker stood still, and begins anew')
     await this.#quit()
     await this.#settle()
   }
@@ -146,6 +147,7 @@ export class Workplace implements Owner {
     return new Promise((resolve, reject) => {
       const inbound = new Inbound()
       const cut = () => {
+        this.#underway.delete(cut)
         inbound.abort()
         reject(new Failure('dropped'))
       }
