@@ -6,6 +6,7 @@ import type { Outcome } from './campaigns/campaign.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
 import { slow } from './campaigns/slow.ts'
+import { workers } from './campaigns/workers.ts'
 
 // The short forms. The long ones are commands: see "campaigns" in package.json.
 
@@ -37,4 +38,8 @@ t.test('a device that stops reading is shown out and costs the others nothing', 
 
 t.test('a closing application sends everyone off, mute devices or not', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})
+
+t.test('whatever becomes of a worker, its devices keep their order, get every answer, and have nothing done twice', async t => {
+  await passes(t, workers({ devices: 60, rounds: 6 }))
 })
