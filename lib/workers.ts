@@ -113,7 +113,7 @@ export class Workers implements Elsewhere {
   /** The worker is gone. What it was asked from `lost` on has not reached it, and is for others; what came before it may have begun. */
   #lose (worker: Known, lost?: Asked): void {
     this.#known.delete(worker.name)
-    this.#log.warn({ worker: worker.name, underway: worker.underway.size }, 'a worker is gone')
+    this.#log[worker.leaving ? 'info' : 'warn']({ worker: worker.name, underway: worker.underway.size }, 'a worker is gone')
     const underway = [...worker.underway]
     worker.underway.clear()
     const begun = lost ? underway.findIndex(([asked]) => asked === lost) : underway.length
