@@ -1,6 +1,7 @@
-import type { Failed } from './message.ts'
+import { Failure } from './errors.ts'
+import { failed, type Failed } from './message.ts'
 
-/** What may be asked of the owner of a device. */
+/** What may be asked of the owner of a device, and of a worker. */
 export type Request =
   | { kind: 'send', id: string, data: unknown }
   | { kind: 'confirm', id: string, data: unknown, timeout: number }
@@ -9,6 +10,25 @@ export type Request =
   | { kind: 'describe' }
   | { kind: 'end' }
   | { kind: 'join' | 'leave', topic: string }
+  | { kind: 'renew', generation: number, expiresAt: number }
+  | Errand
+
+/** What a worker is asked: to answer a method for a device, or whether all that came before has reached it. */
+export type Errand =
+  | { kind: 'answer', method: string, params: unknown, connection: Connection, turn: number }
+  | { kind: 'reached' }
+
+/** The connection of the device that called. */
+export interface Connection {
+  id: string
+  node: string
+  generation: number
+  since: number
+  address?: string | undefined
+  protocol: string
+  topics: string[]
+  credentials: Record<string, unknown>
+}
 
 /** Its answer: a value, or why there is none. */
 export type Answer =
@@ -62,13 +82,16 @@ export interface Page {
   topic?: string | undefined
 }
 
-/** Joins nodes. Rejects with the failure `unreachable` when it cannot. */
+/**
+ * Joins nodes. Rejects with the failure `unreachable` when it cannot. A name that begins with `$` is owned and asked like a device,
+ * and never listed.
+ */
 export interface Backplane {
   /** Whether it joins more than one machine. */
   readonly remote: boolean
   /** The device is here now; older owners are told to let go. */
   own (deviceId: string, owner: Owner): Promise<Ownership>
-  /** Undefined: nobody owns the device. */
+  /** Undefined: nobody owns the device, and nobody was asked. What one node asks of an owner reaches it in the order asked. */
   ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined>
   /** A listener that watches several filters which match hears a publication once. */
   watch (filter: string, listener: Listener): Unwatch
@@ -81,3 +104,36 @@ export interface Backplane {
 /** The topics that begin with `$` are for the nodes themselves. */
 export const EVERYONE = '$everyone'
 export const lettersOf = (node: string): string => `$letters/${node}`
+
+/** Where workers tell what they answer, and where a node that comes asks them to. */
+export const WORKERS = '$workers'
+export const MUSTER = '$workers/muster'
+/** How often they tell, and how many times in a row one may not be heard before it is taken for gone. */
+export const WORKERS_TELL = 1_000
+export const WORKERS_PATIENCE = 5
+
+/** What a worker tells. */
+export interface Announcement {
+  /** The name it owns. */
+  name: string
+  /** What it answers; `message` stands among them when it listens to messages. */
+  methods: string[]
+  /** It takes nothing new. */
+  leaving: boolean
+}
+
+/** What became of some work, as an answer. The work is begun at once. */
+export async function answerOf (work: () => unknown): Promise<Answer> {
+  try {
+    return { ok: true, value: await work() }
+  } catch (error) {
+    const { reason, detail } = failed(null, error)
+    return { ok: false, reason, detail, ...(error instanceof Failure && { message: error.message }) }
+  }
+}
+
+/** Throws the failure that an answer tells of. */
+export function valueOf (answer: Answer): unknown {
+  if (!answer.ok) throw new Failure(answer.reason, answer)
+  return answer.value
+}

@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { Failure } from './errors.ts'
 import type { Events } from './events.ts'
-import type { Methods } from './methods.ts'
+import type { Elsewhere, Methods } from './methods.ts'
 import type { Outbox } from './outbox.ts'
 import type { Device } from './device.ts'
 import type { Session } from './session.ts'
@@ -15,11 +15,13 @@ const Filters = Type.Object({ topics: Type.Array(Type.String()) })
 const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
 const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
 
+export const builtins: ReadonlySet<string> = new Set(['subscribe', 'unsubscribe', 'publish', 'message', 'ping'])
+
 /** The methods every device may call that speaks a protocol of ours. */
 export function addBuiltins (
   methods: Methods,
-  { subscriptions, outbox, events, authorizeTopic, topic: limits }:
-  { subscriptions: Subscriptions, outbox: Outbox, events: Events, authorizeTopic: AuthorizeTopic, topic: TopicLimits }
+  { subscriptions, outbox, events, workers, authorizeTopic, topic: limits }:
+  { subscriptions: Subscriptions, outbox: Outbox, events: Events, workers: Elsewhere, authorizeTopic: AuthorizeTopic, topic: TopicLimits }
 ): void {
   async function authorize (device: Device, topics: Iterable<string>, action: 'subscribe' | 'publish'): Promise<void> {
     for (const topic of topics) {
@@ -46,7 +48,9 @@ export function addBuiltins (
     return {}
   }, true)
 
+  // no signal goes along: what a device has said is heard, though it may have left meanwhile
   methods.handle('message', { params: Message }, ({ data = null }, { device }) => {
+    if (!events.hears('message') && workers.answers('message')) return workers.answer('message', { data }, device)
     events.emit('message', data, device)
     return {}
   }, true)

@@ -17,6 +17,8 @@ export interface Leave {
 /** A device that is here, as handlers and listeners see it. */
 export interface Device {
   readonly id: string
+  /** The node that it is connected to. */
+  readonly node: string
   /** Grows with every connection of the device. */
   readonly generation: number
   /** Milliseconds since 1970. */
@@ -46,4 +48,9 @@ export interface Description {
   protocol: string
   topics: string[]
   inFlight: number
+}
+
+/** Throws unless credentials can end then. */
+export function checkTime (expiresAt: number): void {
+  if (!Number.isFinite(expiresAt)) throw new TypeError('expiresAt is a number of milliseconds since 1970')
 }

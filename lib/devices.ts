@@ -1,4 +1,5 @@
 import type { Backplane, Page, Presence, Reach } from './backplane.ts'
+import { builtins } from './builtins.ts'
 import { Failure } from './errors.ts'
 import type { EventMap, Events } from './events.ts'
 import { isDeviceId } from './introduction.ts'
@@ -174,10 +175,11 @@ export class Devices {
     return await this.#parts.letters.purge(checked(deviceId))
   }
 
-  /** Answers a method that devices call. */
+  /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */
   handle<S extends Schemas> (method: string, schemas: S, handler: Handler<S>): this
   handle (method: string, handler: Handler): this
   handle (method: string, ...rest: [Handler] | [Schemas, Handler]): this {
+    if (builtins.has(method)) throw new Error(`The method "${method}" is built in`)
     const [schemas, handler] = rest.length === 1 ? [{}, rest[0]] : rest
     this.#parts.methods.handle(method, schemas, handler)
     return this

@@ -33,6 +33,11 @@ export class Events {
     this.#of(name).delete(listener)
   }
 
+  /** Whether anybody listens. */
+  hears (name: keyof EventMap): boolean {
+    return this.#of(name).size > 0
+  }
+
   emit<Name extends keyof EventMap> (name: Name, ...args: EventMap[Name]): void {
     for (const listener of this.#of(name)) {
       try {

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { Admission } from './admission.ts'
@@ -6,16 +5,13 @@ import { localBackplane } from './backplanes/local.ts'
 import { addBuiltins } from './builtins.ts'
 import { jsonrpc } from './codecs/jsonrpc.ts'
 import { Delivery } from './delivery.ts'
-import { Devices } from './devices.ts'
+import type { Devices } from './devices.ts'
 import { drain } from './drain.ts'
-import { Events } from './events.ts'
 import { Heartbeat } from './heartbeat.ts'
-import { Letters } from './letters.ts'
 import { memoryMailbox } from './mailboxes/memory.ts'
-import { Methods } from './methods.ts'
+import { assemble } from './node.ts'
 import { settingsOf, type Options } from './options.ts'
-import { Outbox } from './outbox.ts'
-import { Registry } from './registry.ts'
+import { isThenable } from './peer.ts'
 import { acceptBodies } from './routes/body.ts'
 import { broadcast } from './routes/broadcast.ts'
 import { bulk } from './routes/bulk.ts'
@@ -25,10 +21,10 @@ import { guardRest } from './routes/guard.ts'
 import { messages } from './routes/messages.ts'
 import { topics } from './routes/topics.ts'
 import type { Home } from './session.ts'
-import { Stats } from './stats.ts'
 import { Subscriptions } from './subscriptions.ts'
 import { Tide } from './tide.ts'
 import { WebSocketDoor } from './transports/websocket.ts'
+import { Workers } from './workers.ts'
 
 /** Fastify's defaults: the length of a parameter in a path, and the time of a hook that runs before it closes. */
 const ROUTER_DEFAULT = 100
@@ -37,7 +33,6 @@ const PLUGIN_TIMEOUT = 10_000
 const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   if (app.hasDecorator('devices')) throw new Error('fastify-devices is registered in this scope already')
   const settings = settingsOf(options)
-  const node = settings.node ?? randomBytes(6).toString('base64url')
   const mailbox = settings.mailbox ?? memoryMailbox()
   const backplane = settings.backplane ?? localBackplane()
   const codecs = settings.codecs ?? [jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch })]
@@ -45,25 +40,16 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   if (pluginTimeout > 0 && settings.drainTimeout >= pluginTimeout) {
     throw new Error(`fastify-devices: the option "drainTimeout" must be less than Fastify's pluginTimeout of ${pluginTimeout} ms, or closing fails`)
   }
-  if (backplane.remote && !mailbox.shared) {
-    throw new Error('fastify-devices: letters in the mailbox of one machine are lost to the devices that come back to another; use a mailbox that all nodes share')
-  }
 
   const { log } = app
-  const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }
-  const stats = new Stats()
-  const events = new Events(log)
-  const registry = new Registry()
+  const workers = new Workers(backplane, log)
+  const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers })
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
-  const caps = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
-  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
   const delivery = new Delivery(letters, settings, log)
-  const outbox = new Outbox({ registry, backplane, letters, node, limits: settings, log })
-  const methods = new Methods(stats, log)
-  const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, topic })
   // once devices must prove who they are, what they may listen to is not for them to say
   const authorizeTopic = settings.authorizeTopic ?? (() => !settings.authenticate)
-  addBuiltins(methods, { subscriptions, outbox, events, authorizeTopic, topic })
+  await workers.open()
+  addBuiltins(methods, { subscriptions, outbox, events, workers, authorizeTopic, topic })
 
   const home: Home = {
     node,
@@ -71,7 +57,12 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     stats,
     tide: new Tide(),
     log,
-    answer: (session, { method, params }, inbound) => methods.answer(method, params, session, inbound),
+    answer (session, { kind, method, params }, inbound) {
+      const answer = methods.answer(method, params, session, inbound)
+      if (kind !== 'notice' || method !== 'message' || !isThenable(answer)) return answer
+      // on its way to a worker, and nobody waits: it is none of the calls that a device may have in flight
+      answer.then(undefined, () => {})
+    },
     left (session) {
       const wasHere = registry.leave(session)
       delivery.stop(session)
@@ -120,6 +111,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   app.addHook('onClose', async () => {
     heartbeat.stop()
     subscriptions.close()
+    workers.close()
     try {
       await letters.close()
     } finally {

@@ -35,13 +35,13 @@ export class Letters {
   readonly #log: FastifyBaseLogger
   readonly #awaited = new Map<string, Set<(outcome?: Outcome) => void>>()
   readonly #underway = new Set<Promise<unknown>>()
-  readonly #sweeping: NodeJS.Timeout
+  readonly #sweeping: NodeJS.Timeout | undefined
   #isSweeping = false
   readonly #unwatch: Unwatch
 
   constructor (
-    { mailbox, backplane, node, caps, stats, events, log }:
-    { mailbox: Mailbox, backplane: Backplane, node: string, caps: Caps, stats: Stats, events: Events, log: FastifyBaseLogger }
+    { mailbox, backplane, node, caps, stats, events, log, sweeps = true }:
+    { mailbox: Mailbox, backplane: Backplane, node: string, caps: Caps, stats: Stats, events: Events, log: FastifyBaseLogger, sweeps?: boolean | undefined }
   ) {
     this.#mailbox = mailbox
     this.#backplane = backplane
@@ -54,7 +54,7 @@ export class Letters {
       stats.count('letters', 'damaged')
       log.error(damage, 'a record of the mailbox is damaged')
     })
-    this.#sweeping = setInterval(() => void this.#track(this.#sweepNow()), SWEEP_INTERVAL).unref()
+    if (sweeps) this.#sweeping = setInterval(() => void this.#track(this.#sweepNow()), SWEEP_INTERVAL).unref()
     this.#unwatch = backplane.watch(lettersOf(node), ({ id, data }) => {
       this.#settle(id, data as Outcome)
       return 0

@@ -30,20 +30,38 @@ interface Method {
   isBuiltin: boolean
 }
 
+/** Answers what this node has no handler for. */
+export interface Elsewhere {
+  /** Whether anybody there answers it. */
+  answers (name: string): boolean
+  answer (name: string, params: unknown, device: Device, signal?: AbortSignal): Promise<unknown>
+}
+
 /** What devices may call, and what answers them. */
 export class Methods {
-  readonly #methods = new Map<string, Method>()
+  readonly #methods = new Map<string, Method[]>()
+  /** Numbers the connections, in the order in which they first called one of several handlers. */
+  readonly #turns = new WeakMap<Device, number>()
+  #nextTurn = 0
   readonly #stats: Stats
   readonly #log: FastifyBaseLogger
+  readonly #elsewhere: Elsewhere | undefined
 
-  constructor (stats: Stats, log: FastifyBaseLogger) {
+  constructor (stats: Stats, log: FastifyBaseLogger, elsewhere?: Elsewhere) {
     this.#stats = stats
     this.#log = log
+    this.#elsewhere = elsewhere
   }
 
+  get names (): string[] {
+    return [...this.#methods.keys()]
+  }
+
+  /** Several handlers of one method share the connections among them, in turn. */
   handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
-    if (this.#methods.has(name)) throw new Error(`The method "${name}" has a handler already`)
-    this.#methods.set(name, {
+    const handlers = this.#methods.get(name) ?? []
+    this.#methods.set(name, handlers)
+    handlers.push({
       handler: handler as Method['handler'],
       params: schemas.params && TypeCompiler.Compile(schemas.params),
       result: schemas.result && TypeCompiler.Compile(schemas.result),
@@ -51,9 +69,12 @@ export class Methods {
     })
   }
 
-  /** Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. */
-  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: Inbound): unknown {
-    const method = this.#methods.get(name)
+  /**
+   * Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. `turn` is the number of
+   * the connection, where it has one already.
+   */
+  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: Inbound, turn?: number): unknown {
+    const method = this.#methodOf(name, device, turn)
     try {
       if (!method || (method.isBuiltin && device.isForeign)) throw new Failure('unknown-method')
       if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
@@ -63,6 +84,24 @@ export class Methods {
     } catch (error) {
       throw this.#failed(name, device, error)
     }
+  }
+
+  #methodOf (name: string, device: Device, turn?: number): Method | undefined {
+    const handlers = this.#methods.get(name)
+    if (!handlers) return this.#methodElsewhere(name)
+    return handlers.length === 1 ? handlers[0] : handlers[(turn ?? this.#turnOf(device)) % handlers.length]
+  }
+
+  #methodElsewhere (name: string): Method | undefined {
+    const elsewhere = this.#elsewhere
+    if (!elsewhere?.answers(name)) return undefined
+    return { handler: (params, { device, signal }) => elsewhere.answer(name, params, device, signal), params: undefined, result: undefined, isBuiltin: false }
+  }
+
+  #turnOf (device: Device): number {
+    const turn = this.#turns.get(device) ?? this.#nextTurn++
+    this.#turns.set(device, turn)
+    return turn
   }
 
   #check (name: string, { result }: Method, value: unknown): unknown {

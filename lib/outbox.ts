@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
-import { EVERYONE, type Backplane, type Reach, type Request } from './backplane.ts'
+import { EVERYONE, valueOf, type Backplane, type Reach, type Request } from './backplane.ts'
 import { Failure } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
 import { failureOf, type Letters } from './letters.ts'
@@ -92,8 +92,7 @@ export class Outbox {
     const owner = this.#registry.get(deviceId)?.owner
     const answer = owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
     if (!answer) throw new Failure('offline')
-    if (!answer.ok) throw new Failure(answer.reason, answer)
-    return answer.value
+    return valueOf(answer)
   }
 
   /** A message id that never comes again. */

@@ -1,7 +1,5 @@
-import type { Answer, Owner, Presence, Request } from './backplane.ts'
+import { answerOf, type Answer, type Owner, type Presence, type Request } from './backplane.ts'
 import type { Delivery } from './delivery.ts'
-import { Failure } from './errors.ts'
-import { failed } from './message.ts'
 import type { Session } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
 import { matches } from './topics.ts'
@@ -35,12 +33,7 @@ export class SessionOwner implements Owner {
     const entering = this.#session.entered()
     if (entering) await entering
     if (this.#session.left) return { ok: false, reason: 'dropped' }
-    try {
-      return { ok: true, value: await this.#serve(request, signal) }
-    } catch (error) {
-      const { reason, detail } = failed(null, error)
-      return { ok: false, reason, detail, ...(error instanceof Failure && { message: error.message }) }
-    }
+    return await answerOf(() => this.#serve(request, signal))
   }
 
   async #serve (request: Request, signal?: AbortSignal): Promise<unknown> {
@@ -57,6 +50,7 @@ export class SessionOwner implements Owner {
       case 'end': return session.end('removed')
       case 'join': return this.#join(request.topic)
       case 'leave': return this.#leave(request.topic)
+      case 'renew': return this.#renew(request.generation, request.expiresAt)
     }
   }
 
@@ -68,5 +62,10 @@ export class SessionOwner implements Owner {
   #leave (filter: string): string[] {
     this.#subscriptions.leave(this.#session, [filter])
     return [...this.#session.topics]
+  }
+
+  /** Meant for this connection, or too late. */
+  #renew (generation: number, expiresAt: number): void {
+    if (generation === this.#session.generation) this.#session.renew(expiresAt)
   }
 }

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Owner, Ownership } from './backplane.ts'
 import { Bucket } from './bucket.ts'
-import type { Credentials, Description, Device, Leave } from './device.ts'
+import { checkTime, type Credentials, type Description, type Device, type Leave } from './device.ts'
 import { Failure, goodbyes, type Goodbye } from './errors.ts'
 import { Frame } from './frame.ts'
 import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
@@ -202,7 +202,7 @@ export class Session implements Device, Party {
   }
 
   renew (expiresAt: number): void {
-    if (!Number.isFinite(expiresAt)) throw new TypeError('expiresAt is a number of milliseconds since 1970')
+    checkTime(expiresAt)
     this.#expiresAt = expiresAt
   }
 

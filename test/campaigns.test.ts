@@ -10,6 +10,7 @@ import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
 import { slow } from './campaigns/slow.ts'
 import { withProgram } from './programs.ts'
+import { workers } from './campaigns/workers.ts'
 
 // The short forms. The long ones are commands: see "campaigns" in package.json.
 
@@ -57,4 +58,8 @@ withProgram(t, 'chromium', 'the same in a browser', async (t, path) => {
 
 t.test('no frame, however it was tampered with, throws or holds the process up', async t => {
   await passes(t, fuzz({ frames: 20_000, seed: Date.now() }))
+})
+
+t.test('whatever becomes of a worker, its devices keep their order, get every answer, and have nothing done twice', async t => {
+  await passes(t, workers({ devices: 60, rounds: 6 }))
 })

@@ -141,13 +141,13 @@ t.test('every import of a file of ours names a file there is', async t => {
   for (const { from, to } of imports) t.ok(files.includes(to), `${from} imports ${to}`)
 })
 
-t.test('the core knows no implementation, and none of them knows another; index.ts wires them, and the client its codec', async t => {
-  const wires = ({ from, to }: Import) => from === 'index.ts' || (from === 'client/line.ts' && to === 'codecs/jsonrpc.ts')
+t.test('the core knows no implementation, and none of them knows another; index.ts and worker.ts wire them, and the client its codec', async t => {
+  const wires = ({ from, to }: Import) => from === 'index.ts' || from === 'worker.ts' || (from === 'client/line.ts' && to === 'codecs/jsonrpc.ts')
   const wrong = imports.filter(one => !wires(one) && implementation(one.to) !== undefined && implementation(one.to) !== implementation(one.from))
   t.strictSame(wrong, [])
 })
 
-t.test('the client loads nothing that a browser lacks, and the plugin nothing that is optional', async t => {
+t.test('the client loads nothing that a browser lacks, the worker no server, and the plugin nothing that is optional', async t => {
   /** The packages that a file loads, and those of all it imports. */
   function packages (file: string, seen = new Set<string>()): string[] {
     if (seen.has(file)) return []
@@ -156,11 +156,12 @@ t.test('the client loads nothing that a browser lacks, and the plugin nothing th
     return [...own, ...imports.filter(({ from }) => from === file).flatMap(({ to }) => packages(to, seen))]
   }
   t.strictSame(packages('client/index.ts'), [])
+  t.strictSame(packages('worker.ts').filter(name => !/^(node:|@sinclair\/typebox)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
 })
 
-t.test('nobody imports index.ts', async t => {
-  t.strictSame(imports.filter(({ to }) => to === 'index.ts'), [])
+t.test('nobody imports index.ts, or worker.ts', async t => {
+  t.strictSame(imports.filter(({ to }) => to === 'index.ts' || to === 'worker.ts'), [])
 })
 
 t.test('the architecture names every file, and each imports from its own layer or from those below', async t => {

@@ -77,11 +77,19 @@ t.test('a method that nobody handles is unknown', async t => {
   t.strictSame(log.lines[0], { level: 'debug', fields: { deviceId: 'd1', method: 'nobody', reason: 'unknown-method' }, words: 'a call was refused' })
 })
 
-t.test('a method has one handler', async t => {
-  const { methods, answer } = serving()
+t.test('several handlers of a method share the connections, and each connection stays with one', async t => {
+  const { methods } = serving()
+  const ask = (device: Device) => methods.answer('read', undefined, device, new Inbound())
   methods.handle('read', {}, () => 'first')
-  t.throws(() => methods.handle('read', {}, () => 'second'), new Error('The method "read" has a handler already'))
-  t.equal(answer('read'), 'first')
+  methods.handle('read', { result: Type.String() }, async () => 'second')
+  methods.handle('read', { params: Reading }, () => 'never without params')
+  const devices = Array.from({ length: 6 }, (_, at) => ({ id: `d${at % 2}` }) as Device)
+  for (let round = 0; round < 3; round++) {
+    for (const [at, device] of devices.entries()) {
+      if (at % 3 < 2) t.equal(await ask(device), ['first', 'second'][at % 3])
+      else t.equal(await reasonOf(() => ask(device)), 'bad-params')
+    }
+  }
 })
 
 t.test('params that do not fit never reach the handler, and the device is told where', async t => {

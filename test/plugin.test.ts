@@ -12,6 +12,7 @@ import { Type } from '@sinclair/typebox'
 import Fastify from 'fastify'
 import t from 'tap'
 import WebSocket from 'ws'
+import { builtins } from '../lib/builtins.ts'
 import devices, { jsonrpc, localBackplane, memoryMailbox, Refusal, type Codec } from '../lib/index.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
 
@@ -217,8 +218,15 @@ t.test('a device calls the methods that the application handles', async t => {
   t.match(await before.ask('who'), { result: { id: 'before', protocol: 'jsonrpc', address: '127.0.0.1', generation: Number } })
   before.socket.send(Buffer.from('{"jsonrpc":"2.0","id":1,"method":"bytes"}\n\u0000\u0001'))
   t.strictSame((await before.answer(1)).data, Buffer.from([0, 1]))
-  t.throws(() => app.devices.handle('who', () => {}), { message: /"who" has a handler already/ })
-  t.throws(() => app.devices.handle('ping', () => {}), { message: /"ping" has a handler already/ })
+})
+
+t.test('what every device may call is nobody else\'s to answer', async t => {
+  const app = await listen(t)
+  const device = await connect(app.url, 'd')
+  for (const method of builtins) {
+    t.throws(() => app.devices.handle(method, () => {}), new Error(`The method "${method}" is built in`))
+    t.not((await device.ask(method, {})).error?.code, -32601, method)
+  }
 })
 
 t.test('the signal of a handler aborts when its device leaves', async t => {

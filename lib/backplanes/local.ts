@@ -47,7 +47,7 @@ export function localBackplane (): Backplane {
 
     async list ({ limit, after = '', topic }) {
       const page: Presence[] = []
-      for (const deviceId of [...owners.keys()].toSorted()) {
+      for (const deviceId of [...owners.keys()].filter(isListed).toSorted()) {
         if (page.length === limit) break
         const { owner, generation } = owners.get(deviceId)!
         if (deviceId > after && (topic === undefined || owner.listensTo(topic))) page.push({ ...owner.presence, generation })
@@ -55,4 +55,9 @@ export function localBackplane (): Backplane {
       return page
     }
   }
+}
+
+/** A name that begins with `$` is no device. */
+function isListed (name: string): boolean {
+  return !name.startsWith('$')
 }

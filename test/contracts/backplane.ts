@@ -121,6 +121,41 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.equal(owner.asked.length, 12)
     })
 
+    t.test('what one node asks of an owner reaches it in the order asked', async t => {
+      const { a, b } = await join(t)
+      const owner = new FakeOwner('d', 'here')
+      await a.own('d', owner)
+      for (const node of [a, b]) {
+        const ids = Array.from({ length: 50 }, (_, at) => `m${at}`)
+        // what is said of one takes longer than what is said of the next
+        const asked = ids.map((id, at) => node.ask('d', { kind: 'send', id, data: 'x'.repeat(at % 2 === 0 ? 20_000 : 1) }))
+        await Promise.all(asked)
+        t.strictSame(owner.asked.splice(0).map(request => 'id' in request && request.id), ids)
+      }
+    })
+
+    t.test('a name that begins with $ is owned and asked like a device, and never listed', async t => {
+      const { a, b } = await join(t)
+      const name = '$worker/n-1/x_Y'
+      const worker = new FakeOwner(name, 'n-1', ['news'])
+      const { release } = await a.own(name, worker)
+      await b.own('d', new FakeOwner('d', 'b', ['news']))
+      const connection = {
+        id: 'd', node: 'b', generation: 7, since: 1, address: '::1', protocol: 'jsonrpc', topics: ['news'], credentials: { user: 'ü' }
+      }
+      const errand: Request = { kind: 'answer', method: 'read', params: { data: Uint8Array.of(0, 255) }, connection, turn: 3 }
+      for (const node of [a, b]) {
+        worker.asked.length = 0
+        t.strictSame(await node.ask(name, errand), { ok: true, value: 'n-1' })
+        const { params: { data }, ...rest } = worker.asked[0] as any
+        t.strictSame(rest, { kind: 'answer', method: 'read', connection, turn: 3 })
+        t.strictSame([...data], [0, 255])
+        for (const topic of [undefined, 'news']) t.strictSame((await node.list({ limit: 9, topic })).map(({ deviceId }) => deviceId), ['d'])
+      }
+      await release()
+      for (const node of [a, b]) t.equal(await node.ask(name, errand), undefined)
+    })
+
     t.test('why there is no answer is told with what the device said', async t => {
       const { a, b } = await join(t)
       const owner = new FakeOwner('d', 'here')

@@ -1,0 +1,246 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { AddressInfo } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import devices, { localBackplane, type Backplane } from '../../lib/index.ts'
+import { createWorker, type Worker } from '../../lib/worker.ts'
+import { severable } from '../severable.ts'
+import { connect, until, type TestDevice } from '../support.ts'
+import { command, lanes, Verdict, type Outcome } from './campaign.ts'
+import { quiet } from './host.ts'
+
+/** A worker has begun with what a device asked. */
+export interface Run {
+  worker: string
+  deviceId: string
+  number: number
+}
+
+/** A worker, wherever it runs. */
+export interface Hand {
+  /** Leaves as it should. */
+  close (): Promise<void>
+  /** Is gone without a word. */
+  kill (): Promise<void>
+}
+
+/** What joins the gateways to the workers: in this process, or over several. */
+export interface Scene {
+  /** The backplane of a gateway. */
+  join (): Promise<Backplane>
+  /** Starts a worker; resolves once the gateways know it. */
+  employ (name: string, begun: (run: Run) => void): Promise<Hand>
+}
+
+interface Size extends Record<string, number> {
+  devices: number
+  rounds: number
+}
+
+/** What became of what was asked: the result, the code of the error, or nothing at all. */
+type Answer = { result: unknown } | { code: number } | undefined
+
+const GATEWAYS = 2
+const WIDTH = 20
+const WORK = 20
+const DROPPED = -32_003
+/** After so long an answer does not come any more. */
+const PATIENCE = 30_000
+/** What a device asks at once, again and again. */
+const ROUND = ['quick', 'message', 'slow', 'quick', 'message', 'slow']
+
+/** What a worker of this campaign does. */
+export function instruct (worker: Worker, name: string, begun: (run: Run) => void): void {
+  const begin = (deviceId: string, asked: unknown) => begun({ worker: name, deviceId, number: (asked as { number: number }).number })
+  worker.handle('quick', (params, { device }) => {
+    begin(device.id, params)
+    return name
+  })
+  worker.handle('slow', async (params, { device }) => {
+    begin(device.id, params)
+    await sleep(WORK)
+    return name
+  })
+  worker.on('message', (data, device) => begin(device.id, data))
+}
+
+/** Gateways and workers in this process; who is killed is cut off. */
+export function nearby (): Scene {
+  const shared = localBackplane()
+  return {
+    join: async () => shared,
+    async employ (name, begun) {
+      const { backplane, cut } = severable(shared)
+      const worker = await createWorker({ backplane })
+      instruct(worker, name, begun)
+      return { close: () => worker.close(), kill: cut }
+    }
+  }
+}
+
+/** Three workers; one is killed, one comes, one leaves: nothing is out of order, lost without an error, or done twice. */
+export async function workers ({ devices: count, rounds }: Size, { join, employ }: Scene = nearby()): Promise<Outcome> {
+  const verdict = new Verdict()
+  const errors: string[] = []
+  const gateways = await Promise.all(Array.from({ length: GATEWAYS }, async () => await serve(await join(), errors)))
+  const crowd = new Crowd(gateways)
+  const hands = new Map<string, Hand>()
+  const hire = async (name: string) => { hands.set(name, await employ(name, run => crowd.begun(run))) }
+  for (const name of ['a', 'b', 'c']) await hire(name)
+
+  const first = await crowd.gather('device', count)
+  await crowd.ask(rounds)
+  const of = (worker: string) => first.filter(({ workers }) => workers[0] === worker)
+  const [ofA, ofB, ofC] = [of('a'), of('b'), of('c')]
+  verdict.same('devices of each worker', [ofA.length, ofB.length, ofC.length], [count / 3, count / 3, count / 3])
+  verdict.same('devices that more than one worker had', first.filter(({ workers }) => workers.length > 1).length, 0)
+  verdict.same('errors while nothing happened', crowd.errors, [])
+
+  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds).then(() => hands.get('b')!.kill())])
+  const dropped = crowd.errors.length
+  verdict.same('errors that are not "dropped"', crowd.errors.filter(code => code !== DROPPED), [])
+  verdict.holds('the kill met something under way', dropped > 0)
+  verdict.same('errors of devices whose worker was not killed', [...ofA, ...ofC].flatMap(({ errors }) => errors), [])
+  await crowd.ask(1)
+  verdict.same('devices still with the worker that was killed', ofB.filter(({ workers }) => workers.at(-1) === 'b').length, 0)
+
+  const before = first.map(({ workers }) => workers.length)
+  await hire('d')
+  const fresh = await crowd.gather('fresh', count / 10)
+  await crowd.ask(rounds)
+  verdict.same('devices that changed their worker because one came', first.filter(({ workers }, at) => workers.length > before[at]!).length, 0)
+  const taken = fresh.filter(({ workers }) => workers[0] === 'd').length
+  verdict.holds(`its share of ${fresh.length} new devices for the worker that came, and not ${taken}`, Math.abs(taken - fresh.length / 3) <= GATEWAYS)
+
+  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds).then(() => hands.get('a')!.close())])
+  await crowd.ask(1)
+  verdict.same('errors because a worker left', crowd.errors.length - dropped, 0)
+  verdict.same('devices still with the worker that left', crowd.all.filter(({ workers }) => workers.at(-1) === 'a').length, 0)
+
+  verdict.same('what was asked and never answered', crowd.all.flatMap(({ unanswered }) => unanswered), [])
+  verdict.same('devices whose order was not kept, or that had something done twice', crowd.all.filter(({ isInOrder }) => !isInOrder).length, 0)
+  verdict.same('answered, and never done', crowd.all.flatMap(({ unfounded }) => unfounded), [])
+  for (const { device } of crowd.all) await device.close()
+  for (const app of gateways) await app.close()
+  for (const name of ['c', 'd']) await hands.get(name)!.close()
+  verdict.same('errors in the log', errors, [])
+  return {
+    line: `workers: ${crowd.all.length} devices at ${GATEWAYS} gateways and 3 workers, one killed, one added, one left; ${crowd.asked} calls and messages, ` +
+      `${crowd.runs} begun, ${dropped} failed as dropped when the worker was killed, 0 otherwise; the added worker had ${taken} of ${fresh.length} new devices`,
+    wrong: verdict.wrong
+  }
+}
+
+async function serve (backplane: Backplane, errors: string[]): Promise<FastifyInstance> {
+  const app = quiet(errors)
+  await app.register(devices, { backplane, rate: 1_000_000_000, burst: 1_000_000_000 })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  return app
+}
+
+/** All devices, and what the workers have done for them. */
+class Crowd {
+  readonly all: Caller[] = []
+  runs = 0
+  readonly #gateways: FastifyInstance[]
+  readonly #byId = new Map<string, Caller>()
+
+  constructor (gateways: FastifyInstance[]) {
+    this.#gateways = gateways
+  }
+
+  get asked (): number {
+    return this.all.reduce((sum, { outcomes }) => sum + outcomes.length, 0)
+  }
+
+  get errors (): number[] {
+    return this.all.flatMap(({ errors }) => errors)
+  }
+
+  async gather (name: string, count: number): Promise<Caller[]> {
+    const come = this.all.length
+    await lanes(count, WIDTH, async number => {
+      const { port } = this.#gateways[number % this.#gateways.length]!.server.address() as AddressInfo
+      const id = `${name}-${number}`
+      const caller = new Caller(await connect(`http://127.0.0.1:${port}`, id))
+      this.#byId.set(id, caller)
+      this.all.push(caller)
+    })
+    return this.all.slice(come)
+  }
+
+  begun ({ worker, deviceId, number }: Run): void {
+    this.runs++
+    this.#byId.get(deviceId)!.begun.push({ worker, number })
+  }
+
+  /** Every device asks; resolves with the last answer. */
+  async ask (rounds: number): Promise<void> {
+    await Promise.all(this.all.map(async caller => {
+      for (let round = 0; round < rounds; round++) await caller.ask()
+    }))
+  }
+
+  /** Resolves when half of what is asked in so many rounds has begun. */
+  async halfway (rounds: number): Promise<void> {
+    const enough = this.runs + this.all.length * rounds * ROUND.length / 2
+    await until(() => this.runs >= enough)
+  }
+}
+
+/** A device that numbers what it asks. */
+class Caller {
+  readonly device: TestDevice
+  readonly outcomes: Answer[] = []
+  readonly begun: Array<Omit<Run, 'deviceId'>> = []
+
+  constructor (device: TestDevice) {
+    this.device = device
+  }
+
+  async ask (): Promise<void> {
+    await Promise.all(ROUND.map(async method => {
+      const number = this.outcomes.push(undefined) - 1
+      const params = method === 'message' ? { data: { number } } : { number }
+      const answer = await Promise.race([this.device.ask(method, params), sleep(PATIENCE, undefined, { ref: false })])
+      if (answer) this.outcomes[number] = answer.error ? { code: answer.error.code } : { result: answer.result }
+    }))
+  }
+
+  get errors (): number[] {
+    return this.outcomes.flatMap(outcome => outcome && 'code' in outcome ? [outcome.code] : [])
+  }
+
+  get unanswered (): number[] {
+    return this.outcomes.flatMap((outcome, number) => outcome ? [] : [number])
+  }
+
+  /** The workers it has had, in the order of what it asked. */
+  get workers (): string[] {
+    return [...this.#byWorker.keys()]
+  }
+
+  /** With each worker the numbers grow, and none began with what came before the last that another had begun with. */
+  get isInOrder (): boolean {
+    const numbers = [...this.#byWorker.values()].flat()
+    return numbers.every((number, at) => at === 0 || number > numbers[at - 1]!)
+  }
+
+  /** What was answered with a result, though no worker had begun with it, or another one. */
+  get unfounded (): number[] {
+    const by = new Map(this.begun.map(({ worker, number }) => [number, worker]))
+    return this.outcomes.flatMap((outcome, number) => {
+      if (!outcome || 'code' in outcome) return []
+      const isMessage = ROUND[number % ROUND.length] === 'message'
+      return by.has(number) && (isMessage || by.get(number) === outcome.result) ? [] : [number]
+    })
+  }
+
+  /** What each worker began with; over several processes nothing tells which of two workers was first but the numbers themselves. */
+  get #byWorker (): Map<string, number[]> {
+    const found = new Map<string, number[]>()
+    for (const { worker, number } of this.begun) found.set(worker, [...found.get(worker) ?? [], number])
+    return new Map([...found].toSorted(([, [one]], [, [other]]) => one! - other!))
+  }
+}
+
+await command(import.meta.url, { devices: 300, rounds: 20 }, workers)
