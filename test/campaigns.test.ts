@@ -3,6 +3,7 @@ import { churn } from './campaigns/churn.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
 import type { Outcome } from './campaigns/campaign.ts'
+import { kill } from './campaigns/kill.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
 import { slow } from './campaigns/slow.ts'
@@ -37,4 +38,8 @@ t.test('a device that stops reading is shown out and costs the others nothing', 
 
 t.test('a closing application sends everyone off, mute devices or not', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})
+
+t.test('what was acknowledged survives kills at any moment, in order, and is shown once', async t => {
+  await passes(t, kill({ kills: 30, seed: Date.now() }))
 })

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -22,7 +23,7 @@ export async function kill ({ kills, seed }: { kills: number, seed: number }): P
   const verdict = new Verdict()
   const random = chance(seed)
   const path = await mkdtemp(join(tmpdir(), 'kill-'))
-  const gateways = new Gateways(path, await freePort(random))
+  const gateways = new Gateways(path, await freePort())
   const lanes = Array.from({ length: LANES }, (_, number) => new Lane(number, gateways, seed))
   try {
     const sent = Promise.all(lanes.map(lane => lane.send()))
@@ -38,8 +39,9 @@ export async function kill ({ kills, seed }: { kills: number, seed: number }): P
     await shown(lanes)
     const found = together(lanes)
     const { acknowledged, retried, dropped, ...wrong } = found
+    const ids = Object.fromEntries(lanes.map(({ deviceId, acknowledged }) => [deviceId, acknowledged]))
     verdict.same('letters that wait in the end', await settled(() => waiting(last, lanes), 0), 0)
-    verdict.same('receipts', await last.ask('receipts', Object.fromEntries(lanes.map(({ deviceId, acknowledged }) => [deviceId, acknowledged]))), { delivered: acknowledged })
+    verdict.same('receipts', await last.ask('receipts', ids), { delivered: acknowledged })
     verdict.same('what must not be', wrong, { lost: 0, neverAttempted: 0, outOfOrder: 0, twice: 0 })
     verdict.same('refusals', tally(lanes.flatMap(({ refusals }) => refusals)), {})
     verdict.holds('no kill came between a message and its answer', retried > 0)
@@ -132,9 +134,9 @@ function told ({ acknowledged, retried, dropped, lost, neverAttempted, outOfOrde
 }
 
 /** Below the ports that the system gives to connections: a device that calls while nobody listens must not reach itself. */
-async function freePort (random: () => number): Promise<number> {
+async function freePort (): Promise<number> {
   for (;;) {
-    const port = 10_000 + Math.floor(random() * 20_000)
+    const port = 10_000 + randomInt(20_000)
     const server = createServer()
     const isFree = await new Promise<boolean>(resolve => {
       server.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
@@ -147,13 +149,14 @@ async function freePort (random: () => number): Promise<number> {
 
 async function prepare ({ path }: { path: string }): Promise<Served> {
   const app = quiet({ push: fault })
-  await app.register(devices, { mailbox: await diskMailbox({ path }) })
+  const mailbox = await diskMailbox({ path })
+  await app.register(devices, { mailbox })
   const commands = {
-    /** How many of these letters have become what. */
+    /** What has become of these letters, and of how many of them. */
     async receipts (letters: Record<string, string[]>): Promise<Record<string, number>> {
       const statuses: string[] = []
       for (const [deviceId, ids] of Object.entries(letters)) {
-        for (const id of ids) statuses.push((await app.devices.receipt(deviceId, id)).status)
+        for (const id of ids) statuses.push((await mailbox.receipt(deviceId, id))?.status ?? 'none')
       }
       return tally(statuses)
     }

@@ -36,7 +36,7 @@ const TTL = 86_400
 const PAUSE = 20
 const LARGE_SHARE = 0.02
 const SLOW_SHARE = 0.1
-const [SMALL, LARGE, LONGEST_MOMENT] = [1_000, 40_000, 5]
+const [SMALL, LARGE, LONGEST_MOMENT] = [1_000, 15_000, 5]
 const head = Buffer.from('{"jsonrpc":"2.0","id":"')
 
 /** One sender and its device: a message is sent once the one before it was acknowledged, so that their order is defined. */
@@ -68,7 +68,7 @@ export class Lane {
         this.on('message', heard)
       }
     }
-    const options = { deviceId: this.deviceId, first: 10, most: 50, WebSocket: Tapped as unknown as NonNullable<ConnectOptions['WebSocket']> }
+    const options = { deviceId: this.deviceId, first: 20, most: 150, WebSocket: Tapped as unknown as NonNullable<ConnectOptions['WebSocket']> }
     this.#client = connect(`${gateway.url}/ws`, options).on('message', message => this.#show(message))
   }
 
