@@ -36,7 +36,7 @@ export async function kill ({ kills, seed }: { kills: number, seed: number }): P
     for (const lane of lanes) lane.finish()
     const last = await gateways.start()
     await sent
-    await shown(lanes)
+    await arrival(lanes)
     const found = together(lanes)
     const { acknowledged, retried, dropped, ...wrong } = found
     const ids = Object.fromEntries(lanes.map(({ deviceId, acknowledged }) => [deviceId, acknowledged]))
@@ -107,18 +107,18 @@ class Gateways implements Gateway {
   }
 }
 
-/** Resolves once the applications were shown as many as were acknowledged, or no more come. */
-async function shown (lanes: Lane[]): Promise<void> {
-  const count = () => lanes.reduce((sum, { shown }) => sum + shown, 0)
+/** Resolves once all that was acknowledged has arrived, or no more comes. */
+async function arrival (lanes: Lane[]): Promise<void> {
+  const arrived = () => lanes.reduce((sum, { arrived }) => sum + arrived, 0)
   const { acknowledged } = together(lanes)
-  for (let before = -1; before < count() && count() < acknowledged;) {
-    before = count()
-    await settled(async () => count() >= acknowledged, true)
+  for (let before = -1; before < arrived() && arrived() < acknowledged;) {
+    before = arrived()
+    await settled(async () => arrived() >= acknowledged, true)
   }
 }
 
-async function waiting (gateway: Host, lanes: Lane[]): Promise<number> {
-  const portraits = await Promise.all(lanes.map(({ deviceId }) => request(gateway, 'GET', `/devices/${deviceId}`)))
+async function waiting (host: Host, lanes: Lane[]): Promise<number> {
+  const portraits = await Promise.all(lanes.map(({ deviceId }) => request(host, 'GET', `/devices/${deviceId}`)))
   return portraits.reduce((sum, { body }) => sum + body.waiting, 0)
 }
 

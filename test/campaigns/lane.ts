@@ -51,6 +51,7 @@ export class Lane {
   readonly #random: () => number
   readonly #client: Client
   readonly #shown: Shown[] = []
+  readonly #arrived = new Set<number>()
   #attempted = 0
   #retried = 0
   #delivered = 0
@@ -68,12 +69,13 @@ export class Lane {
         this.on('message', heard)
       }
     }
-    const options = { deviceId: this.deviceId, first: 20, most: 150, WebSocket: Tapped as unknown as NonNullable<ConnectOptions['WebSocket']> }
+    const options = { deviceId: this.deviceId, first: 20, most: 300, WebSocket: Tapped as unknown as NonNullable<ConnectOptions['WebSocket']> }
     this.#client = connect(`${gateway.url}/ws`, options).on('message', message => this.#show(message))
   }
 
-  get shown (): number {
-    return this.#shown.length
+  /** How many of its messages the application was shown. */
+  get arrived (): number {
+    return this.#arrived.size
   }
 
   /** Sends one after the other until told to finish; resolves once the last is acknowledged. */
@@ -130,7 +132,9 @@ export class Lane {
 
   /** Some keep the application for a moment, so that a kill meets those too that are not acknowledged yet. */
   async #show ({ id, data }: Received): Promise<void> {
-    this.#shown.push({ number: this.#numberOf(data), id })
+    const number = this.#numberOf(data)
+    this.#shown.push({ number, id })
+    if (number !== undefined) this.#arrived.add(number)
     if (this.#random() < SLOW_SHARE) await sleep(this.#random() * LONGEST_MOMENT)
   }
 
