@@ -1,3 +1,6 @@
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { churn } from './campaigns/churn.ts'
 import { cutsInChromium, cutsInNode } from './campaigns/cuts.ts'
@@ -62,4 +65,12 @@ t.test('no frame, however it was tampered with, throws or holds the process up',
 
 t.test('whatever becomes of a worker, its devices keep their order, get every answer, and have nothing done twice', async t => {
   await passes(t, workers({ devices: 60, rounds: 6 }))
+})
+
+// as it was built, and without the loaders of the tests: so many processes would take long to begin
+t.test('what was acknowledged survives kills at any moment, in order, and is shown once', async t => {
+  const script = fileURLToPath(new URL('../dist/test/campaigns/kill.js', import.meta.url))
+  const run = promisify(execFile)(process.execPath, [script, '--kills', '30', '--seed', `${Date.now()}`], { env: { ...process.env, NODE_OPTIONS: '' } })
+  t.teardown(() => run.child.kill())
+  t.comment((await run).stdout)
 })

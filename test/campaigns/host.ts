@@ -30,7 +30,12 @@ export interface Rest {
 
 type Word = { url: string } | { fault: string } | { id: number, value?: unknown, error?: string }
 
-const LISTENING = { port: 0, host: '127.0.0.1' }
+/** What a host is told to begin with. */
+interface Start {
+  settings: object
+  /** 0: a free one. */
+  port: number
+}
 
 /** A server in a process of its own, so that its heap, its timers and its end are its own. */
 export class Host {
@@ -50,11 +55,23 @@ export class Host {
 
   /** Runs a module, whose `command` has a `prepare`, as a host. */
   static async start (module: string, settings: object = {}): Promise<Host> {
-    const child = fork(fileURLToPath(module), ['serve', JSON.stringify(settings)], { execArgv: [...process.execArgv, '--expose-gc'] })
-    const host = new Host(child)
-    await Promise.race([once(child, 'message'), host.ended])
-    if (!host.url) throw new Error(`The host did not start: ${host.faults.join('; ')}`)
+    const host = Host.load(module)
+    await host.begin(settings)
     return host
+  }
+
+  /** A process that has loaded a module and waits until it may begin; `under` is a program, with its arguments, that watches over it. */
+  static load (module: string, under: string[] = []): Host {
+    const [execPath, ...execArgv] = [...under, process.execPath, ...process.execArgv, '--expose-gc']
+    return new Host(fork(fileURLToPath(module), ['serve'], { execPath: execPath!, execArgv }))
+  }
+
+  /** Resolves once it listens. */
+  async begin (settings: object = {}, port = 0): Promise<void> {
+    const start: Start = { settings, port }
+    this.#child.send(start)
+    await Promise.race([once(this.#child, 'message'), this.ended])
+    if (!this.url) throw new Error(`The host did not start: ${this.faults.join('; ')}`)
   }
 
   async ask (command: string, params?: unknown): Promise<any> {
@@ -68,6 +85,12 @@ export class Host {
   /** Closes the server; resolves when the process has ended by itself. */
   async stop (): Promise<Exit> {
     await this.ask('close')
+    return await this.ended
+  }
+
+  /** Resolves once nothing of it is left. */
+  async kill (): Promise<Exit> {
+    this.#child.kill('SIGKILL')
     return await this.ended
   }
 
@@ -90,8 +113,8 @@ export class Host {
   }
 }
 
-/** An application whose error log counts as faults of the host. */
-export function quiet (errors: string[] = []): FastifyInstance {
+/** An application whose error log goes where a campaign wants it. */
+export function quiet (errors: { push (error: string): unknown } = []): FastifyInstance {
   const stream = { write: (line: string) => { errors.push(JSON.parse(line).msg) } }
   return Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'error', stream } }) as FastifyInstance
 }
@@ -99,10 +122,11 @@ export function quiet (errors: string[] = []): FastifyInstance {
 /** The other side: what the forked process does. Nothing but the open server keeps it alive. */
 export async function serve (prepare: Prepare): Promise<void> {
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
-    process.on(event, (error: unknown) => { say({ fault: `${event}: ${(error as Error)?.stack ?? String(error)}` }) })
+    process.on(event, (error: unknown) => fault(`${event}: ${(error as Error)?.stack ?? String(error)}`))
   }
-  const { app, commands } = await prepare(JSON.parse(process.argv[3]!))
-  await app.listen(LISTENING)
+  const [{ settings, port }] = await once(process, 'message') as [Start]
+  const { app, commands } = await prepare(settings)
+  await app.listen({ port, host: '127.0.0.1' })
   const known: Commands = { rest: () => rest(app), close: () => app.close(), ...commands }
   process.on('message', ({ id, command, params }: { id: number, command: string, params: unknown }) => {
     void answer(id, async () => await known[command]!(params))
@@ -110,6 +134,11 @@ export async function serve (prepare: Prepare): Promise<void> {
   process.once('disconnect', () => process.exit(1))
   process.channel!.unref()
   say({ url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
+}
+
+/** Tells of it at once: the process may not live long. */
+export function fault (what: string): void {
+  say({ fault: what })
 }
 
 async function answer (id: number, work: () => Promise<unknown>): Promise<void> {

@@ -1,0 +1,167 @@
+import { randomInt } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import devices from '../../lib/index.ts'
+import { diskMailbox } from '../../lib/mailboxes/disk.ts'
+import { gate } from '../fakes.ts'
+import { request } from '../support.ts'
+import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
+import { fault, Host, quiet, tally, type Served } from './host.ts'
+import { Lane, type Found, type Gateway } from './lane.ts'
+
+const LANES = 64
+/** Milliseconds that a gateway has left, most from the first message that it accepts, some from when it listens. */
+const [EARLIEST, LATEST] = [20, 150]
+const FRESH_SHARE = 0.2
+const SEED = 20_260_101
+
+/** Kills the gateway again and again: what was acknowledged arrives all the same, in order, and the application is shown it once. */
+export async function kill ({ kills, seed }: { kills: number, seed: number }): Promise<Outcome> {
+  const verdict = new Verdict()
+  const random = chance(seed)
+  const path = await mkdtemp(join(tmpdir(), 'kill-'))
+  const gateways = new Gateways(path, await freePort())
+  const lanes = Array.from({ length: LANES }, (_, number) => new Lane(number, gateways, seed))
+  try {
+    const sent = Promise.all(lanes.map(lane => lane.send()))
+    for (let count = 0; count < kills; count++) {
+      await gateways.start()
+      if (random() > FRESH_SHARE) await Promise.race([gateways.accepts(), sent])
+      await sleep(EARLIEST + random() * (LATEST - EARLIEST))
+      await gateways.kill()
+    }
+    for (const lane of lanes) lane.finish()
+    const last = await gateways.start()
+    await sent
+    await arrival(lanes)
+    const found = together(lanes)
+    const { acknowledged, retried, dropped, ...wrong } = found
+    const ids = Object.fromEntries(lanes.map(({ deviceId, acknowledged }) => [deviceId, acknowledged]))
+    verdict.same('letters that wait in the end', await settled(() => waiting(last, lanes), 0), 0)
+    verdict.same('receipts', await last.ask('receipts', ids), { delivered: acknowledged })
+    verdict.same('what must not be', wrong, { lost: 0, neverAttempted: 0, outOfOrder: 0, twice: 0 })
+    verdict.same('refusals', tally(lanes.flatMap(({ refusals }) => refusals)), {})
+    verdict.holds('no kill came between a message and its answer', retried > 0)
+    verdict.holds('no kill came between a delivery and its acknowledgement', dropped > 0)
+    verdict.same('exit', await last.stop(), { code: 0, signal: null })
+    verdict.same('faults and error logs', gateways.faults, [])
+    return { line: `kill: ${kills} kills (seed ${seed}); ${told(found)}`, wrong: verdict.wrong }
+  } finally {
+    for (const lane of lanes) lane.close()
+    await gateways.end()
+    await rm(path, { recursive: true, force: true })
+  }
+}
+
+/** One gateway after the other on one folder and one port. The next has loaded its modules before it is told to open them. */
+class Gateways implements Gateway {
+  readonly url: string
+  readonly #path: string
+  readonly #port: number
+  readonly #hosts: Host[] = [Host.load(import.meta.url)]
+  #listens = gate()
+  #accepts = gate()
+
+  constructor (path: string, port: number) {
+    this.#path = path
+    this.#port = port
+    this.url = `http://127.0.0.1:${port}`
+  }
+
+  get faults (): string[] {
+    return this.#hosts.flatMap(({ faults }) => faults)
+  }
+
+  listens (): Promise<void> {
+    return this.#listens.opened
+  }
+
+  /** Resolves once the one that listens has accepted a message. */
+  accepts (): Promise<void> {
+    return this.#accepts.opened
+  }
+
+  accepted (): void {
+    this.#accepts.open()
+  }
+
+  async start (): Promise<Host> {
+    const host = this.#hosts.at(-1)!
+    await host.begin({ path: this.#path }, this.#port)
+    this.#hosts.push(Host.load(import.meta.url))
+    this.#accepts = gate()
+    this.#listens.open()
+    return host
+  }
+
+  async kill (): Promise<void> {
+    this.#listens = gate()
+    await this.#hosts.at(-2)!.kill()
+  }
+
+  async end (): Promise<void> {
+    for (const host of this.#hosts.slice(-2)) await host.kill()
+  }
+}
+
+/** Resolves once all that was acknowledged has arrived, or no more comes. */
+async function arrival (lanes: Lane[]): Promise<void> {
+  const arrived = () => lanes.reduce((sum, { arrived }) => sum + arrived, 0)
+  const { acknowledged } = together(lanes)
+  for (let before = -1; before < arrived() && arrived() < acknowledged;) {
+    before = arrived()
+    await settled(async () => arrived() >= acknowledged, true)
+  }
+}
+
+async function waiting (host: Host, lanes: Lane[]): Promise<number> {
+  const portraits = await Promise.all(lanes.map(({ deviceId }) => request(host, 'GET', `/devices/${deviceId}`)))
+  return portraits.reduce((sum, { body }) => sum + body.waiting, 0)
+}
+
+function together (lanes: Lane[]): Found {
+  const [first, ...others] = lanes.map(lane => lane.found()) as [Found, ...Found[]]
+  for (const other of others) for (const what of Object.keys(first) as Array<keyof Found>) first[what] += other[what]
+  return first
+}
+
+function told ({ acknowledged, retried, dropped, lost, neverAttempted, outOfOrder, twice }: Found): string {
+  return `${acknowledged} acknowledged, ${retried} retried with unknown outcome, ${dropped} redeliveries dropped by the SDK; ` +
+    `lost ${lost}, never attempted but seen ${neverAttempted}, out of order ${outOfOrder}, seen twice by the application ${twice}`
+}
+
+/** Below the ports that the system gives to connections: a device that calls while nobody listens must not reach itself. */
+async function freePort (): Promise<number> {
+  for (;;) {
+    const port = 10_000 + randomInt(20_000)
+    const server = createServer()
+    const isFree = await new Promise<boolean>(resolve => {
+      server.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
+    })
+    if (isFree) return port
+  }
+}
+
+// The gateway.
+
+async function prepare ({ path }: { path: string }): Promise<Served> {
+  const app = quiet({ push: fault })
+  const mailbox = await diskMailbox({ path })
+  await app.register(devices, { mailbox })
+  const commands = {
+    /** What has become of these letters, and of how many of them. */
+    async receipts (letters: Record<string, string[]>): Promise<Record<string, number>> {
+      const statuses: string[] = []
+      for (const [deviceId, ids] of Object.entries(letters)) {
+        for (const id of ids) statuses.push((await mailbox.receipt(deviceId, id))?.status ?? 'none')
+      }
+      return tally(statuses)
+    }
+  }
+  return { app, commands }
+}
+
+await command(import.meta.url, { kills: 500, seed: SEED }, kill, prepare)
