@@ -88,20 +88,17 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const admission = new Admission({
     home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, delivery, letters, events
   })
-  const door = new WebSocketDoor(admission, settings)
-  await door.open(app)
+  const lines = jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch, bytes: 'base64' })
+  const doors = [new WebSocketDoor(settings), ...settings.doors]
+  for (const door of doors) await door.open({ app, entrance: admission, limits: settings, codec: lines })
 
   app.decorate('devices', devices)
 
-  await app.register(async scope => {
-    door.routes(scope)
-
-    await scope.register(async rest => {
-      acceptBodies(rest)
-      guardRest(rest, { settings, stats, isDraining })
-      rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
-      for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
-    })
+  await app.register(async rest => {
+    acceptBodies(rest)
+    guardRest(rest, { settings, stats, isDraining })
+    rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
+    for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
   }, { prefix: settings.prefix })
 
   const heartbeat = new Heartbeat(registry, settings)
@@ -114,7 +111,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     const cut = setTimeout(() => app.server.closeAllConnections?.(), settings.drainTimeout).unref() // HTTP/2 has none
     app.server.once('close', () => clearTimeout(cut))
     await drain(registry, settings)
-    await door.close(deadline)
+    await Promise.all(doors.map(door => door.close(deadline)))
   })
 
   app.addHook('onClose', async () => {
@@ -142,6 +139,7 @@ export { jsonrpc, type JsonRpcOptions } from './codecs/jsonrpc.ts'
 export { answers, Failure, goodbyes, Refusal, type Detail, type FailureOptions, type Goodbye, type Reason } from './errors.ts'
 export { memoryMailbox, type MemoryMailboxOptions } from './mailboxes/memory.ts'
 export type { Answer, Backplane, Listener, Owner, Ownership, Page, Presence, Publication, Reach, Request, Unwatch } from './backplane.ts'
+export type { Door, DoorLimits, Entrance, Ground } from './door.ts'
 export type { AuthorizeTopic } from './builtins.ts'
 export type { Addressed, Devices, Portrait } from './devices.ts'
 export type { EventMap, LetterEvent } from './events.ts'

@@ -1,3 +1,4 @@
+import type { PeerCertificate } from 'node:tls'
 import type { FastifyRequest } from 'fastify'
 import type { Caller } from './gate.ts'
 import type { Credentials } from './device.ts'
@@ -10,12 +11,16 @@ const deviceId = new RegExp(DEVICE_ID)
 /** How a device introduces itself, over whichever transport. */
 export interface Introduction extends Caller {
   deviceId: unknown
-  /** From `Authorization: Bearer`, or from the subprotocol `bearer.<token>`. */
+  /** From `Authorization: Bearer`, from the subprotocol `bearer.<token>`, or from `connect {token}` over TCP. */
   token: string | undefined
   /** The subprotocols it offers. */
   protocols: string[]
+  /** Where it has come to; undefined on a Unix socket. */
+  localAddress: string | undefined
   /** The upgrade request, where there was one. */
   request?: FastifyRequest
+  /** What a device that came over TLS showed, if the door asked for it and could verify it. */
+  certificate?: PeerCertificate
 }
 
 /** Who is this device: its credentials, or `true` for none in particular. Anything else, or an error, keeps it out. */

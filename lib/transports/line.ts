@@ -87,6 +87,7 @@ type Lined = WebSocket & { [kLine]: Line, _socket: RawStream }
 /** A connection as Node has it; an injected one has less. */
 export type RawStream = Duplex & {
   bytesRead?: number
+  localAddress?: string
   /** How much of what it was given the system has not taken yet. */
   _handle?: { writeQueueSize?: number }
   /** Kept while a request on it is answered. */

@@ -5,14 +5,14 @@ import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
-import type { Admission } from '../admission.ts'
+import type { Door, Entrance, Ground } from '../door.ts'
 import { Failure } from '../errors.ts'
 import { tokenOf, type Introduction } from '../introduction.ts'
 import type { Settings } from '../options.ts'
 import type { Arrival } from '../session.ts'
 import { Line, type RawStream } from './line.ts'
 
-type WebSocketSettings = Pick<Settings, 'path' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
+type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
 
 const MAX_CHUNKS = 4_096
 const MAX_PONGS = 16
@@ -22,8 +22,7 @@ const BEARER = 'bearer.'
 type Members = Record<string, unknown>
 
 /** Turns WebSockets into sessions. */
-export class WebSocketDoor {
-  readonly #admission: Admission
+export class WebSocketDoor implements Door {
   readonly #settings: WebSocketSettings
   readonly #server: WebSocketServer
   readonly #arrivals = new WeakMap<IncomingMessage, Arrival>()
@@ -31,8 +30,7 @@ export class WebSocketDoor {
   /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
   readonly #knocking = new Set<Duplex>()
 
-  constructor (admission: Admission, settings: WebSocketSettings) {
-    this.#admission = admission
+  constructor (settings: WebSocketSettings) {
     this.#settings = settings
     const limits: ServerOptions & Record<'maxPendingAutoPongs' | 'closeTimeout', number> = {
       noServer: true,
@@ -53,7 +51,7 @@ export class WebSocketDoor {
   }
 
   /** Lets the upgrades that we admitted go to a WebSocket server with our limits, whoever registered `@fastify/websocket`. */
-  async open (app: FastifyInstance): Promise<void> {
+  async open ({ app, entrance }: Ground): Promise<void> {
     if (!app.hasDecorator('websocketServer')) {
       // a second listener for upgrades, from a sibling scope, would dispatch each of them twice
       const listening = app.server.listeners('upgrade').some(({ name }) => name === 'onUpgrade')
@@ -70,18 +68,19 @@ export class WebSocketDoor {
     app.server.on('upgrade', hangUp)
     // as early as the listener of @fastify/websocket: without one, upgrades are plain requests, and answered
     app.addHook('preClose', async () => { app.server.removeListener('upgrade', hangUp) })
+    await app.register(async scope => this.#addRoutes(scope, entrance), { prefix: this.#settings.prefix })
   }
 
-  routes (app: FastifyInstance): void {
+  #addRoutes (app: FastifyInstance, entrance: Entrance): void {
     for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) {
       app.route({
         method: 'GET',
         url,
         exposeHeadRoute: false,
         schema: { hide: true } as object,
-        preHandler: async request => { if (request.ws) await this.#admit(request) },
-        handler: async () => { throw new Failure(this.#admission.isDraining ? 'draining' : 'not-websocket') },
-        wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw)!)
+        preHandler: async request => { if (request.ws) await this.#admit(request, entrance) },
+        handler: async () => { throw new Failure(entrance.isDraining ? 'draining' : 'not-websocket') },
+        wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw)!, entrance)
       })
     }
   }
@@ -103,25 +102,25 @@ export class WebSocketDoor {
     socket._httpMessage?.once('finish', () => socket.destroy())
   }
 
-  async #admit (request: FastifyRequest): Promise<void> {
+  async #admit (request: FastifyRequest, entrance: Entrance): Promise<void> {
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
     const leave = () => departure.abort(new Failure('departed'))
     socket?.once('close', leave)
     try {
-      this.#arrivals.set(request.raw, await this.#admission.admit(introductionOf(request), departure))
+      this.#arrivals.set(request.raw, await entrance.admit(introductionOf(request), departure))
     } finally {
       socket?.removeListener('close', leave)
     }
   }
 
-  #enter (socket: WebSocket, arrival: Arrival): void {
+  #enter (socket: WebSocket, arrival: Arrival, entrance: Entrance): void {
     const line = new Line(socket, this.#lines)
     this.#knocking.delete(line.stream)
-    const session = line.session = this.#admission.open(arrival, line)
+    const session = line.session = entrance.open(arrival, line)
     // frames that come before the welcome wait in the kernel
     socket.pause()
-    void this.#admission.enter(session).finally(() => socket.resume())
+    void entrance.enter(session).finally(() => socket.resume())
   }
 }
 
@@ -133,6 +132,7 @@ function introductionOf (request: FastifyRequest): Introduction {
     token: tokenOf(request.headers.authorization) ?? offered.find(name => name.startsWith(BEARER))?.slice(BEARER.length),
     protocols: offered.filter(name => !name.startsWith(BEARER)),
     address: request.ip,
+    localAddress: (request.raw.socket as RawStream | undefined)?.localAddress, // an injected request has none
     headers: request.headers,
     request
   }
