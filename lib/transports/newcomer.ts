@@ -91,16 +91,12 @@ export class Newcomer implements Keeper {
   /** Nothing: it may not come in, or has left meanwhile. */
   async #admit (asked: Call | Notice): Promise<Arrival | undefined> {
     const { entrance, codec } = this.#ground
-    const { signal } = this.#departure
     try {
-      const arrival = await entrance.admit(this.#introductionOf(asked), this.#departure, codec)
-      if (!signal.aborted) return arrival
-      entrance.refused((signal.reason as Failure).reason, { address: this.#address })
-      this.#refuse(asked, signal.reason as Failure)
+      return await entrance.admit(this.#introductionOf(asked), this.#departure, codec)
     } catch (error) {
       this.#refuse(asked, error as Failure)
+      return undefined
     }
-    return undefined
   }
 
   #introductionOf ({ params }: Call | Notice): Introduction {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createServer, type AddressInfo, type Server, type Socket as RawSocket } from 'node:net'
-import { createServer as createTlsServer, type TlsOptions } from 'node:tls'
+import { createServer as createTlsServer, type TLSSocket, type TlsOptions } from 'node:tls'
 import type { Door, Ground } from '../door.ts'
 import { goodbyes } from '../errors.ts'
 import { farewell } from '../farewell.ts'
@@ -58,6 +58,11 @@ export class TcpDoor implements Door, Host {
       else if (!tls) this.#receive(socket, ground)
     })
     server.on('secureConnection', (socket: RawSocket) => this.#receive(socket, ground))
+    // who does not finish the handshake in time, or does it wrong, is not hung up on by itself
+    server.on('tlsClientError', (_error: Error, socket: TLSSocket) => {
+      ground.entrance.refused('protocol', { address: socket.remoteAddress })
+      socket.destroy()
+    })
     server.on('error', error => ground.app.log.error({ err: error }, 'the TCP door failed'))
     // with `onListen` nobody would hear that the port is taken
     ground.app.addHook('onReady', async () => await this.#listen(server))
@@ -88,8 +93,9 @@ export class TcpDoor implements Door, Host {
 
   #turnAway (socket: RawSocket, { entrance, codec }: Ground): void {
     entrance.refused('overloaded', { address: socket.remoteAddress })
-    if (!this.#options.tls) socket.end(`${codec.encode(farewell(goodbyes.overloaded.code, goodbyes.overloaded.message)) as string}\n`)
+    if (this.#options.tls) return void socket.destroy()
     socket.on('error', () => {})
+    socket.end(`${codec.encode(farewell(goodbyes.overloaded.code, goodbyes.overloaded.message)) as string}\n`)
     socket.destroySoon()
   }
 
