@@ -51,5 +51,8 @@ export function addBuiltins (
     return {}
   })
 
+  // what was dialled may be a server as well, and greets as we do
+  methods.handle('welcome', {}, () => ({}))
+
   methods.handle('ping', {}, () => ({ now: Date.now() }))
 }

@@ -1,5 +1,6 @@
 import type { Backplane, Page, Presence, Reach } from './backplane.ts'
 import { Failure } from './errors.ts'
+import type { Dialled, DialOptions, Dials } from './dial.ts'
 import type { EventMap, Events } from './events.ts'
 import { isDeviceId } from './introduction.ts'
 import type { Letters, LettersPage } from './letters.ts'
@@ -29,6 +30,7 @@ interface Parts {
   events: Events
   stats: Stats
   backplane: Backplane
+  dials: Dials
   topic: TopicLimits
 }
 
@@ -172,6 +174,11 @@ export class Devices {
   /** Takes all letters of a device back; resolves with how many. */
   async purge (deviceId: string): Promise<number> {
     return await this.#parts.letters.purge(checked(deviceId))
+  }
+
+  /** Connects to a device that listens, or to another server, and stays connected. */
+  dial (url: string, options: DialOptions): Dialled {
+    return this.#parts.dials.dial(url, options)
   }
 
   /** Answers a method that devices call. */

@@ -7,6 +7,7 @@ import { addBuiltins } from './builtins.ts'
 import { jsonrpc } from './codecs/jsonrpc.ts'
 import { Delivery } from './delivery.ts'
 import { Devices } from './devices.ts'
+import { Dials } from './dial.ts'
 import { drain } from './drain.ts'
 import { Events } from './events.ts'
 import { Heartbeat } from './heartbeat.ts'
@@ -28,6 +29,7 @@ import type { Home } from './session.ts'
 import { Stats } from './stats.ts'
 import { Subscriptions } from './subscriptions.ts'
 import { Tide } from './tide.ts'
+import { overStream, overWebSocket } from './transports/outward.ts'
 import { WebSocketDoor } from './transports/websocket.ts'
 
 /** Fastify's defaults: the length of a parameter in a path, and the time of a hook that runs before it closes. */
@@ -60,7 +62,10 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const delivery = new Delivery(letters, settings, log)
   const outbox = new Outbox({ registry, backplane, letters, node, limits: settings, log })
   const methods = new Methods(stats, log)
-  const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, topic })
+  const lines = jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch, bytes: 'base64' })
+  const [web, line] = [{ way: overWebSocket, codec: codecs[0]! }, { way: overStream, codec: lines }]
+  const dials = new Dials({ 'ws:': web, 'wss:': web, 'tcp:': line, 'unix:': line })
+  const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, dials, topic })
   // once devices must prove who they are, what they may listen to is not for them to say
   const authorizeTopic = settings.authorizeTopic ?? (() => !settings.authenticate)
   addBuiltins(methods, { subscriptions, outbox, events, authorizeTopic, topic })
@@ -88,8 +93,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const admission = new Admission({
     home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, delivery, letters, events
   })
-  const lines = jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch, bytes: 'base64' })
-  const doors = [new WebSocketDoor(settings), ...settings.doors]
+  const doors = [new WebSocketDoor(settings), dials, ...settings.doors]
   for (const door of doors) await door.open({ app, entrance: admission, limits: settings, codec: lines })
 
   app.decorate('devices', devices)
@@ -139,6 +143,7 @@ export { jsonrpc, type JsonRpcOptions } from './codecs/jsonrpc.ts'
 export { answers, Failure, goodbyes, Refusal, type Detail, type FailureOptions, type Goodbye, type Reason } from './errors.ts'
 export { memoryMailbox, type MemoryMailboxOptions } from './mailboxes/memory.ts'
 export type { Answer, Backplane, Listener, Owner, Ownership, Page, Presence, Publication, Reach, Request, Unwatch } from './backplane.ts'
+export type { Dialled, DialOptions, DialStatus } from './dial.ts'
 export type { Door, DoorLimits, Entrance, Ground } from './door.ts'
 export type { AuthorizeTopic } from './builtins.ts'
 export type { Addressed, Devices, Portrait } from './devices.ts'

@@ -3,7 +3,7 @@ import type { Call, Notice } from '../message.ts'
 import type { Inbound } from '../peer.ts'
 import { Topics } from '../topics.ts'
 import { Line, type End, type WebSocketLike } from './line.ts'
-import { waitOf, type Backoff } from './retry.ts'
+import { waitOf, type Backoff } from '../retry.ts'
 
 export interface ConnectOptions extends Partial<Backoff> {
   deviceId: string

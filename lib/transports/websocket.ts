@@ -7,12 +7,14 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
 import type { Door, Entrance, Ground } from '../door.ts'
 import { Failure } from '../errors.ts'
+import type { Form } from '../frame.ts'
 import { tokenOf, type Introduction } from '../introduction.ts'
 import type { Settings } from '../options.ts'
 import type { Arrival } from '../session.ts'
+import { deflating } from './deflate.ts'
 import { Line, type RawStream } from './line.ts'
 
-type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
+type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
 
 const MAX_CHUNKS = 4_096
 const MAX_PONGS = 16
@@ -25,6 +27,7 @@ type Members = Record<string, unknown>
 export class WebSocketDoor implements Door {
   readonly #settings: WebSocketSettings
   readonly #server: WebSocketServer
+  readonly #deflating: Form | undefined
   readonly #arrivals = new WeakMap<IncomingMessage, Arrival>()
   readonly #lines = new Set<Line>()
   /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
@@ -32,6 +35,7 @@ export class WebSocketDoor implements Door {
 
   constructor (settings: WebSocketSettings) {
     this.#settings = settings
+    this.#deflating = settings.compression ? deflating(settings.compression.threshold) : undefined
     const limits: ServerOptions & Record<'maxPendingAutoPongs' | 'closeTimeout', number> = {
       noServer: true,
       clientTracking: false,
@@ -40,7 +44,8 @@ export class WebSocketDoor implements Door {
       maxBufferedChunks: MAX_CHUNKS,
       maxPendingAutoPongs: MAX_PONGS,
       closeTimeout: settings.closeTimeout,
-      perMessageDeflate: false,
+      // what comes is inflated to no more than `maxPayload`; neither side keeps a window from one message to the next
+      perMessageDeflate: settings.compression && { serverNoContextTakeover: true, clientNoContextTakeover: true },
       // only what was agreed on is echoed, never a token
       handleProtocols: (offered, request) => {
         const { subprotocol } = this.#arrivals.get(request)!.codec
@@ -115,7 +120,7 @@ export class WebSocketDoor implements Door {
   }
 
   #enter (socket: WebSocket, arrival: Arrival, entrance: Entrance): void {
-    const line = new Line(socket, this.#lines)
+    const line = new Line(socket, this.#lines, this.#deflating)
     this.#knocking.delete(line.stream)
     const session = line.session = entrance.open(arrival, line)
     // frames that come before the welcome wait in the kernel
