@@ -110,7 +110,9 @@ class Dial implements Dialled {
   readonly #options: DialOptions & Backoff & { codec: Codec }
   readonly #ground: Ground
   readonly #stopped: () => void
-  readonly #unwanted = new AbortController()
+  /** Aborts an attempt that is under way. */
+  readonly #attempt = new AbortController()
+  #isWanted = true
   #outward: Outward | undefined
   #timer: NodeJS.Timeout | undefined
   #tries = 0
@@ -140,9 +142,10 @@ class Dial implements Dialled {
 
   /** It does not come back; what there is may end in its own time. */
   stop (): void {
-    this.#unwanted.abort(new Failure('dropped'))
-    if (this.status.state !== 'waiting') return
+    this.#isWanted = false
+    if (this.#outward) return
     clearTimeout(this.#timer)
+    this.#attempt.abort(new Failure('dropped'))
     this.#stop({ state: 'stopped' })
   }
 
@@ -155,7 +158,7 @@ class Dial implements Dialled {
     const { deviceId, as, token, codec, tls } = this.#options
     const { entrance } = this.#ground
     const bearer = typeof token === 'function' ? await token() : token
-    const { signal } = this.#unwanted
+    const { signal } = this.#attempt
     signal.throwIfAborted()
     const outward = this.#outward = await this.#way({ url: new URL(this.#url), as, token: bearer, codec, tls, ground: this.#ground, signal })
     const { address, localAddress, line, over, release } = outward
@@ -169,8 +172,9 @@ class Dial implements Dialled {
 
   #ended ({ code, reason }: Farewell, lasted: number): void {
     this.#outward = undefined
+    if (this.status.state === 'stopped') return
     if (lasted >= GOOD * this.#options.first) this.#tries = 0
-    const retryIn = this.#unwanted.signal.aborted ? undefined : waitOf(code, reason, this.#tries++, this.#options)
+    const retryIn = this.#isWanted ? waitOf(code, reason, this.#tries++, this.#options) : undefined
     this.#ground.app.log.info({ deviceId: this.deviceId, code, reason, retryIn }, 'dialled connection ended')
     if (retryIn === undefined) return this.#stop({ state: 'stopped', code, reason })
     this.status = { state: 'waiting', code, reason, retryIn }

@@ -8,8 +8,9 @@ import { connect as connectTls, type ConnectionOptions } from 'node:tls'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import devices, { Failure, localBackplane, type Introduction, type Options } from '../lib/index.ts'
+import { Lines } from '../lib/lines.ts'
 import { tcp, type TcpDoor, type TcpOptions } from '../lib/transports/tcp.ts'
-import { gate } from './fakes.ts'
+import { gate, random } from './fakes.ts'
 import { programAt } from './programs.ts'
 import { connect, introduce, listen, until } from './support.ts'
 
@@ -404,4 +405,34 @@ t.test('whoever does not finish the handshake of TLS is cut, and counted among t
   t.ok(app.devices.stats().refusals.protocol! >= 1)
   await introduce(secure(port), 'd')
   t.equal(app.devices.size, 1)
+})
+
+t.test('however bytes are cut, the same lines come, and what is held of them stays small', async t => {
+  const chance = random(7)
+  const texts = Array.from({ length: 300 }, (_, n) => 'x'.repeat(Math.floor(chance() * chance() * 2_000)) + n)
+  const bytes = Buffer.from(texts.join('\n') + '\n')
+  for (const most of [1, 7, 300, 5_000, bytes.length]) {
+    const lines = new Lines(2_010)
+    const found: string[] = []
+    for (let at = 0; at < bytes.length;) {
+      const size = 1 + Math.floor(chance() * most)
+      lines.add(bytes.subarray(at, at + size))
+      if (chance() < 0.3) lines.add(bytes.subarray(at + size, at += 2 * size)) // several come before one is taken
+      else at += size
+      for (let line = lines.next(); line; line = lines.next()) found.push(line.toString())
+    }
+    t.strictSame(found, texts, `pieces of up to ${most}`)
+    t.equal(lines.waiting, 0)
+  }
+  const endless = new Lines(1_000)
+  for (let n = 0; n < 1_000; n++) {
+    endless.add(Buffer.from('x'))
+    t.equal(endless.next(), undefined)
+  }
+  endless.add(Buffer.from('x'))
+  t.throws(() => endless.next(), { code: 'MESSAGE_TOO_LARGE' })
+  const whole = new Lines(10)
+  whole.add(Buffer.from('0123456789\n0123456789a\n'))
+  t.equal(whole.next()!.toString(), '0123456789')
+  t.throws(() => whole.next(), { code: 'MESSAGE_TOO_LARGE' })
 })

@@ -22,11 +22,11 @@ export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: E
   }
   const socket = new WebSocket(url, [codec.subprotocol], options)
   const giveUp = () => socket.terminate()
-  signal.addEventListener('abort', giveUp, { once: true })
+  signal.addEventListener('abort', giveUp)
+  socket.once('close', () => signal.removeEventListener('abort', giveUp))
   return new Promise((resolve, reject) => {
     socket.once('error', reject)
     socket.once('open', () => {
-      signal.removeEventListener('abort', giveUp)
       const line = new Line(socket, new Set(), 'masked')
       socket.pause()
       const over = new Promise<Farewell>(resolve => {
@@ -42,23 +42,19 @@ export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: E
 export async function overStream ({ url, as, token, codec, tls, ground, signal }: Errand): Promise<Outward> {
   const socket = connectTo(url, tls)
   const giveUp = () => socket.destroy(signal.reason as Error)
-  signal.addEventListener('abort', giveUp, { once: true })
+  signal.addEventListener('abort', giveUp)
+  socket.once('close', () => signal.removeEventListener('abort', giveUp))
   socket.setTimeout(ground.limits.admissionTimeout, () => socket.destroy(new Error('No answer in time')))
-  try {
-    await once(socket, tls ? 'secureConnect' : 'connect')
-    const caller = new Caller()
-    const stream = new Stream(socket, { codec, limits: ground.limits, keeper: caller })
-    caller.stream = stream
-    if (as !== undefined) {
-      stream.say({ kind: 'call', id: 'connect', method: 'connect', params: { deviceId: as, token } })
-      await caller.accepted
-    }
-    socket.setTimeout(0)
-    const { remoteAddress: address, localAddress } = socket
-    return { line: stream, address, localAddress, over: caller.over, release: () => stream.release(), cut: () => stream.cut() }
-  } finally {
-    signal.removeEventListener('abort', giveUp)
+  await once(socket, tls ? 'secureConnect' : 'connect')
+  const caller = new Caller()
+  const stream = caller.stream = new Stream(socket, { codec, limits: ground.limits, keeper: caller })
+  if (as !== undefined) {
+    stream.say({ kind: 'call', id: 'connect', method: 'connect', params: { deviceId: as, token } })
+    await caller.accepted
   }
+  socket.setTimeout(0)
+  const { remoteAddress: address, localAddress } = socket
+  return { line: stream, address, localAddress, over: caller.over, release: () => stream.release(), cut: () => stream.cut() }
 }
 
 /** Waits for the other side to accept us, and for the end. */
