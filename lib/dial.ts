@@ -132,7 +132,7 @@ class Dial implements Dialled {
   open (): void {
     this.status = { state: 'connecting' }
     const openedAt = Date.now()
-    this.#connect().catch(reasonOf).then(farewell => this.#ended(farewell, Date.now() - openedAt))
+    this.#connect().catch(farewellOf).then(farewell => this.#ended(farewell, Date.now() - openedAt))
   }
 
   close (): void {
@@ -187,7 +187,7 @@ class Dial implements Dialled {
   }
 }
 
-/** What went wrong before there was a session: the goodbye of the other side, or our own words for it. */
-function reasonOf (error: Partial<Farewell> & { message?: string }): Farewell {
-  return { code: typeof error.code === 'number' ? error.code : goodbyes.vanished.code, reason: error.reason ?? error.message ?? goodbyes.vanished.message }
+/** What went wrong before there was a session: the goodbye of the other side, or words for what happened here. */
+function farewellOf (error: Farewell | Error): Farewell {
+  return error instanceof Error ? { code: goodbyes.vanished.code, reason: error.message } : error
 }

@@ -87,7 +87,7 @@ t.test('the scripts of the docs print what the docs say', async t => {
   const { app, port } = await serve(t)
   const PATH = [...programAt('nc') ? [] : [standIn()], process.env.PATH].join(delimiter)
   /** What is another in each run stands for itself. */
-  const steady = (text: string) => text.replaceAll(/"(generation|now)":\d+/g, '"$1":0').replace(/"id":"\w+"/, '"id":"?"')
+  const steady = (text: string) => text.replaceAll(/"(generation|now)":\d+/g, '"$1":0').replace(/"id":"[\w-]+"/, '"id":"?"')
   t.ok(scripts().length >= 3)
   for (const { script, output } of scripts()) {
     const shell = spawn('sh', ['-c', script.replaceAll('127.0.0.1 4000', `127.0.0.1 ${port}`)], { env: { ...process.env, PATH }, stdio: ['ignore', 'pipe', 'inherit'] })
@@ -116,9 +116,14 @@ t.test('what is no introduction is shown out at once, with the code of the docs'
     ['what is not UTF-8', Buffer.concat([Buffer.from('{'), Buffer.from([0xff, 0xfe, 0x0a])]), 1007, 'sent text that is not UTF-8']
   ]
   for (const [what, first, code, reason] of cases) t.match(await dial(first).over, [goodbye(code, reason)], what)
+  const typing = dial('\r\n')
+  await once(typing.socket, 'connect')
+  await new Promise(resolve => setTimeout(resolve, 50))
+  typing.socket.write('?')
+  t.match(await typing.over, [goodbye(1002, hint)], 'Enter, and later nonsense')
   t.match(await dial(rpc({ id: 7, method: 'ping' })).over, [{ id: 7, error: { code: -32600, message: hint } }, goodbye(1002, hint)], 'another call is answered first')
   t.equal(app.devices.size, 0)
-  t.match(app.devices.stats(), { admissions: 0, refusals: { protocol: 9, size: 1, text: 1 } })
+  t.match(app.devices.stats(), { admissions: 0, refusals: { protocol: 10, size: 1, text: 1 } })
 })
 
 t.test('silence, and half a connection, are shown out in time', async t => {
@@ -145,6 +150,22 @@ t.test('a device that hangs up its side has left, and what it asked is not answe
   half.socket.end(rpc({ id: 2, method: 'wait' }))
   t.match((await half.over).map(({ method }) => method), [undefined, 'welcome'])
   t.match(await app.devices.describe('d'), { connected: false, lastGoodbye: { code: 1005 } })
+})
+
+t.test('a device says goodbye with a code, and what only looks like one is none', async t => {
+  const { app, dial } = await serve(t)
+  const heard: unknown[] = []
+  app.devices.on('message', data => { heard.push(data) })
+  const device = dial(hello('d'))
+  device.socket.write(rpc({ method: 'message', params: { data: 'goodbye' } }))
+  device.socket.write(`[${rpc({ method: 'goodbye', params: { code: 1000 } }).trim()}]\n`)
+  for (const params of [undefined, { code: 'x' }, { code: 7 }, { code: 5_000 }]) device.socket.write(rpc({ method: 'goodbye', params }))
+  device.socket.write(rpc({ id: 9, method: 'ping' }))
+  await until(() => device.lines.some(({ id }) => id === 9))
+  t.strictSame(heard, ['goodbye'])
+  device.socket.write(rpc({ method: 'goodbye', params: { code: 4_000, reason: 7 } }))
+  await device.over
+  t.match(await app.devices.describe('d'), { lastGoodbye: { code: 4_000, reason: '' } })
 })
 
 t.test('it does not matter how the bytes come', async t => {

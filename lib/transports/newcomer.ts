@@ -32,9 +32,9 @@ export class Newcomer implements Keeper {
   readonly #departure = new AbortController()
   #state: 'waiting' | 'asking' | 'settled' = 'waiting'
 
-  constructor (socket: RawSocket, ground: Ground, host: Host) {
+  constructor (socket: RawSocket, address: string | undefined, ground: Ground, host: Host) {
     this.#socket = socket
-    this.#address = socket.remoteAddress
+    this.#address = address
     this.#ground = ground
     this.#host = host
     this.#deadline = setTimeout(() => this.#turnAway('silent'), ground.limits.admissionTimeout)

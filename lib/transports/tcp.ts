@@ -86,9 +86,9 @@ export class TcpDoor implements Door, Host {
   }
 
   #receive (socket: RawSocket, ground: Ground): void {
-    // one that has gone already has no address, and would pass for a neighbour
-    if (socket.remoteAddress === undefined && this.#options.path === undefined) socket.destroy()
-    else this.#unknown.add(new Newcomer(socket, ground, this))
+    // one that has gone already has no address either, and must not pass for a neighbour
+    const address = this.#options.path === undefined ? String(socket.remoteAddress) : undefined
+    this.#unknown.add(new Newcomer(socket, address, ground, this))
   }
 
   #turnAway (socket: RawSocket, { entrance, codec }: Ground): void {

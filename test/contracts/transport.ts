@@ -144,6 +144,20 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       deaf.socket.terminate()
     })
 
+    await t.test('whoever waits for each message keeps to the pace of the device', async t => {
+      const app = await serve(t, { maxBuffered: 200_000 })
+      const device = await connect(app, 'd')
+      device.socket.pause()
+      const sending = Array.from({ length: 2_000 }, (_, n) => app.devices.send('d', `${n} ${'x'.repeat(10_000)}`))
+      await t.rejects(sending.at(-1)!, { code: 'DEVICE_CONGESTED' })
+      device.socket.resume()
+      const sent = (await Promise.allSettled(sending)).flatMap(({ status }, n) => status === 'fulfilled' ? [n] : [])
+      t.ok(sent.length > 10)
+      const seen: number[] = []
+      while (seen.length < sent.length) seen.push(Number.parseInt((await device.message()).params.data))
+      t.strictSame(seen, sent)
+    })
+
     await t.test('what is not read in time counts against the output that may wait', async t => {
       const app = await serve(t, { maxBuffered: 200_000 })
       const deaf = await connect(app, 'deaf')
