@@ -187,7 +187,13 @@ t.test('an application that closes lets those it dialled go, and dials no more',
   await once(server.listen(0, '127.0.0.1'), 'listening')
   const lingering = a.devices.dial(`tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, { deviceId: 'c' })
   const [connected, waiting] = [a.devices.dial(b.ws, { deviceId: 'b', as: 'a' }), a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'd', first: 60_000 })]
+  const web = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => { for (const socket of web.clients) socket.terminate(); web.close() })
+  await once(web, 'listening')
+  web.on('connection', socket => socket.pause())
+  const deaf = a.devices.dial(`ws://127.0.0.1:${(web.address() as AddressInfo).port}`, { deviceId: 'f' })
   await becomes(lingering, 'connected')
+  await becomes(deaf, 'connected')
   await becomes(connected, 'connected')
   await becomes(waiting, 'waiting')
   const connecting = a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'e', token: () => new Promise(() => {}) })
@@ -195,6 +201,7 @@ t.test('an application that closes lets those it dialled go, and dials no more',
   await closing
   t.match([connected.status, waiting.status], [{ state: 'stopped', code: 1012 }, { state: 'stopped' }])
   await becomes(lingering, 'stopped')
+  await becomes(deaf, 'stopped')
   t.match(await b.app.devices.describe('a'), { lastGoodbye: { code: 1012 } })
   t.throws(() => a.devices.dial(b.ws, { deviceId: 'f' }), { code: 'NODE_DRAINING' })
   t.strictSame(connecting.status, { state: 'stopped' }, 'a token that never comes holds nothing up')

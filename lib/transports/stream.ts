@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer'
 import type { Socket as RawSocket } from 'node:net'
-import { Failure, goodbyes, type Goodbye } from '../errors.ts'
+import { goodbyes, type Goodbye } from '../errors.ts'
 import { farewell, farewellIn } from '../farewell.ts'
 import type { Outgoing } from '../frame.ts'
 import { Lines } from '../lines.ts'
@@ -127,17 +127,21 @@ export class Stream implements Socket {
   }
 
   #read (): void {
-    try {
-      while (!this.#isHeld && !this.#isOver) {
-        const line = this.#lines.next()
-        if (!line) break
-        this.#take(line)
-      }
-    } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      this.#spoil('size')
+    while (!this.#isHeld && !this.#isOver) {
+      const line = this.#next()
+      if (!line) break
+      this.#take(line)
     }
     if (this.#lines.waiting > this.#limits.maxMessage) this.#socket.pause()
+  }
+
+  #next (): Buffer | undefined {
+    try {
+      return this.#lines.next()
+    } catch { // it is too long
+      this.#spoil('size')
+      return undefined
+    }
   }
 
   #take (line: Buffer): void {
