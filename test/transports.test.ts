@@ -87,3 +87,17 @@ t.test('origins may be a function', async t => {
   t.match(await request(app, 'GET', '/devices', undefined, { origin: 'https://evil.test' }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
   t.equal((await request(app, 'GET', '/devices', undefined, { origin: 'https://shop.example' })).status, 200)
 })
+
+t.test('devices that are in the middle of their goodbye get nothing more, and hold no broadcast up', async t => {
+  const app = await listen(t)
+  const codes: number[] = []
+  app.devices.on('disconnected', (_device, { code }) => { codes.push(code) })
+  const devices = await Promise.all(Array.from({ length: 30 }, (_, n) => connect(app.url, `d${n}`)))
+  for (const { socket } of devices) socket.close()
+  while (app.devices.size > 0) {
+    await app.devices.broadcast('first')
+    await app.devices.broadcast('second, in the same turn')
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  t.strictSame(codes, devices.map(() => 1005))
+})
