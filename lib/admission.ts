@@ -10,6 +10,7 @@ import type { Settings } from './options.ts'
 import { SessionOwner } from './owner.ts'
 import type { Registry } from './registry.ts'
 import type { Credentials } from './device.ts'
+import type { Entrance } from './door.ts'
 import { Session, type Arrival, type Home, type Socket } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
 import { detached } from './text.ts'
@@ -44,7 +45,7 @@ interface Parts {
 }
 
 /** The way in: what a device must pass before its connection opens, and what happens then. */
-export class Admission {
+export class Admission implements Entrance {
   readonly #parts: Parts
 
   constructor (parts: Parts) {
@@ -61,20 +62,27 @@ export class Admission {
     entrant => this.#authenticate(entrant)
   ]
 
-  /** Rejects with a `Failure` when the device may not come in. */
-  async admit (introduction: Introduction, departure: AbortController): Promise<Arrival> {
-    const entrant: Entrant = { introduction, departure, deviceId: '', codec: this.#parts.codecs[0]!, credentials: {} }
+  /** Rejects with a `Failure` when the device may not come in. `codec` is for those who offer no protocol. */
+  async admit (introduction: Introduction, departure: AbortController, codec: Codec = this.#parts.codecs[0]!): Promise<Arrival> {
+    const entrant: Entrant = { introduction, departure, deviceId: '', codec, credentials: {} }
     try {
       for (const step of this.#steps) await step(entrant)
     } catch (error) {
       throw this.#refused(entrant, error)
     }
-    const { deviceId, credentials, codec } = entrant
-    return { deviceId, credentials, codec, address: introduction.address }
+    const { address, localAddress } = introduction
+    return { deviceId: entrant.deviceId, credentials: entrant.credentials, codec: entrant.codec, address, localAddress }
   }
 
   get isDraining (): boolean {
     return this.#parts.isDraining()
+  }
+
+  /** Somebody is kept out; of most who do not say who they are, the address is all that is known. */
+  refused (reason: string, who: { deviceId?: string, address: string | undefined }): void {
+    const { home } = this.#parts
+    home.stats.count('refusals', reason)
+    home.log.info({ ...who, reason }, 'device refused')
   }
 
   open (arrival: Arrival, socket: Socket): Session {
@@ -155,8 +163,7 @@ export class Admission {
     const { home } = this.#parts
     const failure = error instanceof Failure ? error : new Failure('unauthenticated')
     if (failure !== error) home.log.error({ err: error, deviceId }, 'authenticate failed')
-    home.stats.count('refusals', failure.reason)
-    home.log.info({ deviceId, address: introduction.address, reason: failure.reason }, 'device refused')
+    this.refused(failure.reason, { deviceId, address: introduction.address })
     return failure
   }
 }

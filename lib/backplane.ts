@@ -25,6 +25,7 @@ export interface Connection {
   generation: number
   since: number
   address?: string | undefined
+  localAddress?: string | undefined
   protocol: string
   topics: string[]
   credentials: Record<string, unknown>

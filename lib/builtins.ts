@@ -55,5 +55,8 @@ export function addBuiltins (
     return {}
   }, true)
 
+  // what was dialled may be a server as well, and greets as we do
+  methods.handle('welcome', {}, () => ({}), true)
+
   methods.handle('ping', {}, () => ({ now: Date.now() }), true)
 }

@@ -24,6 +24,8 @@ export interface Device {
   /** Milliseconds since 1970. */
   readonly since: number
   readonly address: string | undefined
+  /** Where it has come to; undefined on a Unix socket. */
+  readonly localAddress: string | undefined
   readonly protocol: string
   readonly credentials: Credentials
   /** The filters it listens to. */
@@ -45,6 +47,7 @@ export interface Description {
   generation: number
   since: number
   address: string | undefined
+  localAddress?: string | undefined
   protocol: string
   topics: string[]
   inFlight: number

@@ -1,6 +1,7 @@
 import type { Backplane, Page, Presence, Reach } from './backplane.ts'
 import { builtins } from './builtins.ts'
 import { Failure } from './errors.ts'
+import type { Dialled, DialOptions, Dials } from './dial.ts'
 import type { EventMap, Events } from './events.ts'
 import { isDeviceId } from './introduction.ts'
 import type { Letters, LettersPage } from './letters.ts'
@@ -30,6 +31,8 @@ interface Parts {
   events: Events
   stats: Stats
   backplane: Backplane
+  /** Not of a worker, which has no way to ask. */
+  dials: Dials | undefined
   topic: TopicLimits
 }
 
@@ -173,6 +176,11 @@ export class Devices {
   /** Takes all letters of a device back; resolves with how many. */
   async purge (deviceId: string): Promise<number> {
     return await this.#parts.letters.purge(checked(deviceId))
+  }
+
+  /** Connects to a device that listens, or to another server, and stays connected. */
+  dial (url: string, options: DialOptions): Dialled {
+    return this.#parts.dials!.dial(url, options)
   }
 
   /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */

@@ -17,9 +17,14 @@ export async function drain (sessions: Iterable<Session>, { drainTimeout, closeT
     const late = Date.now() >= deadline
     busy = busy.filter(session => {
       if (!late && session.calls > 0 && !session.left) return true
-      session.end('leaving', `retry=${Math.floor(Math.random() * retrySpread)}`)
+      session.end('leaving', retryWithin(retrySpread))
       return false
     })
     if (busy.length > 0) await sleep(LOOK_AGAIN)
   }
+}
+
+/** Tells a device its own time to come back: all at once would be too many. */
+export function retryWithin (retrySpread: number): string {
+  return `retry=${Math.floor(Math.random() * retrySpread)}`
 }

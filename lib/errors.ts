@@ -30,7 +30,7 @@ export const answers = {
   departed: { status: 400, code: 'DEVICE_DEPARTED', rpc: -32026, message: 'The device left before it was let in' },
   'too-many-topics': { status: 429, code: 'TOPICS_EXCEEDED', rpc: -32010, message: 'Too many topics', retryAfter: 60 },
   'bad-topic': { status: 400, code: 'TOPIC_INVALID', rpc: -32011, message: 'Not a valid topic' },
-  'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Give the device id in the path or as ?deviceId=: 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -' },
+  'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Give a device id (over HTTP as ?deviceId=) of 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -' },
   'bad-protocol': { status: 400, code: 'PROTOCOL_UNKNOWN', rpc: -32013, message: 'Offer the subprotocol jsonrpc, or none' },
   'not-websocket': { status: 426, code: 'UPGRADE_REQUIRED', rpc: -32024, message: 'Connect with a WebSocket' },
   'too-large': { status: 413, code: 'MESSAGE_TOO_LARGE', rpc: -32014, message: 'The message is too large' },

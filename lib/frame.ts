@@ -6,22 +6,39 @@ export abstract class Outgoing {
   /** Bytes of the payloads. */
   abstract readonly size: number
   #next: Frames | undefined
+  #form: Form | undefined
+  #wire: Buffer | undefined
+  #others: Map<Form, Buffer> | undefined
 
-  abstract wire (form: Form): Buffer
   abstract payloads (): Array<string | Uint8Array>
+  protected abstract put (form: Form): Buffer
+
+  /** Made once for each form, however many sockets it goes to; most have one form only. */
+  wire (form: Form): Buffer {
+    if (this.#form === form) return this.#wire!
+    if (this.#form) return this.#otherwise(form)
+    this.#form = form
+    return this.#wire = this.put(form)
+  }
 
   /** The same for all who have the same before it: what is joined for one is joined for all. */
   followedBy (frame: Frame): Frames {
     if (this.#next?.last !== frame) this.#next = new Frames(this, frame)
     return this.#next
   }
+
+  #otherwise (form: Form): Buffer {
+    this.#others ??= new Map()
+    let wire = this.#others.get(form)
+    if (!wire) this.#others.set(form, wire = this.put(form))
+    return wire
+  }
 }
 
-/** A message encoded once; however many sockets it goes to, its bytes on the wire are made once. */
+/** A message encoded once. */
 export class Frame extends Outgoing {
   readonly payload: string | Uint8Array
   readonly size: number
-  #wire: Buffer | undefined
 
   constructor (payload: string | Uint8Array) {
     super()
@@ -29,14 +46,12 @@ export class Frame extends Outgoing {
     this.size = Buffer.byteLength(payload)
   }
 
-  /** All who share a frame speak one codec, and so go over one transport. */
-  override wire (form: Form): Buffer {
-    this.#wire ??= form(this.payload)
-    return this.#wire
-  }
-
   override payloads (): Array<string | Uint8Array> {
     return [this.payload]
+  }
+
+  protected override put (form: Form): Buffer {
+    return form(this.payload)
   }
 }
 
@@ -45,7 +60,6 @@ export class Frames extends Outgoing {
   readonly last: Frame
   readonly size: number
   readonly #before: Outgoing
-  #wire: Buffer | undefined
 
   constructor (before: Outgoing, last: Frame) {
     super()
@@ -54,13 +68,12 @@ export class Frames extends Outgoing {
     this.#before = before
   }
 
-  override wire (form: Form): Buffer {
-    this.#wire ??= Buffer.concat(this.#all().map(frame => frame.wire(form)))
-    return this.#wire
-  }
-
   override payloads (): Array<string | Uint8Array> {
     return this.#all().map(({ payload }) => payload)
+  }
+
+  protected override put (form: Form): Buffer {
+    return Buffer.concat(this.#all().map(frame => frame.wire(form)))
   }
 
   #all (): Frame[] {

@@ -23,10 +23,14 @@ export function protect ({ address, headers }: Caller, option: 'authenticate' | 
   })
 }
 
+/** Foreign origins that may come in: a list, or what says so of each. */
+export type Origins = string[] | ((origin: string, headers: IncomingHttpHeaders) => boolean)
+
 /** Browsers tell where a page came from; a page of another host has no business here unless it is listed. */
-export function refuseForeign ({ headers }: Caller, origins: string[]): void {
+export function refuseForeign ({ headers }: Caller, origins: Origins): void {
   const { origin, host } = headers
-  if (origin === undefined || origins.includes(origin) || (host !== undefined && hostOf(origin) === host)) return
+  if (origin === undefined || (host !== undefined && hostOf(origin) === host)) return
+  if (typeof origins === 'function' ? origins(origin, headers) === true : origins.includes(origin)) return
   throw new Failure('foreign-origin')
 }
 

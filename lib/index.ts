@@ -6,6 +6,7 @@ import { addBuiltins } from './builtins.ts'
 import { jsonrpc } from './codecs/jsonrpc.ts'
 import { Delivery } from './delivery.ts'
 import type { Devices } from './devices.ts'
+import { Dials } from './dial.ts'
 import { drain } from './drain.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { memoryMailbox } from './mailboxes/memory.ts'
@@ -23,6 +24,7 @@ import { topics } from './routes/topics.ts'
 import type { Home } from './session.ts'
 import { Subscriptions } from './subscriptions.ts'
 import { Tide } from './tide.ts'
+import { overStream, overWebSocket } from './transports/outward.ts'
 import { WebSocketDoor } from './transports/websocket.ts'
 import { Workers } from './workers.ts'
 
@@ -43,7 +45,10 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
 
   const { log } = app
   const workers = new Workers(backplane, log)
-  const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers })
+  const lines = jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch, bytes: 'base64' })
+  const [web, line] = [{ way: overWebSocket, codec: codecs[0]! }, { way: overStream, codec: lines }]
+  const dials = new Dials({ 'ws:': web, 'wss:': web, 'tcp:': line, 'unix:': line })
+  const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials })
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
   // once devices must prove who they are, what they may listen to is not for them to say
@@ -79,20 +84,16 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const admission = new Admission({
     home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, delivery, letters, events
   })
-  const door = new WebSocketDoor(admission, settings)
-  await door.open(app)
+  const doors = [new WebSocketDoor(settings), dials, ...settings.doors]
+  for (const door of doors) await door.open({ app, entrance: admission, limits: settings, codec: lines })
 
   app.decorate('devices', devices)
 
-  await app.register(async scope => {
-    door.routes(scope)
-
-    await scope.register(async rest => {
-      acceptBodies(rest)
-      guardRest(rest, { settings, stats, isDraining })
-      rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
-      for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
-    })
+  await app.register(async rest => {
+    acceptBodies(rest)
+    guardRest(rest, { settings, stats, isDraining })
+    rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
+    for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
   }, { prefix: settings.prefix })
 
   const heartbeat = new Heartbeat(registry, settings)
@@ -105,7 +106,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     const cut = setTimeout(() => app.server.closeAllConnections?.(), settings.drainTimeout).unref() // HTTP/2 has none
     app.server.once('close', () => clearTimeout(cut))
     await drain(registry, settings)
-    await door.close(deadline)
+    await Promise.all(doors.map(door => door.close(deadline)))
   })
 
   app.addHook('onClose', async () => {
@@ -134,6 +135,8 @@ export { jsonrpc, type JsonRpcOptions } from './codecs/jsonrpc.ts'
 export { answers, Failure, goodbyes, Refusal, type Detail, type FailureOptions, type Flaw, type Goodbye, type Reason } from './errors.ts'
 export { memoryMailbox, type MemoryMailboxOptions } from './mailboxes/memory.ts'
 export type { Answer, Backplane, Listener, Owner, Ownership, Page, Presence, Publication, Reach, Request, Unwatch } from './backplane.ts'
+export type { Dialled, DialOptions, DialStatus } from './dial.ts'
+export type { Door, DoorLimits, Entrance, Ground } from './door.ts'
 export type { AuthorizeTopic } from './builtins.ts'
 export type { Addressed, Devices, Portrait } from './devices.ts'
 export type { EventMap, LetterEvent } from './events.ts'

@@ -1,4 +1,5 @@
 import { isUtf8 } from 'node:buffer'
+import type { PeerCertificate } from 'node:tls'
 import type { FastifyRequest } from 'fastify'
 import type { Caller } from './gate.ts'
 import type { Credentials } from './device.ts'
@@ -11,7 +12,7 @@ const deviceId = new RegExp(DEVICE_ID)
 /** How a device introduces itself, over whichever transport. */
 export interface Introduction extends Caller {
   deviceId: unknown
-  /** From `Authorization: Bearer`, or from the subprotocol `bearer.<token>`. */
+  /** From `Authorization: Bearer`, from the subprotocol `bearer.<token>`, or from `connect {token}` over TCP. */
   token: string | undefined
   /** From `Authorization: Basic`. */
   username?: string | undefined
@@ -20,8 +21,12 @@ export interface Introduction extends Caller {
   protocols: string[]
   /** The path of the protocols that it came for, where they have one of their own. */
   path?: string | undefined
+  /** Where it has come to; undefined on a Unix socket. */
+  localAddress: string | undefined
   /** The upgrade request, where there was one. */
   request?: FastifyRequest
+  /** What a device that came over TLS showed, if the door asked for it and could verify it. */
+  certificate?: PeerCertificate
 }
 
 /** Who is this device: its credentials, or `true` for none in particular. Anything else, or an error, keeps it out. */

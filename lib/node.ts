@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Backplane } from './backplane.ts'
 import { Devices } from './devices.ts'
+import type { Dials } from './dial.ts'
 import { Events } from './events.ts'
 import { Letters } from './letters.ts'
 import type { Mailbox } from './mailbox.ts'
@@ -20,6 +21,8 @@ export interface Choices {
   log: FastifyBaseLogger
   /** Answers what this node has no handler for. */
   elsewhere?: Elsewhere
+  /** Without them it cannot dial. */
+  dials?: Dials
   /** Whether it takes out the letters that expire, and so is the one to tell of them. */
   sweeps?: boolean
 }
@@ -38,7 +41,7 @@ export interface Node {
   devices: Devices
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, sweeps }: Choices): Node {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, sweeps }: Choices): Node {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: letters in the mailbox of one machine are lost to the devices that come back to another; use a mailbox that all nodes share')
   }
@@ -51,6 +54,6 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, sweeps
   const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log, sweeps })
   const outbox = new Outbox({ registry, backplane, letters, node, limits: settings, log })
   const methods = new Methods(stats, log, elsewhere)
-  const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, topic })
+  const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, dials, topic })
   return { node, topic, stats, events, registry, letters, outbox, methods, devices }
 }

@@ -3,6 +3,8 @@ import { Value } from '@sinclair/typebox/value'
 import type { FastifyRequest } from 'fastify'
 import type { Backplane } from './backplane.ts'
 import type { AuthorizeTopic } from './builtins.ts'
+import type { Door } from './door.ts'
+import type { Origins } from './gate.ts'
 import type { Authenticate } from './introduction.ts'
 import type { Mailbox } from './mailbox.ts'
 import type { Codec } from './message.ts'
@@ -21,13 +23,17 @@ const Milliseconds = (value: number, description: string, minimum = 1) => Type.I
 export const OptionsSchema = Type.Object({
   prefix: Type.String({ default: '', description: 'Put before every route' }),
   path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Where devices connect' }),
+  doors: Type.Array(Part<Door>('A door'), { default: [], description: 'Further ways in, as `tcp({ port: 4000 })`' }),
   node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$', description: 'Name of this node; by default drawn at start' })),
 
   authenticate: Type.Optional(FnOrFalse<Authenticate>('Who is this device; `false` lets every device in. Without it: only from this machine')),
   guard: Type.Optional(FnOrFalse<Guard>('Who may use REST; `false` lets everyone. Without it: only from this machine')),
   authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function')),
-  origins: Type.Array(Type.String({ pattern: '^[a-z][a-z0-9+.-]*://[^/]+$' }), { default: [], description: 'Foreign origins that browsers may come from, as `https://host:port`' }),
-  admissionTimeout: Milliseconds(5_000, 'Time for `authenticate`'),
+  origins: Type.Unsafe<Origins>(Type.Union([Type.Array(Type.String({ pattern: '^[a-z][a-z0-9+.-]*://[^/]+$' })), Type.Function([], Type.Unknown())], {
+    default: [],
+    description: 'Foreign origins that browsers may come from, as `https://host:port`, or a function that says so of each'
+  })),
+  admissionTimeout: Milliseconds(5_000, 'Time for the handshake: for `authenticate`, and over TCP for the first line'),
 
   mailbox: Type.Optional(Part<Mailbox>('Keeps letters; by default in memory')),
   backplane: Type.Optional(Part<Backplane>('Joins nodes; by default this process alone')),
@@ -35,6 +41,10 @@ export const OptionsSchema = Type.Object({
 
   maxMessage: Count(65_536, 'Size of an inbound message, from a device or over REST'),
   maxFragments: Count(64, 'Fragments of an inbound message'),
+  compression: Type.Union([Type.Literal(false), Type.Object({ threshold: Type.Integer({ minimum: 0 }) }, { additionalProperties: false })], {
+    default: false,
+    description: 'Over WebSocket: `{ threshold: 1_024 }` compresses messages of so many bytes and more. What comes is inflated to `maxMessage` at most'
+  }),
   maxDepth: Count(32, 'Nesting of JSON'),
   maxBatch: Count(20, 'Messages in a batch'),
   maxCalls: Count(32, 'Calls in flight per device, in each direction'),

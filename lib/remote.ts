@@ -21,18 +21,20 @@ export class RemoteDevice implements Device {
   readonly generation: number
   readonly since: number
   readonly address: string | undefined
+  readonly localAddress: string | undefined
   readonly protocol: string
   readonly credentials: Credentials
   readonly topics: ReadonlySet<string>
   readonly left: undefined
   readonly #parts: Parts
 
-  constructor ({ id, node, generation, since, address, protocol, credentials, topics }: Connection, parts: Parts) {
+  constructor ({ id, node, generation, since, address, localAddress, protocol, credentials, topics }: Connection, parts: Parts) {
     this.id = id
     this.node = node
     this.generation = generation
     this.since = since
     this.address = address
+    this.localAddress = localAddress
     this.protocol = protocol
     this.credentials = credentials
     this.topics = new Set(topics)

@@ -43,6 +43,7 @@ export interface Home {
 export interface Arrival {
   deviceId: string
   address: string | undefined
+  localAddress: string | undefined
   credentials: Credentials
   codec: Codec
 }
@@ -52,6 +53,7 @@ export class Session implements Device, Party {
   readonly id: string
   readonly since: number
   readonly address: string | undefined
+  readonly localAddress: string | undefined
   readonly credentials: Credentials
   readonly codec: Codec
   readonly peer: Peer
@@ -73,11 +75,12 @@ export class Session implements Device, Party {
   #messages = 0
   #expiresAt: number
 
-  constructor (home: Home, socket: Socket, { deviceId, address, credentials, codec }: Arrival, bucket?: Bucket) {
+  constructor (home: Home, socket: Socket, { deviceId, address, localAddress, credentials, codec }: Arrival, bucket?: Bucket) {
     const now = performance.now()
     this.id = deviceId
     this.since = Date.now()
     this.address = address
+    this.localAddress = localAddress
     this.credentials = credentials
     this.codec = codec
     this.#home = home
@@ -257,8 +260,8 @@ export class Session implements Device, Party {
   }
 
   describe (): Description {
-    const { node, generation, since, address, protocol, topics, peer } = this
-    return { connected: true, node, generation, since, address, protocol, topics: [...topics], inFlight: peer.inFlight }
+    const { node, generation, since, address, localAddress, protocol, topics, peer } = this
+    return { connected: true, node, generation, since, address, localAddress, protocol, topics: [...topics], inFlight: peer.inFlight }
   }
 
   check (now: number, slack: number): void {

@@ -178,8 +178,8 @@ function takes ({ leaving, methods }: Known, method: string): boolean {
   return !leaving && methods.has(method)
 }
 
-function connectionOf ({ id, node, generation, since, address, protocol, topics, credentials }: Device): Connection {
-  return { id, node, generation, since, address, protocol, topics: [...topics], credentials: portable(credentials) }
+function connectionOf ({ id, node, generation, since, address, localAddress, protocol, topics, credentials }: Device): Connection {
+  return { id, node, generation, since, address, localAddress, protocol, topics: [...topics], credentials: portable(credentials) }
 }
 
 /** As much of it as JSON can tell. */

@@ -142,7 +142,7 @@ t.test('every import of a file of ours names a file there is', async t => {
 })
 
 t.test('the core knows no implementation, and none of them knows another; index.ts and worker.ts wire them, and the client its codec', async t => {
-  const wires = ({ from, to }: Import) => from === 'index.ts' || from === 'worker.ts' || (from === 'client/line.ts' && to === 'codecs/jsonrpc.ts')
+  const wires = ({ from, to }: Import) => from === 'index.ts' || from === 'worker.ts' || (from.startsWith('client/') && to === 'codecs/jsonrpc.ts')
   const wrong = imports.filter(one => !wires(one) && implementation(one.to) !== undefined && implementation(one.to) !== implementation(one.from))
   t.strictSame(wrong, [])
 })
@@ -158,6 +158,7 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
   t.strictSame(packages('client/index.ts'), [])
   t.strictSame(packages('worker.ts').filter(name => !/^(node:|@sinclair\/typebox)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
+  t.notOk(imports.some(({ from, to }) => from !== 'transports/tcp.ts' && to === 'transports/tcp.ts'), 'a door that nobody asked for is not loaded')
 })
 
 t.test('nobody imports index.ts, or worker.ts', async t => {

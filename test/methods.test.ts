@@ -268,7 +268,7 @@ t.test('a digest tells messages apart, and where one part ends and the next begi
 
 t.test('without options everything has a default', async t => {
   t.strictSame(settingsOf({}), {
-    prefix: '', path: '/ws', origins: [], admissionTimeout: 5_000,
+    prefix: '', path: '/ws', doors: [], origins: [], admissionTimeout: 5_000, compression: false,
     maxMessage: 65_536, maxFragments: 64, maxDepth: 32, maxBatch: 20, maxCalls: 32, maxTopics: 128, maxTopicLength: 255, maxTopicLevels: 16,
     maxBuffered: 1_048_576, stallTimeout: 10_000, rate: 100, burst: 200,
     pingInterval: 25_000, pongTimeout: 10_000, callTimeout: 10_000, maxTimeout: 300_000,
@@ -289,7 +289,7 @@ t.test('what is set stays as it is', async t => {
 })
 
 t.test('defaults are not shared between registrations', async t => {
-  settingsOf({}).origins.push('https://a')
+  (settingsOf({}).origins as string[]).push('https://a')
   t.strictSame(settingsOf({}).origins, [])
 })
 
@@ -304,7 +304,7 @@ t.test('a wrong option throws and is named', async t => {
     [{ node: 'a b' }, "fastify-devices: the option \"node\" is wrong: Expected string to match '^[A-Za-z0-9_-]{1,64}$' (Name of this node; by default drawn at start)"],
     [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Who is this device; `false` lets every device in. Without it: only from this machine)'],
     [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function)'],
-    [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected string (Foreign origins that browsers may come from, as `https://host:port`)'],
+    [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins that browsers may come from, as `https://host:port`, or a function that says so of each)'],
     [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; the first is for devices that offer none. By default JSON-RPC)'],
     [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; by default in memory)'],
     [{ toString: 1 }, 'fastify-devices has no option "toString"']

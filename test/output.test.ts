@@ -145,3 +145,18 @@ t.test('so much happens in one turn, and the rest in those to come, in order', a
   t.not(later, undefined)
   await later
 })
+
+t.test('the bytes of a frame are made once for each form, alone and with others', async t => {
+  const made: string[] = []
+  const forms = ['plain', 'squeezed', 'lined'].map(name => (payload: string | Uint8Array) => {
+    made.push(`${name} ${payload as string}`)
+    return Buffer.from(`${name}:${payload as string};`)
+  })
+  const [a, b] = [new Frame('a'), new Frame('b')]
+  const both = a.followedBy(b)
+  for (let round = 0; round < 3; round++) {
+    t.strictSame(forms.map(form => String(both.wire(form))), ['plain:a;plain:b;', 'squeezed:a;squeezed:b;', 'lined:a;lined:b;'])
+    t.strictSame(forms.map(form => String(a.wire(form))), ['plain:a;', 'squeezed:a;', 'lined:a;'])
+  }
+  t.strictSame(made, ['plain a', 'plain b', 'squeezed a', 'squeezed b', 'lined a', 'lined b'])
+})

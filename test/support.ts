@@ -1,5 +1,5 @@
-import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
+import { EventEmitter, once } from 'node:events'
+import type { AddressInfo, Socket } from 'node:net'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import WebSocket, { type ClientOptions } from 'ws'
@@ -30,6 +30,9 @@ export async function open (t: Pick<Test, 'teardown'>, app: FastifyInstance): Pr
   await app.listen({ port: 0, host: '127.0.0.1' })
   return Object.assign(app, { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
 }
+
+/** An application that listens, and the address that devices have and come to. */
+export type Served = FastifyInstance & { url: string, address: string | undefined }
 
 export interface ConnectOptions extends ClientOptions {
   path?: string
@@ -147,6 +150,62 @@ export class TestDevice {
     } catch (error) {
       this.send({ jsonrpc: '2.0', id, error })
     }
+  }
+}
+
+/** Connects a device over a stream of lines and resolves once it is welcomed. */
+export async function introduce (socket: Socket, deviceId: string, token?: string): Promise<TestDevice> {
+  const device = new TestDevice(new LineSocket(socket) as unknown as WebSocket)
+  device.notify('connect', { deviceId, token })
+  await device.next(({ method }) => method === 'welcome')
+  return device
+}
+
+/** A message a line, driven like a WebSocket: the last line tells how it was closed. */
+export class LineSocket extends EventEmitter {
+  readonly raw: Socket
+  #text = ''
+  #goodbye = { code: 1006, reason: '' }
+
+  constructor (raw: Socket) {
+    super()
+    this.raw = raw.setEncoding('utf8')
+    raw.on('data', (text: string) => {
+      const lines = (this.#text + text).split('\n')
+      this.#text = lines.pop()!
+      for (const line of lines) this.#receive(line)
+    })
+    raw.on('error', () => {})
+    raw.on('close', () => this.emit('close', this.#goodbye.code, this.#goodbye.reason))
+  }
+
+  send (text: string): void {
+    this.raw.write(`${text}\n`)
+  }
+
+  close (code: number, reason: string): void {
+    this.send(JSON.stringify({ jsonrpc: '2.0', method: 'goodbye', params: { code, reason } }))
+    this.raw.end()
+  }
+
+  /** Where the kind of connection knows no reset, it closes without a word. */
+  terminate (): void {
+    if (this.raw.remoteAddress && !('encrypted' in this.raw)) this.raw.resetAndDestroy()
+    else this.raw.destroy()
+  }
+
+  pause (): void {
+    this.raw.pause()
+  }
+
+  resume (): void {
+    this.raw.resume()
+  }
+
+  #receive (line: string): void {
+    const { method, params } = JSON.parse(line)
+    if (method === 'goodbye') this.#goodbye = params
+    else this.emit('message', Buffer.from(line), false)
   }
 }
 

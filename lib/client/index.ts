@@ -1,9 +1,9 @@
 import { Failure } from '../errors.ts'
 import type { Call, Notice } from '../message.ts'
 import { MAX_TIMER, type Inbound } from '../peer.ts'
+import { waitOf, type Backoff } from '../retry.ts'
 import { matches } from '../topics.ts'
 import { Line, VANISHED, type End, type WebSocketLike } from './line.ts'
-import { waitOf, type Backoff } from './retry.ts'
 
 export { Failure, type Detail, type Reason } from '../errors.ts'
 export type { WebSocketLike } from './line.ts'

@@ -18,6 +18,7 @@ const Portrait = Type.Object({
   generation: Type.Optional(Type.Integer({ description: 'Grows with every connection' })),
   since: Type.Optional(Type.Integer({ description: 'Milliseconds since 1970' })),
   address: Type.Optional(Type.String()),
+  localAddress: Type.Optional(Type.String()),
   protocol: Type.Optional(Type.String()),
   topics: Type.Optional(Type.Array(Type.String())),
   inFlight: Type.Optional(Type.Integer({ description: 'Calls in both directions' })),

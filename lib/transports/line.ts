@@ -3,7 +3,7 @@ import type { Socket as RawSocket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
 import type { Goodbye } from '../errors.ts'
-import type { Outgoing } from '../frame.ts'
+import type { Form, Outgoing } from '../frame.ts'
 import type { Session, Socket } from '../session.ts'
 import { toWire } from './wire.ts'
 
@@ -13,11 +13,14 @@ export class Line implements Socket {
   session: Session | undefined
   readonly #socket: Lined
   readonly #lines: Set<Line>
+  readonly #form: Form | 'masked'
 
-  constructor (socket: WebSocket, lines: Set<Line>) {
+  /** `deflating` is the form for those who have agreed on compression; a line that we dialled ourselves is `masked`. */
+  constructor (socket: WebSocket, lines: Set<Line>, deflating: Form | 'masked' | undefined) {
     this.#socket = socket as Lined
     this.#socket[kLine] = this
     this.#lines = lines.add(this)
+    this.#form = deflating === 'masked' || (deflating && inflates(this.#socket)) ? deflating : toWire
     // what @fastify/websocket left on it holds the request, the reply and their headers
     socket.removeAllListeners('error')
     const raw = this.#socket._socket
@@ -51,7 +54,8 @@ export class Line implements Socket {
 
   send (outgoing: Outgoing): void {
     if (!this.isOpen) return
-    const wire = outgoing.wire(toWire)
+    if (this.#form === 'masked') return this.#mask(outgoing)
+    const wire = outgoing.wire(this.#form)
     this.sent += wire.length
     this.#socket._socket.write(wire)
   }
@@ -78,15 +82,32 @@ export class Line implements Socket {
     this.#lines.delete(this)
     this.session!.closed(code, reason)
   }
+
+  /** Each has a mask of its own, so there is nothing to share. */
+  #mask (outgoing: Outgoing): void {
+    for (const payload of outgoing.payloads()) this.#socket.send(payload)
+    this.sent = (this.#socket._socket as RawSocket).bytesWritten
+  }
 }
 
 const kLine = Symbol('line')
 
-type Lined = WebSocket & { [kLine]: Line, _socket: RawStream }
+type Lined = WebSocket & {
+  [kLine]: Line
+  _socket: RawStream
+  /** What was agreed on. */
+  _extensions: { 'permessage-deflate'?: { params: { server_max_window_bits?: number } } }
+}
+
+/** Whether it can read what was compressed for all. One that asked for a smaller window gets frames as they are, which it may. */
+function inflates ({ _extensions: { 'permessage-deflate': deflate } }: Lined): boolean {
+  return deflate !== undefined && deflate.params.server_max_window_bits === undefined
+}
 
 /** A connection as Node has it; an injected one has less. */
 export type RawStream = Duplex & {
   bytesRead?: number
+  localAddress?: string
   /** How much of what it was given the system has not taken yet. */
   _handle?: { writeQueueSize?: number }
   /** Kept while a request on it is answered. */

@@ -5,14 +5,16 @@ import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
-import type { Admission } from '../admission.ts'
+import type { Door, Entrance, Ground } from '../door.ts'
 import { Failure, goodbyes } from '../errors.ts'
+import type { Form } from '../frame.ts'
 import { basicOf, tokenOf, type Introduction } from '../introduction.ts'
 import type { Settings } from '../options.ts'
 import type { Arrival } from '../session.ts'
+import { deflating } from './deflate.ts'
 import { Line, type RawStream } from './line.ts'
 
-type WebSocketSettings = Pick<Settings, 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout'>
+type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
 
 const MAX_CHUNKS = 4_096
 const MAX_PONGS = 16
@@ -22,19 +24,19 @@ const BEARER = 'bearer.'
 type Members = Record<string, unknown>
 
 /** Turns WebSockets into sessions. */
-export class WebSocketDoor {
-  readonly #admission: Admission
+export class WebSocketDoor implements Door {
   readonly #settings: WebSocketSettings
   readonly #server: WebSocketServer
+  readonly #deflating: Form | undefined
   /** Undefined: it speaks none of the protocols of its path, and is told so once it is connected. */
   readonly #arrivals = new WeakMap<IncomingMessage, Arrival | undefined>()
   readonly #lines = new Set<Line>()
   /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
   readonly #knocking = new Set<Duplex>()
 
-  constructor (admission: Admission, settings: WebSocketSettings) {
-    this.#admission = admission
+  constructor (settings: WebSocketSettings) {
     this.#settings = settings
+    this.#deflating = settings.compression ? deflating(settings.compression.threshold) : undefined
     const limits: ServerOptions & Record<'maxPendingAutoPongs' | 'closeTimeout', number> = {
       noServer: true,
       clientTracking: false,
@@ -43,7 +45,8 @@ export class WebSocketDoor {
       maxBufferedChunks: MAX_CHUNKS,
       maxPendingAutoPongs: MAX_PONGS,
       closeTimeout: settings.closeTimeout,
-      perMessageDeflate: false,
+      // what comes is inflated to no more than `maxPayload`; neither side keeps a window from one message to the next
+      perMessageDeflate: settings.compression && { serverNoContextTakeover: true, clientNoContextTakeover: true },
       // only what was agreed on is echoed, never a token
       handleProtocols: (offered, request) => {
         const { subprotocol = '' } = this.#arrivals.get(request)?.codec ?? {}
@@ -54,7 +57,7 @@ export class WebSocketDoor {
   }
 
   /** Lets the upgrades that we admitted go to a WebSocket server with our limits, whoever registered `@fastify/websocket`. */
-  async open (app: FastifyInstance): Promise<void> {
+  async open ({ app, entrance }: Ground): Promise<void> {
     if (!app.hasDecorator('websocketServer')) {
       // a second listener for upgrades, from a sibling scope, would dispatch each of them twice
       const listening = app.server.listeners('upgrade').some(({ name }) => name === 'onUpgrade')
@@ -71,12 +74,13 @@ export class WebSocketDoor {
     app.server.on('upgrade', hangUp)
     // as early as the listener of @fastify/websocket: without one, upgrades are plain requests, and answered
     app.addHook('preClose', async () => { app.server.removeListener('upgrade', hangUp) })
+    await app.register(async scope => this.#addRoutes(scope, entrance), { prefix: this.#settings.prefix })
   }
 
-  routes (app: FastifyInstance): void {
-    for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) this.#route(app, url)
+  #addRoutes (app: FastifyInstance, entrance: Entrance): void {
+    for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) this.#route(app, entrance, url)
     const paths = new Set(this.#settings.codecs?.flatMap(({ path }) => path ?? []))
-    for (const path of paths) this.#route(app, `${path}/:deviceId`, path)
+    for (const path of paths) this.#route(app, entrance, `${path}/:deviceId`, path)
   }
 
   /** Resolves when every connection has ended; those that linger are cut at the deadline. */
@@ -96,25 +100,25 @@ export class WebSocketDoor {
     socket._httpMessage?.once('finish', () => socket.destroy())
   }
 
-  #route (app: FastifyInstance, url: string, path?: string): void {
+  #route (app: FastifyInstance, entrance: Entrance, url: string, path?: string): void {
     app.route({
       method: 'GET',
       url,
       exposeHeadRoute: false,
       schema: { hide: true } as object,
-      preHandler: async request => { if (request.ws) await this.#admit(request, path) },
-      handler: async () => { throw new Failure(this.#admission.isDraining ? 'draining' : 'not-websocket') },
-      wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw))
+      preHandler: async request => { if (request.ws) await this.#admit(request, entrance, path) },
+      handler: async () => { throw new Failure(entrance.isDraining ? 'draining' : 'not-websocket') },
+      wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw), entrance)
     })
   }
 
-  async #admit (request: FastifyRequest, path?: string): Promise<void> {
+  async #admit (request: FastifyRequest, entrance: Entrance, path?: string): Promise<void> {
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
     const leave = () => departure.abort(new Failure('departed'))
     socket?.once('close', leave)
     try {
-      this.#arrivals.set(request.raw, await this.#admission.admit(introductionOf(request, path), departure))
+      this.#arrivals.set(request.raw, await entrance.admit(introductionOf(request, path), departure))
     } catch (error) {
       // OCPP-J, 3.2 and 3.3: the handshake is completed without a subprotocol, and the connection closed at once
       if (path === undefined || (error as Failure).reason !== 'bad-protocol') throw error
@@ -124,14 +128,14 @@ export class WebSocketDoor {
     }
   }
 
-  #enter (socket: WebSocket, arrival: Arrival | undefined): void {
+  #enter (socket: WebSocket, arrival: Arrival | undefined, entrance: Entrance): void {
     if (!arrival) return socket.close(goodbyes['no-protocol'].code, goodbyes['no-protocol'].message)
-    const line = new Line(socket, this.#lines)
+    const line = new Line(socket, this.#lines, this.#deflating)
     this.#knocking.delete(line.stream)
-    const session = line.session = this.#admission.open(arrival, line)
+    const session = line.session = entrance.open(arrival, line)
     // frames that come before the welcome wait in the kernel
     socket.pause()
-    void this.#admission.enter(session).finally(() => socket.resume())
+    void entrance.enter(session).finally(() => socket.resume())
   }
 }
 
@@ -145,6 +149,7 @@ function introductionOf (request: FastifyRequest, path: string | undefined): Int
     protocols: offered.filter(name => !name.startsWith(BEARER)),
     path,
     address: request.ip,
+    localAddress: (request.raw.socket as RawStream | undefined)?.localAddress, // an injected request has none
     headers: request.headers,
     request
   }

@@ -1,0 +1,193 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ConnectionOptions } from 'node:tls'
+import type { Door, Ground } from './door.ts'
+import { Failure, goodbyes } from './errors.ts'
+import type { Farewell } from './farewell.ts'
+import { isDeviceId } from './introduction.ts'
+import type { Codec } from './message.ts'
+import { waitOf, type Backoff } from './retry.ts'
+import type { Session, Socket } from './session.ts'
+
+export interface DialOptions extends Partial<Backoff> {
+  /** Who the other side is here. */
+  deviceId: string
+  /** Who this side is there; without it, it does not introduce itself. */
+  as?: string
+  /** A token, or what gives one; it is asked anew before each connection. */
+  token?: string | (() => string | undefined | Promise<string | undefined>)
+  /** What the other side speaks; JSON-RPC unless told. Over TCP it must be text without newlines. */
+  codec?: Codec
+  /** For `wss:`, and for `tcp:` that is to be TLS. */
+  tls?: ConnectionOptions
+}
+
+/** `stopped` is for good: `close` was called, or the other side said not to come back. */
+export interface DialStatus {
+  state: 'connecting' | 'connected' | 'waiting' | 'stopped'
+  /** How the last connection ended. */
+  code?: number
+  reason?: string
+  /** Milliseconds until the next try. */
+  retryIn?: number
+}
+
+/** A connection from the server to a device, kept until it is closed or told not to come back. */
+export interface Dialled {
+  readonly deviceId: string
+  readonly status: DialStatus
+  close (): void
+}
+
+/** A way out, and what goes with it. */
+export interface Errand {
+  url: URL
+  as: string | undefined
+  token: string | undefined
+  codec: Codec
+  tls: ConnectionOptions | undefined
+  ground: Ground
+  /** Aborts when nobody wants it any more. */
+  signal: AbortSignal
+}
+
+/** A connection that the other side has accepted. */
+export interface Outward {
+  readonly line: Socket & { session: Session | undefined }
+  readonly address: string | undefined
+  readonly localAddress: string | undefined
+  /** Resolves when it has ended. */
+  readonly over: Promise<Farewell>
+  /** What came meanwhile may come in. */
+  release (): void
+  cut (): void
+}
+
+/** Connects once; rejects with a `Farewell`, or with an error. */
+export type Way = (errand: Errand) => Promise<Outward>
+
+/** A connection that lasted so many times the first wait was a good one. */
+const GOOD = 5
+const LOOK_AGAIN = 10
+
+/** The connections that the application makes itself. */
+export class Dials implements Door {
+  readonly #ways: Record<string, { way: Way, codec: Codec }>
+  readonly #dials = new Set<Dial>()
+  #ground: Ground | undefined
+
+  /** A way for each protocol of a URL, and what is spoken there. */
+  constructor (ways: Record<string, { way: Way, codec: Codec }>) {
+    this.#ways = ways
+  }
+
+  async open (ground: Ground): Promise<void> {
+    this.#ground = ground
+  }
+
+  dial (url: string, options: DialOptions): Dialled {
+    const { protocol } = new URL(url)
+    const to = this.#ways[protocol]
+    if (!to) throw new TypeError(`Cannot dial "${protocol}": only ${Object.keys(this.#ways).join(' ')}`)
+    if (!isDeviceId(options.deviceId)) throw new Failure('bad-id')
+    if (this.#ground!.entrance.isDraining) throw new Failure('draining')
+    const dial = new Dial(to.way, url, { codec: to.codec, ...options }, this.#ground!, () => this.#dials.delete(dial))
+    this.#dials.add(dial)
+    dial.open()
+    return dial
+  }
+
+  async close (deadline: number): Promise<void> {
+    for (const dial of this.#dials) dial.stop()
+    while (this.#dials.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
+    for (const dial of this.#dials) dial.cut()
+  }
+}
+
+class Dial implements Dialled {
+  status: DialStatus = { state: 'connecting' }
+  readonly #way: Way
+  readonly #url: string
+  readonly #options: DialOptions & Backoff & { codec: Codec }
+  readonly #ground: Ground
+  readonly #stopped: () => void
+  /** Aborts an attempt that is under way. */
+  readonly #attempt = new AbortController()
+  #isWanted = true
+  #outward: Outward | undefined
+  #timer: NodeJS.Timeout | undefined
+  #tries = 0
+
+  constructor (way: Way, url: string, options: DialOptions & { codec: Codec }, ground: Ground, stopped: () => void) {
+    this.#way = way
+    this.#url = url
+    this.#options = { first: 1_000, most: 30_000, ...options }
+    this.#ground = ground
+    this.#stopped = stopped
+  }
+
+  get deviceId (): string {
+    return this.#options.deviceId
+  }
+
+  open (): void {
+    this.status = { state: 'connecting' }
+    const openedAt = Date.now()
+    this.#connect().catch(farewellOf).then(farewell => this.#ended(farewell, Date.now() - openedAt))
+  }
+
+  close (): void {
+    this.stop()
+    this.#outward?.line.session?.end('done')
+  }
+
+  /** It does not come back; what there is may end in its own time. */
+  stop (): void {
+    this.#isWanted = false
+    if (this.#outward) return
+    clearTimeout(this.#timer)
+    this.#attempt.abort(new Failure('dropped'))
+    this.#stop({ state: 'stopped' })
+  }
+
+  cut (): void {
+    this.#outward?.cut()
+  }
+
+  /** Resolves with how it ended. */
+  async #connect (): Promise<Farewell> {
+    const { deviceId, as, token, codec, tls } = this.#options
+    const { entrance } = this.#ground
+    const bearer = typeof token === 'function' ? await token() : token
+    const { signal } = this.#attempt
+    signal.throwIfAborted()
+    const outward = this.#outward = await this.#way({ url: new URL(this.#url), as, token: bearer, codec, tls, ground: this.#ground, signal })
+    const { address, localAddress, line, over, release } = outward
+    const session = line.session = entrance.open({ deviceId, address, localAddress, credentials: {}, codec }, line)
+    await entrance.enter(session)
+    if (!session.left) this.status = { state: 'connected' }
+    release()
+    await over
+    return session.left!
+  }
+
+  #ended ({ code, reason }: Farewell, lasted: number): void {
+    this.#outward = undefined
+    if (this.status.state === 'stopped') return
+    if (lasted >= GOOD * this.#options.first) this.#tries = 0
+    const retryIn = this.#isWanted ? waitOf(code, reason, this.#tries++, this.#options) : undefined
+    this.#ground.app.log.info({ deviceId: this.deviceId, code, reason, retryIn }, 'dialled connection ended')
+    if (retryIn === undefined) return this.#stop({ state: 'stopped', code, reason })
+    this.status = { state: 'waiting', code, reason, retryIn }
+    this.#timer = setTimeout(() => this.open(), retryIn)
+  }
+
+  #stop (status: DialStatus): void {
+    this.status = status
+    this.#stopped()
+  }
+}
+
+/** What went wrong before there was a session: the goodbye of the other side, or words for what happened here. */
+function farewellOf (error: Farewell | Error): Farewell {
+  return error instanceof Error ? { code: goodbyes.vanished.code, reason: error.message } : error
+}

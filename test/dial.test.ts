@@ -1,0 +1,258 @@
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync } from 'node:fs'
+import { connect as connectTcp, createServer, type AddressInfo, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { WebSocketServer } from 'ws'
+import { connect as connectClient, type Client, type ConnectOptions } from '../lib/client/index.ts'
+import { tcpSocket, type TcpSocketOptions } from '../lib/client/tcp.ts'
+import type { Dialled, DialOptions, DialStatus, Options } from '../lib/index.ts'
+import { tcp } from '../lib/transports/tcp.ts'
+import { connect, introduce, listen, request, until } from './support.ts'
+
+const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
+const ca = certificate('ca.pem')
+const tls = { key: certificate('server.key'), cert: certificate('server.pem') }
+const quick = { first: 10, most: 50 }
+const path = join(mkdtempSync(join(tmpdir(), 'devices-')), 'door.sock')
+
+/** A gateway with all its doors open, and where they are. */
+async function gateway (t: Pick<Test, 'teardown'>, options: Options = {}) {
+  const [plain, secure] = [tcp({ port: 0 }), tcp({ port: 0, tls })]
+  const app = await listen(t, { ...options, doors: [plain, secure] })
+  const sockets = new Set<Socket>()
+  app.server.on('connection', socket => sockets.add(socket))
+  const portOf = (door: { address: unknown }) => (door.address as AddressInfo).port
+  return {
+    app,
+    ws: `${app.url.replace('http', 'ws')}/ws`,
+    tcp: `tcp://127.0.0.1:${portOf(plain)}`,
+    tls: `tcp://127.0.0.1:${portOf(secure)}`,
+    cut () { for (const socket of sockets) socket.resetAndDestroy() }
+  }
+}
+
+async function becomes (dialled: Dialled, state: DialStatus['state']): Promise<DialStatus> {
+  await until(() => dialled.status.state === state)
+  return dialled.status
+}
+
+t.test('two gateways are bridged: what is asked of the one is answered by the other, over whichever transport', async t => {
+  const b = await gateway(t, { authenticate: ({ deviceId, token }) => deviceId === 'gateway-a' && token === 'secret', authorizeTopic: () => true })
+  b.app.devices.handle('sum', (params, { device }) => ({ sum: (params as number[]).reduce((x, y) => x + y), asked: device.id }))
+  for (const [url, more] of [[b.ws, {}], [b.tcp, {}], [b.tls, { tls: { ca } }]] as Array<[string, object]>) {
+    const a = await listen(t)
+    const heard: unknown[] = []
+    a.devices.on('message', (data, device) => { heard.push([device.id, data]) })
+    const dialled = a.devices.dial(url, { deviceId: 'gateway-b', as: 'gateway-a', token: () => 'secret', ...quick, ...more })
+    await becomes(dialled, 'connected')
+    t.match(await request(a, 'POST', '/devices/gateway-b/calls/sum', [1, 2, 3]), { status: 200, body: { sum: 6, asked: 'gateway-a' } }, url)
+    t.match(await request(a, 'GET', '/devices/gateway-b'), { body: { connected: true, address: '127.0.0.1', generation: Number } })
+    a.devices.handle('name', () => 'a')
+    t.equal(await b.app.devices.call('gateway-a', 'name'), 'a')
+    t.match(await b.app.devices.send('gateway-a', { n: 1 }, { ttl: 60_000, confirm: true }), { status: 'delivered' })
+    await b.app.devices.send('gateway-a', Buffer.from('bytes'))
+    await until(() => heard.length === 2)
+    const [first, second] = heard as [unknown, [string, Uint8Array]]
+    t.strictSame(first, ['gateway-b', { n: 1 }])
+    t.strictSame([second[0], Buffer.from(second[1]).toString()], ['gateway-b', 'bytes'])
+    t.match(await a.devices.send('gateway-b', Buffer.from('back')), { status: 'sent' })
+    dialled.close()
+    t.match(await becomes(dialled, 'stopped'), { code: 1000 })
+    await until(() => b.app.devices.size === 0)
+    t.match(await b.app.devices.describe('gateway-a'), { lastGoodbye: { code: 1000 } })
+    t.equal(a.devices.size, 0)
+    t.strictSame(a.devices.stats().strays, {})
+  }
+})
+
+t.test('a cut heals, and letters wait for that', async t => {
+  const [a, b] = [await listen(t), await gateway(t)]
+  const seen: unknown[] = []
+  b.app.devices.on('message', data => { seen.push(data) })
+  const dialled = a.devices.dial(b.ws, { deviceId: 'gateway-b', as: 'gateway-a', ...quick })
+  await becomes(dialled, 'connected')
+  const generation = a.devices.get('gateway-b')!.generation
+  b.cut()
+  await until(() => !a.devices.has('gateway-b'))
+  await a.devices.send('gateway-b', 'kept', { ttl: 60_000 })
+  await until(() => seen.length === 1)
+  t.ok(a.devices.get('gateway-b')!.generation > generation)
+  t.strictSame(seen, ['kept'])
+})
+
+t.test('it does not come back once it is told not to, replaced, or not let in', async t => {
+  const [a, b] = [await listen(t), await gateway(t, { authenticate: ({ deviceId }) => deviceId !== 'stranger', authorizeTopic: () => true })]
+  const to = (url: string, options: Partial<DialOptions> = {}) => a.devices.dial(url, { deviceId: 'b', as: 'a', ...quick, ...options })
+  const removed = to(b.ws)
+  await becomes(removed, 'connected')
+  await b.app.devices.disconnect('a')
+  t.match(await becomes(removed, 'stopped'), { code: 4511, reason: 'removed through REST' })
+  const overTcp = to(b.tcp)
+  await becomes(overTcp, 'connected')
+  await b.app.devices.disconnect('a')
+  t.match(await becomes(overTcp, 'stopped'), { code: 4511, reason: 'removed through REST' })
+  const replaced = to(b.ws)
+  await becomes(replaced, 'connected')
+  const device = await connect(a.url, 'b')
+  t.match(await becomes(replaced, 'stopped'), { code: 4509 })
+  await device.close()
+  t.match(await becomes(to(b.tcp, { as: 'stranger' }), 'stopped'), { code: 4501 })
+  const refused = to(b.ws, { as: 'stranger' })
+  t.match(await becomes(refused, 'waiting'), { code: 1006, reason: /401/, retryIn: Number })
+  refused.close()
+  t.match(refused.status, { state: 'stopped' })
+})
+
+t.test('what cannot be reached is tried again, until nobody wants it', async t => {
+  const a = await listen(t, { admissionTimeout: 50 })
+  for (const url of ['ws://127.0.0.1:9', 'tcp://127.0.0.1:9', 'unix:/nowhere/at/all']) {
+    const dialled = a.devices.dial(url, { deviceId: 'b', ...quick })
+    t.match(await becomes(dialled, 'waiting'), { code: 1006, reason: /ECONN|ENOENT/ })
+    t.equal(dialled.deviceId, 'b')
+    await becomes(dialled, 'connecting')
+    dialled.close()
+    await becomes(dialled, 'stopped')
+  }
+  const tokenless = a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'b', token: async () => { throw new Error('no token') }, ...quick })
+  t.match(await becomes(tokenless, 'waiting'), { reason: 'no token' })
+  tokenless.close()
+  const asking = a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'b', token: () => new Promise(resolve => setTimeout(resolve, 20, 'late')), ...quick })
+  asking.close()
+  await becomes(asking, 'stopped')
+  t.throws(() => a.devices.dial('ftp://x', { deviceId: 'b' }), /ws: wss: tcp: unix:/)
+  t.throws(() => a.devices.dial('ws://x', { deviceId: 'a b' }), { code: 'ID_INVALID' })
+})
+
+t.test('a server that says nothing, or nonsense, is left in time', async t => {
+  const a = await listen(t, { admissionTimeout: 50 })
+  const server = createServer({ allowHalfOpen: true }, socket => {
+    socket.on('error', () => {}).once('data', () => socket.write('[]\n'))
+  })
+  t.teardown(() => server.close())
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const { port } = server.address() as AddressInfo
+  const dialled = a.devices.dial(`tcp://127.0.0.1:${port}`, { deviceId: 'b', as: 'a', ...quick })
+  await becomes(dialled, 'waiting')
+  dialled.close()
+  let ends = 0
+  const ending = createServer({ allowHalfOpen: true }, socket => { ends++; socket.on('error', () => {}).end() })
+  t.teardown(() => ending.close())
+  await once(ending.listen(0, '127.0.0.1'), 'listening')
+  const ended = a.devices.dial(`tcp://127.0.0.1:${(ending.address() as AddressInfo).port}`, { deviceId: 'b', as: 'a', ...quick })
+  await until(() => ends > 1)
+  ended.close()
+  const mute = a.devices.dial(`ws://127.0.0.1:${port}`, { deviceId: 'b', ...quick })
+  await becomes(mute, 'waiting')
+  mute.close()
+  t.equal(a.devices.size, 0)
+})
+
+t.test('a device that listens need not be introduced to', async t => {
+  const a = await listen(t)
+  const server = createServer(socket => {
+    socket.on('error', () => {}).on('data', chunk => {
+      for (const line of chunk.toString().trim().split('\n')) {
+        const { id, method } = JSON.parse(line)
+        if (id !== undefined) socket.write(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":"${method}"}\n`)
+      }
+    })
+  })
+  t.teardown(() => server.close())
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  a.devices.dial(`tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, { deviceId: 'plc', ...quick })
+  await until(() => a.devices.has('plc'))
+  t.equal(await a.devices.call('plc', 'read'), 'read')
+
+  const web = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => { for (const socket of web.clients) socket.terminate(); web.close() })
+  await once(web, 'listening')
+  let asked = ''
+  web.on('connection', (socket, { url }) => {
+    asked = url!
+    socket.on('message', data => { const { id } = JSON.parse(String(data)); if (id !== undefined) socket.send(JSON.stringify({ jsonrpc: '2.0', id, result: 'web' })) })
+  })
+  const address = `ws://127.0.0.1:${(web.address() as AddressInfo).port}/listening`
+  a.devices.dial(address, { deviceId: 'web', ...quick })
+  await until(() => a.devices.has('web'))
+  t.equal(await a.devices.call('web', 'read'), 'web')
+  t.equal(asked, '/listening')
+})
+
+t.test('an application that closes lets those it dialled go, and dials no more', async t => {
+  const [a, b] = [await listen(t, { drainTimeout: 500, closeTimeout: 60_000 }), await gateway(t)]
+  const server = createServer({ allowHalfOpen: true }, socket => { socket.on('error', () => {}).resume() })
+  t.teardown(() => server.close())
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const lingering = a.devices.dial(`tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, { deviceId: 'c' })
+  const [connected, waiting] = [a.devices.dial(b.ws, { deviceId: 'b', as: 'a' }), a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'd', first: 60_000 })]
+  const web = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => { for (const socket of web.clients) socket.terminate(); web.close() })
+  await once(web, 'listening')
+  web.on('connection', socket => socket.pause())
+  const deaf = a.devices.dial(`ws://127.0.0.1:${(web.address() as AddressInfo).port}`, { deviceId: 'f' })
+  await becomes(lingering, 'connected')
+  await becomes(deaf, 'connected')
+  await becomes(connected, 'connected')
+  await becomes(waiting, 'waiting')
+  const connecting = a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'e', token: () => new Promise(() => {}) })
+  const closing = a.close()
+  await closing
+  t.match([connected.status, waiting.status], [{ state: 'stopped', code: 1012 }, { state: 'stopped' }])
+  await becomes(lingering, 'stopped')
+  await becomes(deaf, 'stopped')
+  t.match(await b.app.devices.describe('a'), { lastGoodbye: { code: 1012 } })
+  t.throws(() => a.devices.dial(b.ws, { deviceId: 'f' }), { code: 'NODE_DRAINING' })
+  t.strictSame(connecting.status, { state: 'stopped' }, 'a token that never comes holds nothing up')
+})
+
+function client (t: Pick<Test, 'teardown'>, url: string, options: Partial<ConnectOptions> = {}, own: TcpSocketOptions = {}): Client {
+  const client = connectClient(url, { deviceId: 'd', ...quick, WebSocket: tcpSocket(own), ...options })
+  t.teardown(() => client.close())
+  return client
+}
+
+t.test('the client goes over TCP, TLS and Unix sockets as it does over WebSocket', async t => {
+  const b = await gateway(t, { authenticate: ({ token }) => token === 'any ö token', authorizeTopic: () => true })
+  const here = tcp({ path })
+  await listen(t, { doors: [here] })
+  for (const [url, options, own] of [[b.tcp, { token: 'any ö token' }, {}], [b.tls.replace('127.0.0.1', 'localhost'), { token: () => 'any ö token' }, { tls: { ca } }]] as Array<[string, object, TcpSocketOptions]>) {
+    b.app.devices.on('connected', device => { device.send('hello') })
+    const device = client(t, url, options, own).handle('bytes', params => ({ data: params.data.toReversed() }))
+    const seen: unknown[] = []
+    device.on('message', ({ data }) => { seen.push(data) })
+    t.ok((await device.call('ping')).now)
+    t.strictSame(Buffer.from((await b.app.devices.call('d', 'bytes', { data: Buffer.from([1, 2, 255]) }) as { data: Buffer }).data), Buffer.from([255, 2, 1]))
+    t.match(await b.app.devices.send('d', { note: 'has "base64" in it' }, { ttl: 60_000, confirm: true }), { status: 'delivered' })
+    t.match(await b.app.devices.send('d', { base64: 'AAH/', note: 1 }, { ttl: 60_000, confirm: true }), { status: 'delivered' })
+    t.match(seen.slice(-2), [{ note: 'has "base64" in it' }, { note: 1 }])
+    await b.app.devices.disconnect('d')
+    await until(() => device.status.state === 'stopped')
+    t.match(device.status, { code: 4511, reason: 'removed through REST' })
+  }
+  const local = client(t, `unix:${path}`)
+  t.ok((await local.call('ping')).now)
+  local.close()
+})
+
+t.test('the client over TCP comes back, says goodbye, and takes no line without end', async t => {
+  const b = await gateway(t)
+  const device = client(t, b.tcp)
+  t.ok((await device.call('ping')).now)
+  device.close()
+  await until(() => !b.app.devices.has('d'))
+  t.match(await b.app.devices.describe('d'), { lastGoodbye: { code: 1000 } })
+  let connections = 0
+  const server = createServer(socket => {
+    connections++
+    socket.on('error', () => {}).write('x'.repeat(2_000))
+  })
+  t.teardown(() => server.close())
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const short = client(t, `tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, {}, { maxMessage: 1_000 })
+  await until(() => connections > 1)
+  short.close()
+  const other = await introduce(connectTcp(Number(new URL(b.tcp).port), '127.0.0.1'), 'other')
+  await other.close()
+})

@@ -1,0 +1,459 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { connect as connectTls, type ConnectionOptions } from 'node:tls'
+import Fastify, { type FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import devices, { Failure, localBackplane, type Introduction, type Options } from '../lib/index.ts'
+import { Lines } from '../lib/lines.ts'
+import { tcp, type TcpDoor, type TcpOptions } from '../lib/transports/tcp.ts'
+import { gate, random } from './fakes.ts'
+import { programAt } from './programs.ts'
+import { connect, introduce, listen, until } from './support.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'devices-'))
+const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
+const ca = certificate('ca.pem')
+const rpc = (members: object) => `${JSON.stringify({ jsonrpc: '2.0', ...members })}\n`
+const hello = (deviceId: unknown, more: object = {}) => rpc({ id: 1, method: 'connect', params: { deviceId, ...more } })
+
+interface Serving {
+  app: FastifyInstance & { url: string }
+  door: TcpDoor
+  port: number
+  /** A connection of which all lines are kept; `over` resolves with them when it has ended. */
+  dial (first?: string | Buffer): Wire
+}
+
+interface Wire {
+  socket: Socket
+  lines: any[]
+  over: Promise<any[]>
+}
+
+async function serve (t: Pick<Test, 'teardown'>, options: Options = {}, own: Partial<TcpOptions> = {}): Promise<Serving> {
+  const door = tcp({ port: 0, ...own })
+  const app = await listen(t, { ...options, doors: [door] })
+  const { port } = door.address as AddressInfo
+  return { app, door, port, dial: first => wire(connectTcp({ port, host: '127.0.0.1', allowHalfOpen: true }), first) }
+}
+
+function wire (socket: Socket, first?: string | Buffer): Wire {
+  const lines: any[] = []
+  let text = ''
+  socket.on('error', () => {})
+  socket.on('data', chunk => {
+    const pieces = (text + chunk.toString()).split('\n')
+    text = pieces.pop()!
+    for (const piece of pieces) lines.push(JSON.parse(piece))
+  })
+  const over = once(socket, 'end').then(() => { socket.end(); return lines })
+  over.catch(() => {})
+  if (first !== undefined) socket.write(first)
+  return { socket, lines, over }
+}
+
+const goodbye = (code: number, reason: string | RegExp) => ({ method: 'goodbye', params: { code, reason } })
+
+/** The scripts of the docs, each with what it prints. */
+function scripts (): Array<{ script: string, output: string }> {
+  const text = readFileSync(new URL('../docs/tcp.md', import.meta.url), 'utf8')
+  return [...text.matchAll(/```sh\n([\s\S]*?)```\n\n```\n([\s\S]*?)```/g)].map(([, script, output]) => ({ script: script!, output: output! }))
+}
+
+/** A folder with an `nc` of ours, for machines that have none: copies its input to the address, no faster than one would type, and prints what comes back until the other side hangs up. */
+function standIn (): string {
+  const bin = mkdtempSync(join(folder, 'bin-'))
+  const program = `#!${process.execPath}
+    const [host, port] = process.argv.slice(2)
+    const socket = require('node:net').connect({ host, port, allowHalfOpen: true }, async () => {
+      for await (const line of require('node:readline').createInterface({ input: process.stdin })) {
+        socket.write(line + '\\n')
+        await new Promise(resolve => setTimeout(resolve, 200))
+      }
+    })
+    socket.pipe(process.stdout)
+    socket.on('end', () => { socket.end(); process.stdin.destroy() })
+  `
+  writeFileSync(join(bin, 'nc'), program)
+  chmodSync(join(bin, 'nc'), 0o755)
+  return bin
+}
+
+t.test('the scripts of the docs print what the docs say', async t => {
+  const { app, port } = await serve(t)
+  const PATH = [...programAt('nc') ? [] : [standIn()], process.env.PATH].join(delimiter)
+  /** What is another in each run stands for itself. */
+  const steady = (text: string) => text.replaceAll(/"(generation|now)":\d+/g, '"$1":0').replace(/"id":"[\w-]+"/, '"id":"?"')
+  t.ok(scripts().length >= 3)
+  for (const { script, output } of scripts()) {
+    const shell = spawn('sh', ['-c', script.replaceAll('127.0.0.1 4000', `127.0.0.1 ${port}`)], { env: { ...process.env, PATH }, stdio: ['ignore', 'pipe', 'inherit'] })
+    let printed = ''
+    shell.stdout.on('data', chunk => { printed += String(chunk) })
+    await once(shell, 'close')
+    t.equal(steady(printed), steady(output))
+  }
+  await until(() => app.devices.size === 0)
+})
+
+t.test('what is no introduction is shown out at once, with the code of the docs', async t => {
+  const { app, dial } = await serve(t)
+  const hint = 'The first message is connect {deviceId, token}'
+  const tlsHello = Buffer.from('160301007a010000760303', 'hex')
+  const cases: Array<[what: string, first: string | Buffer, code: number, reason: string]> = [
+    ['HTTP', 'GET /ws?deviceId=d HTTP/1.1\r\nHost: localhost\r\n\r\n', 1002, hint],
+    ['HTTP from a page that would smuggle a message', `POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\n${hello('d')}`, 1002, hint],
+    ['a TLS hello', tlsHello, 1002, hint],
+    ['a batch', `[${hello('d').trim()}]\n`, 1002, hint],
+    ['no JSON', '{nonsense\n', 1002, hint],
+    ['another notice', rpc({ method: 'message', params: {} }), 1002, hint],
+    ['an answer', rpc({ id: 1, result: {} }), 1002, hint],
+    ['blanks and then nonsense', '\r\n  \n?\n', 1002, hint],
+    ['a line that never ends', `{${'x'.repeat(20_000)}`, 1009, 'sent a message too large'],
+    ['what is not UTF-8', Buffer.concat([Buffer.from('{'), Buffer.from([0xff, 0xfe, 0x0a])]), 1007, 'sent text that is not UTF-8']
+  ]
+  for (const [what, first, code, reason] of cases) t.match(await dial(first).over, [goodbye(code, reason)], what)
+  const typing = dial('\r\n')
+  await once(typing.socket, 'connect')
+  await new Promise(resolve => setTimeout(resolve, 50))
+  typing.socket.write('?')
+  t.match(await typing.over, [goodbye(1002, hint)], 'Enter, and later nonsense')
+  t.match(await dial(rpc({ id: 7, method: 'ping' })).over, [{ id: 7, error: { code: -32600, message: hint } }, goodbye(1002, hint)], 'another call is answered first')
+  t.equal(app.devices.size, 0)
+  t.match(app.devices.stats(), { admissions: 0, refusals: { protocol: 10, size: 1, text: 1 } })
+})
+
+t.test('silence, and half a connection, are shown out in time', async t => {
+  const { app, dial } = await serve(t, { admissionTimeout: 50 })
+  const silent = [goodbye(4508, 'did not introduce itself in time')]
+  t.match(await dial().over, silent)
+  t.match(await dial('{"jsonrpc":').over, silent, 'a line that does not end in time')
+  const half = dial()
+  half.socket.end()
+  t.match(await half.over, silent)
+  const reset = dial()
+  await once(reset.socket, 'connect')
+  await until(() => app.devices.stats().refusals.silent === 3)
+  reset.socket.resetAndDestroy()
+  await until(() => app.devices.stats().refusals.vanished === 1 || app.devices.stats().refusals.silent === 4)
+  t.equal(app.devices.size, 0)
+})
+
+t.test('a device that hangs up its side has left, and what it asked is not answered any more', async t => {
+  const { app, dial } = await serve(t)
+  app.devices.handle('wait', () => new Promise(() => {}))
+  const half = dial(hello('d'))
+  await until(() => half.lines.length === 2)
+  half.socket.end(rpc({ id: 2, method: 'wait' }))
+  t.match((await half.over).map(({ method }) => method), [undefined, 'welcome'])
+  t.match(await app.devices.describe('d'), { connected: false, lastGoodbye: { code: 1005 } })
+})
+
+t.test('a device says goodbye with a code, and what only looks like one is none', async t => {
+  const { app, dial } = await serve(t)
+  const heard: unknown[] = []
+  app.devices.on('message', data => { heard.push(data) })
+  const device = dial(hello('d'))
+  device.socket.write(rpc({ method: 'message', params: { data: 'goodbye' } }))
+  device.socket.write(`[${rpc({ method: 'goodbye', params: { code: 1000 } }).trim()}]\n`)
+  for (const params of [undefined, { code: 'x' }, { code: 7 }, { code: 5_000 }]) device.socket.write(rpc({ method: 'goodbye', params }))
+  device.socket.write(rpc({ id: 9, method: 'ping' }))
+  await until(() => device.lines.some(({ id }) => id === 9))
+  t.strictSame(heard, ['goodbye'])
+  device.socket.write(rpc({ method: 'goodbye', params: { code: 4_000, reason: 7 } }))
+  await device.over
+  t.match(await app.devices.describe('d'), { lastGoodbye: { code: 4_000, reason: '' } })
+})
+
+t.test('it does not matter how the bytes come', async t => {
+  const { app, dial } = await serve(t)
+  const heard: unknown[] = []
+  app.devices.on('message', data => { heard.push(data) })
+  const text = 'é 🦊 \u2028'
+  const message = Buffer.from(rpc({ id: 2, method: 'message', params: { data: text } }))
+  const slowly = dial()
+  slowly.socket.setNoDelay(true)
+  for (const byte of Buffer.concat([Buffer.from(hello('slow')), message])) {
+    slowly.socket.write(Uint8Array.of(byte))
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  await until(() => heard.length === 1)
+
+  const fox = message.indexOf('🦊') + 2
+  slowly.socket.write(Buffer.concat([message, message.subarray(0, fox)]))
+  await until(() => heard.length === 2)
+  slowly.socket.write(Buffer.concat([message.subarray(fox), message.subarray(0, fox)]))
+  await until(() => heard.length === 3)
+  slowly.socket.write(message.subarray(fox))
+  await until(() => heard.length === 4)
+  t.strictSame(heard, [text, text, text, text])
+
+  const pings = Array.from({ length: 100 }, (_, n) => rpc({ id: n, method: 'ping' }).replace('\n', n % 2 ? '\r\n' : '\n\r\n')).join('')
+  const atOnce = dial(hello('fast') + pings)
+  await until(() => atOnce.lines.length === 102)
+  t.strictSame(atOnce.lines.slice(2).map(({ id }) => id), Array.from({ length: 100 }, (_, n) => n))
+})
+
+t.test('a line may be as long as a message, and none longer', async t => {
+  const { app, dial } = await serve(t)
+  let size = 0
+  app.devices.on('message', data => { size = (data as string).length })
+  const envelope = rpc({ id: 2, method: 'message', params: { data: '' } }).length - 1
+  const device = dial(hello('d'))
+  device.socket.write(rpc({ id: 2, method: 'message', params: { data: 'x'.repeat(65_536 - envelope) } }))
+  await until(() => size > 0)
+  t.equal(size + envelope, 65_536)
+  for (let n = 0; n < 20; n++) device.socket.write('y'.repeat(60_000))
+  t.match((await device.over).at(-1), goodbye(1009, 'sent a message too large'))
+  const blunt = dial(hello('e'))
+  await until(() => blunt.lines.length === 2)
+  blunt.socket.write(Buffer.from([0xff, 0x0a]))
+  t.match((await blunt.over).at(-1), goodbye(1007, 'sent text that is not UTF-8'))
+})
+
+t.test('lines without anything on them cost a device as much as messages', async t => {
+  const { dial } = await serve(t, { rate: 1, burst: 10 })
+  const device = dial(hello('d'))
+  device.socket.write('\n'.repeat(100))
+  t.match((await device.over).at(-1), goodbye(4029, 'sent too much'))
+})
+
+t.test('who may not come in is told why, by an answer where it asked, and by a goodbye that says whether to come back', async t => {
+  const { app, dial } = await serve(t, {
+    authenticate ({ deviceId, token }) {
+      if (deviceId === 'forbidden') throw new Failure('forbidden')
+      return token === 'right'
+    }
+  })
+  t.match(await dial(hello('d', { token: 'wrong' })).over, [{ id: 1, error: { code: -32009 } }, goodbye(4501, 'Credentials are missing or wrong')])
+  t.match(await dial(hello('d', { token: 7 })).over, [{ id: 1, error: { code: -32009 } }, goodbye(4501, /missing/)])
+  t.match(await dial(hello('forbidden')).over, [{ id: 1, error: { code: -32008 } }, goodbye(4503, 'Not allowed')])
+  t.match(await dial(rpc({ method: 'connect', params: { deviceId: 'a b' } })).over, [goodbye(4503, /device id/)])
+  t.match(await dial(rpc({ method: 'connect' })).over, [goodbye(4503, /device id/)])
+  t.match(await dial(hello('d', { token: 'right' })).lines, [])
+  await until(() => app.devices.has('d'))
+  t.match(app.devices.stats(), { admissions: 1, refusals: { unauthenticated: 2, forbidden: 1, 'bad-id': 2 } })
+})
+
+t.test('authenticate hears where a device comes from', async t => {
+  let introduction: Introduction | undefined
+  const { dial, port, app } = await serve(t, { authenticate: given => { introduction = given; return true } })
+  dial(hello('d', { token: 'abc' }))
+  await until(() => app.devices.has('d'))
+  t.match(introduction, { deviceId: 'd', token: 'abc', address: '127.0.0.1', localAddress: '127.0.0.1', headers: {}, protocols: [] })
+  t.equal(introduction!.certificate, undefined)
+  t.ok(port > 0)
+})
+
+t.test('a device that leaves while it is authenticated is not registered', async t => {
+  const doors = [gate<boolean>(), gate<boolean>(), gate<boolean>()]
+  let asked = 0
+  const { app, dial } = await serve(t, { authenticate: () => doors[asked++]!.opened })
+  const reset = dial(hello('d'))
+  await until(() => asked === 1)
+  reset.socket.resetAndDestroy()
+  await until(() => app.devices.stats().refusals.departed === 1)
+  const half = dial(hello('d'))
+  await until(() => asked === 2)
+  half.socket.end()
+  t.match(await half.over, [{ id: 1, error: { code: -32026 } }, goodbye(1000, /left/)])
+  const talkative = dial(hello('d') + rpc({ id: 2, method: 'ping' }))
+  await until(() => asked === 3)
+  const more = rpc({ method: 'message', params: { data: 'x'.repeat(1_000) } })
+  for (let n = 0; n < 150; n++) talkative.socket.write(more)
+  for (const door of doors) door.open(true)
+  await until(() => talkative.lines.length >= 3)
+  t.match(talkative.lines.slice(0, 3), [{ id: 1, result: {} }, { method: 'welcome' }, { id: 2, result: {} }], 'what came early waited')
+  t.equal(app.devices.stats().admissions, 1)
+})
+
+t.test('a device that says nothing after a ping is shown out, and anything is a sign of life', async t => {
+  const { dial } = await serve(t, { pingInterval: 50, pongTimeout: 150, stallTimeout: 1_000 })
+  const mute = dial(hello('mute'))
+  const typist = dial(hello('typist'))
+  const typing = setInterval(() => typist.socket.write('\n'), 20)
+  t.teardown(() => clearInterval(typing))
+  t.match((await mute.over).slice(2), [{ method: 'ping', id: 1 }])
+  t.match(mute.lines.at(-1), goodbye(4012, 'no pong'))
+  const late = typist.lines.findLast(({ method }) => method === 'ping')
+  typist.socket.write(rpc({ id: late.id, error: { code: -32601, message: 'no such method' } }))
+  await until(() => typist.lines.filter(({ method }) => method === 'ping').length > 2)
+  t.notOk(typist.lines.some(({ method }) => method === 'goodbye'))
+})
+
+t.test('those that are not let in yet are bounded in number', async t => {
+  const { app, dial } = await serve(t, { admissionTimeout: 60_000 }, { maxUnknown: 3 })
+  const known = dial(hello('known'))
+  await until(() => known.lines.length === 2)
+  const waiting = [dial(), dial(), dial()]
+  await Promise.all(waiting.map(({ socket }) => once(socket, 'connect')))
+  t.match(await dial().over, [goodbye(1013, 'overloaded, later')])
+  waiting[0]!.socket.write(hello('late'))
+  await until(() => app.devices.has('late'))
+  const again = dial(hello('again'))
+  await until(() => app.devices.has('again'))
+  t.match(app.devices.stats(), { admissions: 3, refusals: { overloaded: 1 } })
+  t.notOk(again.lines.some(({ method }) => method === 'goodbye'))
+})
+
+t.test('a device has one owner, over whichever door it comes, and its letters find it at any', async t => {
+  const { app, port, dial } = await serve(t)
+  const web = await connect(app.url, 'd')
+  const line = await introduce(connectTcp(port, '127.0.0.1'), 'd')
+  t.equal((await web.closed).code, 4509)
+  const back = await connect(app.url, 'd')
+  t.equal((await line.closed).code, 4509)
+  t.equal(app.devices.size, 1)
+  await app.devices.broadcast('to both forms', {})
+  t.equal((await back.message()).params.data, 'to both forms')
+  void app.devices.send('d', Buffer.from('unacknowledged'), { ttl: 60_000 })
+  t.equal((await back.message()).data!.toString(), 'unacknowledged')
+  const other = (await introduce(connectTcp(port, '127.0.0.1'), 'd')).handle('message', () => ({}))
+  t.equal(Buffer.from((await other.message()).params.base64, 'base64').toString(), 'unacknowledged')
+  await until(async () => (await app.devices.describe('d')).waiting === 0)
+  const both = await connect(app.url, 'e')
+  t.match(await app.devices.broadcast('all', {}), { sent: 2 })
+  t.equal((await both.message()).params.data, 'all')
+  dial()
+})
+
+t.test('a device that cannot be taken over is told to come later', async t => {
+  const { dial } = await serve(t, { backplane: { ...localBackplane(), own: async () => { throw new Failure('unreachable') } } })
+  t.match(await dial(hello('d')).over, [{ id: 1, result: {} }, goodbye(1013, 'overloaded, later')])
+})
+
+t.test('who is at the door when the node leaves is told when to come back', async t => {
+  const door = gate<boolean>()
+  const { app, dial } = await serve(t, { authenticate: () => door.opened, retrySpread: 500, closeTimeout: 100 })
+  const [silent, asking] = [dial(), dial(hello('d'))]
+  const reset = dial(hello('e'))
+  await once(silent.socket, 'connect')
+  await until(() => asking.socket.bytesWritten > 0 && reset.socket.bytesWritten > 0)
+  await new Promise(resolve => setTimeout(resolve, 20))
+  const closed = app.close()
+  const [one, two] = await Promise.all([silent.over, asking.over])
+  t.match(one, [goodbye(1012, /^retry=\d{1,3}$/)])
+  t.match(two, [{ id: 1, error: { code: -32021 } }, goodbye(1012, /^retry=\d{1,3}$/)])
+  await closed
+  t.match(app.devices.stats().refusals, { leaving: 1, draining: 2 })
+})
+
+t.test('whoever does not hang up after a goodbye is cut', async t => {
+  const { app, port } = await serve(t, { closeTimeout: 50 })
+  const socket = connectTcp({ port, host: '127.0.0.1', allowHalfOpen: true }).resume()
+  socket.write(hello('d'))
+  await until(() => app.devices.has('d'))
+  const over = new Promise(resolve => socket.once('close', resolve))
+  await app.devices.disconnect('d')
+  await once(socket, 'end')
+  socket.on('error', () => {})
+  const talking = setInterval(() => socket.write(rpc({ id: 9, method: 'ping' })), 10)
+  t.teardown(() => clearInterval(talking))
+  await over
+  t.equal(app.devices.stats().messages.in, 0)
+})
+
+t.test('what lingers when the time to close is over is cut', async t => {
+  const { app, port } = await serve(t, { drainTimeout: 200, closeTimeout: 60_000 })
+  const socket = connectTcp({ port, host: '127.0.0.1', allowHalfOpen: true }).resume()
+  socket.on('error', () => {})
+  socket.write(hello('d'))
+  await until(() => app.devices.has('d'))
+  const over = new Promise(resolve => socket.once('close', resolve))
+  const closed = app.close()
+  await once(socket, 'end')
+  await closed
+  const talking = setInterval(() => socket.write('\n'), 10)
+  t.teardown(() => clearInterval(talking))
+  await over
+})
+
+t.test('the door says where it is, and is on loopback unless told; a port that is taken fails the start', async t => {
+  const door = tcp({ port: 0 })
+  const app = Fastify()
+  await app.register(devices, { doors: [door] })
+  t.equal(door.address, null)
+  await app.ready()
+  t.match(door.address, { address: '127.0.0.1', port: Number })
+  const taken = Fastify()
+  t.teardown(() => taken.close())
+  await taken.register(devices, { doors: [tcp({ port: (door.address as AddressInfo).port })] })
+  await t.rejects(async () => { await taken.ready() }, { code: 'EADDRINUSE' })
+  await app.close()
+  t.equal(door.address, null)
+  t.throws(() => tcp({}), /"port" or the option "path"/)
+  t.throws(() => tcp({ port: 1, path: '/x' }), /"port" or the option "path"/)
+})
+
+t.test('a door may be on IPv6', async t => {
+  const door = tcp({ port: 0, host: '::1' })
+  const app = await listen(t, { doors: [door] })
+  const device = await introduce(connectTcp((door.address as AddressInfo).port, '::1'), 'd')
+  t.match(await app.devices.describe('d'), { address: '::1' })
+  await device.close()
+})
+
+/** A connection over TLS, with a certificate of its own or without. */
+function secure (port: number, options: ConnectionOptions = {}): Socket {
+  return connectTls({ port, host: '127.0.0.1', ca, ...options })
+}
+
+t.test('a certificate tells who a device is', async t => {
+  const tls = { key: certificate('server.key'), cert: certificate('server.pem'), ca, requestCert: true, rejectUnauthorized: false }
+  const { app, port } = await serve(t, { authenticate: ({ deviceId, certificate }) => certificate?.subject.CN === deviceId }, { tls })
+  const own = { key: certificate('device.key'), cert: certificate('device.pem') }
+  await introduce(secure(port, own), 'sensor-7')
+  t.match((await wire(secure(port, own), hello('sensor-8')).over).at(-1), goodbye(4501, /missing/))
+  t.match((await wire(secure(port), hello('sensor-7')).over).at(-1), goodbye(4501, /missing/))
+  t.equal(app.devices.size, 1)
+})
+
+t.test('whoever does not finish the handshake of TLS is cut, and counted among the unknown', async t => {
+  const tls = { key: certificate('server.key'), cert: certificate('server.pem') }
+  const { app, port } = await serve(t, { admissionTimeout: 200 }, { tls, maxUnknown: 1 })
+  const plain = connectTcp(port, '127.0.0.1')
+  plain.on('error', () => {})
+  await once(plain, 'connect')
+  const second = connectTcp(port, '127.0.0.1')
+  second.on('error', () => {}).resume()
+  await once(second, 'close')
+  await until(() => app.devices.stats().refusals.overloaded === 1)
+  plain.resume()
+  await once(plain, 'close')
+  t.ok(app.devices.stats().refusals.protocol! >= 1)
+  await introduce(secure(port), 'd')
+  t.equal(app.devices.size, 1)
+})
+
+t.test('however bytes are cut, the same lines come, and what is held of them stays small', async t => {
+  const chance = random(7)
+  const texts = Array.from({ length: 300 }, (_, n) => 'x'.repeat(Math.floor(chance() * chance() * 2_000)) + n)
+  const bytes = Buffer.from(texts.join('\n') + '\n')
+  for (const most of [1, 7, 300, 5_000, bytes.length]) {
+    const lines = new Lines(2_010)
+    const found: string[] = []
+    for (let at = 0; at < bytes.length;) {
+      const size = 1 + Math.floor(chance() * most)
+      lines.add(bytes.subarray(at, at + size))
+      if (chance() < 0.3) lines.add(bytes.subarray(at + size, at += 2 * size)) // several come before one is taken
+      else at += size
+      for (let line = lines.next(); line; line = lines.next()) found.push(line.toString())
+    }
+    t.strictSame(found, texts, `pieces of up to ${most}`)
+    t.equal(lines.waiting, 0)
+  }
+  const endless = new Lines(1_000)
+  for (let n = 0; n < 1_000; n++) {
+    endless.add(Buffer.from('x'))
+    t.equal(endless.next(), undefined)
+  }
+  endless.add(Buffer.from('x'))
+  t.throws(() => endless.next(), { code: 'MESSAGE_TOO_LARGE' })
+  const whole = new Lines(10)
+  whole.add(Buffer.from('0123456789\n0123456789a\n'))
+  t.equal(whole.next()!.toString(), '0123456789')
+  t.throws(() => whole.next(), { code: 'MESSAGE_TOO_LARGE' })
+})

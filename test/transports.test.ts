@@ -1,0 +1,103 @@
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, readFileSync } from 'node:fs'
+import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { connect as connectTls } from 'node:tls'
+import t from 'tap'
+import { tcp, type TcpDoor, type TcpOptions } from '../lib/transports/tcp.ts'
+import { transportContract, type Way } from './contracts/transport.ts'
+import { connect, introduce, listen, refusal, request, until, type TestDevice } from './support.ts'
+
+const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
+const ours = { key: certificate('server.key'), cert: certificate('server.pem') }
+const ca = certificate('ca.pem')
+const folder = mkdtempSync(join(tmpdir(), 'devices-'))
+let sockets = 0
+
+const portOf = (door: TcpDoor) => (door.address as AddressInfo).port
+
+/** The way of devices through a door that `tcp()` makes. */
+function through (optionsOf: () => TcpOptions, reach: (door: TcpDoor) => Socket, address: string | undefined): Way {
+  const doors = new WeakMap<object, TcpDoor>()
+  return {
+    async serve (t, options) {
+      const door = tcp(optionsOf())
+      const app = Object.assign(await listen(t, { ...options, doors: [door] }), { address })
+      doors.set(app, door)
+      return app
+    },
+    connect: (served, deviceId) => introduce(reach(doors.get(served)!), deviceId)
+  }
+}
+
+transportContract(t, 'a WebSocket', {
+  serve: async (t, options) => Object.assign(await listen(t, options), { address: '127.0.0.1' }),
+  connect: (served, deviceId) => connect(served.url, deviceId)
+})
+
+transportContract(t, 'TCP', through(() => ({ port: 0 }), door => connectTcp(portOf(door), '127.0.0.1'), '127.0.0.1'))
+
+transportContract(t, 'a Unix socket', through(() => ({ path: join(folder, `${++sockets}.sock`) }), door => connectTcp(door.address as string), undefined))
+
+transportContract(t, 'TLS', through(() => ({ port: 0, tls: ours }), door => connectTls({ port: portOf(door), host: '127.0.0.1', ca }), '127.0.0.1'))
+
+/** What has come in on the wire of a device, in bytes. */
+const bytesTo = (device: TestDevice) => (device.socket as unknown as { _socket: Socket })._socket.bytesRead
+
+t.test('what is large is compressed for those who agreed, once for all of them, and nobody sees a difference', async t => {
+  const app = await listen(t, { compression: { threshold: 1_024 } })
+  const text = 'the same again and again '.repeat(1_000)
+  const [one, two] = [await connect(app.url, 'one', { perMessageDeflate: true }), await connect(app.url, 'two', { perMessageDeflate: true })]
+  const plain = await connect(app.url, 'plain', { perMessageDeflate: false })
+  const narrow = await connect(app.url, 'narrow', { perMessageDeflate: { serverMaxWindowBits: 9 } })
+  t.match(one.socket.extensions, 'permessage-deflate')
+  t.equal(plain.socket.extensions, '')
+  for (let round = 0; round < 3; round++) {
+    await app.devices.broadcast(text)
+    for (const device of [one, two, plain, narrow]) t.equal((await device.message()).params.data, text)
+  }
+  for (const device of [one, two]) t.ok(bytesTo(device) < 10_000, 'much less than it was')
+  for (const device of [plain, narrow]) t.ok(bytesTo(device) > 75_000)
+  const noise = randomBytes(10_000)
+  for (const data of [noise, Buffer.from(text)]) {
+    await app.devices.send('one', data)
+    t.strictSame((await one.message()).data, data)
+  }
+  await app.devices.send('one', 'short')
+  t.equal((await one.message()).params.data, 'short')
+  app.devices.handle('length', params => (params as { text: string }).text.length)
+  t.equal((await one.ask('length', { text })).result, text.length)
+})
+
+t.test('what comes compressed is inflated to the size of a message and no further', async t => {
+  const app = await listen(t, { compression: { threshold: 0 } })
+  const bomb = await connect(app.url, 'bomb', { perMessageDeflate: { threshold: 0 } })
+  bomb.notify('message', { data: '0'.repeat(5_000_000) })
+  await until(() => !app.devices.has('bomb'))
+  t.equal((await app.devices.describe('bomb')).lastGoodbye!.code, 1009)
+  t.ok(app.devices.stats().bytes.in < 65_536)
+})
+
+t.test('origins may be a function', async t => {
+  const app = await listen(t, { authenticate: false, guard: false, origins: origin => origin.endsWith('.example') })
+  await connect(app.url, 'a', { headers: { origin: 'https://shop.example' } })
+  await connect(app.url, 'b', { headers: { origin: app.url } })
+  t.match(await refusal(app.url, '/ws?deviceId=d', { headers: { origin: 'https://evil.test' } }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
+  t.match(await request(app, 'GET', '/devices', undefined, { origin: 'https://evil.test' }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
+  t.equal((await request(app, 'GET', '/devices', undefined, { origin: 'https://shop.example' })).status, 200)
+})
+
+t.test('devices that are in the middle of their goodbye get nothing more, and hold no broadcast up', async t => {
+  const app = await listen(t)
+  const codes: number[] = []
+  app.devices.on('disconnected', (_device, { code }) => { codes.push(code) })
+  const devices = await Promise.all(Array.from({ length: 30 }, (_, n) => connect(app.url, `d${n}`)))
+  for (const { socket } of devices) socket.close()
+  while (app.devices.size > 0) {
+    await app.devices.broadcast('first')
+    await app.devices.broadcast('second, in the same turn')
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  t.strictSame(codes, devices.map(() => 1005))
+})
