@@ -121,6 +121,7 @@ export function quiet (errors: { push (error: string): unknown } = []): FastifyI
 
 /** The other side: what the forked process does. Nothing but the open server keeps it alive. */
 export async function serve (prepare: Prepare): Promise<void> {
+  process.once('disconnect', () => process.exit(1))
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     process.on(event, (error: unknown) => fault(`${event}: ${(error as Error)?.stack ?? String(error)}`))
   }
@@ -131,7 +132,6 @@ export async function serve (prepare: Prepare): Promise<void> {
   process.on('message', ({ id, command, params }: { id: number, command: string, params: unknown }) => {
     void answer(id, async () => await known[command]!(params))
   })
-  process.once('disconnect', () => process.exit(1))
   process.channel!.unref()
   say({ url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
 }
