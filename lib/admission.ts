@@ -20,6 +20,8 @@ interface Entrant {
   readonly introduction: Introduction
   /** Aborts when the device leaves meanwhile. */
   readonly departure: AbortController
+  /** What is spoken at its door where nothing is offered. */
+  readonly usual: Codec | undefined
   deviceId: string
   codec: Codec
   credentials: Credentials
@@ -62,9 +64,9 @@ export class Admission implements Entrance {
     entrant => this.#authenticate(entrant)
   ]
 
-  /** Rejects with a `Failure` when the device may not come in. `codec` is for those who offer no protocol. */
-  async admit (introduction: Introduction, departure: AbortController, codec: Codec = this.#parts.codecs[0]!): Promise<Arrival> {
-    const entrant: Entrant = { introduction, departure, deviceId: '', codec, credentials: {} }
+  /** Rejects with a `Failure` when the device may not come in. `usual` is for those who offer no protocol. */
+  async admit (introduction: Introduction, departure: AbortController, usual?: Codec): Promise<Arrival> {
+    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: {} }
     try {
       for (const step of this.#steps) await step(entrant)
     } catch (error) {
@@ -141,7 +143,7 @@ export class Admission implements Entrance {
     const spoken = this.#parts.codecs.filter(codec => codec.path === path)
     const offered = protocols.map(name => spoken.find(({ subprotocol }) => subprotocol === name))
     // a protocol with a path of its own is not spoken unasked
-    const codec = protocols.length === 0 && path === undefined ? spoken[0] : offered.find(one => one !== undefined)
+    const codec = protocols.length === 0 && path === undefined ? entrant.usual ?? spoken[0] : offered.find(one => one !== undefined)
     if (!codec) throw new Failure('bad-protocol')
     entrant.codec = codec
   }

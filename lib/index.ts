@@ -25,6 +25,7 @@ import type { Home } from './session.ts'
 import { Subscriptions } from './subscriptions.ts'
 import { Tide } from './tide.ts'
 import { overStream, overWebSocket } from './transports/outward.ts'
+import './vocabulary.ts'
 import { WebSocketDoor } from './transports/websocket.ts'
 import { Workers } from './workers.ts'
 

@@ -10,6 +10,7 @@ import { settingsOf, type Options } from './options.ts'
 import type { SendOptions, Sent } from './outbox.ts'
 import type { CallOptions } from './peer.ts'
 import { RemoteDevice } from './remote.ts'
+import './vocabulary.ts'
 import { Workplace } from './workplace.ts'
 
 /** Those of the plugin's that concern a worker. */

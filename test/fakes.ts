@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { Failure } from '../lib/errors.ts'
+import '../lib/vocabulary.ts'
 
 export interface Logged {
   level: string

@@ -1,0 +1,6 @@
+import { nodeAnswers } from './answers.ts'
+import { answers } from './errors.ts'
+
+// A node has more to say than a client; whatever is one imports this.
+
+Object.assign(answers, nodeAnswers)
