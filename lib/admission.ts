@@ -163,7 +163,7 @@ export class Admission implements Entrance {
   /** Fails closed: what `authenticate` threw is logged, and outside it is one more wrong credential. */
   #refused ({ introduction, deviceId }: Entrant, error: unknown): Failure {
     const { home } = this.#parts
-    const failure = error instanceof Failure ? error : new Failure('unauthenticated')
+    const failure = error instanceof Failure ? error : new Failure('unauthenticated', { mayPass: true })
     if (failure !== error) home.log.error({ err: error, deviceId }, 'authenticate failed')
     this.refused(failure.reason, { deviceId, address: introduction.address })
     return failure
@@ -173,7 +173,7 @@ export class Admission implements Entrance {
 /** Waits no longer than the device stays, or than the time allows. */
 async function inTime<T> (waited: T | Promise<T>, departure: AbortController, milliseconds: number): Promise<T> {
   const { signal } = departure
-  const timer = setTimeout(() => departure.abort(new Failure('unauthenticated', { message: 'Admission took too long' })), milliseconds)
+  const timer = setTimeout(() => departure.abort(new Failure('unauthenticated', { message: 'Admission took too long', mayPass: true })), milliseconds)
   const aborted = new Promise<never>((_resolve, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason), { once: true })
   })

@@ -57,6 +57,8 @@ export interface FailureOptions {
   detail?: Detail | undefined
   /** For protocols that tell bad parameters apart. */
   flaw?: Flaw
+  /** It was an accident: the same may do another time. */
+  mayPass?: boolean
   /** In place of the words of the table. */
   message?: string | undefined
 }
@@ -72,6 +74,7 @@ export class Failure extends Error {
   readonly headers: Record<string, string>
   declare readonly device: Detail | undefined
   declare readonly flaw?: Flaw
+  declare readonly mayPass?: boolean
 
   constructor (reason: Reason, options: FailureOptions = {}) {
     const { status, code, message, retryAfter } = answers[reason] ?? common.internal
@@ -83,6 +86,7 @@ export class Failure extends Error {
     this.headers = retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }
     Object.defineProperty(this, 'device', { value: options.detail })
     if (options.flaw) this.flaw = options.flaw
+    if (options.mayPass) this.mayPass = true
   }
 }
 

@@ -238,6 +238,18 @@ t.test('who may not come in is told why, by an answer where it asked, and by a g
   t.match(app.devices.stats(), { admissions: 1, refusals: { unauthenticated: 2, forbidden: 1, 'bad-id': 2 } })
 })
 
+t.test('who cannot be authenticated by accident is told to come again', async t => {
+  const { dial } = await serve(t, {
+    authenticate ({ deviceId }) {
+      if (deviceId === 'd') throw new Error('the database is away')
+      return new Promise<never>(() => {})
+    },
+    admissionTimeout: 50
+  })
+  t.match((await dial(hello('d')).over).at(-1), goodbye(1013, /missing/))
+  t.match((await dial(hello('e')).over).at(-1), goodbye(1013, /too long/))
+})
+
 t.test('authenticate hears where a device comes from', async t => {
   let introduction: Introduction | undefined
   const { dial, port, app } = await serve(t, { authenticate: given => { introduction = given; return true } })

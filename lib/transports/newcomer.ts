@@ -107,10 +107,10 @@ export class Newcomer implements Keeper {
     return { ...introduction, certificate: this.#socket.getPeerCertificate() }
   }
 
-  #refuse (asked: Call | Notice, { reason, message }: Failure): void {
+  #refuse (asked: Call | Notice, { reason, message, mayPass }: Failure): void {
     if (!this.#stream.isOpen) return
     this.#answer(asked, reason, message)
-    const goodbye = farewells[reason] ?? 'forbidden'
+    const goodbye = mayPass ? 'overloaded' : farewells[reason] ?? 'forbidden'
     this.#stream.close(goodbyes[goodbye].code, goodbye === 'leaving' ? retryWithin(this.#ground.limits.retrySpread) : message)
   }
 
