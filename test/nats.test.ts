@@ -1,6 +1,8 @@
 import t from 'tap'
 import { nats } from '../lib/backplanes/nats.ts'
+import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { backplaneContract } from './contracts/backplane.ts'
+import { mailboxContract } from './contracts/mailbox.ts'
 import { NatsServer } from './nats.ts'
 import { withProgram } from './programs.ts'
 
@@ -13,4 +15,5 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const [a, b] = [await nats(options), await nats(options)]
     return { a, b, close: async () => { await Promise.all([a.close!(), b.close!()]) } }
   })
+  mailboxContract(t, 'jetstreamMailbox()', () => jetstreamMailbox({ servers: server.servers, prefix: `m${++made}` }))
 })

@@ -46,7 +46,7 @@ export async function nats (options: NatsOptions = {}): Promise<Backplane> {
     async close () {
       await owners.close()
       nodes.close()
-      await link.flush().catch(() => {})
+      await link.flush()
       await link.close()
     }
   }

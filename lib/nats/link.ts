@@ -136,9 +136,9 @@ export class Link {
     }
   }
 
-  /** What was published and subscribed before is in effect. While the link is down there is nothing to wait for. */
+  /** Resolves once what was published and subscribed is in effect; at once where the link falls, as it begins anew then. */
   async flush (): Promise<void> {
-    if (this.#up) await this.#whileUp(this.#connection!.flush())
+    if (this.#up) await this.#whileUp(this.#connection!.flush()).catch(() => {})
   }
 
   /** Asks NATS for something of its own. */

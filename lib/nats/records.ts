@@ -1,5 +1,4 @@
-import { DiscardPolicy, JetStreamApiError, type JetStreamManager, type StreamConfig } from '@nats-io/jetstream'
-import { headers, type MsgHdrs } from '@nats-io/transport-node'
+import { DiscardPolicy, JetStreamApiError, type JetStreamManager, type MsgRequest, type NextMsgRequest, type StreamConfig } from '@nats-io/jetstream'
 import { Failure } from '../errors.ts'
 import type { Link } from './link.ts'
 
@@ -8,7 +7,6 @@ export interface Stored {
   seq: number
   subject: string
   data: Uint8Array
-  headers: MsgHdrs
 }
 
 export interface Append {
@@ -16,7 +14,6 @@ export interface Append {
   after?: number
   /** NATS knows a record that comes again by it. */
   id?: string
-  headers?: Record<string, string>
 }
 
 const WRONG_LAST = 10_071
@@ -54,13 +51,10 @@ export class Records {
   }
 
   /** Undefined: somebody else was there before. `fresh` is false when NATS knew the record already. */
-  async append (subject: string, data: Uint8Array | string, { after, id, headers: fields = {} }: Append = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
+  async append (subject: string, data: Uint8Array | string, { after, id }: Append = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
     if (this.#link.up && data.length > this.#link.largest) throw new Failure('too-large')
-    const named = headers()
-    for (const [name, value] of Object.entries(fields)) named.set(name, value)
     return await this.#ask(async manager => {
       const { seq, duplicate } = await manager.jetstream().publish(this.#base + subject, data, {
-        headers: named,
         ...(id !== undefined && { msgID: id }),
         ...(after !== undefined && { expect: { lastSubjectSequence: after } })
       })
@@ -77,6 +71,10 @@ export class Records {
     return await this.#get({ next_by_subj: this.#base + subject, seq: from })
   }
 
+  async at (seq: number): Promise<Stored | undefined> {
+    return await this.#get({ seq })
+  }
+
   /** False: it was gone already. */
   async erase (seq: number): Promise<boolean> {
     return await this.#ask(manager => manager.streams.deleteMessage(this.#name, seq, false), ERASED) ?? false
@@ -88,10 +86,10 @@ export class Records {
     return state.subjects ?? {}
   }
 
-  async #get (query: { last_by_subj: string } | { next_by_subj: string, seq: number }): Promise<Stored | undefined> {
+  async #get (query: MsgRequest | Required<NextMsgRequest>): Promise<Stored | undefined> {
     // from the one that leads, and not `direct`: a follower may not know of it yet
-    const found = await this.#ask(manager => manager.streams.getMessage(this.#name, query))
-    return found ? { seq: found.seq, subject: found.subject, data: found.data, headers: found.header } : undefined
+    const found = await this.#ask(manager => manager.streams.getMessage(this.#name, query as MsgRequest))
+    return found ? { seq: found.seq, subject: found.subject, data: found.data } : undefined
   }
 
   /** Undefined where NATS refuses with the code that was to be expected. */
