@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
@@ -148,5 +147,77 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
       t.equal((await request(b, 'POST', `/broadcast?topic=${encodeURIComponent(topic)}`, 1)).body.sent, sent, topic)
     }
   })
-  void sleep
+
+  t.test('without NATS a node serves its own devices, and says at once that it cannot reach others', async t => {
+    const own = await natsServer(t, path)
+    const [a, b, c] = await three(t, own, prefix())
+    const device = (await connect(a.url, 'd')).handle('message', () => ({})).handle('echo', params => params)
+    const other = await connect(b.url, 'e')
+    await device.ask('subscribe', { topics: ['news'] })
+    await until(async () => (await request(c, 'GET', '/devices')).body.devices.length === 2)
+    await own.stop()
+    await until(async () => (await request(a, 'GET', '/devices/e')).status === 503)
+    for (let round = 0; round < 10; round++) {
+      t.match(await request(a, 'POST', '/devices/d/calls/echo', { round }), { status: 200, body: { round } })
+      t.equal((await request(a, 'POST', '/devices/d/messages', { round })).status, 200)
+      const began = performance.now()
+      t.match(await request(a, 'POST', '/devices/e/calls/echo', {}), { status: 503, body: { code: 'BACKPLANE_DOWN' } })
+      t.match(await request(a, 'POST', '/devices/d/messages?ttl=60', {}), { status: 503, body: { code: 'BACKPLANE_DOWN' } })
+      t.match(await request(a, 'POST', '/broadcast', {}), { status: 503 })
+      t.match(await request(a, 'GET', '/devices'), { status: 503 })
+      t.ok(performance.now() - began < 1_000, 'nothing waits for NATS')
+    }
+    // one comes, one goes, and one comes again elsewhere, while nobody can be told
+    const late = (await connect(c.url, 'late')).handle('echo', params => params)
+    t.match(await request(c, 'POST', '/devices/late/calls/echo', { here: true }), { status: 200 })
+    await other.close()
+    const again = (await connect(c.url, 'd')).handle('echo', () => 'again').handle('message', () => ({}))
+    await own.start()
+    t.match(await device.closed, { code: 4509 })
+    for (const node of [a, b, c]) {
+      await until(async () => (await request(node, 'POST', '/devices/d/calls/echo', {})).body === 'again')
+      await until(async () => (await request(node, 'POST', '/devices/late/calls/echo', { node: 1 })).status === 200)
+      await until(async () => (await request(node, 'POST', '/devices/e/calls/echo', {})).status === 404)
+      await until(async () => (await request(node, 'GET', '/devices')).body.devices.map((one: any) => `${one.deviceId} ${one.node}`).join() === 'd n3,late n3')
+    }
+    t.equal((await request(b, 'POST', '/devices/d/messages?ttl=60', 'after')).status, 202)
+    t.equal((await again.message()).params.data, 'after')
+    // what is subscribed is subscribed once
+    await again.ask('subscribe', { topics: ['news'] })
+    t.match(await request(a, 'POST', '/broadcast?topic=news', 1), { body: { sent: 1, nodes: 1 } })
+    void late
+  })
+
+  t.test('letters that nobody could be told of are delivered once NATS is back', async t => {
+    const own = await natsServer(t, path)
+    const [a, b] = await three(t, own, prefix())
+    t.equal((await request(b, 'POST', '/devices/d/messages?ttl=60', 'before')).status, 202)
+    await own.stop('SIGKILL')
+    await until(async () => (await request(a, 'GET', '/devices/e')).status === 503)
+    const device = (await connect(a.url, 'd')).handle('message', () => ({}))
+    await own.start()
+    t.equal((await device.message()).params.data, 'before')
+  })
+
+  t.test('started without NATS, a node serves its own devices and joins when it is there', async t => {
+    const own = await natsServer(t, path)
+    await own.stop()
+    const over = { prefix: prefix(), startWithout: true }
+    const [a, b] = await Promise.all(['n1', 'n2'].map(node => join(t, own, node, {}, over))) as [Node, Node]
+    const device = (await connect(a.url, 'd')).handle('echo', params => params).handle('message', () => ({}))
+    t.match(await request(a, 'POST', '/devices/d/calls/echo', { here: true }), { status: 200 })
+    t.match(await request(b, 'POST', '/devices/d/calls/echo', {}), { status: 503 })
+    await own.start()
+    await until(async () => (await request(b, 'POST', '/devices/d/calls/echo', {})).status === 200)
+    await until(async () => (await request(b, 'POST', '/devices/d/messages?ttl=60', 'letter')).status === 202)
+    t.equal((await device.message()).params.data, 'letter')
+  })
+
+  t.test('without NATS nothing starts that was not told to, and the reason is said', async t => {
+    const own = await natsServer(t, path)
+    await own.stop()
+    await t.rejects(nats({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ is of no use.*startWithout/ })
+    await t.rejects(jetstreamMailbox({ servers: own.servers }), { message: /startWithout/ })
+    await t.rejects(nats({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
+  })
 })
