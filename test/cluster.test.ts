@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
 import type { Options } from '../lib/index.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
-import { natsServer, type NatsServer } from './nats.ts'
+import { natsServer, type NatsServer } from './campaigns/nats.ts'
 import { withProgram } from './programs.ts'
 import { connect, listen, request, until } from './support.ts'
 

@@ -142,9 +142,9 @@ t.test('every import of a file of ours names a file there is', async t => {
 })
 
 t.test('the core knows no implementation, and none of them knows another; index.ts wires them, the client its codec, and those over NATS what they share', async t => {
-  const overNats = ['backplanes/nats.ts', 'mailboxes/jetstream.ts']
+  const overNats = new Set(['backplanes/nats.ts', 'mailboxes/jetstream.ts'])
   const wires = ({ from, to }: Import) => from === 'index.ts' || (from === 'client/line.ts' && to === 'codecs/jsonrpc.ts') ||
-    (overNats.includes(from) && implementation(to) === 'nats')
+    (overNats.has(from) && implementation(to) === 'nats')
   const wrong = imports.filter(one => !wires(one) && implementation(one.to) !== undefined && implementation(one.to) !== implementation(one.from))
   t.strictSame(wrong, [])
 })

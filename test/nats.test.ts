@@ -3,7 +3,7 @@ import { nats } from '../lib/backplanes/nats.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { backplaneContract } from './contracts/backplane.ts'
 import { mailboxContract } from './contracts/mailbox.ts'
-import { NatsServer } from './nats.ts'
+import { NatsServer } from './campaigns/nats.ts'
 import { withProgram } from './programs.ts'
 
 withProgram(t, 'nats-server', 'over NATS', async (t, path) => {

@@ -5,7 +5,7 @@ import { createServer, connect, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
-import { until } from './fakes.ts'
+import { until } from '../fakes.ts'
 
 /** A nats-server of our own: on a port of its own, with a folder of its own, which it finds again when it is started again. */
 export class NatsServer {
