@@ -16,6 +16,7 @@ const HAND_OVER = 10
 /** When to look whether the owner is still there, at first and then. */
 const FIRST_LOOK = 100
 const NEXT_LOOK = 1_000
+const LOOK_WITHIN = 2_000
 
 /** Asks whoever owns a device: one request, to the subject of the device. */
 export class Asks {
@@ -68,11 +69,9 @@ export class Asks {
       await sleep(wait, undefined, { signal: settled, ref: false }).catch(() => {})
       if (settled.aborted) return undefined
       try {
-        const answer = await this.#link.request(subject, probe, PATIENCE)
+        const answer = await this.#link.request(subject, probe, LOOK_WITHIN)
         if (answer?.string() !== '1') return 'lost'
-      } catch { // what ends the probe ends the request, too
-        return await new Promise(() => {})
-      }
+      } catch {} // it is held still, or the link fell, which ends the request too
     }
   }
 }

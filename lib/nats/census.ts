@@ -57,13 +57,8 @@ export class Census {
   }
 
   async #ask (node: string, question: Uint8Array): Promise<Presence[]> {
-    try {
-      const answer = await this.#link.request(listOf(node), question, LIST_WITHIN)
-      return answer ? decode(answer.data) : []
-    } catch (error) {
-      if (!this.#link.up) throw error
-      return []
-    }
+    const answer = await this.#nodes.ask(node, listOf(node), question, LIST_WITHIN)
+    return answer ? decode(answer.data) : []
   }
 
   #here ({ limit, after = '', topic = '' }: Page): Presence[] {

@@ -63,18 +63,9 @@ export class Channels {
   #callTheRoll (): Promise<void> {
     this.#roll ??= Promise.resolve().then(async () => {
       this.#roll = undefined
-      await Promise.all(this.#nodes.all.map(node => this.#isThrough(node)))
+      await Promise.all(this.#nodes.all.map(node => this.#nodes.ask(node, rollOf(node), '', COUNT_WITHIN)))
     })
     return this.#roll
-  }
-
-  /** A node that is gone is known to be at once, one that is stuck after a while. */
-  async #isThrough (node: string): Promise<void> {
-    try {
-      await this.#link.request(rollOf(node), '', COUNT_WITHIN)
-    } catch (error) {
-      if (!this.#link.up) throw error
-    }
   }
 
   #hear (message: Msg): void {

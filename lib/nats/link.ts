@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager, type JetStreamManager } from '@nats-io/jetstream'
-import { connect, RequestError, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node'
+import { connect, RequestError, TimeoutError, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node'
 import { Failure } from '../errors.ts'
 
 /** How to reach NATS; everything that its client takes (`user`, `pass`, `token`, `tls`, `authenticator`, ...) goes to it. */
@@ -132,7 +132,7 @@ export class Link {
     } catch (error) {
       if (error instanceof Failure) throw error
       if (error instanceof RequestError && error.isNoResponders()) return undefined
-      throw new Failure('timeout', { message: (error as Error).message })
+      throw error instanceof TimeoutError ? new Failure('timeout') : new Failure('unreachable', { message: (error as Error).message })
     }
   }
 

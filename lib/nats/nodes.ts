@@ -1,4 +1,6 @@
 import { randomBytes } from 'node:crypto'
+import type { Msg } from '@nats-io/transport-node'
+import { Failure } from '../errors.ts'
 import type { Link } from './link.ts'
 
 /** Every node says so often that it lives, */
@@ -56,6 +58,18 @@ export class Nodes {
   /** Finds out whether this node was away, in a pause or behind a broken line, before it says anything about the others or itself. */
   check (): void {
     if (this.#link.up && performance.now() - this.#echo >= LAPSE) this.#restart()
+  }
+
+  /** One that is gone does not answer, which is known at once; one that is stuck, after a while. Rejects when even this one cannot hear itself. */
+  async ask (node: string, subject: string, question: Uint8Array | string, timeout: number): Promise<Msg | undefined> {
+    const isSelf = node === this.self
+    try {
+      return await this.#link.request(subject, question, isSelf ? LAPSE : timeout)
+    } catch (error) {
+      if (!this.#link.up) throw error
+      if (isSelf) throw new Failure('unreachable')
+      return undefined
+    }
   }
 
   close (): void {
