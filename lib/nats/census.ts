@@ -46,7 +46,7 @@ export class Census {
   /** What a device listens to is known to the node that has it, and to no other. */
   async #listening (page: Page): Promise<Presence[]> {
     const question = encode(page)
-    const answers = await Promise.all(this.#nodes.all.map(node => this.#ask(node, question)))
+    const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, question)))
     const found = new Map<string, Presence>()
     for (const presence of answers.flat()) {
       // a node that is about to lose a device may list it still

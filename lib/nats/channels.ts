@@ -63,7 +63,8 @@ export class Channels {
   #callTheRoll (): Promise<void> {
     this.#roll ??= Promise.resolve().then(async () => {
       this.#roll = undefined
-      await Promise.all(this.#nodes.all.map(node => this.#nodes.ask(node, rollOf(node), '', COUNT_WITHIN)))
+      const nodes = await this.#nodes.everyone()
+      await Promise.all(nodes.map(node => this.#nodes.ask(node, rollOf(node), '', COUNT_WITHIN)))
     })
     return this.#roll
   }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Msg } from '@nats-io/transport-node'
 import { Failure } from '../errors.ts'
 import type { Link } from './link.ts'
@@ -9,6 +10,8 @@ const BEAT = 500
 const LAPSE = 2_500
 /** and is dead to the others when they have not heard it for so long. */
 const LIFE = 3_500
+/** How long the others may take to say that they live, when a node asks them. */
+const INTRODUCTIONS = 100
 
 /** Which nodes live: each tells all others, and itself, time and again. */
 export class Nodes {
@@ -43,9 +46,11 @@ export class Nodes {
     this.#missed.add(listener)
   }
 
-  /** Those that live, this one included. */
-  get all (): string[] {
-    return [...new Set([this.self, ...this.#heard.keys()])].filter(node => this.alive(node))
+  /** Those that live, this one included; one that has just come lets the others introduce themselves. */
+  async everyone (): Promise<string[]> {
+    const wait = this.#since + INTRODUCTIONS - performance.now()
+    if (wait > 0) await sleep(wait)
+    return this.#all
   }
 
   /** Who has not listened for long enough takes nobody for dead. */
@@ -77,6 +82,10 @@ export class Nodes {
     if (this.#link.up) this.#link.publish('beat', `-${this.self}`)
   }
 
+  get #all (): string[] {
+    return [...new Set([this.self, ...this.#heard.keys()])].filter(node => this.alive(node))
+  }
+
   #beat (): void {
     if (!this.#link.up) return
     this.check()
@@ -85,7 +94,7 @@ export class Nodes {
     for (const [node, at] of this.#heard) if (now - at >= LIFE) this.#forget(node)
     if (!this.#changed || now - this.#since < LIFE) return
     this.#changed = false
-    if (this.all.toSorted()[0] === this.self) for (const listener of this.#missed) listener()
+    if (this.#all.toSorted()[0] === this.self) for (const listener of this.#missed) listener()
   }
 
   #restart (): void {
