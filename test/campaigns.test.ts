@@ -1,11 +1,13 @@
 import t, { type Test } from 'tap'
 import { churn } from './campaigns/churn.ts'
+import { cluster } from './campaigns/cluster.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
 import type { Outcome } from './campaigns/campaign.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
 import { slow } from './campaigns/slow.ts'
+import { withProgram } from './programs.ts'
 
 // The short forms. The long ones are commands: see "campaigns" in package.json.
 
@@ -37,4 +39,8 @@ t.test('a device that stops reading is shown out and costs the others nothing', 
 
 t.test('a closing application sends everyone off, mute devices or not', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})
+
+withProgram(t, 'nats-server', 'nodes that die, stand still, lose NATS and leave lose no letter and no device', async t => {
+  await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 2, leaves: 1, within: 20_000 }))
 })

@@ -5,8 +5,11 @@ import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
 import type { Answer, Backplane, Change, Owner, Request } from '../lib/backplane.ts'
 import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
+import { Failure } from '../lib/errors.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { Reminders } from '../lib/mailboxes/reminders.ts'
+import { Owners } from '../lib/nats/owners.ts'
+import type { Stored } from '../lib/nats/records.ts'
 import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
 import { decode, encode } from '../lib/nats/wire.ts'
 import { NatsServer } from './campaigns/nats.ts'
@@ -83,6 +86,181 @@ t.test('reminders come when they are due, and hold no more than they may', async
   t.equal(reminders.until(now).length, 100_000)
 })
 
+/** A bucket, a link and nodes that do what a test tells them, for what would take luck to see over NATS. */
+function stage () {
+  const stored = new Map<string, Stored>()
+  const heard = new Map<string, (message: any) => void>()
+  const lapses: Array<() => void> = []
+  const replies: unknown[] = []
+  const told: Change[] = []
+  const script: { seq: number, before: (what: 'last' | 'append' | 'erase' | 'request') => Promise<void>, written: () => void } = {
+    seq: 0, before: async () => {}, written () {}
+  }
+  const link = {
+    up: true,
+    troubles: [] as unknown[],
+    trouble: (error: unknown) => { link.troubles.push(error) },
+    request: () => script.before('request'),
+    reply: (_message: unknown, payload: unknown) => { replies.push(payload) },
+    subscribe (name: string, hear: (message: any) => void) {
+      heard.set(name, hear)
+      return { end () {} }
+    }
+  }
+  const nodes = { self: 'self', alive: () => true, check () {}, onLapse: (lapse: () => void) => lapses.push(lapse) }
+  const records = {
+    async last (subject: string) {
+      await script.before('last')
+      return stored.get(subject)
+    },
+    async append (subject: string, data: string, { after }: { after: number }) {
+      await script.before('append')
+      if ((stored.get(subject)?.seq ?? 0) !== after) return undefined
+      stored.set(subject, { seq: ++script.seq, subject, data: Buffer.from(data) })
+      script.written()
+      return { seq: script.seq, fresh: true }
+    },
+    async erase (seq: number) {
+      await script.before('erase')
+      const [subject] = [...stored].find(([, one]) => one.seq === seq) ?? []
+      return stored.delete(subject!)
+    }
+  }
+  const owners = new Owners(link as any, nodes as any, records as any, change => told.push(change))
+  const foreign = (since = 0) => stored.set('d', { seq: ++script.seq, subject: 'd', data: Buffer.from(JSON.stringify({ node: 'c', since, home: 'c', claim: `c${script.seq}` })) })
+  const say = (word: object) => heard.get('device.d')!({ data: encode(word) })
+  return { owners, link, script, stored, lapses, replies, told, foreign, say }
+}
+
+t.test('one who could not be written for too long is an old connection, and is sent away', async t => {
+  const { owners, script, foreign } = stage()
+  const { now } = performance
+  t.teardown(() => { performance.now = now })
+  script.before = async what => { if (what === 'append') foreign() }
+  let tries = 0
+  performance.now = () => now.call(performance) + 1_000 * tries++
+  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
+})
+
+t.test('what may have been written is erased when its device could not be entered', async t => {
+  const { owners, link, script, stored, lapses, told } = stage()
+  let looks = 0
+  script.before = async what => { if (what === 'last' && ++looks === 2) throw new Failure('unreachable') }
+  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
+  await until(() => stored.size === 0)
+  t.strictSame(told.map(({ kind }) => kind), ['connected', 'disconnected'])
+
+  // not even that can be done, at first
+  looks = 0
+  let broken = true
+  script.before = async what => { if (broken && (what === 'erase' || (what === 'last' && ++looks === 2))) throw new Failure('unreachable') }
+  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
+  await until(() => link.troubles.length > 0)
+  t.equal(stored.size, 1)
+  broken = false
+  lapses[0]!()
+  lapses[0]!() // one look at a time
+  await until(() => stored.size === 0)
+})
+
+t.test('who came while NATS was away has no record to erase, or one that nobody told of', async t => {
+  const { owners, link, script, stored, lapses, told, foreign } = stage()
+  const fail = async () => { throw new Failure('unreachable') }
+  const back = async () => {
+    link.up = true
+    script.before = async () => {}
+    lapses[0]!()
+    for (let turns = 0; turns < 20; turns++) await new Promise(resolve => setImmediate(resolve))
+  }
+  script.before = fail
+  link.up = false
+  const alone = await owners.own('d', new Connection('d', 'a'))
+  await alone.release()
+  foreign()
+  await back()
+  t.equal(stored.size, 1, 'the record of somebody else stays')
+
+  script.written = () => { // but nobody is told
+    link.up = false
+    script.before = fail
+    script.written = () => {}
+    throw new Failure('unreachable')
+  }
+  const cut = await owners.own('d', new Connection('d', 'a'))
+  await cut.release()
+  t.equal(stored.size, 1)
+  await back()
+  t.equal(stored.size, 0)
+  t.strictSame(told.map(({ kind }) => kind), ['disconnected'])
+})
+
+t.test('of two on one node the one with the higher generation stays, whoever is entered first', async t => {
+  const { owners, script, foreign } = stage()
+  const [first, second] = [new Connection('d', 'first'), new Connection('d', 'second')]
+  const late = gate()
+  let requests = 0
+  foreign()
+  // the first waits for the older owner to let go, and comes to be entered last
+  script.before = async what => {
+    if (what !== 'request') return
+    requests++
+    await late.opened
+  }
+  const one = owners.own('d', first)
+  await until(() => requests === 1)
+  const other = await owners.own('d', second)
+  late.open()
+  t.ok((await one).generation < other.generation)
+  t.equal(first.yielded, 1)
+  t.equal(second.yielded, 0)
+  await (await one).release()
+  t.strictSame([...owners].map(({ presence }) => presence.node), ['second'])
+})
+
+t.test('who comes while the one before is looked up waits for that', async t => {
+  const { owners, script, lapses } = stage()
+  const [first, second] = [new Connection('d', 'first'), new Connection('d', 'second')]
+  await owners.own('d', first)
+  const looking = gate()
+  script.before = async what => { if (what === 'last') await looking.opened }
+  lapses[0]!()
+  const owning = owners.own('d', second)
+  looking.open()
+  await owning
+  t.equal(first.yielded, 1)
+  looking.fail(new Failure('unreachable'))
+})
+
+t.test('who has lost a device, or never had it, keeps quiet', async t => {
+  const { owners, link, script, stored, lapses, replies, foreign, say } = stage()
+  const owner = new Connection('d', 'a')
+  const { release } = await owners.own('d', owner)
+  foreign()
+  lapses[0]!()
+  say({ kind: 'ring', nonce: 'n' })
+  say({ kind: 'yield', generation: 1 })
+  await until(() => owner.yielded === 1)
+  say({ kind: 'ring', nonce: 'n' })
+  await release()
+  t.strictSame(replies, [''])
+  t.equal(stored.size, 1)
+
+  // released while it is looked up
+  stored.clear()
+  const again = await owners.own('d', owner)
+  const looking = gate()
+  script.before = async what => { if (what === 'last') await looking.opened }
+  lapses[0]!()
+  say({ kind: 'ring', nonce: 'n' })
+  const released = again.release()
+  looking.open()
+  await released
+  t.equal(stored.size, 0)
+  t.strictSame([...owners], [])
+  link.up = false
+  await owners.close()
+})
+
 withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   const server = await NatsServer.start(path)
   t.after(() => server.remove())
@@ -145,8 +323,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await b.own('e', new Connection('e', 'b'))
     t.equal((await a.list({ limit: 9 })).length, 2)
     await connection.close()
-    t.equal(await a.ask('d', ring), undefined)
     const died = performance.now()
+    await until(async () => await a.ask('d', ring) === undefined)
     await until(() => changes.some(({ kind }) => kind === 'disconnected'))
     t.ok(performance.now() - died > 2_000, 'not before it could have come back')
     t.match(changes.at(-1), { kind: 'disconnected', presence: { deviceId: 'd', node: 'dying', generation } })
@@ -175,6 +353,22 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await dying.close!()
   })
 
+  t.test('a call to a device that another node takes over is known to be lost', async t => {
+    const { backplanes: [a, b] } = await join(t)
+    const [first, second] = [new Connection('d', 'b'), new Connection('d', 'a')]
+    const asked = gate()
+    first.reply = () => {
+      asked.open()
+      return new Promise(() => {})
+    }
+    await b.own('d', first)
+    const answer = a.ask('d', { kind: 'call', method: 'm', params: null, timeout: 60_000 })
+    await asked.opened
+    await a.own('d', second)
+    t.equal(first.yielded, 1)
+    t.strictSame(await answer, { ok: false, reason: 'dropped' })
+  })
+
   t.test('an owner that does not answer in time, or fails, harms nobody', async t => {
     const { backplanes: [a, b] } = await join(t)
     const owner = new Connection('d', 'b')
@@ -195,6 +389,22 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
       return { ok: false, reason: 'dropped' }
     }
     t.strictSame(await a.ask('d', ring, aborted), { ok: false, reason: 'dropped' })
+  })
+
+  t.test('a device that two nodes list is told once, with the higher generation', async t => {
+    const { backplanes: [a], prefix } = await join(t)
+    const { connection } = await behind(t)
+    const ids = ['d1', 'd2', 'd3']
+    const generations = new Map<string, number>()
+    for (const id of ids) generations.set(id, (await a.own(id, new Connection(id, 'a'))).generation)
+    for (const [node, difference] of [['x', -1], ['y', 1]] as const) {
+      const presences = ids.map(deviceId => ({ deviceId, node, since: 1, generation: generations.get(deviceId)! + difference }))
+      connection.subscribe(`${prefix}.node.${node}.list`, { callback: (_error, message) => { message.respond(JSON.stringify(presences)) } })
+      connection.publish(`${prefix}.beat`, `+${node}`)
+    }
+    connection.publish(`${prefix}.beat`, '+gone')
+    await until(async () => (await a.list({ limit: 1, topic: 'x' }))[0]!.node === 'y')
+    t.strictSame((await a.list({ limit: 9, topic: 'x' })).map(({ deviceId, node }) => `${deviceId} ${node}`), ['d1 y', 'd2 y', 'd3 y'])
   })
 
   t.test('a listener that throws is told of, and NATS is still there', async t => {
@@ -230,8 +440,10 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const { backplanes: [a, b] } = await join(t, { servers: own.servers, pingInterval: 200 })
     const links: boolean[] = []
     a.onLink!(up => links.push(up))
-    await b.own('d', new Connection('d', 'b'))
-    own.signal('SIGSTOP')
+    const mute = new Connection('d', 'b')
+    mute.reply = () => new Promise(() => {})
+    await b.own('d', mute)
+    await own.hold()
     const pending = [
       reasonOf(a.ask('d', { kind: 'call', method: 'm', params: null, timeout: 60_000 })),
       reasonOf(a.publish({ id: 'm', topic: 'a', data: 1 })),
@@ -240,7 +452,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await until(() => links.includes(false))
     t.strictSame(await Promise.all(pending), ['dropped', 'dropped', 'dropped'])
     t.equal(await reasonOf(a.ask('d', ring)), 'unreachable')
-    own.signal('SIGCONT')
+    own.release()
+    mute.reply = () => ({ ok: true, value: 'b' })
     await until(() => links.at(-1) === true)
     await until(async () => (await a.ask('d', ring).catch(() => undefined))?.ok === true)
   })
@@ -344,6 +557,79 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     for (let count = 0; count < 5; count++) await mailbox.put(`d${count}`, letter('l', { body: new Uint8Array(1_500) }), plenty)
     t.equal(await reasonOf(mailbox.put('d', letter('l', { body: new Uint8Array(3_000) }), plenty)), 'store-full')
     t.equal(await mailbox.receipt('d', 'l'), undefined)
+  })
+
+  t.test('a line that lets nothing through counts nobody', async t => {
+    const own = await NatsServer.start(path)
+    t.teardown(() => own.remove())
+    const { backplanes: [a] } = await join(t, { servers: own.servers })
+    await own.hold()
+    t.equal(await reasonOf(a.publish({ id: 'm', topic: 'a', data: 1 })), 'unreachable')
+    own.release()
+    await until(async () => (await reasonOf(a.publish({ id: 'm', topic: 'a', data: 1 }))) === 'it did not fail')
+  })
+
+  t.test('a bucket that is taken away is told of, and owners come back with it', async t => {
+    const { backplanes: [a, b], prefix } = await join(t)
+    const { manager } = await behind(t)
+    const troubles: string[] = []
+    a.onTrouble!(error => troubles.push((error as Error).message))
+    const connection = await connect({ servers: server.servers })
+    const dying = await nats({ connection, prefix })
+    const here = new Connection('d', 'a')
+    const { generation } = await a.own('d', here)
+    const left = await a.own('left', new Connection('left', 'a'))
+    const { config } = await manager.streams.info(`KV_${prefix}_devices`)
+    await manager.streams.delete(`KV_${prefix}_devices`)
+    t.equal(await reasonOf(a.own('e', new Connection('e', 'a'))), 'unreachable')
+    t.equal(await reasonOf(left.release()), 'unreachable')
+    t.equal(await reasonOf(b.list({ limit: 1 })), 'unreachable')
+    await connection.close()
+    pass(t, 10_000)
+    // time enough to notice the dead node, and to clear up behind it
+    await until(() => troubles.length > 25)
+    await manager.streams.add(config)
+    await until(async () => (await b.list({ limit: 9 })).map(({ deviceId }) => deviceId).join() === 'd')
+    t.ok((await b.list({ limit: 1 }))[0]!.generation > 0)
+    t.strictSame(await b.ask('d', ring), { ok: true, value: 'a' })
+    t.ok(generation > 0)
+    await dying.close!()
+  })
+
+  t.test('a topic with very many levels reaches those who listen to it, and no others', async t => {
+    const { backplanes: [a, b] } = await join(t)
+    const levels = (last: string) => [...Array.from({ length: 20 }, () => 'l'), last].join('/')
+    a.watch(levels('a'), () => 1)
+    a.watch(levels('#'), () => 1)
+    b.watch(levels('b'), () => 1)
+    await Promise.all([a.flush!(), b.flush!()])
+    t.strictSame(await b.publish({ id: 'm', topic: levels('a'), data: 1 }), { sent: 2, nodes: 1 })
+    t.strictSame(await b.publish({ id: 'm', topic: levels('b'), data: 1 }), { sent: 2, nodes: 2 })
+  })
+
+  t.test('a connection of the host is used, and left open', async t => {
+    const connection = await connect({ servers: server.servers })
+    t.teardown(() => connection.close())
+    const backplane = await nats({ connection, prefix: prefix() })
+    await backplane.own('d', new Connection('d', 'a'))
+    t.strictSame(await backplane.ask('d', ring), { ok: true, value: 'a' })
+    await backplane.close!()
+    t.equal(connection.isClosed(), false)
+    const closing = await nats({ connection, prefix: prefix(), startWithout: true })
+    await closing.close!()
+    const draining = await nats({ connection, prefix: prefix() })
+    await draining.own('d', new Connection('d', 'a'))
+    void connection.drain()
+    t.equal(await reasonOf(draining.ask('d', ring)), 'unreachable')
+    await connection.closed()
+    await t.rejects(nats({ connection }), /NATS is of no use/)
+    await draining.close!()
+  })
+
+  t.test('one that is closed while it connects lets go', async t => {
+    const backplane = await nats({ servers: server.servers, prefix: prefix(), startWithout: true })
+    await backplane.close!()
+    t.equal(await reasonOf(backplane.ask('d', ring)), 'unreachable')
   })
 
   t.test('a NATS that was not there, and was closed before it came, is left alone', async t => {

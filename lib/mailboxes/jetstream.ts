@@ -203,8 +203,7 @@ class JetStreamMailbox implements Mailbox {
 
   async #replace (deviceId: string, replaced: Kept | undefined): Promise<Pick<Put, 'replaced'>> {
     if (!replaced || !await this.settle(deviceId, replaced.id, 'replaced')) return {}
-    const receipt = await this.receipt(deviceId, replaced.id)
-    return receipt ? { replaced: receipt } : {}
+    return { replaced: (await this.receipt(deviceId, replaced.id))! }
   }
 
   /** For somebody else who has put the letter, and may not have come as far as its entry. */

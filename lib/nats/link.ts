@@ -42,7 +42,7 @@ export class Link {
   /** Ends what is under way when the link falls. */
   readonly #underway = new Set<(failure: Failure) => void>()
   readonly #closing = new AbortController()
-  #prepare: Prepare = async () => {}
+  #prepare!: Prepare
   #connection: NatsConnection | undefined
   #manager: JetStreamManager | undefined
   #up = false
@@ -66,8 +66,8 @@ export class Link {
       await this.#rise(TRIES)
     } catch (error) {
       await this.close()
-      const at = [this.#options.servers ?? '127.0.0.1:4222'].flat().join(', ')
-      throw new Error(`fastify-devices: NATS at ${at} is of no use: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
+      const at = this.#options.servers === undefined ? '' : ` at ${[this.#options.servers].flat().join(', ')}`
+      throw new Error(`fastify-devices: NATS${at} is of no use: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
     }
   }
 
@@ -201,20 +201,24 @@ export class Link {
   /** NATS is there; the link is up as soon as everything is ready in it. */
   async #rise (tries = Infinity): Promise<void> {
     const turn = ++this.#turn
-    for (let tried = 1; ; tried++) {
-      try {
-        await this.#prepare(this.#manager!)
-        break
-      } catch (error) {
-        if (this.#closing.signal.aborted || turn !== this.#turn) return
-        if (tried === tries) throw error
-        this.trouble(error)
-        await sleep(RETRY, undefined, { ref: false })
-      }
+    for (let tried = 1; turn === this.#turn; tried++) {
+      if (await this.#isPrepared(tried < tries)) break
+      await sleep(RETRY, undefined, { ref: false })
     }
-    if (this.#closing.signal.aborted || turn !== this.#turn) return
+    if (turn !== this.#turn) return
     this.#up = true
     for (const listener of this.#changed) listener(true)
+  }
+
+  async #isPrepared (mayFail: boolean): Promise<boolean> {
+    try {
+      await this.#prepare(this.#manager!)
+      return true
+    } catch (error) {
+      if (!mayFail) throw error
+      this.trouble(error)
+      return false
+    }
   }
 
   #fall (): void {

@@ -81,10 +81,12 @@ export class Owners {
   async own (deviceId: string, owner: Owner): Promise<Ownership> {
     const owned = new Owned(deviceId, owner)
     try {
+      // whoever has it here shall not write about itself meanwhile
+      await this.#owned.get(deviceId)?.settling?.catch(() => {})
       await this.#settle(owned)
     } catch (error) {
       if (!(error instanceof Failure) || this.#link.up) {
-        await this.#release(owned) // it may have been written all the same
+        void this.#release(owned).catch(error => this.#link.trouble(error)) // it may have been written all the same
         throw error
       }
       this.#holdAlone(owned)
@@ -125,7 +127,7 @@ export class Owners {
     const subject = recordOf(owned.deviceId)
     let found = await this.#records.last(subject)
     while (!isOf(found, owned)) {
-      if (found && !mayPass(owned, found)) return this.#lose(owned)
+      if (!mayTake(owned, found)) return this.#lose(owned)
       const appended = await this.#records.append(subject, JSON.stringify(this.#heldBy(owned)), { after: found?.seq ?? 0 })
       if (appended) await this.#took(owned, appended.seq, found)
       else if (owned.state === 'new' && performance.now() - owned.began > FRESH) throw new Failure('unreachable')
@@ -236,17 +238,12 @@ export class Owners {
     switch (word.kind) {
       case 'cancel': return this.#underway.get(word.nonce)?.abort()
       case 'probe': return this.#reply(message, this.#underway.has(word.nonce) ? '1' : '0')
-      case 'yield': return void this.#yield(owned, word.generation, message)
+      case 'yield': {
+        // one that came while NATS was away compares itself with the record
+        if (owned.state === 'held' && owned.generation < word.generation) this.#lose(owned)
+        return this.#reply(message, '')
+      }
       default: void this.#answer(owned, word, message)
-    }
-  }
-
-  async #yield (owned: Owned, generation: number, message: Msg): Promise<void> {
-    try {
-      if (owned.state === 'held' ? owned.generation < generation : !await this.#holds(owned)) this.#lose(owned)
-      this.#reply(message, '')
-    } catch (error) {
-      this.#link.trouble(error)
     }
   }
 
@@ -294,7 +291,12 @@ function isOf (found: Stored | undefined, { claim }: Owned): boolean {
   return found !== undefined && heldOf(found).claim === claim
 }
 
-/** A connection that came just now passes all; one that came while NATS was away, those that were before it. */
-function mayPass ({ state, owner }: Owned, found: Stored): boolean {
-  return state === 'new' || (state === 'alone' && heldOf(found).since <= owner.presence.since)
+/** One that came just now takes the device from everybody, one that came while NATS was away from those that were before it. */
+function mayTake ({ state, owner }: Owned, found: Stored | undefined): boolean {
+  switch (state) {
+    case 'new': return true
+    case 'alone': return !found || heldOf(found).since <= owner.presence.since
+    case 'held': return !found // a node took this one for dead
+    case 'lost': return false
+  }
 }

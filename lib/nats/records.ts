@@ -18,7 +18,7 @@ export interface Append {
 
 const WRONG_LAST = 10_071
 const ERASED = 10_057
-const FULL = new Set([10_047, 10_077, 10_023, 10_122])
+const FULL = new Set<number | undefined>([10_047, 10_077, 10_023, 10_122])
 
 /** Records that NATS keeps, in one stream: the last of a subject, the next of one, and a compare-and-set. */
 export class Records {
@@ -97,9 +97,9 @@ export class Records {
     try {
       return await this.#link.manage(work)
     } catch (error) {
-      if (!(error instanceof JetStreamApiError)) throw new Failure('unreachable', { message: (error as Error).message })
-      if (error.code === expected) return undefined
-      throw FULL.has(error.code) ? new Failure('store-full') : error
+      const code = error instanceof JetStreamApiError ? error.code : undefined
+      if (code !== undefined && code === expected) return undefined
+      throw FULL.has(code) ? new Failure('store-full') : new Failure('unreachable', { message: (error as Error).message })
     }
   }
 }

@@ -17,6 +17,8 @@ interface Size extends Record<string, number> {
   /** Milliseconds for which a node is held still. */
   pause: number
   restarts: number
+  /** Nodes that are closed, as a deploy does, and come again. */
+  leaves: number
   /** Milliseconds after a fault within which each device has one owner again. */
   within: number
 }
@@ -45,7 +47,8 @@ export async function cluster (size: Size): Promise<Outcome> {
     const faults = [
       ...Array.from({ length: size.kills }, (_, at) => ({ kind: 'kill', fault: () => stage.kill(at, verdict) })),
       ...Array.from({ length: size.pauses }, (_, at) => ({ kind: 'pause', fault: () => stage.pause(at, size.pause) })),
-      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => stage.restart(at) }))
+      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => stage.restart(at) })),
+      ...Array.from({ length: size.leaves }, (_, at) => ({ kind: 'leave', fault: () => stage.leave(at, verdict) }))
     ]
     for (const { kind, fault } of faults) {
       await fault()
@@ -64,7 +67,7 @@ export async function cluster (size: Size): Promise<Outcome> {
     verdict.same('devices that were told not to come back', stopped, 0)
     verdict.same('what nobody caught', stage.faults, [])
     return {
-      line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of NATS; ` +
+      line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of NATS, ${size.leaves} leaves; ` +
         `${flow.acknowledged()} letters acknowledged to their senders, ${seen} seen, lost ${lost}, twice ${twice}, unexpected ${unexpected}, out of order ${disordered}; ` +
         `one owner each within ${JSON.stringify(slowest)} ms; ${stage.calls} calls in flight to nodes that died, the slowest known after ${Math.round(stage.slowestCall)} ms`,
       wrong: verdict.wrong
@@ -173,6 +176,16 @@ class Stage {
     await this.#nats.stop(at % 2 === 0 ? 'SIGTERM' : 'SIGKILL')
     await sleep(DOWN)
     await this.#nats.start()
+  }
+
+  /** A node is closed: its devices are told when to come back. */
+  async leave (at: number, verdict: Verdict): Promise<void> {
+    const name = NODES[at % NODES.length]!
+    const host = this.#hosts.get(name)!
+    this.#balancer.out(name)
+    this.#hosts.delete(name)
+    verdict.same('exit of a node that leaves', await host.stop(), { code: 0, signal: null })
+    this.#gone.push(host)
   }
 
   /** Those that died come again. */
@@ -289,4 +302,4 @@ async function prepare ({ name, servers }: { name: string, servers: string }): P
   return { app, commands }
 }
 
-await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, within: 2_000 }, cluster, prepare)
+await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000 }, cluster, prepare)

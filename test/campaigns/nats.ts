@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, connect, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -44,17 +44,19 @@ export class NatsServer {
     if (!child || child.exitCode !== null) return
     const exited = once(child, 'exit')
     child.kill(signal)
-    if (signal !== 'SIGSTOP') await exited
+    await exited
   }
 
-  /** Holds it still, or lets it go on. */
-  signal (signal: 'SIGSTOP' | 'SIGCONT'): void {
-    this.#process!.kill(signal)
+  /** Holds it still; resolves when it is. */
+  async hold (): Promise<void> {
+    const { pid } = this.#process!
+    this.#process!.kill('SIGSTOP')
+    await until(() => / T /.test(readFileSync(`/proc/${pid}/stat`, 'latin1')))
   }
 
-  async restart (signal?: NodeJS.Signals): Promise<void> {
-    await this.stop(signal)
-    await this.start()
+  /** Lets it go on. */
+  release (): void {
+    this.#process!.kill('SIGCONT')
   }
 
   /** Stops it for good. */
