@@ -6,7 +6,7 @@ PATH=$PATH:/usr/sbin
 : "${PORT:=3001}" "${NATS_PORT:=4222}"
 folder=$(mktemp -d)
 
-npm run -s build
+[ -e dist/example/gateway.js ] || npm run -s build
 nats-server -a 127.0.0.1 -p "$NATS_PORT" -js -sd "$folder" & all=$!
 for node in 0 1 2; do
   PORT=$((PORT + node)) NATS_URL=127.0.0.1:$NATS_PORT node dist/example/gateway.js & all="$all $!"

@@ -184,7 +184,7 @@ export class Letters {
   }
 
   #reach (isReachable: boolean): void {
-    if (isReachable !== this.#isReachable) this.#log.warn(isReachable ? 'the mailbox can be reached again' : 'the mailbox cannot be reached')
+    if (isReachable !== this.#isReachable) this.#log.warn({ node: this.#node }, isReachable ? 'the mailbox can be reached again' : 'the mailbox cannot be reached')
     this.#isReachable = isReachable
   }
 

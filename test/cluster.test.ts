@@ -1,9 +1,16 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import WebSocket from 'ws'
 import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
+import { connect as connectClient } from '../lib/client/index.ts'
 import type { Options } from '../lib/index.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
-import { natsServer, type NatsServer } from './campaigns/nats.ts'
+import { freePort, natsServer, type NatsServer } from './campaigns/nats.ts'
+import { gate } from './fakes.ts'
 import { withProgram } from './programs.ts'
 import { connect, listen, request, until } from './support.ts'
 
@@ -220,4 +227,69 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     await t.rejects(jetstreamMailbox({ servers: own.servers }), { message: /startWithout/ })
     await t.rejects(nats({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
   })
+
+  t.test('a node that is closed hands its devices and their letters over', async t => {
+    const over = { prefix: prefix() }
+    const a = await join(t, server, 'n1', { retrySpread: 50 }, over)
+    const b = await join(t, server, 'n2', {}, over)
+    const shown: number[] = []
+    const shownAt: string[] = []
+    let url = a.url
+    const wander = class extends WebSocket {
+      constructor (_url: string, protocols: string[]) {
+        super(`${url.replace('http', 'ws')}/ws?deviceId=d`, protocols)
+      }
+    }
+    const device = connectClient(a.url, { deviceId: 'd', WebSocket: wander as any })
+    t.teardown(() => device.close())
+    const slow = gate()
+    device.on('message', async ({ data }) => {
+      shown.push(data)
+      shownAt.push(url)
+      if (data === 3) await slow.opened
+    })
+    for (let number = 0; number < 10; number++) await b.devices.send('d', number, { ttl: 60_000 })
+    await until(() => shown.length === 4)
+    url = b.url
+    const closing = a.close()
+    slow.open()
+    await until(() => shown.length === 10)
+    t.strictSame(shown, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    t.equal(shownAt.at(-1), b.url)
+    await closing
+    await until(async () => (await b.devices.describe('d')).waiting === 0)
+  })
+
+  t.test('the example starts NATS and three nodes, which know each other, and ends all of them', async t => {
+    const first = await freePorts(3)
+    const { NODE_OPTIONS: _, ...env } = process.env
+    const script = spawn(fileURLToPath(new URL('../example/cluster.sh', import.meta.url)), {
+      env: { ...env, PORT: String(first), NATS_PORT: String(await freePort()), LOG_LEVEL: 'silent' }, stdio: 'ignore'
+    })
+    const exited = once(script, 'exit')
+    t.teardown(async () => {
+      script.kill('SIGTERM')
+      await exited
+    })
+    const nodes = [0, 1, 2].map(at => ({ url: `http://127.0.0.1:${first + at}` }))
+    for (const node of nodes) await until(async () => (await request(node, 'GET', '/devices').catch(() => ({ status: 0 }))).status === 200)
+    const device = await connect(nodes[0]!.url, 'abc123')
+    for (const node of nodes) t.equal((await request(node, 'POST', '/devices/abc123/messages', { hello: 'world' })).status, 200)
+    t.equal((await request(nodes[2]!, 'POST', '/devices/abc123/messages?ttl=60', { hello: 'letter' })).status, 202)
+    t.match(await device.next(({ id }) => id !== undefined), { params: { data: { hello: 'letter' } } })
+    script.kill('SIGTERM')
+    await exited
+    for (const node of nodes) await t.rejects(request(node, 'GET', '/devices'))
+  })
 })
+
+/** The first of so many free ports in a row. */
+async function freePorts (count: number): Promise<number> {
+  for (;;) {
+    const first = await freePort()
+    const servers = Array.from({ length: count }, (_, at) => createServer().listen(first + at, '127.0.0.1'))
+    const opened = await Promise.allSettled(servers.map(server => once(server, 'listening')))
+    for (const server of servers) server.close()
+    if (opened.every(({ status }) => status === 'fulfilled')) return first
+  }
+}

@@ -60,6 +60,7 @@ export async function cluster (size: Size): Promise<Outcome> {
     }
     await flow.stop()
     const { lost, twice, unexpected, disordered, stopped, seen } = await stage.tally()
+    verdict.same('letters that no node would promise', stage.refused, 0)
     verdict.same('letters lost', lost, 0)
     verdict.same('letters seen twice', twice, 0)
     verdict.same('letters that nobody sent', unexpected, 0)
@@ -104,6 +105,8 @@ class Stage {
   readonly #gone: Host[] = []
   calls = 0
   slowestCall = 0
+  /** Letters that no node would promise. */
+  refused = 0
 
   private constructor (server: NatsServer, balancer: Balancer, count: number) {
     this.#nats = server
@@ -184,7 +187,9 @@ class Stage {
     const host = this.#hosts.get(name)!
     this.#balancer.out(name)
     this.#hosts.delete(name)
-    verdict.same('exit of a node that leaves', await host.stop(), { code: 0, signal: null })
+    const exit = await Promise.race([host.stop(), sleep(PATIENCE, 'it never ended', { ref: false })])
+    verdict.same('exit of a node that leaves', exit, { code: 0, signal: null })
+    host.signal('SIGKILL')
     this.#gone.push(host)
   }
 
@@ -248,7 +253,7 @@ class Stage {
   /** Sends a letter, to whichever node, until one has promised it. */
   async #promise (device: Device): Promise<void> {
     const number = device.sent++
-    for (;;) {
+    for (const until = performance.now() + PATIENCE; performance.now() < until;) {
       const { urls } = this.#balancer
       try {
         const response = await fetch(`${urls[Math.floor(Math.random() * urls.length)]}/devices/${device.id}/messages?ttl=3600`, {
@@ -262,6 +267,7 @@ class Stage {
       } catch {} // the node died, or is held still: another one
       await sleep(LOOK_AGAIN)
     }
+    this.refused++
   }
 
   /** Each device with its owner, as those say who hold them; nothing, unless each has one. */
