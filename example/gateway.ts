@@ -1,11 +1,10 @@
 import { timingSafeEqual } from 'node:crypto'
 import Fastify from 'fastify'
 import devices, { type Options } from 'fastify-devices'
-import { diskMailbox } from 'fastify-devices/mailboxes/disk'
 import { feed } from './feed.ts'
 import { page } from './page.ts'
 
-const { PORT = '3000', HOST = '127.0.0.1', TOKEN, DATA = './data' } = process.env
+const { PORT = '3000', HOST = '127.0.0.1', TOKEN, DATA = './data', NATS_URL } = process.env
 
 const app = Fastify({
   logger: { level: process.env.LOG_LEVEL ?? 'warn' },
@@ -26,9 +25,23 @@ const rules: Options = TOKEN
     }
   : {}
 
-await app.register(devices, { ...rules, mailbox: await diskMailbox({ path: DATA }) })
+await app.register(devices, { ...rules, ...await (NATS_URL ? together(NATS_URL) : alone()) })
 await app.register(feed)
 await app.register(page)
+
+/** One machine: letters on its disk. */
+async function alone (): Promise<Options> {
+  const { diskMailbox } = await import('fastify-devices/mailboxes/disk')
+  return { mailbox: await diskMailbox({ path: DATA }) }
+}
+
+/** One of many nodes, which all have the same NATS. */
+async function together (url: string): Promise<Options> {
+  const { nats } = await import('fastify-devices/backplanes/nats')
+  const { jetstreamMailbox } = await import('fastify-devices/mailboxes/jetstream')
+  const options = { servers: url.split(','), startWithout: true }
+  return { backplane: await nats(options), mailbox: await jetstreamMailbox(options) }
+}
 
 app.devices.handle('echo', params => params)
 app.devices.on('message', (data, device) => device.send(data))

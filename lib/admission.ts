@@ -99,7 +99,8 @@ export class Admission implements Entrance {
     const { home, letters, rules } = this.#parts
     const late = setTimeout(() => session.end('overloaded'), rules.admissionTimeout)
     try {
-      const waiting = await letters.waiting(session.id)
+      const waiting = await letters.waitingIfKnown(session.id)
+      if (session.left) return // a node that was held up finds connections that were given up long ago
       await this.#takeOver(session)
       if (!session.left) this.#welcome(session, waiting)
     } catch (error) {

@@ -76,6 +76,12 @@ export interface Publication {
 export type Listener = (publication: Publication) => number
 export type Unwatch = () => void
 
+/** A device came or went, on whichever node. The generation tells which of two is the later. */
+export interface Change {
+  kind: 'connected' | 'disconnected'
+  presence: Presence
+}
+
 export interface Page {
   limit: number
   /** The device id behind which the page begins. */
@@ -99,6 +105,14 @@ export interface Backplane {
   publish (publication: Publication): Promise<Reach>
   /** In the order of device ids. */
   list (page: Page): Promise<Presence[]>
+  /** Tells who comes and goes, on all nodes. */
+  follow (listener: (change: Change) => void): Unwatch
+  /** Resolves once what is watched is heard from everywhere. */
+  flush? (): Promise<void>
+  /** Tells when the other nodes cannot be reached, and when they can again. */
+  onLink? (listener: (up: boolean) => void): void
+  /** Tells what went wrong where nobody waits. */
+  onTrouble? (listener: (error: unknown) => void): void
   close? (): Promise<void>
 }
 

@@ -33,6 +33,7 @@ export function addBuiltins (
     subscriptions.check(device as Session, topics)
     await authorize(device, new Set(topics), 'subscribe')
     subscriptions.join(device as Session, topics)
+    await subscriptions.effective()
     return { topics: [...device.topics] }
   }, true)
 

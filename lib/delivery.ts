@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
-import type { Letters } from './letters.ts'
+import { isUnreachable, type Letters } from './letters.ts'
 import type { Kept } from './mailbox.ts'
 import { Pace } from './pace.ts'
 import type { Session } from './session.ts'
@@ -85,7 +85,7 @@ export class Delivery {
       try {
         await this.#drainOnce(session, round)
       } catch (error) {
-        this.#log.error({ err: error, deviceId: session.id }, 'letters cannot be read')
+        if (!isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id }, 'letters cannot be read')
         await sleep(PAUSE, undefined, { ref: false })
         round.rung = true
       }

@@ -1,8 +1,8 @@
-import type { Backplane, Page, Presence, Reach } from './backplane.ts'
+import type { Backplane, Page, Presence, Reach, Unwatch } from './backplane.ts'
 import { builtins } from './builtins.ts'
 import { Failure } from './errors.ts'
 import type { Dialled, DialOptions, Dials } from './dial.ts'
-import type { EventMap, Events } from './events.ts'
+import type { EventMap, Events, EverywhereMap } from './events.ts'
 import { isDeviceId } from './introduction.ts'
 import type { Letters, LettersPage } from './letters.ts'
 import type { Receipt } from './mailbox.ts'
@@ -42,6 +42,7 @@ const reserved = new Set(['message', 'welcome'])
 /** What `app.devices` is. Iterates over the devices that are connected to this node. */
 export class Devices {
   readonly #parts: Parts
+  #following: Unwatch | undefined
 
   constructor (parts: Parts) {
     this.#parts = parts
@@ -193,13 +194,20 @@ export class Devices {
     return this
   }
 
-  on<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this {
-    this.#parts.events.on(event, listener)
+  /** Listens to what happens on this node; `everywhere`: on all of them. */
+  on<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this
+  on<Name extends keyof EverywhereMap> (event: Name, listener: (...args: EverywhereMap[Name]) => void, options: { everywhere: true }): this
+  on (event: any, listener: (...args: any) => void, { everywhere = false } = {}): this {
+    const { events, backplane } = this.#parts
+    events.on(everywhere ? `${event} everywhere` as 'connected everywhere' : event, listener)
+    if (everywhere) this.#following ??= backplane.follow(({ kind, presence }) => events.emit(`${kind} everywhere`, presence))
     return this
   }
 
-  off<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this {
-    this.#parts.events.off(event, listener)
+  off<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this
+  off<Name extends keyof EverywhereMap> (event: Name, listener: (...args: EverywhereMap[Name]) => void, options: { everywhere: true }): this
+  off (event: any, listener: (...args: any) => void, { everywhere = false } = {}): this {
+    this.#parts.events.off(everywhere ? `${event} everywhere` as 'connected everywhere' : event, listener)
     return this
   }
 

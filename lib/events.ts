@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
+import type { Presence } from './backplane.ts'
 import type { Ending } from './mailbox.ts'
 import type { Device, Leave } from './device.ts'
 
@@ -14,7 +15,14 @@ export type EventMap = {
   message: [data: unknown, device: Device]
 } & Record<Ending, [letter: LetterEvent]>
 
-type ListenersOf = { [Name in keyof EventMap]: Set<(...args: EventMap[Name]) => unknown> }
+/** What happens to devices on any node. The generation tells which of two events of a device is the later. */
+export interface EverywhereMap {
+  connected: [presence: Presence]
+  disconnected: [presence: Presence]
+}
+
+type AllEvents = EventMap & { [Name in keyof EverywhereMap as `${Name} everywhere`]: EverywhereMap[Name] }
+type ListenersOf = { [Name in keyof AllEvents]: Set<(...args: AllEvents[Name]) => unknown> }
 
 /** Tells listeners; what one of them throws is logged and harms nobody. */
 export class Events {
@@ -25,11 +33,11 @@ export class Events {
     this.#log = log
   }
 
-  on<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => unknown): void {
+  on<Name extends keyof AllEvents> (name: Name, listener: (...args: AllEvents[Name]) => unknown): void {
     this.#of(name).add(listener)
   }
 
-  off<Name extends keyof EventMap> (name: Name, listener: (...args: EventMap[Name]) => unknown): void {
+  off<Name extends keyof AllEvents> (name: Name, listener: (...args: AllEvents[Name]) => unknown): void {
     this.#of(name).delete(listener)
   }
 
@@ -38,7 +46,7 @@ export class Events {
     return this.#of(name).size > 0
   }
 
-  emit<Name extends keyof EventMap> (name: Name, ...args: EventMap[Name]): void {
+  emit<Name extends keyof AllEvents> (name: Name, ...args: AllEvents[Name]): void {
     for (const listener of this.#of(name)) {
       try {
         const outcome = listener(...args)
@@ -49,11 +57,11 @@ export class Events {
     }
   }
 
-  #of<Name extends keyof EventMap> (name: Name): ListenersOf[Name] {
+  #of<Name extends keyof AllEvents> (name: Name): ListenersOf[Name] {
     return this.#listeners[name] ??= new Set() as ListenersOf[Name]
   }
 
-  #failed (event: keyof EventMap, error: unknown): void {
+  #failed (event: keyof AllEvents, error: unknown): void {
     this.#log.error({ err: error, event }, 'a listener failed')
   }
 }

@@ -79,6 +79,13 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     }
   }
 
+  backplane.onLink?.(up => {
+    log.warn({ node }, up ? 'the other nodes can be reached again' : 'the other nodes cannot be reached')
+    // whoever rang meanwhile was not heard
+    if (up) for (const session of registry) delivery.ring(session)
+  })
+  backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
+
   let draining = false
   const isDraining = () => draining
   const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? ROUTER_DEFAULT
@@ -135,12 +142,12 @@ export { localBackplane } from './backplanes/local.ts'
 export { jsonrpc, type JsonRpcOptions } from './codecs/jsonrpc.ts'
 export { answers, Failure, goodbyes, Refusal, type Detail, type FailureOptions, type Flaw, type Goodbye, type Reason } from './errors.ts'
 export { memoryMailbox, type MemoryMailboxOptions } from './mailboxes/memory.ts'
-export type { Answer, Backplane, Listener, Owner, Ownership, Page, Presence, Publication, Reach, Request, Unwatch } from './backplane.ts'
+export type { Answer, Backplane, Change, Listener, Owner, Ownership, Page, Presence, Publication, Reach, Request, Unwatch } from './backplane.ts'
 export type { Dialled, DialOptions, DialStatus } from './dial.ts'
 export type { Door, DoorLimits, Entrance, Ground } from './door.ts'
 export type { AuthorizeTopic } from './builtins.ts'
 export type { Addressed, Devices, Portrait } from './devices.ts'
-export type { EventMap, LetterEvent } from './events.ts'
+export type { EventMap, EverywhereMap, LetterEvent } from './events.ts'
 export type { Authenticate, Introduction } from './introduction.ts'
 export type { Caps, Ending, Expired, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
 export type { Call, Codec, Failed, Id, Invalid, Message, Named, Notice, Result } from './message.ts'

@@ -37,6 +37,7 @@ export class Letters {
   readonly #underway = new Set<Promise<unknown>>()
   readonly #sweeping: NodeJS.Timeout | undefined
   #isSweeping = false
+  #isReachable = true
   readonly #unwatch: Unwatch
 
   constructor (
@@ -54,6 +55,7 @@ export class Letters {
       stats.count('letters', 'damaged')
       log.error(damage, 'a record of the mailbox is damaged')
     })
+    mailbox.onTrouble?.(error => log.error({ err: error }, 'the mailbox is in trouble'))
     if (sweeps) this.#sweeping = setInterval(() => void this.#track(this.#sweepNow()), SWEEP_INTERVAL).unref()
     this.#unwatch = backplane.watch(lettersOf(node), ({ id, data }) => {
       this.#settle(id, data as Outcome)
@@ -74,6 +76,16 @@ export class Letters {
 
   waiting (deviceId: string): Promise<number> {
     return this.#mailbox.waiting(deviceId)
+  }
+
+  /** For a device that comes while the mailbox cannot be reached: as if none waited. It is rung later. */
+  async waitingIfKnown (deviceId: string): Promise<number> {
+    try {
+      return await this.#mailbox.waiting(deviceId)
+    } catch (error) {
+      if (isUnreachable(error)) return 0
+      throw error
+    }
   }
 
   strike (deviceId: string, letterId: string): Promise<number> {
@@ -163,10 +175,17 @@ export class Letters {
     this.#isSweeping = true
     try {
       await this.sweep(Date.now())
+      this.#reach(true)
     } catch (error) {
-      this.#log.error({ err: error }, 'letters cannot be swept')
+      if (isUnreachable(error)) this.#reach(false)
+      else this.#log.error({ err: error }, 'letters cannot be swept')
     }
     this.#isSweeping = false
+  }
+
+  #reach (isReachable: boolean): void {
+    if (isReachable !== this.#isReachable) this.#log.warn({ node: this.#node }, isReachable ? 'the mailbox can be reached again' : 'the mailbox cannot be reached')
+    this.#isReachable = isReachable
   }
 
   #told (deviceId: string, { id, awaitedBy }: Ended, outcome: Outcome): void {
@@ -188,6 +207,11 @@ export class Letters {
       this.#log.warn({ err: error, letterId: id }, 'nobody can be told of a letter')
     }
   }
+}
+
+/** The mailbox is of the kind that the whole node knows to be away: once is said enough. */
+export function isUnreachable (error: unknown): boolean {
+  return error instanceof Failure && error.reason === 'unreachable'
 }
 
 /** The failure that stands for a letter which did not arrive. */

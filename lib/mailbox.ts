@@ -74,6 +74,8 @@ export interface Mailbox {
   sweep (now: number): Promise<Expired[]>
   /** Tells of what was found damaged, also before somebody listened. */
   onDamage? (listener: (damage: { key: string, reason: string }) => void): void
+  /** Tells what went wrong where nobody waits. */
+  onTrouble? (listener: (error: unknown) => void): void
   close? (): Promise<void>
 }
 

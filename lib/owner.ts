@@ -48,14 +48,15 @@ export class SessionOwner implements Owner {
       case 'ring': return this.#delivery.ring(session)
       case 'describe': return session.describe()
       case 'end': return session.end('removed')
-      case 'join': return this.#join(request.topic)
+      case 'join': return await this.#join(request.topic)
       case 'leave': return this.#leave(request.topic)
       case 'renew': return this.#renew(request.generation, request.expiresAt)
     }
   }
 
-  #join (filter: string): string[] {
+  async #join (filter: string): Promise<string[]> {
     this.#subscriptions.join(this.#session, [filter])
+    await this.#subscriptions.effective()
     return [...this.#session.topics]
   }
 

@@ -50,6 +50,11 @@ export class Subscriptions {
     }
   }
 
+  /** Resolves once what was joined is heard from every node. */
+  async effective (): Promise<void> {
+    await this.#backplane.flush?.()
+  }
+
   leave (session: Session, filters: string[]): void {
     for (const filter of filters) {
       if (session.topics.delete(filter)) this.#remove(session, filter)

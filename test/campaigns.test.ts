@@ -1,5 +1,6 @@
 import t from 'tap'
 import { churn } from './campaigns/churn.ts'
+import { cluster } from './campaigns/cluster.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
 import { fuzz } from './campaigns/fuzz.ts'
@@ -7,6 +8,7 @@ import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
 import { slow } from './campaigns/slow.ts'
 import { passes } from './passes.ts'
+import { withProgram } from './programs.ts'
 
 // The short forms. The long ones are commands: see "campaigns" in package.json.
 
@@ -36,4 +38,8 @@ t.test('a closing application sends everyone off, mute devices or not', async t 
 
 t.test('no frame, however it was tampered with, throws or holds the process up', async t => {
   await passes(t, fuzz({ frames: 20_000, seed: Date.now() }))
+})
+
+withProgram(t, 'nats-server', 'nodes that die, stand still, lose NATS and leave lose no letter and no device', async t => {
+  await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 2, leaves: 1, within: 20_000 }))
 })

@@ -141,8 +141,10 @@ t.test('every import of a file of ours names a file there is', async t => {
   for (const { from, to } of imports) t.ok(files.includes(to), `${from} imports ${to}`)
 })
 
-t.test('the core knows no implementation, and none of them knows another; index.ts and worker.ts wire them, and the client its codec', async t => {
-  const wires = ({ from, to }: Import) => from === 'index.ts' || from === 'worker.ts' || (from.startsWith('client/') && to === 'codecs/jsonrpc.ts')
+t.test('the core knows no implementation, and none of them knows another; index.ts and worker.ts wire them, the client its codec, and those over NATS what they share', async t => {
+  const overNats = new Set(['backplanes/nats.ts', 'mailboxes/jetstream.ts'])
+  const wires = ({ from, to }: Import) => from === 'index.ts' || from === 'worker.ts' || (from.startsWith('client/') && to === 'codecs/jsonrpc.ts') ||
+    (overNats.has(from) && implementation(to) === 'nats')
   const wrong = imports.filter(one => !wires(one) && implementation(one.to) !== undefined && implementation(one.to) !== implementation(one.from))
   t.strictSame(wrong, [])
 })

@@ -13,7 +13,8 @@ import Fastify from 'fastify'
 import t from 'tap'
 import WebSocket from 'ws'
 import { builtins } from '../lib/builtins.ts'
-import devices, { jsonrpc, localBackplane, memoryMailbox, Refusal, type Codec } from '../lib/index.ts'
+import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Presence } from '../lib/index.ts'
+import { fakeLog } from './fakes.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
 
 /** A client that upgrades by hand and then says nothing, not even goodbye. */
@@ -441,4 +442,75 @@ t.test('with a token, the gateway lets in whoever has it', async t => {
   const device = await connect(url, 'd', { headers })
   t.ok((await device.ask('subscribe', { topics: ['a'] })).result)
   t.equal((await request({ url }, 'POST', '/devices/d/messages', 1, headers)).status, 200)
+})
+
+t.test('while nodes and letters cannot be reached a node serves its devices, says so once, and makes up for it', async t => {
+  const { lines, ...log } = fakeLog()
+  const words = () => lines.filter(({ level }) => level === 'warn' || level === 'error').map(({ words }) => words)
+  const memory = memoryMailbox()
+  const unlessAway = () => { if (isAway) throw new Failure('unreachable') }
+  let isAway = false
+  let tellLink: (up: boolean) => void
+  let flushed = 0
+  const backplane: Backplane = {
+    ...localBackplane(),
+    async flush () { flushed++ },
+    onLink (listener) { tellLink = listener },
+    onTrouble (listener) { listener(new Error('of the backplane')) }
+  }
+  const mailbox: Mailbox = {
+    ...memory,
+    onTrouble (listener) { listener(new Error('of the mailbox')) },
+    async waiting (deviceId) {
+      unlessAway()
+      return await memory.waiting(deviceId)
+    },
+    async * letters (deviceId, after) {
+      unlessAway()
+      yield * memory.letters(deviceId, after)
+    },
+    async sweep (now) {
+      unlessAway()
+      return await memory.sweep(now)
+    }
+  }
+  const app = await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
+  t.strictSame(words(), ['the mailbox is in trouble', 'the backplane is in trouble'])
+  await app.devices.send('d', 'letter', { ttl: 60_000 })
+  isAway = true
+  tellLink!(false)
+  await until(() => words().includes('the mailbox cannot be reached'))
+  const device = (await connect(app.url, 'd')).handle('message', () => ({}))
+  t.match(await device.ask('subscribe', { topics: ['a'] }), { result: { topics: ['a'] } })
+  await app.devices.join('d', 'b')
+  t.equal(flushed, 2)
+  t.match(await request(app, 'GET', '/devices/d'), { status: 503 })
+  isAway = false
+  tellLink!(true)
+  t.equal((await device.message()).params.data, 'letter')
+  await until(() => words().includes('the mailbox can be reached again'))
+  t.strictSame(words().filter(text => /^the .* reached/.test(text)).toSorted(), [
+    'the mailbox can be reached again', 'the mailbox cannot be reached', 'the other nodes can be reached again', 'the other nodes cannot be reached'
+  ])
+})
+
+t.test('a mailbox that fails on the way in is our fault, and the device may come again', async t => {
+  const mailbox: Mailbox = { ...memoryMailbox(), waiting: async () => { throw new Error('broken') } }
+  const app = await listen(t, { mailbox })
+  const device = await connect(app.url, 'd', { unwelcomed: true })
+  t.equal((await device.closed).code, 1013)
+})
+
+t.test('everywhere is here, where there is one node', async t => {
+  const app = await listen(t)
+  const told: unknown[] = []
+  const listener = (presence: Presence) => told.push(presence.deviceId)
+  app.devices.on('connected', listener, { everywhere: true }).on('disconnected', listener, { everywhere: true })
+  const first = await connect(app.url, 'd')
+  const second = await connect(app.url, 'd')
+  await first.closed
+  app.devices.off('connected', listener, { everywhere: true })
+  await second.close()
+  await until(() => told.length === 4)
+  t.strictSame(told, ['d', 'd', 'd', 'd'])
 })

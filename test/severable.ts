@@ -44,7 +44,8 @@ export function severable (shared: Backplane): Severable {
         return unwatch
       },
       publish: still(publication => shared.publish(publication)),
-      list: still(page => shared.list(page))
+      list: still(page => shared.list(page)),
+      follow: listener => shared.follow(listener)
     }
   }
 }

@@ -1,4 +1,4 @@
-import type { Backplane, Listener, Owner, Presence } from '../backplane.ts'
+import type { Backplane, Change, Listener, Owner, Presence } from '../backplane.ts'
 import { Topics } from '../topics.ts'
 
 interface Owned {
@@ -10,7 +10,14 @@ interface Owned {
 export function localBackplane (): Backplane {
   const owners = new Map<string, Owned>()
   const listeners = new Topics<Listener>()
+  const followers = new Set<(change: Change) => void>()
   let generation = 0
+
+  const presenceOf = ({ owner, generation }: Owned): Presence => ({ ...owner.presence, generation })
+  const tell = (kind: Change['kind'], owned: Owned) => {
+    const presence = presenceOf(owned)
+    if (isListed(presence.deviceId)) for (const follower of followers) follower({ kind, presence })
+  }
 
   return {
     remote: false,
@@ -20,11 +27,15 @@ export function localBackplane (): Backplane {
       const owned: Owned = { owner, generation: generation = Math.max(generation + 1, Date.now()) }
       const older = owners.get(deviceId)
       owners.set(deviceId, owned)
+      if (older) tell('disconnected', older)
+      tell('connected', owned)
       older?.owner.yield()
       return {
         generation: owned.generation,
         async release () {
-          if (owners.get(deviceId) === owned) owners.delete(deviceId)
+          if (owners.get(deviceId) !== owned) return
+          owners.delete(deviceId)
+          tell('disconnected', owned)
         }
       }
     },
@@ -49,10 +60,15 @@ export function localBackplane (): Backplane {
       const page: Presence[] = []
       for (const deviceId of [...owners.keys()].filter(isListed).toSorted()) {
         if (page.length === limit) break
-        const { owner, generation } = owners.get(deviceId)!
-        if (deviceId > after && (topic === undefined || owner.listensTo(topic))) page.push({ ...owner.presence, generation })
+        const owned = owners.get(deviceId)!
+        if (deviceId > after && (topic === undefined || owned.owner.listensTo(topic))) page.push(presenceOf(owned))
       }
       return page
+    },
+
+    follow (listener) {
+      followers.add(listener)
+      return () => { followers.delete(listener) }
     }
   }
 }

@@ -78,8 +78,13 @@ export class Host {
     const id = ++this.#lastId
     return await new Promise((resolve, reject) => {
       this.#asked.set(id, { resolve, reject })
-      this.#child.send({ id, command, params })
+      this.#child.send({ id, command, params }, error => { if (error) reject(error) })
     })
+  }
+
+  /** Ends the process the hard way, holds it still, or lets it go on. */
+  signal (name: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT'): void {
+    this.#child.kill(name)
   }
 
   /** Closes the server; resolves when the process has ended by itself. */

@@ -1,0 +1,17 @@
+#!/bin/sh
+# NATS and three nodes of the gateway on this machine, until Ctrl-C. PORT is that of the first node.
+set -eu
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin
+: "${PORT:=3001}" "${NATS_PORT:=4222}"
+folder=$(mktemp -d)
+
+[ -e dist/example/gateway.js ] || npm run -s build
+nats-server -a 127.0.0.1 -p "$NATS_PORT" -js -sd "$folder" & all=$!
+for node in 0 1 2; do
+  PORT=$((PORT + node)) NATS_URL=127.0.0.1:$NATS_PORT node dist/example/gateway.js & all="$all $!"
+done
+
+# shellcheck disable=SC2086 -- one word each
+trap 'trap - INT TERM; kill $all; wait; rm -rf "$folder"' INT TERM
+wait

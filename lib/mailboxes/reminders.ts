@@ -1,0 +1,52 @@
+export interface Reminder {
+  deviceId: string
+  letterId: string
+  expiresAt: number
+}
+
+/** What expires later than this is for another look. */
+const AHEAD = 7_200_000
+const MOST = 100_000
+
+/** Letters that expire before long, by the second in which they do. */
+export class Reminders {
+  readonly #due = new Map<number, Map<string, Reminder>>()
+  #size = 0
+
+  /** One that is too far ahead, or one too many, is not kept: somebody has to come by again. */
+  add (reminder: Reminder): void {
+    const { expiresAt } = reminder
+    if (expiresAt > Date.now() + AHEAD || this.#size >= MOST) return
+    const others = this.#due.get(secondOf(expiresAt)) ?? new Map<string, Reminder>()
+    const before = others.size
+    others.set(keyOf(reminder), reminder)
+    this.#size += others.size - before
+    this.#due.set(secondOf(expiresAt), others)
+  }
+
+  remove (reminder: Reminder): void {
+    const second = secondOf(reminder.expiresAt)
+    const others = this.#due.get(second)
+    if (!others?.delete(keyOf(reminder))) return
+    this.#size--
+    if (others.size === 0) this.#due.delete(second)
+  }
+
+  /** Those that have expired; they are still to be removed. */
+  until (now: number): Reminder[] {
+    const found: Reminder[] = []
+    for (const [second, others] of this.#due) {
+      if (second > secondOf(now)) continue
+      for (const reminder of others.values()) if (reminder.expiresAt <= now) found.push(reminder)
+    }
+    return found.toSorted((one, other) => one.expiresAt - other.expiresAt)
+  }
+}
+
+function keyOf ({ deviceId, letterId }: Reminder): string {
+  return `${deviceId} ${letterId}`
+}
+
+function secondOf (time: number): number {
+  return Math.floor(time / 1_000)
+}

@@ -1,0 +1,99 @@
+import type { Change, Page, Presence } from '../backplane.ts'
+import type { Link } from './link.ts'
+import type { Nodes } from './nodes.ts'
+import { heldOf, presenceOf, recordOf, type Owners } from './owners.ts'
+import type { Records, Stored } from './records.ts'
+import { textOf } from './subjects.ts'
+import { decode, encode } from './wire.ts'
+
+const SIDE_BY_SIDE = 64
+/** How long a node that is stuck is waited for. */
+const LIST_WITHIN = 250
+
+/** Who is connected, on all nodes: as the bucket says, without what dead nodes left in it. */
+export class Census {
+  readonly #link: Link
+  readonly #nodes: Nodes
+  readonly #records: Records
+  readonly #owners: Owners
+  readonly #tell: (change: Change) => void
+
+  constructor (link: Link, nodes: Nodes, records: Records, owners: Owners, tell: (change: Change) => void) {
+    this.#link = link
+    this.#nodes = nodes
+    this.#records = records
+    this.#owners = owners
+    this.#tell = tell
+    link.subscribe(listOf(nodes.self), message => link.reply(message, encode(this.#here(decode(message.data)))))
+    nodes.onDeath(() => void this.#clearUp())
+  }
+
+  async list (page: Page): Promise<Presence[]> {
+    return page.topic === undefined ? await this.#recorded(page) : await this.#listening(page)
+  }
+
+  async #recorded ({ limit, after = '' }: Page): Promise<Presence[]> {
+    const ids = (await this.#ids()).filter(id => id > after)
+    const found: Presence[] = []
+    while (found.length < limit && ids.length > 0) {
+      for (const stored of await this.#read(ids.splice(0, limit - found.length))) {
+        if (this.#nodes.alive(heldOf(stored).home)) found.push(presenceOf(stored))
+      }
+    }
+    return found
+  }
+
+  /** What a device listens to is known to the node that has it, and to no other. */
+  async #listening (page: Page): Promise<Presence[]> {
+    const question = encode(page)
+    const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, question)))
+    const found = new Map<string, Presence>()
+    for (const presence of answers.flat()) {
+      // a node that is about to lose a device may list it still
+      const other = found.get(presence.deviceId)
+      if (!other || other.generation < presence.generation) found.set(presence.deviceId, presence)
+    }
+    return [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
+  }
+
+  async #ask (node: string, question: Uint8Array): Promise<Presence[]> {
+    const answer = await this.#nodes.ask(node, listOf(node), question, LIST_WITHIN)
+    return answer ? decode(answer.data) : []
+  }
+
+  #here ({ limit, after = '', topic = '' }: Page): Presence[] {
+    const page: Presence[] = []
+    for (const { presence, owner } of this.#owners) {
+      if (page.length === limit) break
+      if (presence.deviceId > after && owner.listensTo(topic)) page.push(presence)
+    }
+    return page
+  }
+
+  /** Takes out what dead nodes left; who takes a record out tells of it. */
+  async #clearUp (): Promise<void> {
+    try {
+      const ids = await this.#ids()
+      while (ids.length > 0) {
+        for (const stored of await this.#read(ids.splice(0, SIDE_BY_SIDE))) {
+          if (this.#nodes.alive(heldOf(stored).home)) continue
+          if (await this.#records.erase(stored.seq)) this.#tell({ kind: 'disconnected', presence: presenceOf(stored) })
+        }
+      }
+    } catch (error) {
+      this.#link.trouble(error)
+    }
+  }
+
+  async #ids (): Promise<string[]> {
+    const subjects = Object.keys(await this.#records.subjects('*'))
+    return subjects.map(subject => textOf(subject.split('.').at(-1)!)).toSorted()
+  }
+
+  async #read (ids: string[]): Promise<Stored[]> {
+    const found = await Promise.all(ids.map(id => this.#records.last(recordOf(id))))
+    return found.filter(stored => stored !== undefined)
+  }
+}
+
+const listOf = (node: string): string => `node.${node}.list`

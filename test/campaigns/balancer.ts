@@ -1,0 +1,59 @@
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+
+/** Passes each connection on to one of the servers that are in, as what stands before several nodes does. */
+export class Balancer {
+  readonly #server: Server
+  readonly #open = new Set<Socket>()
+  readonly #ports = new Map<string, number>()
+  #turn = 0
+
+  private constructor () {
+    this.#server = createServer(socket => this.#pass(socket))
+  }
+
+  static async start (): Promise<Balancer> {
+    const balancer = new Balancer()
+    balancer.#server.listen(0, '127.0.0.1')
+    await once(balancer.#server, 'listening')
+    return balancer
+  }
+
+  get url (): string {
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
+  }
+
+  /** The addresses of those that are in. */
+  get urls (): string[] {
+    return [...this.#ports.values()].map(port => `http://127.0.0.1:${port}`)
+  }
+
+  in (name: string, url: string): void {
+    this.#ports.set(name, Number(new URL(url).port))
+  }
+
+  out (name: string): void {
+    this.#ports.delete(name)
+  }
+
+  close (): void {
+    this.#server.close()
+    for (const socket of this.#open) socket.destroy()
+  }
+
+  #pass (socket: Socket): void {
+    const ports = [...this.#ports.values()]
+    const port = ports[this.#turn++ % ports.length]
+    if (port === undefined) return void socket.destroy()
+    const onward = connect(port, '127.0.0.1')
+    for (const [one, other] of [[socket, onward], [onward, socket]] as const) {
+      this.#open.add(one)
+      one.on('error', () => other.destroy())
+      one.on('close', () => {
+        this.#open.delete(one)
+        other.destroy()
+      })
+      one.pipe(other)
+    }
+  }
+}

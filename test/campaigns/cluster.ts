@@ -1,0 +1,311 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import WebSocket from 'ws'
+import { nats } from '../../lib/backplanes/nats.ts'
+import { connect, type Client } from '../../lib/client/index.ts'
+import devices from '../../lib/index.ts'
+import { jetstreamMailbox } from '../../lib/mailboxes/jetstream.ts'
+import { programAt } from '../programs.ts'
+import { Balancer } from './balancer.ts'
+import { command, Verdict, type Outcome } from './campaign.ts'
+import { Host, quiet, type Served } from './host.ts'
+import { NatsServer } from './nats.ts'
+
+interface Size extends Record<string, number> {
+  devices: number
+  kills: number
+  pauses: number
+  /** Milliseconds for which a node is held still. */
+  pause: number
+  restarts: number
+  /** Nodes that are closed, as a deploy does, and come again. */
+  leaves: number
+  /** Milliseconds after a fault within which each device has one owner again. */
+  within: number
+}
+
+const NODES = ['n1', 'n2', 'n3']
+const LANES = 16
+/** What a sender waits between two letters. */
+const PACE = 50
+const TOPIC = 'all'
+const HANGING = 20
+/** A call that is lost is known to be so long before its own time is over. */
+const CALL_TIMEOUT = 60_000
+const LOST_WITHIN = 5_000
+const DOWN = 500
+const LOOK_AGAIN = 50
+const PATIENCE = 60_000
+
+/** Nodes die, are held still, and lose NATS, while letters flow: none is lost, none is seen twice, and each device has one owner. */
+export async function cluster (size: Size): Promise<Outcome> {
+  const verdict = new Verdict()
+  const stage = await Stage.build(size.devices)
+  try {
+    await stage.settled()
+    const flow = stage.flow()
+    const slowest: Record<string, number> = {}
+    const faults = [
+      ...Array.from({ length: size.kills }, (_, at) => ({ kind: 'kill', fault: () => stage.kill(at, verdict) })),
+      ...Array.from({ length: size.pauses }, (_, at) => ({ kind: 'pause', fault: () => stage.pause(at, size.pause) })),
+      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => stage.restart(at) })),
+      ...Array.from({ length: size.leaves }, (_, at) => ({ kind: 'leave', fault: () => stage.leave(at, verdict) }))
+    ]
+    for (const { kind, fault } of faults) {
+      await fault()
+      const took = await stage.settled()
+      verdict.within(`milliseconds until each device has one owner after a ${kind}`, took, size.within)
+      slowest[kind] = Math.max(slowest[kind] ?? 0, Math.round(took))
+      verdict.same(`devices that hear a broadcast after a ${kind}`, await stage.broadcast(), size.devices)
+      await stage.mend()
+    }
+    await flow.stop()
+    const { lost, twice, unexpected, disordered, stopped, seen } = await stage.tally()
+    verdict.same('letters that no node would promise', stage.refused, 0)
+    verdict.same('letters lost', lost, 0)
+    verdict.same('letters seen twice', twice, 0)
+    verdict.same('letters that nobody sent', unexpected, 0)
+    verdict.same('letters out of order', disordered, 0)
+    verdict.same('devices that were told not to come back', stopped, 0)
+    verdict.same('what nobody caught', stage.faults, [])
+    return {
+      line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of NATS, ${size.leaves} leaves; ` +
+        `${flow.acknowledged()} letters acknowledged to their senders, ${seen} seen, lost ${lost}, twice ${twice}, unexpected ${unexpected}, out of order ${disordered}; ` +
+        `one owner each within ${JSON.stringify(slowest)} ms; ${stage.calls} calls in flight to nodes that died, the slowest known after ${Math.round(stage.slowestCall)} ms`,
+      wrong: verdict.wrong
+    }
+  } finally {
+    await stage.clear()
+  }
+}
+
+/** A device, as its application sees it. */
+class Device {
+  readonly id: string
+  readonly client: Client
+  /** The numbers of the letters it was shown, in order. */
+  readonly seen: number[] = []
+  sent = 0
+  readonly acknowledged = new Set<number>()
+
+  constructor (id: string, url: string) {
+    this.id = id
+    this.client = connect(`${url}/ws`, { deviceId: id, WebSocket: WebSocket as any, first: 100, most: 500 })
+    this.client.on('message', ({ data, topic }) => { if (topic === undefined) this.seen.push(data) })
+    this.client.subscribe(TOPIC, () => {})
+    this.client.handle('hang', () => new Promise(() => {}))
+    this.client.on('error', () => {})
+  }
+}
+
+class Stage {
+  readonly #nats: NatsServer
+  readonly #balancer: Balancer
+  readonly #hosts = new Map<string, Host>()
+  readonly #devices: Device[]
+  readonly #gone: Host[] = []
+  calls = 0
+  slowestCall = 0
+  /** Letters that no node would promise. */
+  refused = 0
+
+  private constructor (server: NatsServer, balancer: Balancer, count: number) {
+    this.#nats = server
+    this.#balancer = balancer
+    this.#devices = Array.from({ length: count }, (_, at) => new Device(`device-${at}`, balancer.url))
+  }
+
+  static async build (count: number): Promise<Stage> {
+    const stage = new Stage(await NatsServer.start(programAt('nats-server')!), await Balancer.start(), count)
+    for (const name of NODES) await stage.#bring(name)
+    return stage
+  }
+
+  get faults (): string[] {
+    return [...this.#hosts.values(), ...this.#gone].flatMap(({ faults }) => faults)
+  }
+
+  /** Letters for all devices, from several senders; each sends the next to a device when the one before is promised. */
+  flow (): { stop: () => Promise<void>, acknowledged: () => number } {
+    const stopping = new AbortController()
+    const sender = async (lane: number) => {
+      const mine = this.#devices.filter((_, at) => at % LANES === lane)
+      for (let at = 0; !stopping.signal.aborted && mine.length > 0; at++) {
+        await this.#promise(mine[at % mine.length]!)
+        await sleep(PACE)
+      }
+    }
+    const done = Promise.all(Array.from({ length: LANES }, (_, lane) => sender(lane)))
+    return {
+      stop: async () => {
+        stopping.abort()
+        await done
+      },
+      acknowledged: () => this.#devices.reduce((sum, { acknowledged }) => sum + acknowledged.size, 0)
+    }
+  }
+
+  /** A node dies with its devices; calls to them, from another node, are in flight. */
+  async kill (at: number, verdict: Verdict): Promise<void> {
+    const name = NODES[at % NODES.length]!
+    const host = this.#hosts.get(name)!
+    const held = ((await host.ask('held')) as Array<[string, number]>).slice(0, HANGING).map(([id]) => id)
+    const elsewhere = this.#balancer.urls.find(url => url !== host.url)!
+    const calls = held.map(id => fetch(`${elsewhere}/devices/${id}/calls/hang?timeout=${CALL_TIMEOUT / 1_000}`, { method: 'POST' }))
+    await sleep(DOWN) // so that they are with the devices
+    const died = performance.now()
+    this.#balancer.out(name)
+    host.signal('SIGKILL')
+    await host.ended
+    this.#gone.push(host)
+    this.#hosts.delete(name)
+    const statuses = await Promise.all(calls.map(async call => (await call).status))
+    this.calls += statuses.length
+    this.slowestCall = Math.max(this.slowestCall, performance.now() - died)
+    verdict.within('milliseconds until a call to a node that died is known to be lost', performance.now() - died, LOST_WITHIN)
+    verdict.same('answers to calls to a node that died', statuses.filter(status => status !== 502 && status !== 404), [])
+  }
+
+  async pause (at: number, milliseconds: number): Promise<void> {
+    const name = NODES[at % NODES.length]!
+    const host = this.#hosts.get(name)!
+    host.signal('SIGSTOP')
+    this.#balancer.out(name)
+    await sleep(milliseconds)
+    host.signal('SIGCONT')
+    this.#balancer.in(name, host.url)
+  }
+
+  async restart (at: number): Promise<void> {
+    await this.#nats.stop(at % 2 === 0 ? 'SIGTERM' : 'SIGKILL')
+    await sleep(DOWN)
+    await this.#nats.start()
+  }
+
+  /** A node is closed: its devices are told when to come back. */
+  async leave (at: number, verdict: Verdict): Promise<void> {
+    const name = NODES[at % NODES.length]!
+    const host = this.#hosts.get(name)!
+    this.#balancer.out(name)
+    this.#hosts.delete(name)
+    const exit = await Promise.race([host.stop(), sleep(PATIENCE, 'it never ended', { ref: false })])
+    verdict.same('exit of a node that leaves', exit, { code: 0, signal: null })
+    host.signal('SIGKILL')
+    this.#gone.push(host)
+  }
+
+  /** Those that died come again. */
+  async mend (): Promise<void> {
+    for (const name of NODES) if (!this.#hosts.has(name)) await this.#bring(name)
+  }
+
+  /** Resolves with the milliseconds until each device had one owner, once all nodes know it. */
+  async settled (): Promise<number> {
+    const began = performance.now()
+    const until = began + PATIENCE
+    let took = Infinity
+    for (let agreed = false; !agreed && performance.now() < until; agreed = await this.#isAgreed(await this.#owners())) {
+      while ((await this.#owners()).size === 0 && performance.now() < until) await sleep(LOOK_AGAIN)
+      took = performance.now() - began
+    }
+    return performance.now() < until ? took : Infinity
+  }
+
+  /** How many devices a publication reaches, once those that came again have subscribed. */
+  async broadcast (): Promise<number> {
+    let sent = 0
+    for (const until = performance.now() + PATIENCE; performance.now() < until && sent !== this.#devices.length; await sleep(LOOK_AGAIN)) {
+      const response = await fetch(`${this.#balancer.urls[0]}/broadcast?topic=${TOPIC}`, { method: 'POST', body: '0', headers: { 'content-type': 'application/json' } })
+      if (response.ok) sent = (await response.json() as { sent: number }).sent
+      if (sent > this.#devices.length) break
+    }
+    return sent
+  }
+
+  /** What became of the letters, once those on their way have arrived. */
+  async tally (): Promise<Record<'lost' | 'twice' | 'unexpected' | 'disordered' | 'stopped' | 'seen', number>> {
+    const missing = () => this.#devices.reduce((sum, { acknowledged, seen }) => sum + acknowledged.size - new Set(seen.filter(number => acknowledged.has(number))).size, 0)
+    for (const until = performance.now() + PATIENCE; missing() > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
+    const sum = (count: (device: Device) => number) => this.#devices.reduce((total, device) => total + count(device), 0)
+    return {
+      lost: missing(),
+      twice: sum(({ seen }) => seen.length - new Set(seen).size),
+      unexpected: sum(({ seen, sent }) => seen.filter(number => number >= sent).length),
+      disordered: sum(({ seen }) => seen.filter((number, at) => at > 0 && number <= seen[at - 1]!).length),
+      stopped: sum(({ client }) => client.status.state === 'stopped' ? 1 : 0),
+      seen: sum(({ seen }) => seen.length)
+    }
+  }
+
+  async clear (): Promise<void> {
+    for (const { client } of this.#devices) client.close()
+    for (const host of this.#hosts.values()) host.signal('SIGKILL')
+    await Promise.all([...this.#hosts.values()].map(({ ended }) => ended))
+    this.#balancer.close()
+    await this.#nats.remove()
+  }
+
+  async #bring (name: string): Promise<void> {
+    const host = await Host.start(import.meta.url, { name, servers: this.#nats.servers })
+    this.#hosts.set(name, host)
+    this.#balancer.in(name, host.url)
+  }
+
+  /** Sends a letter, to whichever node, until one has promised it. */
+  async #promise (device: Device): Promise<void> {
+    const number = device.sent++
+    for (const until = performance.now() + PATIENCE; performance.now() < until;) {
+      const { urls } = this.#balancer
+      try {
+        const response = await fetch(`${urls[Math.floor(Math.random() * urls.length)]}/devices/${device.id}/messages?ttl=3600`, {
+          method: 'POST',
+          body: String(number),
+          headers: { 'content-type': 'application/json', 'idempotency-key': `${device.id} ${number}` },
+          signal: AbortSignal.timeout(5_000)
+        })
+        await response.arrayBuffer()
+        if (response.ok) return void device.acknowledged.add(number)
+      } catch {} // the node died, or is held still: another one
+      await sleep(LOOK_AGAIN)
+    }
+    this.refused++
+  }
+
+  /** Each device with its owner, as those say who hold them; nothing, unless each has one. */
+  async #owners (): Promise<Map<string, string>> {
+    const owners = new Map<string, string>()
+    let held = 0
+    for (const [name, host] of this.#hosts) {
+      for (const [id, generation] of await host.ask('held') as Array<[string, number]>) {
+        owners.set(id, `${name} ${generation}`)
+        held++
+      }
+    }
+    return owners.size === held && held === this.#devices.length ? owners : new Map()
+  }
+
+  async #isAgreed (owners: Map<string, string>): Promise<boolean> {
+    for (const host of this.#hosts.values()) {
+      const listed = await host.ask('listed').catch(() => []) as Array<[string, string]>
+      if (listed.length !== owners.size || listed.some(([id, owner]) => owners.get(id) !== owner)) return false
+    }
+    return true
+  }
+}
+
+// One node.
+
+async function prepare ({ name, servers }: { name: string, servers: string }): Promise<Served> {
+  const app = quiet()
+  const [backplane, mailbox] = await Promise.all([nats({ servers }), jetstreamMailbox({ servers })])
+  await app.register(devices, { node: name, backplane, mailbox, pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
+  const commands = {
+    held: () => [...app.devices].map(({ id, generation }) => [id, generation]),
+    async listed () {
+      const all = await app.devices.list({ limit: 100_000 })
+      return all.map(({ deviceId, node, generation }) => [deviceId, `${node} ${generation}`])
+    }
+  }
+  return { app, commands }
+}
+
+await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000 }, cluster, prepare)

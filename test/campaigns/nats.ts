@@ -1,0 +1,95 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createServer, connect, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import { until } from '../fakes.ts'
+
+/** A nats-server of our own: on a port of its own, with a folder of its own, which it finds again when it is started again. */
+export class NatsServer {
+  readonly port: number
+  readonly folder = mkdtempSync(join(tmpdir(), 'nats-'))
+  readonly #path: string
+  readonly #args: string[]
+  #process: ChildProcess | undefined
+
+  private constructor (path: string, port: number, args: string[]) {
+    this.#path = path
+    this.port = port
+    this.#args = args
+  }
+
+  static async start (path: string, args: string[] = []): Promise<NatsServer> {
+    const server = new NatsServer(path, await freePort(), args)
+    await server.start()
+    return server
+  }
+
+  get servers (): string {
+    return `127.0.0.1:${this.port}`
+  }
+
+  async start (): Promise<void> {
+    const child = spawn(this.#path, ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.folder, ...this.#args], { stdio: 'ignore' })
+    this.#process = child
+    await until(async () => child.exitCode !== null || await this.#answers())
+    if (child.exitCode !== null) throw new Error(`nats-server ended with ${child.exitCode}`)
+  }
+
+  async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    const child = this.#process
+    this.#process = undefined
+    if (!child || child.exitCode !== null) return
+    const exited = once(child, 'exit')
+    child.kill(signal)
+    await exited
+  }
+
+  /** Holds it still; resolves when it is. */
+  async hold (): Promise<void> {
+    const { pid } = this.#process!
+    this.#process!.kill('SIGSTOP')
+    await until(() => / T /.test(readFileSync(`/proc/${pid}/stat`, 'latin1')))
+  }
+
+  /** Lets it go on. */
+  release (): void {
+    this.#process!.kill('SIGCONT')
+  }
+
+  /** Stops it for good. */
+  async remove (): Promise<void> {
+    await this.stop('SIGKILL')
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+
+  async #answers (): Promise<boolean> {
+    const socket = connect(this.port, '127.0.0.1')
+    try {
+      await once(socket, 'data')
+      return true
+    } catch {
+      return false
+    } finally {
+      socket.destroy()
+    }
+  }
+}
+
+/** A server that goes when the test ends. */
+export async function natsServer (t: Pick<Test, 'teardown'>, path: string, args?: string[]): Promise<NatsServer> {
+  const server = await NatsServer.start(path, args)
+  t.teardown(() => server.remove())
+  return server
+}
+
+export async function freePort (): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}

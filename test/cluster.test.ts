@@ -1,0 +1,295 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import WebSocket from 'ws'
+import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
+import { connect as connectClient } from '../lib/client/index.ts'
+import type { Options } from '../lib/index.ts'
+import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
+import { freePort, natsServer, type NatsServer } from './campaigns/nats.ts'
+import { gate } from './fakes.ts'
+import { withProgram } from './programs.ts'
+import { connect, listen, request, until } from './support.ts'
+
+type Node = FastifyInstance & { url: string }
+
+/** An application that joins those that have the same NATS. */
+async function join (t: Pick<Test, 'teardown'>, server: NatsServer, node: string, options: Options = {}, over: NatsOptions = {}): Promise<Node> {
+  const reach = { servers: server.servers, ...over }
+  const [backplane, mailbox] = await Promise.all([nats(reach), jetstreamMailbox(reach)])
+  return await listen(t, { node, backplane, mailbox, closeTimeout: 200, ...options })
+}
+
+async function three (t: Test, server: NatsServer, prefix: string): Promise<[Node, Node, Node]> {
+  return await Promise.all(['n1', 'n2', 'n3'].map(node => join(t, server, node, {}, { prefix }))) as [Node, Node, Node]
+}
+
+withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
+  const server = await natsServer(t, path)
+  let prefixes = 0
+  const prefix = () => `p${++prefixes}`
+
+  t.test('every outcome of the REST table is the same from every node', async t => {
+    const nodes = await three(t, server, prefix())
+    const device = await connect(nodes[0].url, 'here', {})
+    device.handle('add', ([a, b]: [number, number]) => a + b)
+    device.handle('fail', () => { throw { code: 7, message: 'No', data: [1] } })
+    const mute = await connect(nodes[1].url, 'mute')
+    device.handle('message', () => ({}))
+    for (const node of nodes) {
+      const outcome = async (method: string, path: string, body?: unknown) => {
+        const { status, body: { code } } = await request(node, method, path, body)
+        return code === undefined ? status : `${status} ${code}`
+      }
+      t.match(await request(node, 'POST', '/devices/here/calls/add', [1, 2]), { status: 200, body: 3 })
+      t.match(await request(node, 'POST', '/devices/here/calls/fail', {}), { status: 422, body: { code: 'DEVICE_REFUSED', device: { code: 7, message: 'No', data: [1] } } })
+      t.equal(await outcome('POST', '/devices/here/messages', { a: 1 }), 200)
+      t.equal(await outcome('POST', '/devices/here/messages?confirm=true', { a: 1 }), 200)
+      t.equal(await outcome('POST', '/devices/away/messages', { a: 1 }), '404 DEVICE_OFFLINE')
+      t.equal(await outcome('POST', '/devices/away/calls/add', [1]), '404 DEVICE_OFFLINE')
+      t.equal(await outcome('DELETE', '/devices/away'), '404 DEVICE_OFFLINE')
+      t.equal(await outcome('POST', '/devices/mute/calls/nothing?timeout=0.2', {}), '504 DEVICE_TIMEOUT')
+      t.equal(await outcome('PUT', '/devices/mute/topics/a%2Fb'), 200)
+      t.equal(await outcome('PUT', '/devices/mute/topics/%24x'), '400 TOPIC_INVALID')
+      t.match(await request(node, 'GET', '/devices/mute'), { status: 200, body: { node: 'n2', topics: ['a/b'], waiting: 0 } })
+      t.match(await request(node, 'GET', '/devices'), { status: 200, body: { devices: [{ deviceId: 'here', node: 'n1' }, { deviceId: 'mute', node: 'n2' }] } })
+      t.strictSame((await request(node, 'GET', '/devices?topic=a/b')).body.devices.map((one: any) => one.deviceId), ['mute'])
+      t.match(await request(node, 'POST', '/broadcast', { all: true }), { status: 200, body: { sent: 2, nodes: 3 } })
+      t.match(await request(node, 'POST', '/broadcast?topic=a/b', {}), { status: 200, body: { sent: 1, nodes: 1 } })
+      t.match(await request(node, 'POST', '/broadcast?topic=a/c', {}), { status: 200, body: { sent: 0, nodes: 0 } })
+    }
+    void mute
+  })
+
+  t.test('a message to a device goes as it is: text, bytes, and no more than there is room for', async t => {
+    const [a, b] = await three(t, server, prefix())
+    const device = await connect(a.url, 'd')
+    t.equal((await request(b, 'POST', '/devices/d/messages', Buffer.from([0, 255, 10]))).status, 200)
+    t.strictSame([...(await device.message()).data!], [0, 255, 10])
+    t.match(await request(b, 'POST', '/devices/d/messages', 'x'.repeat(65_537)), { status: 413 })
+  })
+
+  t.test('a letter waits for its device, whichever node it comes to', async t => {
+    const [a, b, c] = await three(t, server, prefix())
+    for (const [at, node] of [a, b, c, a].entries()) {
+      t.equal((await request(node, 'POST', '/devices/d/messages?ttl=60', at)).status, 202)
+    }
+    t.equal((await request(c, 'GET', '/devices/d')).body.waiting, 4)
+    const device = await connect(b.url, 'd')
+    device.handle('message', () => ({}))
+    for (const at of [0, 1, 2, 3]) t.equal((await device.message()).params.data, at)
+    await until(async () => (await request(a, 'GET', '/devices/d')).body.waiting === 0)
+    // one that is here is rung
+    t.match(await request(c, 'POST', '/devices/d/messages?ttl=60&confirm=true', 'now'), { status: 200, body: { status: 'delivered' } })
+  })
+
+  t.test('the same idempotency key means one delivery, on whichever node it comes again', async t => {
+    const nodes = await three(t, server, prefix())
+    const device = await connect(nodes[0].url, 'd')
+    device.handle('message', () => ({}))
+    const sent = await Promise.all([0, 1, 2, 0, 1, 2].map(at => request(nodes[at]!, 'POST', '/devices/d/messages?ttl=60', { a: 1 }, { 'idempotency-key': 'k' })))
+    t.equal(new Set(sent.map(({ body }) => body.id)).size, 1)
+    await until(async () => (await request(nodes[2], 'GET', '/devices/d')).body.waiting === 0)
+    t.match(await request(nodes[1], 'POST', '/devices/d/messages?ttl=60', { a: 1 }, { 'idempotency-key': 'k' }), { status: 200, body: { status: 'delivered' } })
+    t.match(await request(nodes[1], 'POST', '/devices/d/messages?ttl=60', { a: 2 }, { 'idempotency-key': 'k' }), { status: 409, body: { code: 'IDEMPOTENCY_MISMATCH' } })
+    t.equal(device.seen.filter(({ method }) => method === 'message').length, 1)
+  })
+
+  t.test('the newest connection of a device wins, on whichever node', async t => {
+    const nodes = await three(t, server, prefix())
+    const first = await connect(nodes[0].url, 'd')
+    const second = await connect(nodes[1].url, 'd')
+    t.match(await first.closed, { code: 4509 })
+    for (const node of nodes) t.match(await request(node, 'GET', '/devices/d'), { status: 200, body: { node: 'n2' } })
+    await second.close()
+    for (const node of nodes) await until(async () => (await request(node, 'POST', '/devices/d/messages', 1)).status === 404)
+  })
+
+  t.test('who subscribes on one node hears from the next moment on what is published on another', async t => {
+    const [a, b, c] = await three(t, server, prefix())
+    for (let round = 0; round < 20; round++) {
+      const device = await connect(a.url, `d${round}`)
+      t.match(await device.ask('subscribe', { topics: [`t${round}/+`] }), { result: { topics: [`t${round}/+`] } })
+      t.equal((await request(b, 'POST', `/broadcast?topic=t${round}/x`, round)).body.sent, 1)
+      t.equal((await device.message()).params.data, round)
+      t.equal((await request(b, 'PUT', `/devices/d${round}/topics/g${round}`)).status, 200)
+      t.equal((await request(c, 'POST', `/broadcast?topic=g${round}`, round)).body.sent, 1)
+    }
+  })
+
+  t.test('who asks is told who comes and goes on all nodes, with generations', async t => {
+    const [a, b] = await three(t, server, prefix())
+    const told: Array<[string, string, string, number]> = []
+    for (const kind of ['connected', 'disconnected'] as const) {
+      a.devices.on(kind, ({ deviceId, node, generation }) => told.push([kind, deviceId, node, generation]), { everywhere: true })
+    }
+    const silent = () => t.fail('was taken off')
+    a.devices.on('connected', silent, { everywhere: true }).off('connected', silent, { everywhere: true })
+    const first = await connect(b.url, 'd')
+    const second = await connect(a.url, 'd')
+    await first.closed
+    await second.close()
+    await until(() => told.length === 4)
+    t.strictSame(told.map(([kind, id, node]) => `${kind} ${id} ${node}`), ['connected d n2', 'disconnected d n2', 'connected d n1', 'disconnected d n1'])
+    const [g1, g2, g3, g4] = told.map(([, , , generation]) => generation) as [number, number, number, number]
+    t.ok(g1 === g2 && g2 < g3 && g3 === g4)
+  })
+
+  t.test('an id or a topic widens no subject', async t => {
+    const [a, b] = await three(t, server, prefix())
+    const ids = ['a.b.+', '_INBOX.x', 'a', 'a.b', '=', '~', 'A', '@:']
+    for (const id of ids) await connect(a.url, '', { path: `/ws?deviceId=${encodeURIComponent(id)}` })
+    for (const id of ['a.b.*', '>', '$SYS', 'a b']) {
+      t.equal((await request(b, 'POST', `/devices/${encodeURIComponent(id)}/messages`, 1)).status, 400)
+    }
+    for (const id of ids) t.equal((await request(b, 'GET', `/devices/${encodeURIComponent(id)}`)).body.deviceId, id)
+    t.strictSame((await request(b, 'GET', '/devices')).body.devices.map((one: any) => one.deviceId), ids.toSorted())
+    t.equal((await request(b, 'GET', '/devices/a.b.c')).status, 404)
+    const device = await connect(a.url, 'listener')
+    await device.ask('subscribe', { topics: ['a.b', '*', '>'] })
+    for (const [topic, sent] of [['a.b', 1], ['a.c', 0], ['*', 1], ['x', 0], ['>', 1]] as const) {
+      t.equal((await request(b, 'POST', `/broadcast?topic=${encodeURIComponent(topic)}`, 1)).body.sent, sent, topic)
+    }
+  })
+
+  t.test('without NATS a node serves its own devices, and says at once that it cannot reach others', async t => {
+    const own = await natsServer(t, path)
+    const [a, b, c] = await three(t, own, prefix())
+    const device = (await connect(a.url, 'd')).handle('message', () => ({})).handle('echo', params => params)
+    const other = await connect(b.url, 'e')
+    await device.ask('subscribe', { topics: ['news'] })
+    await until(async () => (await request(c, 'GET', '/devices')).body.devices.length === 2)
+    await own.stop()
+    await until(async () => (await request(a, 'GET', '/devices/e')).status === 503)
+    for (let round = 0; round < 10; round++) {
+      t.match(await request(a, 'POST', '/devices/d/calls/echo', { round }), { status: 200, body: { round } })
+      t.equal((await request(a, 'POST', '/devices/d/messages', { round })).status, 200)
+      const began = performance.now()
+      t.match(await request(a, 'POST', '/devices/e/calls/echo', {}), { status: 503, body: { code: 'BACKPLANE_DOWN' } })
+      t.match(await request(a, 'POST', '/devices/d/messages?ttl=60', {}), { status: 503, body: { code: 'BACKPLANE_DOWN' } })
+      t.match(await request(a, 'POST', '/broadcast', {}), { status: 503 })
+      t.match(await request(a, 'GET', '/devices'), { status: 503 })
+      t.ok(performance.now() - began < 1_000, 'nothing waits for NATS')
+    }
+    // one comes, one goes, and one comes again elsewhere, while nobody can be told
+    const late = (await connect(c.url, 'late')).handle('echo', params => params)
+    t.match(await request(c, 'POST', '/devices/late/calls/echo', { here: true }), { status: 200 })
+    await other.close()
+    const again = (await connect(c.url, 'd')).handle('echo', () => 'again').handle('message', () => ({}))
+    await own.start()
+    t.match(await device.closed, { code: 4509 })
+    for (const node of [a, b, c]) {
+      await until(async () => (await request(node, 'POST', '/devices/d/calls/echo', {})).body === 'again')
+      await until(async () => (await request(node, 'POST', '/devices/late/calls/echo', { node: 1 })).status === 200)
+      await until(async () => (await request(node, 'POST', '/devices/e/calls/echo', {})).status === 404)
+      await until(async () => (await request(node, 'GET', '/devices')).body.devices.map((one: any) => `${one.deviceId} ${one.node}`).join() === 'd n3,late n3')
+    }
+    t.equal((await request(b, 'POST', '/devices/d/messages?ttl=60', 'after')).status, 202)
+    t.equal((await again.message()).params.data, 'after')
+    // what is subscribed is subscribed once
+    await again.ask('subscribe', { topics: ['news'] })
+    t.match(await request(a, 'POST', '/broadcast?topic=news', 1), { body: { sent: 1, nodes: 1 } })
+    void late
+  })
+
+  t.test('letters that nobody could be told of are delivered once NATS is back', async t => {
+    const own = await natsServer(t, path)
+    const [a, b] = await three(t, own, prefix())
+    t.equal((await request(b, 'POST', '/devices/d/messages?ttl=60', 'before')).status, 202)
+    await own.stop('SIGKILL')
+    await until(async () => (await request(a, 'GET', '/devices/e')).status === 503)
+    const device = (await connect(a.url, 'd')).handle('message', () => ({}))
+    await own.start()
+    t.equal((await device.message()).params.data, 'before')
+  })
+
+  t.test('started without NATS, a node serves its own devices and joins when it is there', async t => {
+    const own = await natsServer(t, path)
+    await own.stop()
+    const over = { prefix: prefix(), startWithout: true }
+    const [a, b] = await Promise.all(['n1', 'n2'].map(node => join(t, own, node, {}, over))) as [Node, Node]
+    const device = (await connect(a.url, 'd')).handle('echo', params => params).handle('message', () => ({}))
+    t.match(await request(a, 'POST', '/devices/d/calls/echo', { here: true }), { status: 200 })
+    t.match(await request(b, 'POST', '/devices/d/calls/echo', {}), { status: 503 })
+    await own.start()
+    await until(async () => (await request(b, 'POST', '/devices/d/calls/echo', {})).status === 200)
+    await until(async () => (await request(b, 'POST', '/devices/d/messages?ttl=60', 'letter')).status === 202)
+    t.equal((await device.message()).params.data, 'letter')
+  })
+
+  t.test('without NATS nothing starts that was not told to, and the reason is said', async t => {
+    const own = await natsServer(t, path)
+    await own.stop()
+    await t.rejects(nats({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ is of no use.*startWithout/ })
+    await t.rejects(jetstreamMailbox({ servers: own.servers }), { message: /startWithout/ })
+    await t.rejects(nats({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
+  })
+
+  t.test('a node that is closed hands its devices and their letters over', async t => {
+    const over = { prefix: prefix() }
+    const a = await join(t, server, 'n1', { retrySpread: 50 }, over)
+    const b = await join(t, server, 'n2', {}, over)
+    const shown: number[] = []
+    const shownAt: string[] = []
+    let url = a.url
+    const wander = class extends WebSocket {
+      constructor (_url: string, protocols: string[]) {
+        super(`${url.replace('http', 'ws')}/ws?deviceId=d`, protocols)
+      }
+    }
+    const device = connectClient(a.url, { deviceId: 'd', WebSocket: wander as any })
+    t.teardown(() => device.close())
+    const slow = gate()
+    device.on('message', async ({ data }) => {
+      shown.push(data)
+      shownAt.push(url)
+      if (data === 3) await slow.opened
+    })
+    for (let number = 0; number < 10; number++) await b.devices.send('d', number, { ttl: 60_000 })
+    await until(() => shown.length === 4)
+    url = b.url
+    const closing = a.close()
+    slow.open()
+    await until(() => shown.length === 10)
+    t.strictSame(shown, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    t.equal(shownAt.at(-1), b.url)
+    await closing
+    await until(async () => (await b.devices.describe('d')).waiting === 0)
+  })
+
+  t.test('the example starts NATS and three nodes, which know each other, and ends all of them', async t => {
+    const first = await freePorts(3)
+    const { NODE_OPTIONS: _, ...env } = process.env
+    const script = spawn(fileURLToPath(new URL('../example/cluster.sh', import.meta.url)), {
+      env: { ...env, PORT: String(first), NATS_PORT: String(await freePort()), LOG_LEVEL: 'silent' }, stdio: 'ignore'
+    })
+    const exited = once(script, 'exit')
+    t.teardown(async () => {
+      script.kill('SIGTERM')
+      await exited
+    })
+    const nodes = [0, 1, 2].map(at => ({ url: `http://127.0.0.1:${first + at}` }))
+    for (const node of nodes) await until(async () => (await request(node, 'GET', '/devices').catch(() => ({ status: 0 }))).status === 200)
+    const device = await connect(nodes[0]!.url, 'abc123')
+    for (const node of nodes) t.equal((await request(node, 'POST', '/devices/abc123/messages', { hello: 'world' })).status, 200)
+    t.equal((await request(nodes[2]!, 'POST', '/devices/abc123/messages?ttl=60', { hello: 'letter' })).status, 202)
+    t.match(await device.next(({ id }) => id !== undefined), { params: { data: { hello: 'letter' } } })
+    script.kill('SIGTERM')
+    await exited
+    for (const node of nodes) await t.rejects(request(node, 'GET', '/devices'))
+  })
+})
+
+/** The first of so many free ports in a row. */
+async function freePorts (count: number): Promise<number> {
+  for (;;) {
+    const first = await freePort()
+    const servers = Array.from({ length: count }, (_, at) => createServer().listen(first + at, '127.0.0.1'))
+    const opened = await Promise.allSettled(servers.map(server => once(server, 'listening')))
+    for (const server of servers) server.close()
+    if (opened.every(({ status }) => status === 'fulfilled')) return first
+  }
+}

@@ -1,0 +1,650 @@
+import { writeFileSync } from 'node:fs'
+import { join as inFolder } from 'node:path'
+import { jetstreamManager } from '@nats-io/jetstream'
+import { connect } from '@nats-io/transport-node'
+import t, { type Test } from 'tap'
+import type { Answer, Backplane, Change, Owner, Request } from '../lib/backplane.ts'
+import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
+import { Failure } from '../lib/errors.ts'
+import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
+import { Reminders } from '../lib/mailboxes/reminders.ts'
+import { Owners } from '../lib/nats/owners.ts'
+import type { Stored } from '../lib/nats/records.ts'
+import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
+import { decode, encode } from '../lib/nats/wire.ts'
+import { NatsServer } from './campaigns/nats.ts'
+import { backplaneContract } from './contracts/backplane.ts'
+import { letter, mailboxContract } from './contracts/mailbox.ts'
+import { all, gate, reasonOf, until } from './fakes.ts'
+import { withProgram } from './programs.ts'
+
+const ring: Request = { kind: 'ring' }
+const plenty = { letters: 1_000, bytes: 1_000_000 }
+
+/** A connection that answers with its name. */
+class Connection implements Owner {
+  readonly presence: Owner['presence']
+  yielded = 0
+  reply: (request: Request, signal?: AbortSignal) => Answer | Promise<Answer> = () => ({ ok: true, value: this.presence.node })
+
+  constructor (deviceId: string, node: string, since = Date.now()) {
+    this.presence = { deviceId, node, since }
+  }
+
+  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
+    return await this.reply(request, signal)
+  }
+
+  listensTo (): boolean {
+    return true
+  }
+
+  yield (): void {
+    this.yielded++
+  }
+}
+
+t.test('a token holds nothing that means something in a subject, and each text has its own', async t => {
+  const texts = ['', '=', '.', '*', '>', 'a.b', 'a b', '$SYS', 'a=b', 'a%b', 'ü€😀', '~-_!\'()', 'a', 'A', '=2E', '\n']
+  for (const text of texts) {
+    t.match(token(text), /^[A-Za-z0-9=_-]+$/)
+    t.equal(textOf(token(text)), text)
+  }
+  t.equal(new Set(texts.map(token)).size, texts.length)
+})
+
+t.test('a topic is a subject, however long it is', async t => {
+  t.equal(subjectOf('a/b.c'), 'topic.a.b=2ec.==')
+  t.equal(subjectOf('+/#'), 'topic.*.>')
+  t.equal(subjectOf('#'), 'topic.>')
+  t.equal(subjectOf('$everyone'), 'own.=24everyone.==')
+  const long = subjectOf(`${'ü'.repeat(255)}/b`)
+  t.ok(long.length < 100)
+  t.not(long, subjectOf(`${'ö'.repeat(255)}/b`))
+  const levels = (count: number) => Array.from({ length: count }, (_, at) => `l${at}`).join('/')
+  t.equal(subjectOf(levels(17)), subjectOf(levels(18)))
+  t.equal(subjectOf(`${levels(17)}/#`), subjectOf(levels(17)))
+})
+
+t.test('what cannot be encoded is the fault of who sends it', async t => {
+  t.equal(await reasonOf(() => encode({ data: 1n })), 'bad-params')
+  t.strictSame(decode(encode({ params: { data: new Uint8Array([10, 0, 10]), more: 'ü' } })), { params: { data: Buffer.from([10, 0, 10]), more: 'ü' } })
+})
+
+t.test('reminders come when they are due, and hold no more than they may', async t => {
+  const now = Date.now()
+  const reminders = new Reminders()
+  const at = (expiresAt: number, letterId: string) => ({ deviceId: 'd', letterId, expiresAt })
+  for (const [expiresAt, id] of [[now + 1_500, 'b'], [now, 'a'], [now + 10, 'c'], [now + 8_000_000, 'far']] as const) reminders.add(at(expiresAt, id))
+  reminders.add(at(now, 'a'))
+  t.strictSame(reminders.until(now + 9_000_000).map(({ letterId }) => letterId), ['a', 'c', 'b'])
+  t.strictSame(reminders.until(now).map(({ letterId }) => letterId), ['a'])
+  for (const one of reminders.until(now + 9_000_000)) reminders.remove(one)
+  reminders.remove(at(now, 'a'))
+  t.strictSame(reminders.until(now + 9_000_000), [])
+  for (let count = 0; count < 100_010; count++) reminders.add(at(now, String(count)))
+  t.equal(reminders.until(now).length, 100_000)
+})
+
+/** A bucket, a link and nodes that do what a test tells them, for what would take luck to see over NATS. */
+function stage () {
+  const stored = new Map<string, Stored>()
+  const heard = new Map<string, (message: any) => void>()
+  const lapses: Array<() => void> = []
+  const replies: unknown[] = []
+  const told: Change[] = []
+  const script: { seq: number, before: (what: 'last' | 'append' | 'erase' | 'request') => Promise<void>, written: () => void } = {
+    seq: 0, before: async () => {}, written () {}
+  }
+  const link = {
+    up: true,
+    troubles: [] as unknown[],
+    trouble: (error: unknown) => { link.troubles.push(error) },
+    request: () => script.before('request'),
+    reply: (_message: unknown, payload: unknown) => { replies.push(payload) },
+    subscribe (name: string, hear: (message: any) => void) {
+      heard.set(name, hear)
+      return { end () {} }
+    }
+  }
+  const nodes = { self: 'self', alive: () => true, check () {}, onLapse: (lapse: () => void) => lapses.push(lapse) }
+  const records = {
+    async last (subject: string) {
+      await script.before('last')
+      return stored.get(subject)
+    },
+    async append (subject: string, data: string, { after }: { after: number }) {
+      await script.before('append')
+      if ((stored.get(subject)?.seq ?? 0) !== after) return undefined
+      stored.set(subject, { seq: ++script.seq, subject, data: Buffer.from(data) })
+      script.written()
+      return { seq: script.seq, fresh: true }
+    },
+    async erase (seq: number) {
+      await script.before('erase')
+      const [subject] = [...stored].find(([, one]) => one.seq === seq) ?? []
+      return stored.delete(subject!)
+    }
+  }
+  const owners = new Owners(link as any, nodes as any, records as any, change => told.push(change))
+  const foreign = (since = 0) => stored.set('d', { seq: ++script.seq, subject: 'd', data: Buffer.from(JSON.stringify({ node: 'c', since, home: 'c', claim: `c${script.seq}` })) })
+  const say = (word: object) => heard.get('device.d')!({ data: encode(word) })
+  return { owners, link, script, stored, lapses, replies, told, foreign, say }
+}
+
+t.test('one who could not be written for too long is an old connection, and is sent away', async t => {
+  const { owners, script, foreign } = stage()
+  const { now } = performance
+  t.teardown(() => { performance.now = now })
+  script.before = async what => { if (what === 'append') foreign() }
+  let tries = 0
+  performance.now = () => now.call(performance) + 1_000 * tries++
+  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
+})
+
+t.test('what may have been written is erased when its device could not be entered', async t => {
+  const { owners, link, script, stored, lapses, told } = stage()
+  let looks = 0
+  script.before = async what => { if (what === 'last' && ++looks === 2) throw new Failure('unreachable') }
+  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
+  await until(() => stored.size === 0)
+  t.strictSame(told.map(({ kind }) => kind), ['connected', 'disconnected'])
+
+  // not even that can be done, at first
+  looks = 0
+  let broken = true
+  script.before = async what => { if (broken && (what === 'erase' || (what === 'last' && ++looks === 2))) throw new Failure('unreachable') }
+  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
+  await until(() => link.troubles.length > 0)
+  t.equal(stored.size, 1)
+  broken = false
+  lapses[0]!()
+  lapses[0]!() // one look at a time
+  await until(() => stored.size === 0)
+})
+
+t.test('who came while NATS was away has no record to erase, or one that nobody told of', async t => {
+  const { owners, link, script, stored, lapses, told, foreign } = stage()
+  const fail = async () => { throw new Failure('unreachable') }
+  const back = async () => {
+    link.up = true
+    script.before = async () => {}
+    lapses[0]!()
+    for (let turns = 0; turns < 20; turns++) await new Promise(resolve => setImmediate(resolve))
+  }
+  script.before = fail
+  link.up = false
+  const alone = await owners.own('d', new Connection('d', 'a'))
+  await alone.release()
+  foreign()
+  await back()
+  t.equal(stored.size, 1, 'the record of somebody else stays')
+
+  script.written = () => { // but nobody is told
+    link.up = false
+    script.before = fail
+    script.written = () => {}
+    throw new Failure('unreachable')
+  }
+  const cut = await owners.own('d', new Connection('d', 'a'))
+  await cut.release()
+  t.equal(stored.size, 1)
+  await back()
+  t.equal(stored.size, 0)
+  t.strictSame(told.map(({ kind }) => kind), ['disconnected'])
+})
+
+t.test('of two on one node the one with the higher generation stays, whoever is entered first', async t => {
+  const { owners, script, foreign } = stage()
+  const [first, second] = [new Connection('d', 'first'), new Connection('d', 'second')]
+  const late = gate()
+  let requests = 0
+  foreign()
+  // the first waits for the older owner to let go, and comes to be entered last
+  script.before = async what => {
+    if (what !== 'request') return
+    requests++
+    await late.opened
+  }
+  const one = owners.own('d', first)
+  await until(() => requests === 1)
+  const other = await owners.own('d', second)
+  late.open()
+  t.ok((await one).generation < other.generation)
+  t.equal(first.yielded, 1)
+  t.equal(second.yielded, 0)
+  await (await one).release()
+  t.strictSame([...owners].map(({ presence }) => presence.node), ['second'])
+})
+
+t.test('who comes while the one before is looked up waits for that', async t => {
+  const { owners, script, lapses } = stage()
+  const [first, second] = [new Connection('d', 'first'), new Connection('d', 'second')]
+  await owners.own('d', first)
+  const looking = gate()
+  script.before = async what => { if (what === 'last') await looking.opened }
+  lapses[0]!()
+  const owning = owners.own('d', second)
+  looking.open()
+  await owning
+  t.equal(first.yielded, 1)
+  looking.fail(new Failure('unreachable'))
+})
+
+t.test('who has lost a device, or never had it, keeps quiet', async t => {
+  const { owners, link, script, stored, lapses, replies, foreign, say } = stage()
+  const owner = new Connection('d', 'a')
+  const { release } = await owners.own('d', owner)
+  foreign()
+  lapses[0]!()
+  say({ kind: 'ring', nonce: 'n' })
+  say({ kind: 'yield', generation: 1 })
+  await until(() => owner.yielded === 1)
+  say({ kind: 'ring', nonce: 'n' })
+  await release()
+  t.strictSame(replies, [''])
+  t.equal(stored.size, 1)
+
+  // released while it is looked up
+  stored.clear()
+  const again = await owners.own('d', owner)
+  const looking = gate()
+  script.before = async what => { if (what === 'last') await looking.opened }
+  lapses[0]!()
+  say({ kind: 'ring', nonce: 'n' })
+  const released = again.release()
+  looking.open()
+  await released
+  t.equal(stored.size, 0)
+  t.strictSame([...owners], [])
+  link.up = false
+  await owners.close()
+})
+
+withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
+  const server = await NatsServer.start(path)
+  t.after(() => server.remove())
+  let made = 0
+  const prefix = () => `p${++made}`
+
+  const join = async (t: Pick<Test, 'teardown'>, options: NatsOptions = {}, count = 2) => {
+    const over = { servers: server.servers, prefix: prefix(), ...options }
+    const backplanes = await Promise.all(Array.from({ length: count }, () => nats(over)))
+    for (const backplane of backplanes) t.teardown(() => backplane.close!())
+    const changes: Change[] = []
+    backplanes[0]!.follow(change => changes.push(change))
+    await backplanes[0]!.flush!()
+    return { backplanes: backplanes as [Backplane, Backplane], prefix: over.prefix, changes }
+  }
+  /** A look behind the scenes. */
+  const behind = async (t: Pick<Test, 'teardown'>) => {
+    const connection = await connect({ servers: server.servers })
+    t.teardown(() => connection.close())
+    return { connection, manager: await jetstreamManager(connection) }
+  }
+  /** Lets time pass for both ends of everything, as a pause of the whole process does. */
+  const pass = (t: Pick<Test, 'teardown'>, milliseconds: number) => {
+    const { now } = performance
+    performance.now = () => now.call(performance) + milliseconds
+    t.teardown(() => { performance.now = now })
+  }
+
+  backplaneContract(t, 'nats()', async () => {
+    const options = { servers: server.servers, prefix: prefix() }
+    const [a, b] = [await nats(options), await nats(options)]
+    return { a, b, close: async () => { await Promise.all([a.close!(), b.close!()]) } }
+  })
+  mailboxContract(t, 'jetstreamMailbox()', () => jetstreamMailbox({ servers: server.servers, prefix: prefix() }))
+
+  t.test('a node that was away loses what somebody else has taken meanwhile, before it answers', async t => {
+    const { backplanes: [a, b], prefix } = await join(t)
+    const { connection, manager } = await behind(t)
+    const [lost, kept, forgotten] = ['lost', 'kept', 'forgotten'].map(id => new Connection(id, 'a')) as [Connection, Connection, Connection]
+    await a.own('lost', lost)
+    await a.own('kept', kept)
+    const { generation } = await a.own('forgotten', forgotten)
+    await manager.jetstream().publish(`$KV.${prefix}_devices.lost`, JSON.stringify({ node: 'c', since: 1, home: 'c', claim: 'c' }))
+    await manager.streams.deleteMessage(`KV_${prefix}_devices`, generation)
+    await connection.flush()
+    t.equal(lost.yielded, 0)
+    pass(t, 10_000)
+    t.strictSame(await b.ask('kept', ring), { ok: true, value: 'a' })
+    t.strictSame(await b.ask('forgotten', ring), { ok: true, value: 'a' })
+    await until(() => lost.yielded === 1)
+    await until(async () => (await b.list({ limit: 9 })).some(({ deviceId, generation: now }) => deviceId === 'forgotten' && now > generation))
+    t.equal(kept.yielded + forgotten.yielded, 0)
+  })
+
+  t.test('a dead node is noticed: nobody lists its devices, and its records go', async t => {
+    const { backplanes: [a, b], prefix, changes } = await join(t)
+    const connection = await connect({ servers: server.servers })
+    const dying = await nats({ connection, prefix })
+    const { generation } = await dying.own('d', new Connection('d', 'dying'))
+    await b.own('e', new Connection('e', 'b'))
+    t.equal((await a.list({ limit: 9 })).length, 2)
+    await connection.close()
+    const died = performance.now()
+    await until(async () => await a.ask('d', ring) === undefined)
+    await until(() => changes.some(({ kind }) => kind === 'disconnected'))
+    t.ok(performance.now() - died > 2_000, 'not before it could have come back')
+    t.match(changes.at(-1), { kind: 'disconnected', presence: { deviceId: 'd', node: 'dying', generation } })
+    for (const node of [a, b]) t.strictSame((await node.list({ limit: 9 })).map(({ deviceId }) => deviceId), ['e'])
+    t.strictSame((await b.list({ limit: 9, topic: 'x' })).map(({ deviceId }) => deviceId), ['e'])
+    await dying.close!()
+  })
+
+  t.test('a call to a node that dies is known to be lost', async t => {
+    const { backplanes: [a], prefix } = await join(t)
+    const connection = await connect({ servers: server.servers })
+    const dying = await nats({ connection, prefix })
+    const owner = new Connection('d', 'dying')
+    const asked = gate()
+    owner.reply = () => {
+      asked.open()
+      return new Promise(() => {})
+    }
+    await dying.own('d', owner)
+    const answer = a.ask('d', { kind: 'call', method: 'm', params: null, timeout: 60_000 })
+    await asked.opened
+    // long enough that somebody has looked whether it still works on it
+    await new Promise(resolve => setTimeout(resolve, 300))
+    await connection.close()
+    t.strictSame(await answer, { ok: false, reason: 'dropped' })
+    await dying.close!()
+  })
+
+  t.test('a call to a device that another node takes over is known to be lost', async t => {
+    const { backplanes: [a, b] } = await join(t)
+    const [first, second] = [new Connection('d', 'b'), new Connection('d', 'a')]
+    const asked = gate()
+    first.reply = () => {
+      asked.open()
+      return new Promise(() => {})
+    }
+    await b.own('d', first)
+    const answer = a.ask('d', { kind: 'call', method: 'm', params: null, timeout: 60_000 })
+    await asked.opened
+    await a.own('d', second)
+    t.equal(first.yielded, 1)
+    t.strictSame(await answer, { ok: false, reason: 'dropped' })
+  })
+
+  t.test('an owner that does not answer in time, or fails, harms nobody', async t => {
+    const { backplanes: [a, b] } = await join(t)
+    const owner = new Connection('d', 'b')
+    await b.own('d', owner)
+    owner.reply = () => new Promise(() => {})
+    t.equal(await reasonOf(a.ask('d', { kind: 'call', method: 'm', params: null, timeout: 1 })), 'timeout')
+    owner.reply = () => { throw new Error('broken') }
+    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'internal' })
+    owner.reply = () => ({ ok: true, value: 1n })
+    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'bad-params' })
+    owner.reply = () => ({ ok: true, value: 'x'.repeat(1_100_000) })
+    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'too-large' })
+    t.equal(await reasonOf(a.ask('d', { kind: 'send', id: 'm', data: 'x'.repeat(1_100_000) })), 'too-large')
+    t.equal(await reasonOf(a.publish({ id: 'm', topic: 'a', data: 'x'.repeat(1_100_000) })), 'too-large')
+    const aborted = AbortSignal.abort()
+    owner.reply = async (_request, signal) => {
+      await until(() => signal!.aborted)
+      return { ok: false, reason: 'dropped' }
+    }
+    t.strictSame(await a.ask('d', ring, aborted), { ok: false, reason: 'dropped' })
+  })
+
+  t.test('a device that two nodes list is told once, with the higher generation', async t => {
+    const { backplanes: [a], prefix } = await join(t)
+    const { connection } = await behind(t)
+    const ids = ['d1', 'd2', 'd3']
+    const generations = new Map<string, number>()
+    for (const id of ids) generations.set(id, (await a.own(id, new Connection(id, 'a'))).generation)
+    for (const [node, difference] of [['x', -1], ['y', 1]] as const) {
+      const presences = ids.map(deviceId => ({ deviceId, node, since: 1, generation: generations.get(deviceId)! + difference }))
+      connection.subscribe(`${prefix}.node.${node}.list`, { callback: (_error, message) => { message.respond(JSON.stringify(presences)) } })
+      connection.publish(`${prefix}.beat`, `+${node}`)
+    }
+    connection.publish(`${prefix}.beat`, '+gone')
+    await until(async () => (await a.list({ limit: 1, topic: 'x' }))[0]!.node === 'y')
+    t.strictSame((await a.list({ limit: 9, topic: 'x' })).map(({ deviceId, node }) => `${deviceId} ${node}`), ['d1 y', 'd2 y', 'd3 y'])
+  })
+
+  t.test('a listener that throws is told of, and NATS is still there', async t => {
+    const { backplanes: [a, b] } = await join(t)
+    const troubles: unknown[] = []
+    a.onTrouble!(error => troubles.push(error))
+    a.watch('a', () => { throw new Error('broken') })
+    await a.flush!()
+    t.strictSame(await b.publish({ id: 'm', topic: 'a', data: 1 }), { sent: 0, nodes: 0 })
+    t.match(troubles, [{ message: 'broken' }])
+    t.strictSame(await b.publish({ id: 'm', topic: 'b', data: 1 }), { sent: 0, nodes: 0 })
+  })
+
+  t.test('many publications are heard, each once', async t => {
+    const { backplanes: [a, b] } = await join(t)
+    let heard = 0
+    for (const filter of ['a', '+']) a.watch(filter, listener)
+    function listener () {
+      heard++
+      return 1
+    }
+    await a.flush!()
+    for (let round = 0; round < 12; round++) {
+      const reached = await Promise.all(Array.from({ length: 1_000 }, () => b.publish({ id: 'm', topic: 'a', data: 1 })))
+      t.ok(reached.every(({ sent, nodes }) => sent === 1 && nodes === 1))
+    }
+    t.equal(heard, 12_000)
+  })
+
+  t.test('a line to NATS that says nothing is given up, and found again', async t => {
+    const own = await NatsServer.start(path)
+    t.teardown(() => own.remove())
+    const { backplanes: [a, b] } = await join(t, { servers: own.servers, pingInterval: 200 })
+    const links: boolean[] = []
+    a.onLink!(up => links.push(up))
+    const mute = new Connection('d', 'b')
+    mute.reply = () => new Promise(() => {})
+    await b.own('d', mute)
+    await own.hold()
+    const pending = [
+      reasonOf(a.ask('d', { kind: 'call', method: 'm', params: null, timeout: 60_000 })),
+      reasonOf(a.publish({ id: 'm', topic: 'a', data: 1 })),
+      reasonOf(a.list({ limit: 9, topic: 'a' }))
+    ]
+    await until(() => links.includes(false))
+    t.strictSame(await Promise.all(pending), ['dropped', 'dropped', 'dropped'])
+    t.equal(await reasonOf(a.ask('d', ring)), 'unreachable')
+    own.release()
+    mute.reply = () => ({ ok: true, value: 'b' })
+    await until(() => links.at(-1) === true)
+    await until(async () => (await a.ask('d', ring).catch(() => undefined))?.ok === true)
+  })
+
+  t.test('the rights that the docs name are enough', async t => {
+    const config = inFolder(server.folder, 'rights.conf')
+    writeFileSync(config, `authorization { users = [
+      { user: devices, password: secret, permissions: {
+        publish: ["devices.>", "_INBOX.>", "$KV.devices_devices.>", "$KV.devices_entries.>", "$KV.devices_receipts.>",
+          "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.STREAM.MSG.DELETE.*"]
+        subscribe: ["devices.>", "_INBOX.>"] } },
+      { user: guest, password: guest, permissions: { publish: ["x"], subscribe: ["x", "_INBOX.>"] } }
+    ] }`)
+    const own = await NatsServer.start(path, ['-c', config])
+    t.teardown(() => own.remove())
+    const options = { servers: own.servers, user: 'devices', pass: 'secret' }
+    const [a, b] = await Promise.all([nats(options), nats(options)])
+    const mailbox = await jetstreamMailbox(options)
+    for (const one of [a, b, mailbox]) t.teardown(() => one.close!())
+    const troubles: unknown[] = []
+    for (const one of [a, b, mailbox]) one.onTrouble!(error => troubles.push(error))
+    const { release } = await a.own('d', new Connection('d', 'a'))
+    t.strictSame(await b.ask('d', ring), { ok: true, value: 'a' })
+    t.equal((await b.list({ limit: 9 })).length, 1)
+    t.equal((await b.list({ limit: 9, topic: 'a' })).length, 1)
+    a.watch('a/+', () => 1)
+    await a.flush!()
+    t.strictSame(await b.publish({ id: 'm', topic: 'a/b', data: 1 }), { sent: 1, nodes: 1 })
+    await release()
+    await mailbox.put('d', letter('l'), plenty)
+    t.equal((await all(mailbox.letters('d'))).length, 1)
+    t.equal(await mailbox.settle('d', 'l', 'delivered'), true)
+    t.strictSame(troubles, [])
+    await t.rejects(nats({ ...options, user: 'guest', pass: 'guest' }), /is of no use/)
+    await t.rejects(nats({ ...options, pass: 'wrong' }), /is of no use.*Authorization/i)
+  })
+
+  t.test('of three letters the one in the middle is found when the others are gone', async t => {
+    const mailbox = await jetstreamMailbox({ servers: server.servers, prefix: prefix() })
+    t.teardown(() => mailbox.close!())
+    for (let round = 0; round < 30; round++) {
+      const id = `d${round}`
+      for (const name of ['a', 'b', 'c']) await mailbox.put(id, letter(name), plenty)
+      await mailbox.settle(id, 'c', 'delivered')
+      await mailbox.settle(id, 'a', 'delivered')
+      t.strictSame((await all(mailbox.letters(id))).map(one => one.id), ['b'])
+      const [{ position } = { position: 0 }] = await all(mailbox.letters(id))
+      t.strictSame(await all(mailbox.letters(id, position)), [])
+      t.equal((await mailbox.put(id, letter('e'), { letters: 2, bytes: 1_000 })).fresh, true)
+      t.equal(await reasonOf(mailbox.put(id, letter('f'), { letters: 2, bytes: 1_000 })), 'mailbox-full')
+    }
+  })
+
+  t.test('a letter whose put was cut off is delivered, settled and swept like any other', async t => {
+    const over = { servers: server.servers, prefix: prefix() }
+    const mailbox = await jetstreamMailbox(over)
+    const other = await jetstreamMailbox(over)
+    for (const one of [mailbox, other]) t.teardown(() => one.close!())
+    const { manager } = await behind(t)
+    const cutOff = async (id: string) => {
+      await mailbox.put('d', letter(id), plenty)
+      const { seq } = (await manager.streams.getMessage(`KV_${over.prefix}_entries`, { last_by_subj: `$KV.${over.prefix}_entries.d.${id}` }))!
+      await manager.streams.deleteMessage(`KV_${over.prefix}_entries`, seq)
+    }
+    await cutOff('a')
+    t.equal(await mailbox.receipt('d', 'a'), undefined)
+    t.equal(await mailbox.settle('d', 'a', 'delivered'), true)
+    t.equal((await mailbox.receipt('d', 'a'))!.status, 'delivered')
+    await cutOff('b')
+    // NATS knows it by its id
+    t.match(await other.put('d', letter('b', { body: '"again"' }), plenty), { fresh: false, receipt: { id: 'b', status: 'queued' } })
+    t.strictSame((await all(other.letters('d'))).map(({ body }) => body), ['"b"'])
+    t.equal(await other.settle('d', 'b', 'delivered'), true)
+
+    // erased, but not written down: the entry goes with the next sweep
+    const now = Date.now()
+    await mailbox.put('d', letter('c', { expiresAt: now + 100 }), plenty)
+    const [{ position } = { position: 0 }] = await all(mailbox.letters('d'))
+    await manager.streams.deleteMessage(`${over.prefix}_letters`, position)
+    t.strictSame(await mailbox.sweep(now + 200), [])
+    t.equal(await mailbox.receipt('d', 'c'), undefined)
+  })
+
+  t.test('letters of a node that is gone expire all the same', async t => {
+    const over = { servers: server.servers, prefix: prefix() }
+    const gone = await jetstreamMailbox(over)
+    const now = Date.now()
+    for (let count = 0; count < 150; count++) await gone.put('d', letter(`l${count}`, { expiresAt: now + 1_000 }), plenty)
+    await gone.close!()
+    const mailbox = await jetstreamMailbox(over)
+    t.teardown(() => mailbox.close!())
+    let expired = 0
+    for (let sweeps = 0; sweeps < 3; sweeps++) expired += (await mailbox.sweep(now + 1_000)).length
+    t.equal(expired, 150)
+  })
+
+  t.test('what NATS has no room for is refused', async t => {
+    const mailbox = await jetstreamMailbox({ servers: server.servers, prefix: prefix(), maxBytes: 10_000 })
+    t.teardown(() => mailbox.close!())
+    t.equal(await reasonOf(mailbox.put('d', letter('large', { body: new Uint8Array(1_100_000) }), { letters: 10, bytes: 10_000_000 })), 'too-large')
+    for (let count = 0; count < 5; count++) await mailbox.put(`d${count}`, letter('l', { body: new Uint8Array(1_500) }), plenty)
+    t.equal(await reasonOf(mailbox.put('d', letter('l', { body: new Uint8Array(3_000) }), plenty)), 'store-full')
+    t.equal(await mailbox.receipt('d', 'l'), undefined)
+  })
+
+  t.test('a line that lets nothing through counts nobody', async t => {
+    const own = await NatsServer.start(path)
+    t.teardown(() => own.remove())
+    const { backplanes: [a] } = await join(t, { servers: own.servers })
+    await own.hold()
+    t.equal(await reasonOf(a.publish({ id: 'm', topic: 'a', data: 1 })), 'unreachable')
+    own.release()
+    await until(async () => (await reasonOf(a.publish({ id: 'm', topic: 'a', data: 1 }))) === 'it did not fail')
+  })
+
+  t.test('a bucket that is taken away is told of, and owners come back with it', async t => {
+    const { backplanes: [a, b], prefix } = await join(t)
+    const { manager } = await behind(t)
+    const troubles: string[] = []
+    a.onTrouble!(error => troubles.push((error as Error).message))
+    const connection = await connect({ servers: server.servers })
+    const dying = await nats({ connection, prefix })
+    const here = new Connection('d', 'a')
+    const { generation } = await a.own('d', here)
+    const left = await a.own('left', new Connection('left', 'a'))
+    const { config } = await manager.streams.info(`KV_${prefix}_devices`)
+    await manager.streams.delete(`KV_${prefix}_devices`)
+    t.equal(await reasonOf(a.own('e', new Connection('e', 'a'))), 'unreachable')
+    t.equal(await reasonOf(left.release()), 'unreachable')
+    t.equal(await reasonOf(b.list({ limit: 1 })), 'unreachable')
+    await connection.close()
+    pass(t, 10_000)
+    // time enough to notice the dead node, and to clear up behind it
+    await until(() => troubles.length > 25)
+    await manager.streams.add(config)
+    await until(async () => (await b.list({ limit: 9 })).map(({ deviceId }) => deviceId).join() === 'd')
+    t.ok((await b.list({ limit: 1 }))[0]!.generation > 0)
+    t.strictSame(await b.ask('d', ring), { ok: true, value: 'a' })
+    t.ok(generation > 0)
+    await dying.close!()
+  })
+
+  t.test('a topic with very many levels reaches those who listen to it, and no others', async t => {
+    const { backplanes: [a, b] } = await join(t)
+    const levels = (last: string) => [...Array.from({ length: 20 }, () => 'l'), last].join('/')
+    a.watch(levels('a'), () => 1)
+    a.watch(levels('#'), () => 1)
+    b.watch(levels('b'), () => 1)
+    await Promise.all([a.flush!(), b.flush!()])
+    t.strictSame(await b.publish({ id: 'm', topic: levels('a'), data: 1 }), { sent: 2, nodes: 1 })
+    t.strictSame(await b.publish({ id: 'm', topic: levels('b'), data: 1 }), { sent: 2, nodes: 2 })
+  })
+
+  t.test('a connection of the host is used, and left open', async t => {
+    const connection = await connect({ servers: server.servers })
+    t.teardown(() => connection.close())
+    const backplane = await nats({ connection, prefix: prefix() })
+    await backplane.own('d', new Connection('d', 'a'))
+    t.strictSame(await backplane.ask('d', ring), { ok: true, value: 'a' })
+    await backplane.close!()
+    t.equal(connection.isClosed(), false)
+    const closing = await nats({ connection, prefix: prefix(), startWithout: true })
+    await closing.close!()
+    const draining = await nats({ connection, prefix: prefix() })
+    await draining.own('d', new Connection('d', 'a'))
+    void connection.drain()
+    t.equal(await reasonOf(draining.ask('d', ring)), 'unreachable')
+    await connection.closed()
+    await t.rejects(nats({ connection }), /NATS is of no use/)
+    await draining.close!()
+  })
+
+  t.test('one that is closed while it connects lets go', async t => {
+    const backplane = await nats({ servers: server.servers, prefix: prefix(), startWithout: true })
+    await backplane.close!()
+    t.equal(await reasonOf(backplane.ask('d', ring)), 'unreachable')
+  })
+
+  t.test('a NATS that was not there, and was closed before it came, is left alone', async t => {
+    const own = await NatsServer.start(path)
+    t.teardown(() => own.remove())
+    await own.stop()
+    const troubles: unknown[] = []
+    const backplane = await nats({ servers: own.servers, startWithout: true })
+    backplane.onTrouble!(error => troubles.push(error))
+    await until(() => troubles.length > 0)
+    t.equal(await reasonOf(backplane.list({ limit: 1 })), 'unreachable')
+    const { generation, release } = await backplane.own('d', new Connection('d', 'a'))
+    t.ok(generation > 0)
+    await release()
+    await backplane.close!()
+  })
+})
+
