@@ -152,3 +152,8 @@ export function valueOf (answer: Answer): unknown {
   if (!answer.ok) throw new Failure(answer.reason, answer)
   return answer.value
 }
+
+/** A name that begins with `$` is owned and asked like a device, and is none. */
+export function isListed (name: string): boolean {
+  return !name.startsWith('$')
+}

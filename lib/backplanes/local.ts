@@ -1,4 +1,4 @@
-import type { Backplane, Change, Listener, Owner, Presence } from '../backplane.ts'
+import { isListed, type Backplane, type Change, type Listener, type Owner, type Presence } from '../backplane.ts'
 import { Topics } from '../topics.ts'
 
 interface Owned {
@@ -14,9 +14,8 @@ export function localBackplane (): Backplane {
   let generation = 0
 
   const presenceOf = ({ owner, generation }: Owned): Presence => ({ ...owner.presence, generation })
-  const tell = (kind: Change['kind'], owned: Owned) => {
-    const presence = presenceOf(owned)
-    if (isListed(presence.deviceId)) for (const follower of followers) follower({ kind, presence })
+  const tell = (kind: Change['kind'], name: string, owned: Owned) => {
+    if (isListed(name)) for (const follower of followers) follower({ kind, presence: presenceOf(owned) })
   }
 
   return {
@@ -27,15 +26,15 @@ export function localBackplane (): Backplane {
       const owned: Owned = { owner, generation: generation = Math.max(generation + 1, Date.now()) }
       const older = owners.get(deviceId)
       owners.set(deviceId, owned)
-      if (older) tell('disconnected', older)
-      tell('connected', owned)
+      if (older) tell('disconnected', deviceId, older)
+      tell('connected', deviceId, owned)
       older?.owner.yield()
       return {
         generation: owned.generation,
         async release () {
           if (owners.get(deviceId) !== owned) return
           owners.delete(deviceId)
-          tell('disconnected', owned)
+          tell('disconnected', deviceId, owned)
         }
       }
     },
@@ -71,9 +70,4 @@ export function localBackplane (): Backplane {
       return () => { followers.delete(listener) }
     }
   }
-}
-
-/** A name that begins with `$` is no device. */
-function isListed (name: string): boolean {
-  return !name.startsWith('$')
 }

@@ -1,4 +1,4 @@
-import type { Backplane, Change } from '../backplane.ts'
+import { isListed, type Backplane, type Change } from '../backplane.ts'
 import { Asks } from '../nats/asks.ts'
 import { Census } from '../nats/census.ts'
 import { Channels } from '../nats/channels.ts'
@@ -16,7 +16,7 @@ const CHANGES = 'change'
 export async function nats (options: NatsOptions = {}): Promise<Backplane> {
   const link = new Link(options)
   const records = Records.bucket(link, 'devices')
-  const tell = (change: Change) => { if (link.up) link.publish(CHANGES, encode(change)) }
+  const tell = (change: Change) => { if (link.up && isListed(change.presence.deviceId)) link.publish(CHANGES, encode(change)) }
   const nodes = new Nodes(link)
   const owners = new Owners(link, nodes, records, tell)
   const asks = new Asks(link, nodes, records)

@@ -1,4 +1,4 @@
-import type { Change, Page, Presence } from '../backplane.ts'
+import { isListed, type Change, type Page, type Presence } from '../backplane.ts'
 import type { Link } from './link.ts'
 import type { Nodes } from './nodes.ts'
 import { heldOf, presenceOf, recordOf, type Owners } from './owners.ts'
@@ -33,7 +33,7 @@ export class Census {
   }
 
   async #recorded ({ limit, after = '' }: Page): Promise<Presence[]> {
-    const ids = (await this.#ids()).filter(id => id > after)
+    const ids = (await this.#ids()).filter(id => id > after && isListed(id))
     const found: Presence[] = []
     while (found.length < limit && ids.length > 0) {
       for (const stored of await this.#read(ids.splice(0, limit - found.length))) {
@@ -65,7 +65,7 @@ export class Census {
     const page: Presence[] = []
     for (const { presence, owner } of this.#owners) {
       if (page.length === limit) break
-      if (presence.deviceId > after && owner.listensTo(topic)) page.push(presence)
+      if (presence.deviceId > after && isListed(presence.deviceId) && owner.listensTo(topic)) page.push(presence)
     }
     return page
   }
