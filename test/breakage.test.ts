@@ -2,24 +2,14 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { cutsInChromium, cutsInNode } from './campaigns/cuts.ts'
 import { damage } from './campaigns/damage.ts'
 import { workers } from './campaigns/workers.ts'
 import { passes } from './passes.ts'
-import { withProgram } from './programs.ts'
 
 // The short forms of the campaigns in which something breaks. The long ones are commands: see "campaigns" in package.json.
 
 t.test('whatever bit flips, no wrong byte is handed out, and what is lost is told', async t => {
   await passes(t, damage({ flips: 60, truncations: 12, seed: Date.now() }))
-})
-
-t.test('whatever cuts the line of a client, nothing is lost, doubled or left over', async t => {
-  await passes(t, cutsInNode({ cuts: 20, seed: Date.now() }))
-})
-
-withProgram(t, 'chromium', 'the same in a browser', async (t, path) => {
-  await passes(t, cutsInChromium({ cuts: 10, seed: Date.now() }, path))
 })
 
 t.test('whatever becomes of a worker, its devices keep their order, get every answer, and have nothing done twice', async t => {
