@@ -51,6 +51,11 @@ export class Proxy {
     for (const pair of this.#pairs) pair.silent = true
   }
 
+  /** What fell silent is given up, as a network does in the end. */
+  bury (): void {
+    for (const { client, gateway, silent } of this.#pairs) if (silent) for (const socket of [client, gateway]) socket.resetAndDestroy()
+  }
+
   async stop (): Promise<void> {
     this.reset()
     this.#server.close()
