@@ -100,7 +100,7 @@ export class Admission implements Entrance {
     const late = setTimeout(() => session.end('overloaded'), rules.admissionTimeout)
     try {
       const waiting = await letters.waitingIfKnown(session.id)
-      if (session.left) return // a node that was held up finds connections that were given up long ago
+      if (session.left) return // that took too long: somewhere else it may be entered by now
       await this.#takeOver(session)
       if (!session.left) this.#welcome(session, waiting)
     } catch (error) {

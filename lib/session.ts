@@ -198,7 +198,7 @@ export class Session implements Device, Party {
       this.#home.stats.count('calls', 'ok')
       return result
     } catch (error) {
-      throw this.#count(error)
+      throw this.#count(error as Failure) // a peer rejects with nothing else
     } finally {
       this.#calls--
     }
@@ -342,9 +342,9 @@ export class Session implements Device, Party {
     }
   }
 
-  #count (error: unknown): unknown {
-    this.#home.stats.count('calls', error instanceof Failure ? error.reason : 'internal')
-    return error
+  #count (failure: Failure): Failure {
+    this.#home.stats.count('calls', failure.reason)
+    return failure
   }
 
   #leave (code: number, reason: string): void {

@@ -3,7 +3,8 @@ import { once } from 'node:events'
 import { networkInterfaces } from 'node:os'
 import t from 'tap'
 import Fastify from 'fastify'
-import devices, { Failure, localBackplane, memoryMailbox, type Authenticate, type Backplane } from '../lib/index.ts'
+import devices, { Failure, localBackplane, memoryMailbox, type Authenticate, type Backplane, type Mailbox } from '../lib/index.ts'
+import { gate } from './fakes.ts'
 import { connect, listen, open, refusal, request, until } from './support.ts'
 
 const elsewhere = Object.values(networkInterfaces()).flat().find(one => one?.family === 'IPv4' && !one.internal)?.address
@@ -304,6 +305,26 @@ t.test('a device that is gone before its welcome never was there', async t => {
   t.equal((await device.closed).code, 4511)
   t.strictSame(events, [])
   t.equal(app.devices.size, 0)
+})
+
+t.test('a device that was sent away by the time its letters are counted takes nothing over', async t => {
+  const counted = gate<number>()
+  const mailbox: Mailbox = { ...memoryMailbox(), waiting: () => counted.opened }
+  const inner = localBackplane()
+  const owned: string[] = []
+  const backplane: Backplane = {
+    ...inner,
+    own (id, owner) {
+      owned.push(id)
+      return inner.own(id, owner)
+    }
+  }
+  const app = await listen(t, { mailbox, backplane, admissionTimeout: 50 })
+  const gone = await connect(app.url, 'gone', { unwelcomed: true })
+  t.equal((await gone.closed).code, 1013)
+  counted.open(0)
+  await connect(app.url, 'here')
+  t.strictSame(owned, ['here'])
 })
 
 t.test('a backplane that fails while a device leaves keeps nothing of it', async t => {

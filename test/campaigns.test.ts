@@ -6,6 +6,7 @@ import { duplex } from './campaigns/duplex.ts'
 import { fuzz } from './campaigns/fuzz.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
+import { rivals } from './campaigns/rivals.ts'
 import { slow } from './campaigns/slow.ts'
 import { passes } from './passes.ts'
 import { withProgram } from './programs.ts'
@@ -42,4 +43,8 @@ t.test('no frame, however it was tampered with, throws or holds the process up',
 
 withProgram(t, 'nats-server', 'nodes that die, stand still, lose NATS and leave lose no letter and no device', async t => {
   await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 2, leaves: 1, within: 20_000 }))
+})
+
+withProgram(t, 'nats-server', 'of eight connections with one id over three nodes one stays, the same for all', async t => {
+  await passes(t, rivals({ rounds: 20, devices: 60 }))
 })

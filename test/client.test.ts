@@ -646,3 +646,23 @@ withProgram(t, 'chromium', 'a page connects by a relative address; one that is r
   t.match(statuses, [1, 2, 3].map(() => ({ state: 'waiting', code: 1006, reason: '' })))
   t.strictSame(tokens, ['right', 'wrong-1', 'wrong-2', 'wrong-3'])
 })
+
+t.test('what a line says after it was given up is heard no more', async t => {
+  const listeners = new Map<string, (event: any) => void>()
+  class Zombie {
+    binaryType = ''
+    addEventListener (type: string, listener: (event: any) => void): void { listeners.set(type, listener) }
+    send (): void {}
+    close (): void {}
+  }
+  const seen: unknown[] = []
+  const device = connectClient('ws://127.0.0.1:1/ws', { deviceId: 'd', WebSocket: Zombie }).on('message', ({ data }) => { seen.push(data) })
+  const message = (data: string) => listeners.get('message')!({ data: JSON.stringify({ jsonrpc: '2.0', method: 'message', params: { id: data, data } }) })
+  await until(() => listeners.has('message'))
+  message('before')
+  await until(() => seen.length > 0)
+  device.close()
+  message('after')
+  await new Promise(resolve => setImmediate(resolve))
+  t.strictSame(seen, ['before'])
+})

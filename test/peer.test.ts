@@ -601,3 +601,8 @@ t.test('ids are made as the limits say', async t => {
   t.equal(await ours.peer.call('b', {}, { id: 'given' }), 'yes')
   t.strictSame(theirs.asked.map(asked => (asked as Call).id), ['id-1', 'given'])
 })
+
+t.test('a reason that is not known here is an accident, and keeps its name', async t => {
+  const failure = new Failure('nonsense' as Reason)
+  t.match({ ...failure }, { reason: 'nonsense', statusCode: 500, code: 'INTERNAL_ERROR' })
+})

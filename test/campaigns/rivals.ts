@@ -1,0 +1,89 @@
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import WebSocket from 'ws'
+import { nats } from '../../lib/backplanes/nats.ts'
+import devices from '../../lib/index.ts'
+import { jetstreamMailbox } from '../../lib/mailboxes/jetstream.ts'
+import { programAt } from '../programs.ts'
+import { connect, request, TestDevice } from '../support.ts'
+import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
+import { quiet } from './host.ts'
+import { NatsServer } from './nats.ts'
+
+type Node = FastifyInstance & { url: string }
+
+const NODES = ['n1', 'n2', 'n3']
+const RIVALS = 8
+const REPLACED = 4509
+const WIDTH = 32
+
+/** Over three nodes: eight connections with one id at once, of which one stays; then many devices, each called from another node than its own. */
+export async function rivals ({ rounds, devices: count }: { rounds: number, devices: number }): Promise<Outcome> {
+  const verdict = new Verdict()
+  const server = await NatsServer.start(programAt('nats-server')!)
+  const nodes = await Promise.all(NODES.map(name => start(name, server)))
+  const replaced = { total: 0 }
+  for (let round = 0; round < rounds; round++) replaced.total += await contest(nodes, `rival-${round}`, verdict)
+
+  const spread = await Promise.all(Array.from({ length: count }, async (_, at) => (await connect(nodes[at % 3]!.url, `spread-${at}`)).handle('where', () => at)))
+  const [calls, offline]: [number[], number[]] = [[], []]
+  await lanes(count, WIDTH, async at => {
+    const began = performance.now()
+    const { body } = await request(nodes[(at + 1) % 3]!, 'POST', `/devices/spread-${at}/calls/where`, {})
+    calls.push(performance.now() - began)
+    verdict.same(`answer of spread-${at}`, body, at)
+  })
+  for (let at = 0; at < count; at++) {
+    const began = performance.now()
+    const { status } = await request(nodes[at % 3]!, 'POST', `/devices/away-${at}/messages`, 1)
+    offline.push(performance.now() - began)
+    verdict.same(`status for away-${at}`, status, 404)
+  }
+  for (const device of spread) device.socket.terminate()
+  await Promise.all(nodes.map(node => node.close()))
+  await server.remove()
+  return {
+    line: `rivals: ${rounds} rounds of ${RIVALS} over ${NODES.length} nodes, ${replaced.total} replaced; ${count} devices called from another node in ${times(calls)}, ` +
+      `${WIDTH} at a time; ${count} that are away known to be so in ${times(offline)}`,
+    wrong: verdict.wrong
+  }
+}
+
+async function start (name: string, { servers }: NatsServer): Promise<Node> {
+  const app = quiet()
+  const [backplane, mailbox] = await Promise.all([nats({ servers }), jetstreamMailbox({ servers })])
+  await app.register(devices, { node: name, backplane, mailbox })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  return Object.assign(app, { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
+}
+
+/** Resolves with how many were replaced. */
+async function contest (nodes: Node[], deviceId: string, verdict: Verdict): Promise<number> {
+  const codes: number[] = []
+  const all = Array.from({ length: RIVALS }, (_, at) => {
+    const device = new TestDevice(new WebSocket(`${nodes[at % 3]!.url.replace('http', 'ws')}/ws?deviceId=${deviceId}`))
+    void device.closed.then(({ code }) => codes.push(code))
+    return device
+  })
+  await Promise.all(all.map(({ socket }) => once(socket, 'open')))
+  await settled(async () => codes.length, RIVALS - 1)
+  verdict.same(`how the rivals of ${deviceId} ended`, codes, Array.from({ length: RIVALS - 1 }, () => REPLACED))
+  const survivors = all.filter(({ socket }) => socket.readyState === WebSocket.OPEN)
+  verdict.same(`survivors of ${deviceId}`, survivors.length, 1)
+  const [survivor] = survivors
+  if (!survivor) return codes.length
+  const { params } = await survivor.next(({ method }) => method === 'welcome')
+  const seen = async () => await Promise.all(nodes.map(async node => (await request(node, 'GET', `/devices/${deviceId}`)).body.generation))
+  verdict.same(`generation of ${deviceId}, as each node sees it`, await settled(seen, NODES.map(() => params.generation)), NODES.map(() => params.generation))
+  survivor.socket.terminate()
+  return codes.length
+}
+
+function times (milliseconds: number[]): string {
+  const sorted = milliseconds.toSorted((one, other) => one - other)
+  const at = (share: number) => (sorted[Math.floor((sorted.length - 1) * share)] ?? 0).toFixed(1)
+  return `${at(0.5)} ms (median), ${at(0.99)} ms (99 of 100)`
+}
+
+await command(import.meta.url, { rounds: 500, devices: 1_000 }, rivals)
