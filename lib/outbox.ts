@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
-import { EVERYONE, valueOf, type Backplane, type Reach, type Request } from './backplane.ts'
+import { EVERYONE, type Answer, valueOf, type Backplane, type Reach, type Request } from './backplane.ts'
 import { Failure } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
 import { failureOf, type Letters } from './letters.ts'
@@ -89,8 +89,7 @@ export class Outbox {
 
   /** Asks whoever has the device. */
   async reach (deviceId: string, request: Request, signal?: AbortSignal): Promise<unknown> {
-    const owner = this.#registry.get(deviceId)?.owner
-    const answer = owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
+    const answer = await this.#ask(deviceId, request, signal)
     if (!answer) throw new Failure('offline')
     return valueOf(answer)
   }
@@ -140,10 +139,17 @@ export class Outbox {
   /** A device that cannot be rung gets its letters when it comes back. */
   async #ring (deviceId: string): Promise<void> {
     try {
-      await this.reach(deviceId, { kind: 'ring' })
+      const answer = await this.#ask(deviceId, { kind: 'ring' })
+      if (answer) valueOf(answer)
     } catch (error) {
-      if (!(error instanceof Failure && error.reason === 'offline')) this.#log.warn({ err: error, deviceId }, 'a device could not be rung')
+      this.#log.warn({ err: error, deviceId }, 'a device could not be rung')
     }
+  }
+
+  /** Undefined: nobody has the device. */
+  async #ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
+    const owner = this.#registry.get(deviceId)?.owner
+    return owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
   }
 }
 

@@ -2,7 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Owner, Ownership } from './backplane.ts'
 import { Bucket } from './bucket.ts'
 import { checkTime, type Credentials, type Description, type Device, type Leave } from './device.ts'
-import { Failure, goodbyes, type Goodbye } from './errors.ts'
+import { Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
 import { Frame } from './frame.ts'
 import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
 import { failed, type Call, type Codec, type Failed, type Invalid, type Message, type Named, type Notice, type Result } from './message.ts'
@@ -193,15 +193,17 @@ export class Session implements Device, Party {
   async call (method: string, params?: unknown, { timeout = this.#home.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
     this.#checkRoom()
     this.#calls++
-    try {
-      const result = await this.peer.call(method, params, { timeout, signal, id })
-      this.#home.stats.count('calls', 'ok')
-      return result
-    } catch (error) {
-      throw this.#count(error as Failure) // a peer rejects with nothing else
-    } finally {
+    const called = (outcome: Reason | 'ok') => {
       this.#calls--
+      this.#home.stats.count('calls', outcome)
     }
+    return await this.peer.call(method, params, { timeout, signal, id }).then(result => {
+      called('ok')
+      return result
+    }, (failure: Failure) => {
+      called(failure.reason)
+      throw failure
+    })
   }
 
   renew (expiresAt: number): void {
@@ -306,7 +308,9 @@ export class Session implements Device, Party {
   }
 
   #checkRoom (): void {
-    if (this.#calls >= this.#home.limits.maxCalls) throw this.#count(new Failure('busy'))
+    if (this.#calls < this.#home.limits.maxCalls) return
+    this.#home.stats.count('calls', 'busy')
+    throw new Failure('busy')
   }
 
   #encode (message: Message | Message[]): string | Uint8Array | undefined {
@@ -340,11 +344,6 @@ export class Session implements Device, Party {
       if (message.kind === 'call') this.hand(this.frame({ kind: 'failure', id: message.id, reason: 'too-fast' }))
       else if (message.kind === 'notice') this.hand(this.frame({ kind: 'failure', id: null, reason: 'too-fast' }))
     }
-  }
-
-  #count (failure: Failure): Failure {
-    this.#home.stats.count('calls', failure.reason)
-    return failure
   }
 
   #leave (code: number, reason: string): void {

@@ -14,6 +14,7 @@ export interface DatabaseOptions {
   damaged: (damage: Damage) => void
 }
 
+const WRITE_BUFFER = 16_777_216
 export const CORRUPT = 'LEVEL_CORRUPTION'
 
 /** Opens the database in a folder that is locked. Damage is mended first, and told; so is what a damaged log has lost. */
@@ -21,7 +22,7 @@ export async function openDatabase (path: string, { isNew = false, isCorrupt = f
   let mending = await mendTables(path, damaged) || isCorrupt
   if (mending) await repair(path)
   // what is compressed could not be looked at block by block
-  const db: Database = new ClassicLevel(path, { keyEncoding: 'utf8', valueEncoding: 'view', createIfMissing: isNew, compression: false })
+  const db: Database = new ClassicLevel(path, { keyEncoding: 'utf8', valueEncoding: 'view', createIfMissing: isNew, compression: false, writeBufferSize: WRITE_BUFFER })
   try {
     await db.open()
   } catch (error) {

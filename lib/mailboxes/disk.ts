@@ -314,12 +314,17 @@ function padded (number: number): string {
   return String(number).padStart(16, '0')
 }
 
-function entryOf ({ body, ...letter }: Kept): Entry {
-  return { ...letter, status: 'queued', at: Date.now(), size: sizeOf(body), strikes: 0 }
+function entryOf ({ id, expiresAt, collapse, digest, awaitedBy, position, body }: Kept): Entry {
+  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, ...optional(collapse, digest, awaitedBy) }
 }
 
-function receiptOf ({ position, strikes, ...receipt }: Entry): Receipt {
-  return receipt
+function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, awaitedBy, device }: Entry): Receipt {
+  return { id, status, at, expiresAt, size, ...optional(collapse, digest, awaitedBy), ...(device && { device }) }
+}
+
+/** Most letters have none of these. */
+function optional (collapse?: string, digest?: string, awaitedBy?: string): Pick<Letter, 'collapse' | 'digest' | 'awaitedBy'> {
+  return { ...(collapse !== undefined && { collapse }), ...(digest !== undefined && { digest }), ...(awaitedBy !== undefined && { awaitedBy }) }
 }
 
 function encodeEntry (deviceId: string, entry: Entry): Uint8Array {
