@@ -109,7 +109,12 @@ t.test('nobody else may read the folder', async t => {
 /** Lets the database write only what a test lets it. */
 function intercept (t: { teardown (end: () => unknown): void }, write: (go: () => Promise<void>) => Promise<void>): { restore (): void } {
   const { batch } = ClassicLevel.prototype
-  ClassicLevel.prototype.batch = function (this: ClassicLevel, ...given: unknown[]) { return write(() => Reflect.apply(batch, this, given)) } as never
+  ClassicLevel.prototype.batch = function (this: ClassicLevel) {
+    const made = Reflect.apply(batch, this, []) as ReturnType<ClassicLevel['batch']>
+    const go = made.write.bind(made)
+    made.write = () => write(() => go({ sync: true }))
+    return made
+  } as never
   const restore = () => { ClassicLevel.prototype.batch = batch }
   t.teardown(restore)
   return { restore }

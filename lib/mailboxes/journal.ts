@@ -156,7 +156,7 @@ export class Journal {
     try {
       if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
       const batch = this.#batch + 1
-      await this.#db.batch([...changes, { key: BATCH, value: Buffer.from(String(batch)) }].map(toOperation), { sync: true })
+      await this.#writeTogether([...changes, { key: BATCH, value: Buffer.from(String(batch)) }])
       this.#tally.record(this.#batch = batch)
       this.#brokenUntil = 0
     } catch (error) {
@@ -164,6 +164,16 @@ export class Journal {
       this.#brokenUntil = Date.now() + REOPEN_AFTER
       throw error
     }
+  }
+
+  /** Change by change into one batch: given as one list they cost more than twice as much. */
+  async #writeTogether (changes: Change[]): Promise<void> {
+    const batch = this.#db.batch()
+    for (const { key, value } of changes) {
+      if (value) batch.put(key, recordOf(key, value))
+      else batch.del(key)
+    }
+    await batch.write({ sync: true })
   }
 
   async #reopen (): Promise<void> {
@@ -192,12 +202,11 @@ export class Journal {
   }
 }
 
-function toOperation ({ key, value }: Change): { type: 'put', key: string, value: Uint8Array } | { type: 'del', key: string } {
-  if (!value) return { type: 'del', key }
+function recordOf (key: string, value: Uint8Array): Uint8Array {
   const record = Buffer.allocUnsafe(CHECKSUM + value.length)
   record.writeUInt32BE(checksumOf(key, value))
   record.set(value, CHECKSUM)
-  return { type: 'put', key, value: record }
+  return record
 }
 
 /** Over the key too, so that a record in the place of another is found out. */
