@@ -9,7 +9,7 @@ export interface Letter {
   readonly expiresAt: number
   /** Replaces a waiting letter of the same key. */
   readonly collapse?: string
-  /** Tells whether a letter that comes again under the same id is the same one. */
+  /** Tells whether a letter that comes again under the same id is the same one. Without it, the id is new. */
   readonly digest?: string
   /** The node where somebody waits for the acknowledgement. */
   readonly awaitedBy?: string

@@ -11,6 +11,7 @@ import type { Mailbox } from '../lib/mailbox.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/mailboxes/disk.ts'
 import { Journal } from '../lib/mailboxes/journal.ts'
 import { Recent } from '../lib/mailboxes/recent.ts'
+import { entryOf } from '../lib/mailboxes/records.ts'
 import { Tally } from '../lib/mailboxes/tally.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
@@ -51,7 +52,7 @@ t.test('letters, receipts and strikes are there again after the folder is opened
   t.equal(await mailbox.waiting('e'), 1)
   t.match(await mailbox.receipt('d', 'c'), { status: 'refused', device: { code: 1, message: 'no' } })
   t.equal(await mailbox.strike('d', 'a'), 2)
-  t.match(await mailbox.put('d', letter('a'), plenty), { fresh: false, receipt: { status: 'queued' } })
+  t.match(await mailbox.put('d', letter('a', { digest: 'same' }), plenty), { fresh: false, receipt: { status: 'queued' } })
   t.match(await mailbox.put('d', letter('z', { collapse: 'k' }), plenty), { fresh: true, replaced: { id: 'a' } })
   t.strictSame(await ids(mailbox, 'd'), ['b', 'z'])
   t.ok((await all(mailbox.letters('d'))).at(-1)!.position > 4, 'no position comes again')
@@ -125,7 +126,7 @@ t.test('nothing is promised before it is on disk, a second try neither', async t
   const disk = gate()
   const { restore } = intercept(t, async go => { await disk.opened; await go() })
   let promised = 0
-  const puts = ['a', 'a', 'b'].map(async id => { const put = await mailbox.put('d', letter(id), plenty); promised++; return put })
+  const puts = ['a', 'a', 'b'].map(async id => { const put = await mailbox.put('d', letter(id, { digest: id }), plenty); promised++; return put })
   await turn()
   t.equal(promised, 0)
   disk.open()
@@ -482,27 +483,30 @@ t.test('what is due is looked at so much at a time', async t => {
 
 t.test('what is at hand is all there is from somewhere on, or it is not given', async t => {
   const recent = new Recent({ letters: 3, bytes: 100 })
-  const kept = (position: number, body = '1') => ({ id: String(position), body, expiresAt: 0, position })
+  const held = (position: number, body = '1') => {
+    const letter = { id: String(position), body, expiresAt: 0, position }
+    return { letter, entry: entryOf(letter) }
+  }
   const positions = (deviceId: string, after: number) => recent.behind(deviceId, after)?.map(({ position }) => position)
   t.equal(positions('d', 0), undefined)
-  recent.add('d', kept(5), true)
-  recent.add('d', kept(6), false)
+  recent.add('d', held(5), true)
+  recent.add('d', held(6), false)
   t.strictSame(positions('d', 0), [5, 6], 'all there is')
   t.strictSame(positions('d', 5), [6])
-  recent.add('e', kept(7), false)
+  recent.add('e', held(7), false)
   t.equal(positions('e', 5), undefined, 'there may be older ones')
   t.strictSame(positions('e', 6), [7])
-  recent.add('e', kept(8), false)
+  recent.add('e', held(8), false)
   t.equal(positions('d', 4), undefined, 'the oldest had to go')
   t.strictSame(positions('d', 5), [6])
-  recent.add('e', kept(9, 'x'.repeat(99)), false)
+  recent.add('e', held(9, 'x'.repeat(99)), false)
   t.equal(positions('d', 5), undefined)
   t.strictSame(positions('e', 8), [9], 'never more bytes than may be')
   recent.forget('e')
   recent.forget('nobody')
   t.equal(positions('e', 8), undefined)
   recent.remove('e', '9')
-  recent.add('e', kept(10), true)
+  recent.add('e', held(10), true)
   t.strictSame(positions('e', 0), [10])
 })
 

@@ -3,18 +3,13 @@ import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, t
 import type { Damage } from './damage.ts'
 import { Journal, type Change } from './journal.ts'
 import { Recent } from './recent.ts'
+import { decodeEntry, decodeLetter, dueKey, encodeEntry, encodeLetter, entryKey, entryOf, formatKey, letterKey, lettersOf, receiptOf, type Entry } from './records.ts'
 
 export interface DiskMailboxOptions {
   /** The folder; made if it is not there. One process at a time. */
   path: string
   /** Milliseconds for which the receipt of a letter that is done with is kept. */
   keepReceipts?: number
-}
-
-/** What is known of a letter, of one that is done with too. */
-interface Entry extends Receipt {
-  readonly position: number
-  readonly strikes: number
 }
 
 /** What waits for one device, as far as the caps ask. */
@@ -32,12 +27,6 @@ const SEAL_EVERY = 60_000
 const MENDS = 2
 const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
 
-// no id holds a `!`, and `"` is the character behind it
-const formatKey = 'format'
-const letterKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
-const entryKey = (deviceId: string, letterId: string) => `r!${deviceId}!${letterId}`
-const dueKey = (at: number, deviceId: string, letterId: string) => `d!${padded(at)}!${deviceId}!${letterId}`
-
 /** Keeps letters in a folder: what is promised is on disk, and survives a kill at any moment. Needs `classic-level`. */
 export async function diskMailbox ({ path, keepReceipts = DAY }: DiskMailboxOptions): Promise<Mailbox> {
   const mailbox = new DiskMailbox(keepReceipts)
@@ -50,8 +39,8 @@ class DiskMailbox implements Mailbox {
   readonly #keepReceipts: number
   readonly #boxes = new Map<string, Box>()
   readonly #recent = new Recent(AT_HAND)
-  /** Letters on their way to the disk that nobody has settled meanwhile. */
-  readonly #putting = new Set<string>()
+  /** Of letters that are on their way to the disk, and were not taken out meanwhile. */
+  readonly #putting = new Set<Entry>()
   /** Entries on their way to the disk, and when they are there. */
   readonly #underway = new Map<string, { entry: Entry, written: Promise<void> }>()
   /** What nobody was there to hear of yet, by its key. */
@@ -84,7 +73,7 @@ class DiskMailbox implements Mailbox {
   }
 
   async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
-    const first = this.#entry(deviceId, letter.id)
+    const first = letter.digest === undefined ? undefined : this.#entry(deviceId, letter.id)
     if (first) {
       // a second try is promised nothing before the first is on disk
       await this.#underway.get(entryKey(deviceId, letter.id))?.written
@@ -95,36 +84,35 @@ class DiskMailbox implements Mailbox {
     this.#checkCaps(deviceId, sizeOf(letter.body), caps, replaced)
     const kept: Kept = { ...letter, position: ++this.#position }
     const entry = entryOf(kept)
-
     if (replaced) this.#remove(deviceId, replaced)
     this.#add(deviceId, entry)
-    this.#putting.add(entryKey(deviceId, letter.id))
+    this.#putting.add(entry)
+
+    const entries = [entry]
+    const changes: Change[] = [
+      { key: letterKey(deviceId, kept.position), value: encodeLetter(kept) },
+      { key: dueKey(kept.expiresAt, deviceId, kept.id), value: nothing }
+    ]
+    if (replaced) entries.push(this.#ended(deviceId, replaced, 'replaced', changes))
     try {
-      // written in one go, because nothing comes between
-      await Promise.all([
-        replaced && this.#end(deviceId, replaced, 'replaced'),
-        this.#save(deviceId, entry, [
-          { key: letterKey(deviceId, kept.position), value: encodeLetter(deviceId, kept) },
-          { key: dueKey(kept.expiresAt, deviceId, kept.id), value: nothing }
-        ])
-      ])
+      await this.#save(deviceId, entries, changes)
     } catch (error) {
-      this.#remove(deviceId, entry)
+      if (this.#putting.has(entry)) this.#remove(deviceId, entry)
       if (replaced) this.#putBack(deviceId, replaced)
       throw error
     }
-    if (this.#putting.delete(entryKey(deviceId, letter.id))) this.#recent.add(deviceId, kept, this.#boxes.get(deviceId)!.letters === 1)
+    if (this.#putting.delete(entry)) this.#recent.add(deviceId, { letter: kept, entry }, this.#boxes.get(deviceId)!.letters === 1)
     return { receipt: receiptOf(entry), fresh: true, ...(replaced && { replaced: receiptOf(replaced) }) }
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
     const atHand = this.#recent.behind(deviceId, after)
     for (const letter of atHand ?? []) {
-      if (this.#recent.has(letter) || this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
+      if (this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
     }
     if (atHand) return
-    for await (const [, value] of this.#journal.range(letterKey(deviceId, after + 1), `l!${deviceId}"`)) {
-      const { letter } = decodeLetter(value)
+    for await (const [key, value] of this.#journal.range(...lettersOf(deviceId, after))) {
+      const { letter } = decodeLetter(key, value)
       // the range is as things were when it began
       if (this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
     }
@@ -138,8 +126,9 @@ class DiskMailbox implements Mailbox {
     const entry = this.#entry(deviceId, letterId)
     if (entry?.status !== 'queued') return false
     this.#remove(deviceId, entry)
+    const changes: Change[] = []
     try {
-      await this.#end(deviceId, entry, ending, device)
+      await this.#save(deviceId, [this.#ended(deviceId, entry, ending, changes, device)], changes)
     } catch (error) {
       this.#putBack(deviceId, entry)
       throw error
@@ -156,7 +145,8 @@ class DiskMailbox implements Mailbox {
     const entry = this.#entry(deviceId, letterId)
     if (entry?.status !== 'queued') return 0
     const struck = { ...entry, strikes: entry.strikes + 1 }
-    await this.#save(deviceId, struck)
+    await this.#save(deviceId, [struck])
+    this.#recent.forget(deviceId) // what is at hand has not heard of it
     return struck.strikes
   }
 
@@ -189,32 +179,35 @@ class DiskMailbox implements Mailbox {
   /** As it is now, or is about to be. */
   #entry (deviceId: string, letterId: string): Entry | undefined {
     const key = entryKey(deviceId, letterId)
-    const underway = this.#underway.get(key)
-    if (underway) return underway.entry
+    const newest = this.#underway.get(key)?.entry ?? this.#recent.get(deviceId, letterId)?.entry
+    if (newest) return newest
     const value = this.#journal.read(key)
-    return value && decodeEntry(value).entry
+    return value && decodeEntry(key, value).entry
   }
 
-  async #save (deviceId: string, entry: Entry, changes: Change[] = []): Promise<void> {
-    const key = entryKey(deviceId, entry.id)
-    const written = this.#journal.write([...changes, { key, value: encodeEntry(deviceId, entry) }])
-    const underway = { entry, written }
-    this.#underway.set(key, underway)
+  async #save (deviceId: string, entries: Entry[], changes: Change[] = []): Promise<void> {
+    for (const entry of entries) changes.push({ key: entryKey(deviceId, entry.id), value: encodeEntry(entry) })
+    const written = this.#journal.write(changes)
+    for (const entry of entries) this.#underway.set(entryKey(deviceId, entry.id), { entry, written })
     try {
       await written
     } finally {
-      if (this.#underway.get(key) === underway) this.#underway.delete(key)
+      for (const entry of entries) {
+        const key = entryKey(deviceId, entry.id)
+        if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
+      }
     }
   }
 
   /** The letter goes, its receipt stays for a while. */
-  async #end (deviceId: string, entry: Entry, status: Ending, device?: Detail): Promise<void> {
+  #ended (deviceId: string, entry: Entry, status: Ending, changes: Change[], device?: Detail): Entry {
     const at = Date.now()
-    await this.#save(deviceId, { ...entry, status, at, ...(device && { device }) }, [
+    changes.push(
       { key: letterKey(deviceId, entry.position) },
       { key: dueKey(entry.expiresAt, deviceId, entry.id) },
       { key: dueKey(at + this.#keepReceipts, deviceId, entry.id), value: nothing }
-    ])
+    )
+    return { ...entry, status, at, ...(device && { device }) }
   }
 
   #collapsible (deviceId: string, { collapse }: Letter): Entry | undefined {
@@ -236,15 +229,17 @@ class DiskMailbox implements Mailbox {
     if (collapse !== undefined) box.collapsible.set(collapse, id)
   }
 
-  /** It could not be settled, and waits on. */
+  /** It could not be settled, and waits on, if it is there at all. */
   #putBack (deviceId: string, entry: Entry): void {
+    if (this.#entry(deviceId, entry.id)?.status !== 'queued') return
     this.#add(deviceId, entry)
     this.#recent.forget(deviceId)
   }
 
-  #remove (deviceId: string, { id, size, collapse }: Entry): void {
+  #remove (deviceId: string, entry: Entry): void {
+    const { id, size, collapse } = entry
     const box = this.#boxes.get(deviceId)!
-    this.#putting.delete(entryKey(deviceId, id))
+    this.#putting.delete(entry)
     this.#recent.remove(deviceId, id)
     box.letters--
     box.bytes -= size
@@ -277,14 +272,14 @@ class DiskMailbox implements Mailbox {
     this.#boxes.clear()
     const kept = new Set<number>()
     for await (const [key, value] of this.#journal.range('l!', 'l"')) {
-      const { deviceId, letter } = decodeLetter(value)
+      const { deviceId, letter } = decodeLetter(key, value)
       const entry = this.#entry(deviceId, letter.id)
-      if (!entry) await this.#mend(entryKey(deviceId, letter.id), () => this.#save(deviceId, entryOf(letter)))
+      if (!entry) await this.#mend(entryKey(deviceId, letter.id), () => this.#save(deviceId, [entryOf(letter)]))
       if (!entry || entry.status === 'queued') kept.add(letter.position)
       else await this.#mend(key, () => this.#journal.write([{ key }]))
     }
     for await (const [key, value] of this.#journal.range('r!', 'r"')) {
-      const { deviceId, entry } = decodeEntry(value)
+      const { deviceId, entry } = decodeEntry(key, value)
       this.#position = Math.max(this.#position, entry.position)
       if (!this.#journal.read(key)) await this.#mend(key, () => this.#journal.write([{ key, value }]))
       if (entry.status === 'queued') await this.#take(deviceId, entry, kept.has(entry.position))
@@ -309,42 +304,3 @@ class DiskMailbox implements Mailbox {
 }
 
 const nothing = new Uint8Array()
-
-function padded (number: number): string {
-  return String(number).padStart(16, '0')
-}
-
-function entryOf ({ id, expiresAt, collapse, digest, awaitedBy, position, body }: Kept): Entry {
-  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, ...optional(collapse, digest, awaitedBy) }
-}
-
-function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, awaitedBy, device }: Entry): Receipt {
-  return { id, status, at, expiresAt, size, ...optional(collapse, digest, awaitedBy), ...(device && { device }) }
-}
-
-/** Most letters have none of these. */
-function optional (collapse?: string, digest?: string, awaitedBy?: string): Pick<Letter, 'collapse' | 'digest' | 'awaitedBy'> {
-  return { ...(collapse !== undefined && { collapse }), ...(digest !== undefined && { digest }), ...(awaitedBy !== undefined && { awaitedBy }) }
-}
-
-function encodeEntry (deviceId: string, entry: Entry): Uint8Array {
-  return Buffer.from(JSON.stringify({ deviceId, entry }))
-}
-
-function decodeEntry (value: Uint8Array): { deviceId: string, entry: Entry } {
-  return JSON.parse(Buffer.from(value).toString())
-}
-
-/** One line of JSON, then the body as it is. */
-function encodeLetter (deviceId: string, { body, ...letter }: Kept): Uint8Array {
-  const isText = typeof body === 'string'
-  return Buffer.concat([Buffer.from(`${JSON.stringify({ deviceId, letter, isText })}\n`), Buffer.from(body as string)])
-}
-
-function decodeLetter (value: Uint8Array): { deviceId: string, letter: Kept } {
-  const bytes = Buffer.from(value)
-  const end = bytes.indexOf('\n')
-  const { deviceId, letter, isText } = JSON.parse(bytes.subarray(0, end).toString())
-  const body = bytes.subarray(end + 1)
-  return { deviceId, letter: { ...letter, body: isText ? body.toString() : body } }
-}

@@ -1,10 +1,17 @@
 import { sizeOf, type Kept } from '../mailbox.ts'
+import type { Entry } from './records.ts'
+
+/** A letter that waits, and what is known of it. */
+export interface Held {
+  readonly letter: Kept
+  readonly entry: Entry
+}
 
 interface Shelf {
   /** All that waits for the device from this position on is here. */
   from: number
   /** By id, in order. */
-  readonly letters: Map<string, Kept>
+  readonly letters: Map<string, Held>
 }
 
 export interface RecentLimits {
@@ -17,7 +24,7 @@ export class Recent {
   readonly #limits: RecentLimits
   readonly #shelves = new Map<string, Shelf>()
   /** The device of each, oldest first. */
-  readonly #devices = new Map<Kept, string>()
+  readonly #devices = new Map<Held, string>()
   #bytes = 0
 
   constructor (limits: RecentLimits) {
@@ -25,31 +32,28 @@ export class Recent {
   }
 
   /** `isOnly`: nothing else waits for the device. */
-  add (deviceId: string, letter: Kept, isOnly: boolean): void {
+  add (deviceId: string, held: Held, isOnly: boolean): void {
+    const { letter } = held
     let shelf = this.#shelves.get(deviceId)
     if (!shelf) this.#shelves.set(deviceId, shelf = { from: isOnly ? 0 : letter.position, letters: new Map() })
-    shelf.letters.set(letter.id, letter)
-    this.#devices.set(letter, deviceId)
+    shelf.letters.set(letter.id, held)
+    this.#devices.set(held, deviceId)
     this.#bytes += sizeOf(letter.body)
-    for (const [oldest, deviceId] of this.#devices) {
-      if (this.#devices.size <= this.#limits.letters && this.#bytes <= this.#limits.bytes) break
-      this.#shelves.get(deviceId)!.from = oldest.position + 1
-      this.remove(deviceId, oldest.id)
-    }
+    while (this.#devices.size > this.#limits.letters || this.#bytes > this.#limits.bytes) this.#removeOldest()
   }
 
   remove (deviceId: string, letterId: string): void {
     const shelf = this.#shelves.get(deviceId)
-    const letter = shelf?.letters.get(letterId)
-    if (!shelf || !letter) return
+    const held = shelf?.letters.get(letterId)
+    if (!shelf || !held) return
     shelf.letters.delete(letterId)
     if (shelf.letters.size === 0) this.#shelves.delete(deviceId)
-    this.#devices.delete(letter)
-    this.#bytes -= sizeOf(letter.body)
+    this.#devices.delete(held)
+    this.#bytes -= sizeOf(held.letter.body)
   }
 
-  has (letter: Kept): boolean {
-    return this.#devices.has(letter)
+  get (deviceId: string, letterId: string): Held | undefined {
+    return this.#shelves.get(deviceId)?.letters.get(letterId)
   }
 
   /** What is here of the device is not all from anywhere on any more. */
@@ -61,6 +65,12 @@ export class Recent {
   behind (deviceId: string, position: number): Kept[] | undefined {
     const shelf = this.#shelves.get(deviceId)
     if (!shelf || position + 1 < shelf.from) return undefined
-    return [...shelf.letters.values()].filter(letter => letter.position > position)
+    return [...shelf.letters.values()].map(({ letter }) => letter).filter(letter => letter.position > position)
+  }
+
+  #removeOldest (): void {
+    const [{ letter }, deviceId] = this.#devices.entries().next().value!
+    this.#shelves.get(deviceId)!.from = letter.position + 1
+    this.remove(deviceId, letter.id)
   }
 }

@@ -1,0 +1,66 @@
+import { sizeOf, type Kept, type Letter, type Receipt } from '../mailbox.ts'
+
+/** What is known of a letter, of one that is done with too. */
+export interface Entry extends Receipt {
+  readonly position: number
+  readonly strikes: number
+}
+
+export const formatKey = 'format'
+
+// no id holds a `!`, and `"` is the character behind it
+export const letterKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
+export const entryKey = (deviceId: string, letterId: string) => `r!${deviceId}!${letterId}`
+export const dueKey = (at: number, deviceId: string, letterId: string) => `d!${padded(at)}!${deviceId}!${letterId}`
+
+const DIGITS = 16
+const NEWLINE = 10
+
+function padded (number: number): string {
+  return String(number).padStart(DIGITS, '0')
+}
+
+export function lettersOf (deviceId: string, after: number): [gte: string, lt: string] {
+  return [letterKey(deviceId, after + 1), `l!${deviceId}"`]
+}
+
+export function entryOf ({ id, expiresAt, collapse, digest, awaitedBy, position, body }: Kept): Entry {
+  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, ...optional(collapse, digest, awaitedBy) }
+}
+
+export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, awaitedBy, device }: Entry): Receipt {
+  return { id, status, at, expiresAt, size, ...optional(collapse, digest, awaitedBy), ...(device && { device }) }
+}
+
+/** Most letters have none of these. */
+function optional (collapse?: string, digest?: string, awaitedBy?: string): Pick<Letter, 'collapse' | 'digest' | 'awaitedBy'> {
+  return { ...(collapse !== undefined && { collapse }), ...(digest !== undefined && { digest }), ...(awaitedBy !== undefined && { awaitedBy }) }
+}
+
+/** The ids are in the key. */
+export function encodeEntry ({ id, ...entry }: Entry): Uint8Array {
+  return Buffer.from(JSON.stringify(entry))
+}
+
+export function decodeEntry (key: string, value: Uint8Array): { deviceId: string, entry: Entry } {
+  const [, deviceId, id] = key.split('!') as [string, string, string]
+  return { deviceId, entry: { id, ...JSON.parse(textOf(value)) } }
+}
+
+/** One line of JSON, then the body as it is; the device and the position are in the key. */
+export function encodeLetter ({ body, position, ...letter }: Kept): Uint8Array {
+  if (typeof body === 'string') return Buffer.from(`${JSON.stringify({ ...letter, isText: true })}\n${body}`)
+  return Buffer.concat([Buffer.from(`${JSON.stringify(letter)}\n`), body])
+}
+
+export function decodeLetter (key: string, value: Uint8Array): { deviceId: string, letter: Kept } {
+  const [, deviceId, position] = key.split('!') as [string, string, string]
+  const end = value.indexOf(NEWLINE)
+  const { isText, ...letter } = JSON.parse(textOf(value.subarray(0, end)))
+  const body = value.subarray(end + 1)
+  return { deviceId, letter: { ...letter, position: Number(position), body: isText ? textOf(body) : body } }
+}
+
+function textOf ({ buffer, byteOffset, length }: Uint8Array): string {
+  return Buffer.from(buffer, byteOffset, length).toString()
+}
