@@ -1,9 +1,9 @@
 import { Failure, type Detail } from '../errors.ts'
 import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
 import type { Damage } from './damage.ts'
-import { Journal, type Change } from './journal.ts'
+import { Journal, type Change, type Item } from './journal.ts'
 import { Recent } from './recent.ts'
-import { decodeEntry, decodeLetter, dueKey, encodeEntry, encodeLetter, entryKey, entryOf, formatKey, letterKey, lettersOf, receiptOf, type Entry } from './records.ts'
+import { decodeDue, decodeEntry, decodeLetter, dueList, dueOf, dueUntil, encodeEntry, encodeLetter, entryKey, entryOf, formatKey, letterKey, lettersOf, receiptOf, type Entry } from './records.ts'
 
 export interface DiskMailboxOptions {
   /** The folder; made if it is not there. One process at a time. */
@@ -23,6 +23,7 @@ interface Box {
 const FORMAT = 'fastify-devices letters 1'
 const DAY = 86_400_000
 const SWEPT_AT_ONCE = 1_000
+const LISTED_AT_ONCE = 1_000
 const SEAL_EVERY = 60_000
 const MENDS = 2
 const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
@@ -89,9 +90,9 @@ class DiskMailbox implements Mailbox {
     this.#putting.add(entry)
 
     const entries = [entry]
-    const changes: Change[] = [
+    const changes = [
       { key: letterKey(deviceId, kept.position), value: encodeLetter(kept) },
-      { key: dueKey(kept.expiresAt, deviceId, kept.id), value: nothing }
+      dueOf(deviceId, kept.id, kept.expiresAt)
     ]
     if (replaced) entries.push(this.#ended(deviceId, replaced, 'replaced', changes))
     try {
@@ -126,7 +127,7 @@ class DiskMailbox implements Mailbox {
     const entry = this.#entry(deviceId, letterId)
     if (entry?.status !== 'queued') return false
     this.#remove(deviceId, entry)
-    const changes: Change[] = []
+    const changes: Array<Change | Item> = []
     try {
       await this.#save(deviceId, [this.#ended(deviceId, entry, ending, changes, device)], changes)
     } catch (error) {
@@ -154,16 +155,13 @@ class DiskMailbox implements Mailbox {
   async sweep (now: number): Promise<Expired[]> {
     const expired: Expired[] = []
     let looks = 0
-    for await (const [key] of this.#journal.range('d!', dueKey(now + 1, '', ''))) {
-      const [, , deviceId, letterId] = key.split('!') as [string, string, string, string]
-      const entry = this.#entry(deviceId, letterId)
-      if (entry?.status === 'queued') {
-        await this.settle(deviceId, letterId, 'expired')
-        expired.push({ deviceId, receipt: receiptOf({ ...entry, status: 'expired', at: now }) })
-      } else {
-        await this.#journal.write([{ key }, { key: entryKey(deviceId, letterId) }])
-      }
-      if (++looks === SWEPT_AT_ONCE) break
+    for await (const [key, value] of this.#journal.range(...dueUntil(now))) {
+      const due = decodeDue(value)
+      const found = await Promise.all(due.map(async ([deviceId, letterId]) => await this.#look(key, deviceId, letterId, now)))
+      expired.push(...found.filter(one => one !== undefined))
+      await this.#journal.write([{ key }])
+      looks += due.length
+      if (looks >= SWEPT_AT_ONCE) break
     }
     if (now - this.#sealedAt > SEAL_EVERY) {
       this.#sealedAt = now
@@ -176,6 +174,26 @@ class DiskMailbox implements Mailbox {
     await this.#journal.close()
   }
 
+  /** At what a list holds: it is done with there, unless it is due later. */
+  async #look (list: string, deviceId: string, letterId: string, now: number): Promise<Expired | undefined> {
+    const entry = this.#entry(deviceId, letterId)
+    if (!entry) return
+    const at = this.#dueAt(entry)
+    const isWaiting = entry.status === 'queued'
+    if (at > now) {
+      // the list of its expiry still has a letter that is done with, and its receipt is in another
+      if (isWaiting || !list.startsWith(dueList(entry.expiresAt))) await this.#journal.write([dueOf(deviceId, letterId, at)])
+    } else if (!isWaiting) {
+      await this.#journal.write([{ key: entryKey(deviceId, letterId) }])
+    } else if (await this.settle(deviceId, letterId, 'expired')) {
+      return { deviceId, receipt: receiptOf({ ...entry, status: 'expired', at: now }) }
+    }
+  }
+
+  #dueAt ({ status, expiresAt, at }: Entry): number {
+    return status === 'queued' ? expiresAt : at + this.#keepReceipts
+  }
+
   /** As it is now, or is about to be. */
   #entry (deviceId: string, letterId: string): Entry | undefined {
     const key = entryKey(deviceId, letterId)
@@ -185,7 +203,7 @@ class DiskMailbox implements Mailbox {
     return value && decodeEntry(key, value).entry
   }
 
-  async #save (deviceId: string, entries: Entry[], changes: Change[] = []): Promise<void> {
+  async #save (deviceId: string, entries: Entry[], changes: Array<Change | Item> = []): Promise<void> {
     for (const entry of entries) changes.push({ key: entryKey(deviceId, entry.id), value: encodeEntry(entry) })
     const written = this.#journal.write(changes)
     for (const entry of entries) this.#underway.set(entryKey(deviceId, entry.id), { entry, written })
@@ -200,13 +218,9 @@ class DiskMailbox implements Mailbox {
   }
 
   /** The letter goes, its receipt stays for a while. */
-  #ended (deviceId: string, entry: Entry, status: Ending, changes: Change[], device?: Detail): Entry {
+  #ended (deviceId: string, entry: Entry, status: Ending, changes: Array<Change | Item>, device?: Detail): Entry {
     const at = Date.now()
-    changes.push(
-      { key: letterKey(deviceId, entry.position) },
-      { key: dueKey(entry.expiresAt, deviceId, entry.id) },
-      { key: dueKey(at + this.#keepReceipts, deviceId, entry.id), value: nothing }
-    )
+    changes.push({ key: letterKey(deviceId, entry.position) }, dueOf(deviceId, entry.id, at + this.#keepReceipts))
     return { ...entry, status, at, ...(device && { device }) }
   }
 
@@ -265,8 +279,8 @@ class DiskMailbox implements Mailbox {
   }
 
   /**
-   * Counts what waits, and mends what damage has torn apart. A letter, its entry, and the time when it is due were written together: where one
-   * of them is missing, it was lost, whether or not anything else tells.
+   * Counts what waits, and mends what damage has torn apart. A letter and its entry were written together: where one of them is missing, it was
+   * lost, whether or not anything else tells.
    */
   async #loadOnce (): Promise<void> {
     this.#boxes.clear()
@@ -282,19 +296,25 @@ class DiskMailbox implements Mailbox {
       const { deviceId, entry } = decodeEntry(key, value)
       this.#position = Math.max(this.#position, entry.position)
       if (!this.#journal.read(key)) await this.#mend(key, () => this.#journal.write([{ key, value }]))
-      if (entry.status === 'queued') await this.#take(deviceId, entry, kept.has(entry.position))
+      if (entry.status !== 'queued') continue
+      this.#add(deviceId, entry)
+      if (!kept.has(entry.position)) await this.#mend(letterKey(deviceId, entry.position), () => this.settle(deviceId, entry.id, 'damaged'))
     }
-    for await (const [key] of this.#journal.range('d!', 'd"')) {
-      const [, , deviceId, letterId] = key.split('!') as [string, string, string, string]
-      if (!this.#entry(deviceId, letterId)) await this.#mend(entryKey(deviceId, letterId), () => this.#journal.write([{ key }]))
-    }
+    const lists: Change[] = []
+    for await (const [key] of this.#journal.range('d!', 'd"')) lists.push({ key })
+    if (this.#damages.size > 0) await this.#listAgain(lists)
   }
 
-  async #take (deviceId: string, entry: Entry, isKept: boolean): Promise<void> {
-    this.#add(deviceId, entry)
-    const due = dueKey(entry.expiresAt, deviceId, entry.id)
-    if (!isKept) await this.#mend(letterKey(deviceId, entry.position), () => this.settle(deviceId, entry.id, 'damaged'))
-    else if (!this.#journal.read(due)) await this.#mend(due, () => this.#journal.write([{ key: due, value: nothing }]))
+  /** Where something was lost, it may have been told when something is due. */
+  async #listAgain (lists: Change[]): Promise<void> {
+    let changes: Array<Change | Item> = []
+    for await (const [key, value] of this.#journal.range('r!', 'r"')) {
+      const { deviceId, entry } = decodeEntry(key, value)
+      if (changes.push(dueOf(deviceId, entry.id, this.#dueAt(entry))) < LISTED_AT_ONCE) continue
+      await this.#journal.write(changes)
+      changes = []
+    }
+    await this.#journal.write([...changes, ...lists])
   }
 
   async #mend (key: string, mend: () => Promise<unknown>): Promise<void> {
@@ -302,5 +322,3 @@ class DiskMailbox implements Mailbox {
     await mend()
   }
 }
-
-const nothing = new Uint8Array()

@@ -1,4 +1,5 @@
 import { sizeOf, type Kept, type Letter, type Receipt } from '../mailbox.ts'
+import type { Item } from './journal.ts'
 
 /** What is known of a letter, of one that is done with too. */
 export interface Entry extends Receipt {
@@ -11,7 +12,8 @@ export const formatKey = 'format'
 // no id holds a `!`, and `"` is the character behind it
 export const letterKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
 export const entryKey = (deviceId: string, letterId: string) => `r!${deviceId}!${letterId}`
-export const dueKey = (at: number, deviceId: string, letterId: string) => `d!${padded(at)}!${deviceId}!${letterId}`
+/** The list of all that is due in one second. */
+export const dueList = (at: number) => `d!${padded(Math.floor(at / 1_000))}`
 
 const DIGITS = 16
 const NEWLINE = 10
@@ -22,6 +24,19 @@ function padded (number: number): string {
 
 export function lettersOf (deviceId: string, after: number): [gte: string, lt: string] {
   return [letterKey(deviceId, after + 1), `l!${deviceId}"`]
+}
+
+export function dueOf (deviceId: string, letterId: string, at: number): Item {
+  return { list: dueList(at), item: `${deviceId}!${letterId}` }
+}
+
+/** The records of lists up to a time. */
+export function dueUntil (at: number): [gte: string, lt: string] {
+  return ['d!', `${dueList(at)}"`]
+}
+
+export function decodeDue (value: Uint8Array): Array<[deviceId: string, letterId: string]> {
+  return textOf(value).split('\n').map(item => item.split('!') as [string, string])
 }
 
 export function entryOf ({ id, expiresAt, collapse, digest, awaitedBy, position, body }: Kept): Entry {
