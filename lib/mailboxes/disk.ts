@@ -107,6 +107,7 @@ class DiskMailbox implements Mailbox {
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
+    if (!this.#boxes.has(deviceId)) return // most devices that come have none
     const atHand = this.#recent.behind(deviceId, after)
     for (const letter of atHand ?? []) {
       if (this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
