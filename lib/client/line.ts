@@ -58,8 +58,10 @@ export class Line implements Party {
       this.#heard = true
       this.peer.receive(codec.decode(typeof data === 'string' ? data : new Uint8Array(data)))
     })
-    socket.addEventListener('close', ({ code, reason }: { code: number, reason: string }) => this.#ended(code, reason))
-    socket.addEventListener('error', () => {}) // its close follows
+    // its close follows, and says nothing; what is known is known here, and in browsers nowhere
+    let trouble = ''
+    socket.addEventListener('error', ({ message = '' }: { message?: string }) => { trouble = message })
+    socket.addEventListener('close', ({ code, reason }: { code: number, reason: string }) => this.#ended(code, reason || trouble))
   }
 
   /** Notices by itself when nothing is heard any more, even where it asked: browsers do not show the pings of the server. */
