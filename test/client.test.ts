@@ -557,9 +557,17 @@ t.test('a filter that is refused takes no other with it', async t => {
   device.on('error', error => errors.push(error))
   for (const filter of ['a', 'secret/#', 'b']) device.subscribe(filter, () => {})
   await until(() => errors.length === 1)
-  t.match(errors, [{ reason: 'refused', device: { code: -32008 } }])
+  t.match(errors, [{ message: 'subscribe secret/#: Not allowed', reason: 'refused', device: { code: -32008 } }])
   await until(() => app.devices.get('d')!.topics.size === 2)
   t.strictSame([...app.devices.get('d')!.topics], ['a', 'b'])
+})
+
+t.test('a filter that a server says nothing about is named', async t => {
+  const { url } = await server(t, () => {})
+  const device = client(t, url, { timeout: 50 })
+  const error = new Promise(resolve => device.on('error', resolve))
+  device.subscribe('a', () => {})
+  t.match(await error, { message: 'subscribe a: No answer in time', reason: 'timeout' })
 })
 
 t.test('who unsubscribes before the server has answered is not subscribed', async t => {
