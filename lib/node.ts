@@ -43,7 +43,7 @@ export interface Node {
 
 export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, sweeps }: Choices): Node {
   if (backplane.remote && !mailbox.shared) {
-    throw new Error('fastify-devices: letters in the mailbox of one machine are lost to the devices that come back to another; use a mailbox that all nodes share')
+    throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, as jetstreamMailbox(): letters on one machine are lost to the devices that come back to another')
   }
   const node = settings.node ?? randomBytes(6).toString('base64url')
   const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }

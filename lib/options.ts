@@ -8,7 +8,7 @@ import type { Origins } from './gate.ts'
 import type { Authenticate } from './introduction.ts'
 import type { Mailbox } from './mailbox.ts'
 import type { Codec } from './message.ts'
-import { MAX_TIMER } from './peer.ts'
+import { isThenable, MAX_TIMER } from './peer.ts'
 
 /** Whether this request may use REST. */
 export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
@@ -80,6 +80,8 @@ export type Options = { [Name in Exclude<keyof Settings, 'prefix'>]?: Settings[N
 /** Options with their defaults; a wrong one throws and is named. */
 export function settingsOf (options: object): Settings {
   const given = Object.entries(options).filter(([, value]) => value !== undefined)
+  const late = given.find(([, value]) => isThenable(value))
+  if (late) throw new Error(`fastify-devices: the option "${late[0]}" is a promise: await it`)
   const settings = { ...Value.Create(OptionsSchema), ...Object.fromEntries(given) }
   const error = Value.Errors(OptionsSchema, settings).First()
   if (!error) return settings

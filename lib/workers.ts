@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { MUSTER, valueOf, WORKERS, WORKERS_PATIENCE, WORKERS_TELL, type Announcement, type Backplane, type Connection, type Unwatch } from './backplane.ts'
 import type { Credentials, Device } from './device.ts'
 import { Failure } from './errors.ts'
+import { isUnreachable } from './letters.ts'
 import type { Elsewhere } from './methods.ts'
 
 /** What a device asked, until a worker has answered. */
@@ -57,7 +58,8 @@ export class Workers implements Elsewhere {
     try {
       await this.#backplane.publish({ id: 'muster', topic: MUSTER, data: null })
     } catch (error) {
-      this.#log.warn({ err: error }, 'the workers cannot be asked who they are')
+      // a backplane that is not there yet says so itself, and workers tell of themselves once it is
+      if (!isUnreachable(error)) this.#log.warn({ err: error }, 'the workers cannot be asked who they are')
     }
   }
 

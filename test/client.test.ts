@@ -9,6 +9,7 @@ import { build } from 'esbuild'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
+import { tcpSocket } from '../lib/client/tcp.ts'
 import { connect as connectClient, Failure, type Client, type ConnectOptions, type Received, type Status } from '../lib/client/index.ts'
 import { waitOf } from '../lib/retry.ts'
 import devices from '../lib/index.ts'
@@ -330,10 +331,22 @@ t.test('without a WebSocket to use, it says so', async t => {
   const own = global.WebSocket
   t.teardown(() => { global.WebSocket = own })
   global.WebSocket = undefined
-  const device = connectClient('http://127.0.0.1:9/ws', { deviceId: 'd', first: 1, most: 1 })
-  t.teardown(() => device.close())
-  const error = await new Promise(resolve => device.on('error', resolve))
-  t.type(error, TypeError)
+  t.throws(() => connectClient('http://127.0.0.1:9/ws', { deviceId: 'd' }), { message: /option "WebSocket"/ })
+})
+
+t.test('an address that is none is told at once', async t => {
+  t.throws(() => connectClient('nowhere', { deviceId: 'd', ...quick }), { code: 'ERR_INVALID_URL' })
+})
+
+t.test('why there is no connection is told where it is known', async t => {
+  const app = await listen(t, { authenticate: () => false })
+  const reasonOf = async (url: string, options: object) => {
+    const device = connectClient(url, { deviceId: 'd', ...quick, ...options })
+    t.teardown(() => device.close())
+    return (await becomes(device, 'waiting')).reason
+  }
+  t.match(await reasonOf(`${app.url}/ws`, {}), /401/)
+  t.match(await reasonOf('tcp://127.0.0.1:1', { WebSocket: tcpSocket() }), /ECONNREFUSED/)
 })
 
 t.test('an attempt that gets no answer is given up, and the next one waits longer', async t => {
@@ -544,9 +557,17 @@ t.test('a filter that is refused takes no other with it', async t => {
   device.on('error', error => errors.push(error))
   for (const filter of ['a', 'secret/#', 'b']) device.subscribe(filter, () => {})
   await until(() => errors.length === 1)
-  t.match(errors, [{ reason: 'refused', device: { code: -32008 } }])
+  t.match(errors, [{ message: 'subscribe secret/#: Not allowed', reason: 'refused', device: { code: -32008 } }])
   await until(() => app.devices.get('d')!.topics.size === 2)
   t.strictSame([...app.devices.get('d')!.topics], ['a', 'b'])
+})
+
+t.test('a filter that a server says nothing about is named', async t => {
+  const { url } = await server(t, () => {})
+  const device = client(t, url, { timeout: 50 })
+  const error = new Promise(resolve => device.on('error', resolve))
+  device.subscribe('a', () => {})
+  t.match(await error, { message: 'subscribe a: No answer in time', reason: 'timeout' })
 })
 
 t.test('who unsubscribes before the server has answered is not subscribed', async t => {

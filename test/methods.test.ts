@@ -307,6 +307,7 @@ t.test('a wrong option throws and is named', async t => {
     [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins that browsers may come from, as `https://host:port`, or a function that says so of each)'],
     [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; the first is for devices that offer none. By default JSON-RPC)'],
     [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; by default in memory)'],
+    [{ mailbox: Promise.resolve({}) }, 'fastify-devices: the option "mailbox" is a promise: await it'],
     [{ toString: 1 }, 'fastify-devices has no option "toString"']
   ]
   for (const [options, words] of table) t.throws(() => settingsOf(options), new Error(words), words)

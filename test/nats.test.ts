@@ -626,6 +626,14 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await draining.close!()
   })
 
+  t.test('one that is closed does not take that for a broken link', async t => {
+    const backplane = await nats({ servers: server.servers, prefix: prefix() })
+    const changes: boolean[] = []
+    backplane.onLink!(up => changes.push(up))
+    await backplane.close!()
+    t.strictSame(changes, [])
+  })
+
   t.test('one that is closed while it connects lets go', async t => {
     const backplane = await nats({ servers: server.servers, prefix: prefix(), startWithout: true })
     await backplane.close!()

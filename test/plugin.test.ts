@@ -106,7 +106,7 @@ t.test('a wrong option is named', async t => {
   await rejects({ maxTtl: 2 ** 40 }, /option "maxTtl" is wrong/)
   await rejects({ drainTimeout: 10_000 }, /"drainTimeout" must be less than Fastify's pluginTimeout of 10000 ms/)
   await Fastify({ pluginTimeout: 0 }).register(devices, { drainTimeout: 60_000 })
-  await rejects({ backplane: { ...localBackplane(), remote: true }, mailbox: memoryMailbox() }, /a mailbox that all nodes share/)
+  await rejects({ backplane: { ...localBackplane(), remote: true }, mailbox: memoryMailbox() }, /"mailbox" must be one that all nodes share/)
 })
 
 t.test('the hooks, the error handler and the logger of the host apply, to the upgrade as well', async t => {

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
-import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
+import { chmodSync, linkSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect as connectTcp, createServer, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { connect as connectTls, type ConnectionOptions } from 'node:tls'
@@ -398,6 +398,26 @@ t.test('the door says where it is, and is on loopback unless told; a port that i
   t.equal(door.address, null)
   t.throws(() => tcp({}), /"port" or the option "path"/)
   t.throws(() => tcp({ port: 1, path: '/x' }), /"port" or the option "path"/)
+})
+
+t.test('a Unix socket that a killed process left behind is taken over; one that is in use, or another file, is not', async t => {
+  const [path, first, file] = ['left', 'first', 'file'].map(name => join(folder, name)) as [string, string, string]
+  const killed = createServer().listen(first)
+  await once(killed, 'listening')
+  linkSync(first, path)
+  await new Promise(resolve => killed.close(resolve))
+  const app = await listen(t, { doors: [tcp({ path })] })
+  const device = await introduce(connectTcp(path), 'd')
+  t.ok(app.devices.has('d'))
+  writeFileSync(file, 'kept')
+  for (const taken of [path, file]) {
+    const other = Fastify()
+    t.teardown(() => other.close())
+    await other.register(devices, { doors: [tcp({ path: taken })] })
+    await t.rejects(async () => { await other.ready() }, { code: 'EADDRINUSE' })
+  }
+  t.equal(readFileSync(file, 'utf8'), 'kept')
+  await device.close()
 })
 
 t.test('a door may be on IPv6', async t => {

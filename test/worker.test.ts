@@ -675,10 +675,11 @@ t.test('a gateway that cannot reach its workers says so', async t => {
   const lines: string[] = []
   const logger = { level: 'warn', stream: { write: (line: string) => { lines.push(JSON.parse(line).msg) } } }
   let down = true
+  let trouble = new Failure('unreachable')
   const shaky: Backplane = {
     ...backplane,
     async publish (publication) {
-      if (publication.topic === MUSTER) throw new Failure('unreachable')
+      if (publication.topic === MUSTER) throw trouble
       return await backplane.publish(publication)
     },
     async ask (...asked) {
@@ -686,6 +687,10 @@ t.test('a gateway that cannot reach its workers says so', async t => {
       return await backplane.ask(...asked)
     }
   }
+  const early = await listen(t, { backplane: shaky }, { logger })
+  t.strictSame(lines, [], 'a backplane that is not there yet says so itself')
+  await early.close()
+  trouble = new Failure('timeout')
   const app = await listen(t, { backplane: shaky }, { logger })
   t.strictSame(lines.splice(0), ['the workers cannot be asked who they are'])
   const [worker] = await crew(t, backplane, ['w'])
@@ -724,7 +729,7 @@ t.test('a wrong option of a worker is named, and a mailbox that is not shared re
   const backplane = localBackplane()
   await t.rejects(createWorker({ backplane, drainTimeout: 0 }), { message: /the option "drainTimeout" is wrong/ })
   await t.rejects(createWorker({ backplane, crew: 7 } as WorkerOptions), { message: /no option "crew"/ })
-  await t.rejects(createWorker({ backplane: { ...backplane, remote: true }, mailbox: memoryMailbox() }), { message: /a mailbox that all nodes share/ })
+  await t.rejects(createWorker({ backplane: { ...backplane, remote: true }, mailbox: memoryMailbox() }), { message: /"mailbox" must be one that all nodes share/ })
 })
 
 t.test('a gateway that closes waits for what its workers have to answer', async t => {

@@ -61,7 +61,8 @@ const MOST_QUEUED = 10_000
 const GOOD = 5
 
 /**
- * Connects a device, and keeps it connected until it is closed or told not to come back. A server that refuses the connection
+ * Connects a device, and keeps it connected until it is closed or told not to come back. Throws where that can never be: no URL, no
+ * WebSocket. A server that refuses the connection
  * itself (401, 403, ...) looks like one that cannot be reached: browsers do not show the status. So it is tried again, ever more
  * rarely, each time with a new token; whoever knows better calls `close`.
  */
@@ -71,8 +72,8 @@ export function connect (url: string, options: ConnectOptions): Client {
 
 /** A device: the other end of a session. */
 export class Client implements End {
-  readonly #url: string
-  readonly #options: ConnectOptions & Backoff & { timeout: number, maxWaiting: number }
+  readonly #url: URL
+  readonly #options: ConnectOptions & Backoff & Required<Pick<ConnectOptions, 'WebSocket' | 'timeout' | 'maxWaiting'>>
   readonly #handlers = new Map<string, MethodHandler>()
   readonly #listeners: Listeners = { message: new Set(), status: new Set(), error: new Set() }
   readonly #filters = new Map<string, Set<MessageListener>>()
@@ -89,9 +90,12 @@ export class Client implements End {
   #queued = 0
 
   constructor (url: string, options: ConnectOptions) {
-    this.#url = url
-    this.#options = { first: 1_000, most: 30_000, timeout: 10_000, maxWaiting: 100, ...options }
-    this.#options.timeout = Math.min(this.#options.timeout, MAX_TIMER)
+    const { WebSocket = (globalThis as any).WebSocket, timeout = 10_000 } = options
+    if (!WebSocket) throw new Error('There is no WebSocket here: give one as the option "WebSocket", in Node 20 that of the package ws')
+    this.#url = new URL(url, (globalThis as any).location?.href)
+    this.#url.protocol = this.#url.protocol.replace('http', 'ws')
+    this.#url.searchParams.set('deviceId', options.deviceId)
+    this.#options = { first: 1_000, most: 30_000, maxWaiting: 100, ...options, WebSocket, timeout: Math.min(timeout, MAX_TIMER) }
     void this.#open()
   }
 
@@ -197,16 +201,13 @@ export class Client implements End {
 
   /** Has `timeout` for all of it: the token, the connection and the welcome. */
   async #open (): Promise<void> {
-    const { deviceId, token, timeout, WebSocket = (globalThis as any).WebSocket } = this.#options
+    const { token, timeout, WebSocket } = this.#options
     const attempt = this.#timer = setTimeout(() => this.#line ? this.#line.cut() : this.ended(VANISHED, ''), timeout)
     this.#set({ state: 'connecting' })
     try {
       const bearer = await (typeof token === 'function' ? token() : token)
       if (this.#timer !== attempt) return // closed meanwhile, or too late
-      const url = new URL(this.#url, (globalThis as any).location?.href)
-      url.protocol = url.protocol.replace('http', 'ws')
-      url.searchParams.set('deviceId', deviceId)
-      this.#line = new Line(new WebSocket(url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
+      this.#line = new Line(new WebSocket(this.#url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
     } catch (error) { // no token to be had, or none that a header can hold
       if (this.#timer === attempt) this.ended(VANISHED, '')
       this.failed(error)

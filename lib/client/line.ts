@@ -58,8 +58,10 @@ export class Line implements Party {
       this.#heard = true
       this.peer.receive(codec.decode(typeof data === 'string' ? data : new Uint8Array(data)))
     })
-    socket.addEventListener('close', ({ code, reason }: { code: number, reason: string }) => this.#ended(code, reason))
-    socket.addEventListener('error', () => {}) // its close follows
+    // its close follows, and says nothing; what is known is known here, and in browsers nowhere
+    let trouble = ''
+    socket.addEventListener('error', ({ message = '' }: { message?: string }) => { trouble = message })
+    socket.addEventListener('close', ({ code, reason }: { code: number, reason: string }) => this.#ended(code, reason || trouble))
   }
 
   /** Notices by itself when nothing is heard any more, even where it asked: browsers do not show the pings of the server. */
@@ -110,7 +112,7 @@ export class Line implements Party {
       if ((error as Failure).statusCode === TOO_MUCH) {
         await new Promise(resolve => { this.#pause = setTimeout(resolve, PAUSE) })
         await this.#ask(method, topics)
-      } else if (topics.length === 1) this.#end.failed(error)
+      } else if (topics.length === 1) this.#end.failed(naming(method, topics[0]!, error as Failure))
       else for (const topic of topics) await this.#ask(method, [topic]) // one that is refused must not take the others with it
     }
   }
@@ -136,4 +138,9 @@ export class Line implements Party {
     if (code === VANISHED) (this.#socket.terminate ?? this.#socket.close).call(this.#socket)
     this.#end.ended(code, reason)
   }
+}
+
+/** The same failure, with words that say which topic it was: nobody waits for this call, so nothing else does. */
+function naming (method: string, topic: string, { reason, message, device }: Failure): Failure {
+  return new Failure(reason, { message: `${method} ${topic}: ${device?.message ?? message}`, detail: device })
 }

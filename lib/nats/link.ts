@@ -153,6 +153,7 @@ export class Link {
 
   async close (): Promise<void> {
     this.#closing.abort()
+    this.#changed.clear() // it did not fall, it was let go
     this.#fall()
     for (const subscribed of this.#subscribed.keys()) subscribed.end()
     if (!this.#options.connection) await this.#connection?.close()

@@ -1,5 +1,6 @@
+import { stat, unlink } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createServer, type AddressInfo, type Server, type Socket as RawSocket } from 'node:net'
+import { connect, createServer, type AddressInfo, type Server, type Socket as RawSocket } from 'node:net'
 import { createServer as createTlsServer, type TLSSocket, type TlsOptions } from 'node:tls'
 import type { Door, Ground } from '../door.ts'
 import { goodbyes } from '../errors.ts'
@@ -65,7 +66,10 @@ export class TcpDoor implements Door, Host {
     })
     server.on('error', error => ground.app.log.error({ err: error }, 'the TCP door failed'))
     // with `onListen` nobody would hear that the port is taken
-    ground.app.addHook('onReady', async () => await this.#listen(server))
+    ground.app.addHook('onReady', async () => {
+      await this.#clear()
+      await this.#listen(server)
+    })
   }
 
   async close (deadline: number): Promise<void> {
@@ -99,6 +103,12 @@ export class TcpDoor implements Door, Host {
     socket.destroySoon()
   }
 
+  /** Takes away a Unix socket behind which nobody is: a process that was killed could not. */
+  async #clear (): Promise<void> {
+    const { path } = this.#options
+    if (path !== undefined && await isAbandoned(path)) await unlink(path)
+  }
+
   #listen (server: Server): Promise<void> {
     const { port, host = LOOPBACK, path } = this.#options
     return new Promise((resolve, reject) => {
@@ -109,4 +119,17 @@ export class TcpDoor implements Door, Host {
       })
     })
   }
+}
+
+/** Whether nobody listens there any more. Any other file refuses connections too, and is not ours to take away. */
+async function isAbandoned (path: string): Promise<boolean> {
+  const file = await stat(path).catch(() => undefined)
+  if (!file?.isSocket()) return false
+  return await new Promise(resolve => {
+    const socket = connect(path, () => {
+      socket.destroy()
+      resolve(false)
+    })
+    socket.on('error', ({ code }: NodeJS.ErrnoException) => resolve(code === 'ECONNREFUSED'))
+  })
 }
