@@ -112,7 +112,7 @@ export class Devices {
     if (params !== undefined && (typeof params !== 'object' || params === null)) {
       throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
     }
-    return await this.#parts.outbox.call(checked(deviceId), method, params, timeout, signal)
+    return await this.#parts.outbox.call(checked(deviceId), method, params, { timeout, signal })
   }
 
   /** Sends a message to all devices, or to those that listen to a topic. */

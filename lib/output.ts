@@ -50,12 +50,9 @@ export class Output implements Holding {
     return this.#backlog <= this.#limit
   }
 
-  /** Leaves as soon as there is room, and resolves then; rejects where there will be none for long. */
-  offer (frame: Frame): Promise<void> {
-    if (this.#waiting.length === 0 && this.#hasRoom) {
-      this.#hold(frame)
-      return Promise.resolve()
-    }
+  /** Leaves at the end of the tick, or as soon as there is room, and resolves then; rejects where there will be none for long. */
+  offer (frame: Frame): Promise<void> | undefined {
+    if (this.#waiting.length === 0 && this.#hasRoom) return void this.#hold(frame)
     if (this.#backlog + frame.size > this.#limit) return Promise.reject(new Failure('congested'))
     return new Promise((resolve, reject) => {
       this.#wait(frame, failure => failure ? reject(failure) : resolve())

@@ -97,7 +97,7 @@ t.test('what is held counts against the limit', async t => {
   t.equal(output.cast(new Frame('12345')), true)
   t.equal(output.write(new Frame('67890')), true)
   t.equal(output.cast(new Frame('!')), false)
-  t.equal(await reasonOf(output.offer(new Frame('?'))), 'congested')
+  t.equal(await reasonOf(output.offer(new Frame('?'))!), 'congested')
   await ticked()
   t.strictSame(sink.writes, [['12345', '67890', '!']])
   t.equal(output.write(new Frame('!')), false)
