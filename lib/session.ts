@@ -237,13 +237,6 @@ export class Session implements Device, Party {
     if (!this.#output.write(frame)) this.end('slow')
   }
 
-  /** Writes a frame that goes to others too, with what else goes to many. */
-  cast (frame: Frame): void {
-    if (!this.#isHere()) return
-    this.#home.stats.sent(frame.size)
-    if (!this.#output.cast(frame)) this.end('slow')
-  }
-
   /** Writes a message at once, or resolves when there was room for it: whoever waits keeps to the pace of the device. */
   offer (id: string, data: unknown): Promise<void> | undefined {
     const frame = this.notice('message', { id, data })
