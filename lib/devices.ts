@@ -13,12 +13,7 @@ import type { Registry } from './registry.ts'
 import type { Description, Device, Leave } from './device.ts'
 import type { Counters, Stats } from './stats.ts'
 import { isTopic, type TopicLimits } from './topics.ts'
-
-/** A line of `sendMany`. */
-export interface Addressed extends Omit<SendOptions, 'signal'> {
-  to: string
-  data: unknown
-}
+import { Volley, type Addressed } from './volley.ts'
 
 /** What is known of a device, here or elsewhere or away. */
 export type Portrait = { deviceId: string, waiting: number, lastGoodbye?: Leave } & (Description | { connected: false })
@@ -36,7 +31,10 @@ interface Parts {
   topic: TopicLimits
 }
 
-const SIDE_BY_SIDE = 32
+interface Read {
+  line: IteratorResult<Addressed | Failure, unknown>
+}
+
 const reserved = new Set(['message', 'welcome'])
 
 /** What `app.devices` is. Iterates over the devices that are connected to this node. */
@@ -81,24 +79,22 @@ export class Devices {
   ): AsyncGenerator<Sent | Failure> {
     const source = Symbol.asyncIterator in lines ? lines[Symbol.asyncIterator]() : lines[Symbol.iterator]()
     const read = () => {
-      const line = (async () => ({ line: await source.next() }))()
+      const line = (async (): Promise<Read> => ({ line: await source.next() }))()
       line.catch(() => {}) // it may fail while nobody looks, and is looked at again
       return line
     }
-    const underway: Array<Promise<Sent | Failure>> = []
-    let reading: ReturnType<typeof read> | undefined = read()
+    let wake = () => {}
+    const volley = new Volley(this.#parts.outbox, () => wake(), signal)
+    let reading: Promise<Read> | undefined = read()
     try {
-      while (reading || underway.length > 0) {
-        const room = underway.length < SIDE_BY_SIDE ? reading : undefined
-        const head = underway[0]?.then(sent => ({ sent }))
-        const next: { sent?: Sent | Failure, line?: IteratorResult<Addressed | Failure, unknown> } = await Promise.race([room, head].filter(one => one !== undefined))
-        if (next.sent) {
-          void underway.shift()
-          yield next.sent
-        } else {
-          if (!next.line!.done) underway.push(this.#sendOne(next.line!.value as Addressed | Failure, signal))
-          reading = next.line!.done ? undefined : read()
-        }
+      for (;;) {
+        for (let sent = volley.take(); sent; sent = volley.take()) yield sent
+        if (!reading && volley.isEmpty) return
+        const known = volley.isEmpty ? undefined : new Promise<undefined>(resolve => { wake = () => resolve(undefined) })
+        const next: Read | undefined = await Promise.race([volley.isFull ? undefined : reading, known].filter(one => one !== undefined))
+        if (!next) continue
+        if (!next.line.done) volley.add(next.line.value as Addressed | Failure)
+        reading = next.line.done ? undefined : read()
       }
     } finally {
       // not waited for: it may itself wait for the next line
@@ -112,7 +108,7 @@ export class Devices {
     if (params !== undefined && (typeof params !== 'object' || params === null)) {
       throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
     }
-    return await this.#parts.outbox.call(checked(deviceId), method, params, timeout, signal)
+    return await this.#parts.outbox.call(checked(deviceId), method, params, { timeout, signal })
   }
 
   /** Sends a message to all devices, or to those that listen to a topic. */
@@ -213,16 +209,6 @@ export class Devices {
 
   #checkTopic (topic: string): void {
     if (!isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
-  }
-
-  async #sendOne (line: Addressed | Failure, signal?: AbortSignal): Promise<Sent | Failure> {
-    if (line instanceof Failure) return line
-    const { to, data, ...options } = line
-    try {
-      return await this.send(to, data, { ...options, signal })
-    } catch (error) {
-      return error instanceof Failure ? error : new Failure('internal')
-    }
   }
 
   stats (): Counters {

@@ -101,7 +101,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     acceptBodies(rest)
     guardRest(rest, { settings, stats, isDraining })
     rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
-    for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, settings })
+    for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, outbox, settings })
   }, { prefix: settings.prefix })
 
   const heartbeat = new Heartbeat(registry, settings)
@@ -146,7 +146,7 @@ export type { Answer, Backplane, Change, Listener, Owner, Ownership, Page, Prese
 export type { Dialled, DialOptions, DialStatus } from './dial.ts'
 export type { Door, DoorLimits, Entrance, Ground } from './door.ts'
 export type { AuthorizeTopic } from './builtins.ts'
-export type { Addressed, Devices, Portrait } from './devices.ts'
+export type { Devices, Portrait } from './devices.ts'
 export type { EventMap, EverywhereMap, LetterEvent } from './events.ts'
 export type { Authenticate, Introduction } from './introduction.ts'
 export type { Caps, Ending, Expired, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
@@ -158,3 +158,4 @@ export type { Credentials, Description, Device, Leave } from './device.ts'
 export type { LettersPage } from './letters.ts'
 export type { CallOptions } from './peer.ts'
 export type { Counters } from './stats.ts'
+export type { Addressed } from './volley.ts'

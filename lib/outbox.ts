@@ -5,7 +5,9 @@ import { Failure } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Receipt } from './mailbox.ts'
+import type { CallOptions, CallSignal } from './peer.ts'
 import type { Registry } from './registry.ts'
+import type { Session } from './session.ts'
 import { detached } from './text.ts'
 
 export interface SendOptions {
@@ -66,20 +68,23 @@ export class Outbox {
     this.#keys = new Keys(limits)
   }
 
-  async send (deviceId: string, data: unknown, options: SendOptions = {}): Promise<Sent> {
+  /** What it is by now, or a promise of it: a message to a device that is here and has room is on its way at once. Throws, or rejects. */
+  send (deviceId: string, data: unknown, options: SendOptions = {}): Sent | Promise<Sent> {
     const { key, ttl = 0 } = options
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
-    if (key === undefined) return await this.#post({ id: this.#mint(), deviceId, data }, options)
+    if (key === undefined) return this.#post({ id: this.#mint(), deviceId, data }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data))
     const posted: Posted = { id: digestOf(deviceId, key), deviceId, data, digest }
     // the mailbox knows its letters by their ids, and longer than this node could
-    if (ttl > 0) return await this.#post(posted, options)
+    if (ttl > 0) return this.#post(posted, options)
     // who retries wants to know what became of the first try, so the first caller's hanging up must not end it
-    return await this.#keys.once(`${deviceId} ${key}`, digest, () => this.#post(posted, { ...options, signal: undefined }))
+    return this.#keys.once(`${deviceId} ${key}`, digest, async () => await this.#post(posted, { ...options, signal: undefined }))
   }
 
-  async call (deviceId: string, method: string, params: unknown, timeout = this.#limits.callTimeout, signal?: AbortSignal): Promise<unknown> {
-    return await this.reach(deviceId, { kind: 'call', method, params, timeout }, signal)
+  call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal }: CallOptions): Promise<unknown> {
+    const session = this.#sessionOf(deviceId)
+    if (session) return session.call(method, params, { timeout, signal })
+    return this.reach(deviceId, { kind: 'call', method, params, timeout }, signal && abortSignalOf(signal))
   }
 
   async broadcast (data: unknown, topic = EVERYONE): Promise<Reach & { id: string }> {
@@ -99,13 +104,22 @@ export class Outbox {
     return `${this.#prefix}${(++this.#minted).toString(36)}`
   }
 
-  async #post (posted: Posted, options: SendOptions): Promise<Sent> {
-    const { id, deviceId, data = null } = posted
-    const { ttl = 0, confirm = false, timeout = this.#limits.callTimeout, signal } = options
-    if (ttl > 0) return await this.#keep(posted, options, ttl)
-    if (confirm) await this.reach(deviceId, { kind: 'confirm', id, data, timeout }, signal)
-    else await this.reach(deviceId, { kind: 'send', id, data })
-    return { id, status: confirm ? 'delivered' : 'sent' }
+  #post (posted: Posted, options: SendOptions): Sent | Promise<Sent> {
+    const { ttl = 0, confirm = false } = options
+    if (ttl > 0) return this.#keep(posted, options, ttl)
+    return confirm ? this.#confirm(posted, options) : this.#hand(posted)
+  }
+
+  #hand ({ id, deviceId, data = null }: Posted): Sent | Promise<Sent> {
+    const sent: Sent = { id, status: 'sent' }
+    const session = this.#sessionOf(deviceId)
+    const handed = session ? session.offer(id, data) : this.reach(deviceId, { kind: 'send', id, data })
+    return handed ? handed.then(() => sent) : sent
+  }
+
+  async #confirm ({ id, deviceId, data = null }: Posted, { timeout = this.#limits.callTimeout, signal }: SendOptions): Promise<Sent> {
+    await this.reach(deviceId, { kind: 'confirm', id, data, timeout }, signal)
+    return { id, status: 'delivered' }
   }
 
   /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
@@ -146,6 +160,12 @@ export class Outbox {
     }
   }
 
+  /** The session of a device that is here and speaks as we do: it needs nobody between. */
+  #sessionOf (deviceId: string): Session | undefined {
+    const session = this.#registry.get(deviceId)
+    return session?.isIn && !session.isForeign ? session : undefined
+  }
+
   /** Undefined: nobody has the device. */
   async #ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const owner = this.#registry.get(deviceId)?.owner
@@ -161,4 +181,13 @@ function bodyOf (data: unknown): string | Uint8Array {
   } catch (error) {
     throw new Failure('bad-params', { message: `Cannot be encoded: ${(error as Error).message}` })
   }
+}
+
+/** A whole one, for those elsewhere. */
+function abortSignalOf (signal: CallSignal): AbortSignal {
+  if (signal instanceof AbortSignal) return signal
+  const controller = new AbortController()
+  if (signal.aborted) controller.abort()
+  signal.addEventListener('abort', () => controller.abort(), { once: true })
+  return controller.signal
 }

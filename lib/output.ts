@@ -22,7 +22,6 @@ export class Output implements Holding {
   readonly #tide: Tide
   /** Leaves with the next flush. */
   #held: Outgoing | undefined
-  #due: 'soon' | 'together' | undefined
   #waiting: Waiting[] = none
   #waitingBytes = 0
 
@@ -32,29 +31,20 @@ export class Output implements Holding {
     this.#tide = tide
   }
 
-  /** Leaves at the end of the tick. False: more waits than may. */
+  /** Leaves at the end of the turn. False: more waits than may. */
   write (frame: Frame): boolean {
     if (this.#waiting.length > 0) this.#wait(frame, () => {})
     else this.#hold(frame)
+    if (this.#backlog <= this.#limit) return true
+    this.flush() // what the system takes at once does not wait
     return this.#backlog <= this.#limit
   }
 
-  /** Leaves with what else goes to many. False: more waits than may. */
-  cast (frame: Frame): boolean {
-    if (this.#waiting.length > 0 || this.#due === 'soon') return this.write(frame)
-    this.#held = this.#held ? this.#held.followedBy(frame) : frame
-    if (!this.#due) {
-      this.#due = 'together'
-      this.#tide.together(this)
-    }
-    return this.#backlog <= this.#limit
-  }
-
-  /** Leaves as soon as there is room, and resolves then; rejects where there will be none for long. */
-  offer (frame: Frame): Promise<void> {
-    if (this.#waiting.length === 0 && this.#hasRoom) {
-      this.#hold(frame)
-      return Promise.resolve()
+  /** Leaves at the end of the turn, or as soon as there is room, and resolves then; rejects where there will be none for long. */
+  offer (frame: Frame): Promise<void> | undefined {
+    if (this.#waiting.length === 0) {
+      if (!this.#hasRoom) this.flush()
+      if (this.#hasRoom) return void this.#hold(frame)
     }
     if (this.#backlog + frame.size > this.#limit) return Promise.reject(new Failure('congested'))
     return new Promise((resolve, reject) => {
@@ -65,7 +55,6 @@ export class Output implements Holding {
   flush (): void {
     const held = this.#held
     this.#held = undefined
-    this.#due = undefined
     if (held) this.#sink.send(held)
   }
 
@@ -89,10 +78,12 @@ export class Output implements Holding {
   }
 
   #hold (frame: Frame): void {
-    this.#held = this.#held ? this.#held.followedBy(frame) : frame
-    if (this.#due === 'soon') return
-    this.#due = 'soon'
-    this.#tide.soon(this)
+    if (this.#held) {
+      this.#held = this.#held.followedBy(frame)
+    } else {
+      this.#held = frame
+      this.#tide.join(this)
+    }
   }
 
   #wait (frame: Frame, settle: Waiting['settle']): void {

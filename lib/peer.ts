@@ -27,11 +27,18 @@ export interface PeerLimits {
   mint?: (() => string) | undefined
 }
 
+/** As much of an `AbortSignal` as a call needs. */
+export interface CallSignal {
+  readonly aborted: boolean
+  addEventListener (type: 'abort', listener: () => void, options: { once: true }): void
+  removeEventListener (type: 'abort', listener: () => void): void
+}
+
 export interface CallOptions {
   /** Milliseconds; without it the call waits until it is answered or the connection ends. */
   timeout?: number | undefined
-  /** Gives the call up. */
-  signal?: AbortSignal | undefined
+  /** Gives the call up. An `AbortSignal` will do. */
+  signal?: CallSignal | undefined
   /** The id on the wire, where it must be a given one. */
   id?: Id | undefined
 }

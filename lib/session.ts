@@ -132,6 +132,10 @@ export class Session implements Device, Party {
     this.#admitEarly()
   }
 
+  get isIn (): boolean {
+    return this.#entered
+  }
+
   /** Resolves once it has entered, or left; nothing, if it has already. */
   entered (): Promise<void> | undefined {
     if (this.#entered || this.left) return undefined
@@ -190,20 +194,21 @@ export class Session implements Device, Party {
     return named
   }
 
-  async call (method: string, params?: unknown, { timeout = this.#home.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
-    this.#checkRoom()
+  call (method: string, params?: unknown, { timeout = this.#home.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
+    if (!this.#hasRoom()) return Promise.reject(new Failure('busy'))
     this.#calls++
-    const called = (outcome: Reason | 'ok') => {
-      this.#calls--
-      this.#home.stats.count('calls', outcome)
-    }
-    return await this.peer.call(method, params, { timeout, signal, id }).then(result => {
-      called('ok')
+    return this.peer.call(method, params, { timeout, signal, id }).then(result => {
+      this.#called('ok')
       return result
     }, (failure: Failure) => {
-      called(failure.reason)
+      this.#called(failure.reason)
       throw failure
     })
+  }
+
+  #called (outcome: Reason | 'ok'): void {
+    this.#calls--
+    this.#home.stats.count('calls', outcome)
   }
 
   renew (expiresAt: number): void {
@@ -232,20 +237,16 @@ export class Session implements Device, Party {
     if (!this.#output.write(frame)) this.end('slow')
   }
 
-  /** Writes a frame that goes to others too, with what else goes to many. */
-  cast (frame: Frame): void {
-    if (!this.#isHere()) return
-    this.#home.stats.sent(frame.size)
-    if (!this.#output.cast(frame)) this.end('slow')
-  }
-
-  /** Writes a message as soon as there is room: whoever waits for it keeps to the pace of the device. */
-  async offer (id: string, data: unknown): Promise<void> {
+  /** Writes a message at once, or resolves when there was room for it: whoever waits keeps to the pace of the device. */
+  offer (id: string, data: unknown): Promise<void> | undefined {
     const frame = this.notice('message', { id, data })
     if (!this.#isHere()) throw new Failure('dropped')
-    if (!frame) return this.#command(id, data)
-    await this.#output.offer(frame)
-    this.#home.stats.sent(frame.size)
+    if (!frame) return void this.#command(id, data)
+    const { stats } = this.#home
+    const waits = this.#output.offer(frame)
+    if (waits) return waits.then(() => stats.sent(frame.size))
+    stats.sent(frame.size)
+    return undefined
   }
 
   /** Ends the connection from our side. */
@@ -301,16 +302,16 @@ export class Session implements Device, Party {
   /** Makes the call that brings a message; what the device answers is told to nobody. */
   #command (id: string, data: unknown): void {
     const { method, params, ...options } = this.bringing(id, data)
-    this.#checkRoom()
+    if (!this.#hasRoom()) throw new Failure('busy')
     this.call(method, params, options).catch(error => {
       this.#home.log.info({ deviceId: this.id, method, reason: (error as Failure).reason }, 'a message was not acknowledged')
     })
   }
 
-  #checkRoom (): void {
-    if (this.#calls < this.#home.limits.maxCalls) return
+  #hasRoom (): boolean {
+    if (this.#calls < this.#home.limits.maxCalls) return true
     this.#home.stats.count('calls', 'busy')
-    throw new Failure('busy')
+    return false
   }
 
   #encode (message: Message | Message[]): string | Uint8Array | undefined {

@@ -91,7 +91,7 @@ export class Subscriptions {
       const frame = frames.get(session.codec) ?? session.notice('message', params)
       if (!frame) continue
       frames.set(session.codec, frame)
-      session.cast(frame)
+      session.hand(frame)
       sent++
     }
     return sent

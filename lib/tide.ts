@@ -4,40 +4,20 @@ export interface Holding {
 }
 
 /**
- * When what was handed to the connections leaves: all of one tick in one write. What goes to many goes at once as well, but while
- * one broadcast follows another, those of one turn of the event loop leave together: one pass over the connections serves them all.
+ * When what was handed to the connections leaves: all that came up in one turn of the event loop, at its end. One pass over the
+ * connections serves everyone who had something for them, and each of them costs one write.
  */
 export class Tide {
-  #soon: Holding[] = []
-  #together: Holding[] = []
-  #passing = false
-
-  /** Leaves at the end of this tick. */
-  soon (holding: Holding): void {
-    if (this.#soon.push(holding) === 1) process.nextTick(this.#flushSoon)
-  }
+  #holding: Holding[] = []
 
   /** Leaves with the next pass. */
-  together (holding: Holding): void {
-    if (this.#together.push(holding) === 1 && !this.#passing) process.nextTick(this.#pass)
-  }
-
-  readonly #flushSoon = (): void => {
-    const soon = this.#soon
-    this.#soon = []
-    for (const holding of soon) holding.flush()
+  join (holding: Holding): void {
+    if (this.#holding.push(holding) === 1) setImmediate(this.#pass)
   }
 
   readonly #pass = (): void => {
-    const together = this.#together
-    this.#together = []
-    for (const holding of together) holding.flush()
-    this.#passing = true
-    setImmediate(this.#turned)
-  }
-
-  readonly #turned = (): void => {
-    this.#passing = false
-    if (this.#together.length > 0) this.#pass()
+    const holding = this.#holding
+    this.#holding = []
+    for (const one of holding) one.flush()
   }
 }

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { paramsOf } from './body.ts'
-import { hangUp, type Route } from './route.ts'
+import { HangUp, type Route } from './route.ts'
 import { about, DeviceParams, milliseconds, Seconds } from './schemas.ts'
 
 /** `/devices/:id/calls` */
@@ -14,7 +14,7 @@ export const calls: Route = (app, { devices, settings }) => {
   }, async (request, reply) => {
     const { id, method } = request.params
     const timeout = milliseconds(request.query.timeout)
-    const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout, signal: hangUp(reply) })
+    const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout, signal: new HangUp(reply) })
     const { bytes, rest } = split(result)
     if (bytes && !rest) return await reply.type('application/octet-stream').send(bytes)
     const body = bytes ? { ...rest, base64: Buffer.from(bytes).toString('base64') } : result
