@@ -131,20 +131,21 @@ export class Letters {
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
   outcome (letterId: string, timeout: number, signal?: AbortSignal): { outcome: Promise<Outcome | undefined>, forget: () => void } {
-    let settle!: (outcome?: Outcome) => void
-    const outcome = new Promise<Outcome | undefined>(resolve => { settle = resolve })
-    const forget = () => settle()
-    const timer = setTimeout(forget, Math.min(timeout, MAX_TIMER))
+    const awaiting = this.#awaited.get(letterId) ?? new Set()
+    let forget!: () => void
+    const outcome = new Promise<Outcome | undefined>(resolve => {
+      const settle = (outcome?: Outcome) => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', forget)
+        if (awaiting.delete(settle) && awaiting.size === 0) this.#awaited.delete(letterId)
+        resolve(outcome)
+      }
+      forget = () => settle()
+      const timer = setTimeout(forget, Math.min(timeout, MAX_TIMER))
+      this.#awaited.set(letterId, awaiting.add(settle))
+    })
     signal?.addEventListener('abort', forget, { once: true })
     if (signal?.aborted) forget()
-    const awaiting = this.#awaited.get(letterId) ?? new Set()
-    this.#awaited.set(letterId, awaiting.add(settle))
-    void outcome.then(() => {
-      clearTimeout(timer)
-      signal?.removeEventListener('abort', forget)
-      awaiting.delete(settle)
-      if (awaiting.size === 0 && this.#awaited.get(letterId) === awaiting) this.#awaited.delete(letterId)
-    })
     return { outcome, forget }
   }
 
