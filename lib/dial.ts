@@ -1,25 +1,31 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ConnectionOptions } from 'node:tls'
+import { Type, type Static } from '@sinclair/typebox'
 import type { Door, Ground } from './door.ts'
 import { Failure, goodbyes } from './errors.ts'
 import type { Farewell } from './farewell.ts'
 import { isDeviceId } from './introduction.ts'
 import type { Codec } from './message.ts'
-import { waitOf, type Backoff } from './retry.ts'
+import { complete, Milliseconds, Part } from './options.ts'
+import { waitOf } from './retry.ts'
 import type { Session, Socket } from './session.ts'
 
-export interface DialOptions extends Partial<Backoff> {
-  /** Who the other side is here. */
-  deviceId: string
-  /** Who this side is there; without it, it does not introduce itself. */
-  as?: string
-  /** A token, or what gives one; it is asked anew before each connection. */
-  token?: string | (() => string | undefined | Promise<string | undefined>)
-  /** What the other side speaks; JSON-RPC unless told. Over TCP it must be text without newlines. */
-  codec?: Codec
-  /** For `wss:`, and for `tcp:` that is to be TLS. */
-  tls?: ConnectionOptions
-}
+type Token = string | (() => string | undefined | Promise<string | undefined>)
+
+const DialOptionsSchema = Type.Object({
+  deviceId: Type.String({ description: 'Who the other side is here' }),
+  as: Type.Optional(Type.String({ description: 'Who this side is there; without it, it does not introduce itself' })),
+  token: Type.Optional(Type.Unsafe<Token>(Type.Union([Type.String(), Type.Function([], Type.Unknown())], {
+    description: 'A token, or what gives one; it is asked anew before each connection'
+  }))),
+  codec: Type.Optional(Part<Codec>('What the other side speaks; JSON-RPC unless told. Over TCP it must be text without newlines')),
+  tls: Type.Optional(Part<ConnectionOptions>('For `wss:`, and for `tcp:` that is to be TLS')),
+  first: Milliseconds(1_000, 'The most to wait before the first try; it doubles with each'),
+  most: Milliseconds(30_000, 'The most to wait before any try')
+}, { additionalProperties: false })
+
+type DialSettings = Static<typeof DialOptionsSchema>
+export type DialOptions = Pick<DialSettings, 'deviceId'> & Partial<DialSettings>
 
 /** `stopped` is for good: `close` was called, or the other side said not to come back. */
 export interface DialStatus {
@@ -85,12 +91,14 @@ export class Dials implements Door {
   }
 
   dial (url: string, options: DialOptions): Dialled {
-    const { protocol } = new URL(url)
+    const { protocol, port } = new URL(url)
     const to = this.#ways[protocol]
     if (!to) throw new TypeError(`Cannot dial "${protocol}": only ${Object.keys(this.#ways).join(' ')}`)
+    if (protocol === 'tcp:' && port === '') throw new TypeError(`Cannot dial "${url}": it has no port`)
     if (!isDeviceId(options.deviceId)) throw new Failure('bad-id')
     if (this.#ground!.entrance.isDraining) throw new Failure('draining')
-    const dial = new Dial(to.way, url, { codec: to.codec, ...options }, this.#ground!, () => this.#dials.delete(dial))
+    const settings = complete('dial()', DialOptionsSchema, options)
+    const dial = new Dial(to.way, url, { codec: to.codec, ...settings }, this.#ground!, () => this.#dials.delete(dial))
     this.#dials.add(dial)
     dial.open()
     return dial
@@ -107,20 +115,20 @@ class Dial implements Dialled {
   status: DialStatus = { state: 'connecting' }
   readonly #way: Way
   readonly #url: string
-  readonly #options: DialOptions & Backoff & { codec: Codec }
+  readonly #options: DialSettings & { codec: Codec }
   readonly #ground: Ground
   readonly #stopped: () => void
   /** Aborts an attempt that is under way. */
-  readonly #attempt = new AbortController()
+  #attempt = new AbortController()
   #isWanted = true
   #outward: Outward | undefined
   #timer: NodeJS.Timeout | undefined
   #tries = 0
 
-  constructor (way: Way, url: string, options: DialOptions & { codec: Codec }, ground: Ground, stopped: () => void) {
+  constructor (way: Way, url: string, options: DialSettings & { codec: Codec }, ground: Ground, stopped: () => void) {
     this.#way = way
     this.#url = url
-    this.#options = { first: 1_000, most: 30_000, ...options }
+    this.#options = options
     this.#ground = ground
     this.#stopped = stopped
   }
@@ -155,19 +163,37 @@ class Dial implements Dialled {
 
   /** Resolves with how it ended. */
   async #connect (): Promise<Farewell> {
-    const { deviceId, as, token, codec, tls } = this.#options
+    const { deviceId, codec } = this.#options
     const { entrance } = this.#ground
-    const bearer = typeof token === 'function' ? await token() : token
-    const { signal } = this.#attempt
-    signal.throwIfAborted()
-    const outward = this.#outward = await this.#way({ url: new URL(this.#url), as, token: bearer, codec, tls, ground: this.#ground, signal })
-    const { address, localAddress, line, over, release } = outward
+    const { address, localAddress, line, over, release } = this.#outward = await this.#reachInTime()
     const session = line.session = entrance.open({ deviceId, address, localAddress, credentials: {}, codec }, line)
     await entrance.enter(session)
     if (!session.left) this.status = { state: 'connected' }
     release()
     await over
     return session.left!
+  }
+
+  /** However slowly the other side speaks, or the token comes. */
+  async #reachInTime (): Promise<Outward> {
+    const attempt = this.#attempt = new AbortController()
+    const { signal } = attempt
+    const timer = setTimeout(() => attempt.abort(new Error('No answer in time')), this.#ground.limits.admissionTimeout)
+    const aborted = new Promise<never>((_resolve, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
+    })
+    try {
+      return await Promise.race([this.#reach(signal), aborted])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  async #reach (signal: AbortSignal): Promise<Outward> {
+    const { as, token, codec, tls } = this.#options
+    const bearer = typeof token === 'function' ? await token() : token
+    signal.throwIfAborted()
+    return await this.#way({ url: new URL(this.#url), as, token: bearer, codec, tls, ground: this.#ground, signal })
   }
 
   #ended ({ code, reason }: Farewell, lasted: number): void {

@@ -1,4 +1,4 @@
-import { Type, type Static, type TSchema } from '@sinclair/typebox'
+import { Type, type Static, type TObject } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import type { FastifyRequest } from 'fastify'
 import type { Backplane } from './backplane.ts'
@@ -15,9 +15,9 @@ export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
 
 const Fn = <T>(description: string) => Type.Unsafe<T>(Type.Function([], Type.Unknown(), { description }))
 const FnOrFalse = <T>(description: string) => Type.Unsafe<T | false>(Type.Union([Type.Literal(false), Type.Function([], Type.Unknown())], { description }))
-const Part = <T>(description: string) => Type.Unsafe<T>(Type.Object({}, { description, additionalProperties: true }))
-const Count = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, description })
-const Milliseconds = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, maximum: MAX_TIMER, description })
+export const Part = <T>(description: string) => Type.Unsafe<T>(Type.Object({}, { description, additionalProperties: true }))
+export const Count = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, description })
+export const Milliseconds = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, maximum: MAX_TIMER, description })
 
 /** Every option: its default, its limit, its one-line doc. Durations are in milliseconds, sizes in bytes. */
 export const OptionsSchema = Type.Object({
@@ -77,16 +77,21 @@ export const OptionsSchema = Type.Object({
 export type Settings = Static<typeof OptionsSchema>
 export type Options = { [Name in Exclude<keyof Settings, 'prefix'>]?: Settings[Name] | undefined } & { prefix?: string }
 
-/** Options with their defaults; a wrong one throws and is named. */
+/** Those of the plugin, as it takes them. */
 export function settingsOf (options: object): Settings {
+  return complete('fastify-devices', OptionsSchema, options)
+}
+
+/** Options with their defaults; a wrong one throws and is named. */
+export function complete<S extends TObject> (owner: string, schema: S, options: object): Static<S> {
   const given = Object.entries(options).filter(([, value]) => value !== undefined)
   const late = given.find(([, value]) => isThenable(value))
-  if (late) throw new Error(`fastify-devices: the option "${late[0]}" is a promise: await it`)
-  const settings = { ...Value.Create(OptionsSchema), ...Object.fromEntries(given) }
-  const error = Value.Errors(OptionsSchema, settings).First()
-  if (!error) return settings
+  if (late) throw new Error(`${owner}: the option "${late[0]}" is a promise: await it`)
+  const completed = { ...Value.Create(schema), ...Object.fromEntries(given) }
+  const error = Value.Errors(schema, completed).First()
+  if (!error) return completed
   const name = error.path.slice(1).split('/')[0]!
-  if (!Object.hasOwn(OptionsSchema.properties, name)) throw new Error(`fastify-devices has no option "${name}"`)
-  const schema: TSchema = OptionsSchema.properties[name as keyof Settings]
-  throw new Error(`fastify-devices: the option "${name}" is wrong: ${error.message} (${schema.description})`)
+  const option = Object.hasOwn(schema.properties, name) ? schema.properties[name] : undefined
+  if (!option) throw new Error(`${owner} has no option "${name}"`)
+  throw new Error(`${owner}: the option "${name}" is wrong: ${error.message} (${option.description})`)
 }

@@ -42,6 +42,8 @@ export async function createWorker ({ log = silent, ...options }: WorkerOptions)
     events.emit('message', (params as { data: unknown }).data, device)
     return {}
   })
+  backplane.onLink?.(up => log.warn({ node }, up ? 'the other nodes can be reached again' : 'the other nodes cannot be reached'))
+  backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
   const workplace = new Workplace({
     backplane,
     node,

@@ -7,8 +7,9 @@ import t, { type Test } from 'tap'
 import { WebSocketServer } from 'ws'
 import { connect as connectClient, type Client, type ConnectOptions } from '../lib/client/index.ts'
 import { tcpSocket, type TcpSocketOptions } from '../lib/client/tcp.ts'
-import type { Dialled, DialOptions, DialStatus, Options } from '../lib/index.ts'
+import { localBackplane, type Dialled, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
 import { tcp } from '../lib/transports/tcp.ts'
+import { gate } from './fakes.ts'
 import { connect, introduce, listen, request, until } from './support.ts'
 
 const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
@@ -123,6 +124,11 @@ t.test('what cannot be reached is tried again, until nobody wants it', async t =
   await becomes(asking, 'stopped')
   t.throws(() => a.devices.dial('ftp://x', { deviceId: 'b' }), /ws: wss: tcp: unix:/)
   t.throws(() => a.devices.dial('ws://x', { deviceId: 'a b' }), { code: 'ID_INVALID' })
+  t.throws(() => a.devices.dial('tcp://x', { deviceId: 'b' }), { message: /no port/ })
+  t.throws(() => a.devices.dial('ws://x', { deviceId: 'b', fist: 1 } as DialOptions), { message: /dial\(\) has no option "fist"/ })
+  for (const wrong of [{ first: 0 }, { most: 1e12 }, { token: 7 }] as object[]) {
+    t.throws(() => a.devices.dial('ws://x', { deviceId: 'b', ...wrong }), { message: /dial\(\): the option "\w+" is wrong/ })
+  }
 })
 
 t.test('a server that says nothing, or nonsense, is left in time', async t => {
@@ -147,6 +153,68 @@ t.test('a server that says nothing, or nonsense, is left in time', async t => {
   await becomes(mute, 'waiting')
   mute.close()
   t.equal(a.devices.size, 0)
+})
+
+t.test('a server that takes its time is left, though it says something, and so is a token that never comes', async t => {
+  const a = await listen(t, { admissionTimeout: 300 })
+  const talking = createServer(socket => {
+    const dripping = setInterval(() => socket.write(' \n'), 10)
+    socket.on('error', () => {}).on('close', () => clearInterval(dripping)).resume()
+  })
+  const heading = createServer(socket => {
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nwhatever: ')
+    const dripping = setInterval(() => socket.write('a'), 10)
+    socket.on('error', () => {}).on('close', () => clearInterval(dripping)).resume()
+  })
+  for (const server of [talking, heading]) {
+    t.teardown(() => server.close())
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+  }
+  const at = (server: typeof talking) => `127.0.0.1:${(server.address() as AddressInfo).port}`
+  const slow = { deviceId: 'b', as: 'a', first: 60_000, most: 60_000 }
+  for (const dialled of [
+    a.devices.dial(`tcp://${at(talking)}`, slow),
+    a.devices.dial(`ws://${at(heading)}`, slow),
+    a.devices.dial(`tcp://${at(talking)}`, { ...slow, token: () => new Promise(() => {}) })
+  ]) {
+    t.match(await becomes(dialled, 'waiting'), { code: 1006, reason: 'No answer in time' })
+    dialled.close()
+  }
+})
+
+t.test('what a device says at once is heard when it is known here', async t => {
+  const backplane = localBackplane()
+  const door = gate()
+  const a = await listen(t, { backplane: { ...backplane, own: async (...owned) => { await door.opened; return await backplane.own(...owned) } } })
+  a.devices.handle('known', (_params, { device }) => ({ known: a.devices.has(device.id), generation: device.generation }))
+  const answers: unknown[] = []
+  const server = createServer(socket => {
+    socket.on('error', () => {}).on('data', chunk => {
+      for (const line of chunk.toString().trim().split('\n')) answers.push(JSON.parse(line))
+    })
+    socket.write('{"jsonrpc":"2.0","id":1,"method":"known"}\n', () => setTimeout(() => door.open(), 20))
+  })
+  t.teardown(() => server.close())
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  a.devices.dial(`tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, { deviceId: 'plc', ...quick })
+  await until(() => answers.length === 2)
+  t.match(answers, [{ method: 'welcome' }, { id: 1, result: { known: true, generation: Number } }])
+})
+
+t.test('a server that breaks TLS is left', async t => {
+  const [a, b] = [await listen(t, { pingInterval: 600_000 }), await gateway(t)]
+  let other: Socket
+  const between = createServer(socket => {
+    other = socket.on('error', () => {})
+    const onwards = connectTcp(Number(new URL(b.tls).port), '127.0.0.1').on('error', () => {})
+    socket.pipe(onwards).pipe(socket)
+  })
+  t.teardown(() => between.close())
+  await once(between.listen(0, '127.0.0.1'), 'listening')
+  const dialled = a.devices.dial(`tcp://127.0.0.1:${(between.address() as AddressInfo).port}`, { deviceId: 'b', as: 'a', tls: { ca }, first: 60_000, most: 60_000 })
+  await becomes(dialled, 'connected')
+  other!.write('what is no record of TLS')
+  t.match(await becomes(dialled, 'waiting'), { code: 1006 })
 })
 
 t.test('a device that listens need not be introduced to', async t => {

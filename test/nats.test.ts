@@ -8,6 +8,7 @@ import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
 import { Failure } from '../lib/errors.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { Reminders } from '../lib/mailboxes/reminders.ts'
+import { Asks } from '../lib/nats/asks.ts'
 import { Owners } from '../lib/nats/owners.ts'
 import type { Stored } from '../lib/nats/records.ts'
 import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
@@ -69,6 +70,16 @@ t.test('a topic is a subject, however long it is', async t => {
 t.test('what cannot be encoded is the fault of who sends it', async t => {
   t.equal(await reasonOf(() => encode({ data: 1n })), 'bad-params')
   t.strictSame(decode(encode({ params: { data: new Uint8Array([10, 0, 10]), more: 'ü' } })), { params: { data: Buffer.from([10, 0, 10]), more: 'ü' } })
+})
+
+t.test('a handler of a worker may take as long as a timer can hold', async t => {
+  const times: number[] = []
+  const link = { up: true, request: async (_name: string, _payload: Uint8Array, time: number) => { times.push(time) } }
+  const asks = new Asks(link as never, {} as never, { last: async () => undefined } as never)
+  const connection = { id: 'd', node: 'n', generation: 1, since: 0, protocol: 'jsonrpc', topics: [], credentials: {} }
+  await asks.ask('$worker/w', { kind: 'answer', method: 'm', params: {}, turn: 0, connection })
+  await asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 300_000 })
+  t.strictSame(times, [2_147_483_647, 301_000])
 })
 
 t.test('reminders come when they are due, and hold no more than they may', async t => {
@@ -378,7 +389,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     owner.reply = () => { throw new Error('broken') }
     t.strictSame(await a.ask('d', ring), { ok: false, reason: 'internal' })
     owner.reply = () => ({ ok: true, value: 1n })
-    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'bad-params' })
+    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'internal' }, 'who asked is not to blame for the answer')
     owner.reply = () => ({ ok: true, value: 'x'.repeat(1_100_000) })
     t.strictSame(await a.ask('d', ring), { ok: false, reason: 'too-large' })
     t.equal(await reasonOf(a.ask('d', { kind: 'send', id: 'm', data: 'x'.repeat(1_100_000) })), 'too-large')

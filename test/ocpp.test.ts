@@ -43,6 +43,7 @@ const frames: Array<[what: string, frame: unknown, expected: unknown, of?: reado
   ['a CALLERROR', [4, 'a', 'InternalError', 'no', { at: 1 }], { kind: 'failure', id: 'a', reason: 'refused', detail: { code: 'InternalError', message: 'no', data: { at: 1 } } }],
   ['a CALLERROR without details', [4, 'a', 'GenericError', '', {}], { kind: 'failure', id: 'a', reason: 'refused', detail: { code: 'GenericError', message: '' } }],
   ['a CALLERROR cut short', [4, 'a', 'GenericError'], { kind: 'failure', id: 'a', reason: 'refused', detail: { code: 'GenericError', message: '' } }],
+  ['a CALLERROR whose description is null', [4, 'a', 'NotImplemented', null, null], { kind: 'failure', id: 'a', reason: 'unknown-method', detail: { code: 'NotImplemented', message: '' } }],
   ['a CALLERROR with a name of its own', [4, 'a', 'Tired', 'z', null], { kind: 'failure', id: 'a', reason: 'refused', detail: { code: 'Tired', message: 'z' } }],
   ['a CALLERROR about a message that could not be read', [4, '-1', 'RpcFrameworkError', '', {}], { kind: 'failure', id: null, reason: 'refused' }, second],
   ['a SEND', [6, 'a', 'NotifyPeriodicEventStream', { id: 1 }], { kind: 'notice', method: 'NotifyPeriodicEventStream', params: { id: 1 } }, ['ocpp2.1']],

@@ -1,7 +1,7 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, linkSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
-import { connect as connectTcp, createServer, type AddressInfo, type Socket } from 'node:net'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { connect as connectTls, type ConnectionOptions } from 'node:tls'
@@ -400,24 +400,40 @@ t.test('the door says where it is, and is on loopback unless told; a port that i
   t.throws(() => tcp({ port: 1, path: '/x' }), /"port" or the option "path"/)
 })
 
-t.test('a Unix socket that a killed process left behind is taken over; one that is in use, or another file, is not', async t => {
-  const [path, first, file] = ['left', 'first', 'file'].map(name => join(folder, name)) as [string, string, string]
-  const killed = createServer().listen(first)
-  await once(killed, 'listening')
-  linkSync(first, path)
-  await new Promise(resolve => killed.close(resolve))
-  const app = await listen(t, { doors: [tcp({ path })] })
-  const device = await introduce(connectTcp(path), 'd')
-  t.ok(app.devices.has('d'))
-  writeFileSync(file, 'kept')
-  for (const taken of [path, file]) {
-    const other = Fastify()
-    t.teardown(() => other.close())
-    await other.register(devices, { doors: [tcp({ path: taken })] })
-    await t.rejects(async () => { await other.ready() }, { code: 'EADDRINUSE' })
+t.test('a wrong option of a door is named', async t => {
+  t.throws(() => tcp({ port: 0, hots: '::1' } as TcpOptions), { message: /tcp\(\) has no option "hots"/ })
+  for (const [name, value] of Object.entries({ port: 99_999, host: 5, tls: true, maxUnknown: 0 })) {
+    t.throws(() => tcp({ port: 0, [name]: value }), { message: new RegExp(`tcp\\(\\): the option "${name}" is wrong`) })
   }
-  t.equal(readFileSync(file, 'utf8'), 'kept')
-  await device.close()
+  t.throws(() => tcp({ path: 'x'.repeat(104) }), { message: /the option "path" is wrong/ })
+})
+
+t.test('a Unix socket that a killed process left behind is taken, and nothing else is', async t => {
+  const opened = async (path: string) => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(devices, { doors: [tcp({ path })] })
+    await app.ready()
+  }
+  const deserted = join(folder, 'deserted.sock')
+  spawnSync(process.execPath, ['-e', `require('net').createServer().listen(${JSON.stringify(deserted)}, () => process.kill(process.pid, 'SIGKILL'))`])
+  t.ok(existsSync(deserted))
+  await opened(deserted)
+  await introduce(connectTcp(deserted), 'd')
+  await t.rejects(opened(deserted), { code: 'EADDRINUSE' }, 'somebody listens there')
+  const file = join(folder, 'file')
+  writeFileSync(file, 'precious')
+  await t.rejects(opened(file), { code: 'EADDRINUSE' })
+  t.equal(readFileSync(file, 'utf8'), 'precious')
+})
+
+t.test('a connection that has gone before it is looked at is no stranger', async t => {
+  const { app, port } = await serve(t)
+  // nothing is accepted here before the other process is done
+  spawnSync(process.execPath, ['-e', `const socket = require('net').connect(${port}, '127.0.0.1')
+    socket.write(${JSON.stringify(hello('d'))}, () => socket.resetAndDestroy())`])
+  await until(() => Object.keys(app.devices.stats().refusals).length > 0)
+  t.strictSame(app.devices.stats().refusals, { vanished: 1 })
 })
 
 t.test('a door may be on IPv6', async t => {
@@ -458,6 +474,19 @@ t.test('whoever does not finish the handshake of TLS is cut, and counted among t
   t.ok(app.devices.stats().refusals.protocol! >= 1)
   await introduce(secure(port), 'd')
   t.equal(app.devices.size, 1)
+})
+
+t.test('whoever breaks TLS has left', async t => {
+  const tls = { key: certificate('server.key'), cert: certificate('server.pem') }
+  const { app, port } = await serve(t, { pingInterval: 600_000 }, { tls })
+  const raw = connectTcp(port, '127.0.0.1')
+  await once(raw, 'connect')
+  const socket = connectTls({ socket: raw, ca })
+  await introduce(socket, 'd')
+  socket.on('error', () => {})
+  raw.write('what is no record of TLS')
+  await until(() => !app.devices.has('d'))
+  t.equal((await app.devices.describe('d')).lastGoodbye!.code, 1006)
 })
 
 t.test('however bytes are cut, the same lines come, and what is held of them stays small', async t => {

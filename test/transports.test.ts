@@ -79,6 +79,15 @@ t.test('what comes compressed is inflated to the size of a message and no furthe
   t.ok(app.devices.stats().bytes.in < 65_536)
 })
 
+t.test('what cannot be inflated is told as what it is', async t => {
+  const app = await listen(t, { compression: { threshold: 0 } })
+  const device = await connect(app.url, 'd', { perMessageDeflate: true })
+  const { _socket: raw } = device.socket as unknown as { _socket: Socket }
+  raw.write(Buffer.from([0xc1, 0x84, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])) // a whole message, compressed and masked
+  t.equal((await device.closed).code, 1007)
+  t.match(await app.devices.describe('d'), { lastGoodbye: { code: 1007, reason: 'sent what cannot be inflated' } })
+})
+
 t.test('origins may be a function', async t => {
   const app = await listen(t, { authenticate: false, guard: false, origins: origin => origin.endsWith('.example') })
   await connect(app.url, 'a', { headers: { origin: 'https://shop.example' } })

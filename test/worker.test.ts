@@ -670,6 +670,19 @@ t.test('a worker whose backplane is down says so, and goes on when it is back', 
   t.equal(await reasonOf(createWorker({ backplane: { ...backplane, own: async () => { throw new Failure('unreachable') } } })), 'unreachable')
 })
 
+t.test('a worker says what its backplane is in trouble with', async t => {
+  const log = fakeLog()
+  const listeners: Array<(told: any) => void> = []
+  const listener = (one: (told: any) => void) => { listeners.push(one) }
+  await employ(t, { backplane: { ...localBackplane(), onLink: listener, onTrouble: listener }, log })
+  const [link, trouble] = listeners
+  link!(false)
+  link!(true)
+  trouble!(new Error('no room'))
+  t.strictSame(spoken(log, 'warn'), ['the other nodes cannot be reached', 'the other nodes can be reached again'])
+  t.match(log.lines.find(({ level }) => level === 'error'), { words: 'the backplane is in trouble', fields: { err: { message: 'no room' } } })
+})
+
 t.test('a gateway that cannot reach its workers says so', async t => {
   const backplane = localBackplane()
   const lines: string[] = []

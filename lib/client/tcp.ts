@@ -41,7 +41,10 @@ class TcpSocket implements WebSocketLike {
     this.#lines = new Lines(maxMessage)
     this.#socket = connectTo(url, tls)
     this.#socket.on('data', chunk => this.#receive(chunk))
-    this.#socket.on('error', error => this.#tell('error', error)) // its close follows
+    this.#socket.on('error', error => {
+      this.#tell('error', error)
+      this.#socket.destroy() // after an error of TLS it would not close by itself
+    })
     this.#socket.on('close', () => this.#tell('close', this.#farewell))
     const deviceId = url.searchParams.get('deviceId')
     const token = protocols.find(name => name.startsWith(BEARER))?.slice(BEARER.length)

@@ -172,7 +172,8 @@ function toResult (id: string | null, rest: unknown[], sound: boolean): Message 
 
 /** Some leave the description out, or the details. */
 function toFailure (id: Id | null, rest: unknown[], sound: boolean): Message {
-  const [code, message = '', data] = rest
+  const [code, words, data] = rest
+  const message = words ?? ''
   if (typeof code !== 'string' || typeof message !== 'string' || !sound) return invalid('answer-invalid', id)
   const isEmpty = data === undefined || data === null || (isMembers(data) && Object.keys(data).length === 0)
   return { kind: 'failure', id, reason: unknown.has(code) ? 'unknown-method' : 'refused', detail: isEmpty ? { code, message } : { code, message, data } }

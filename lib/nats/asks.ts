@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Answer, Request } from '../backplane.ts'
+import { MAX_TIMER } from '../peer.ts'
 import type { Link } from './link.ts'
 import type { Nodes } from './nodes.ts'
 import { heldOf, recordOf, wordsOf, type Word } from './owners.ts'
@@ -48,7 +49,8 @@ export class Asks {
   async #ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const subject = wordsOf(deviceId)
     const nonce = `${this.#prefix}${++this.#asked}`
-    const timeout = ('timeout' in request ? request.timeout : PATIENCE) + ON_THE_WAY
+    // a handler of a worker takes the time that it takes; should the worker die, that is found out
+    const timeout = request.kind === 'answer' ? MAX_TIMER : ('timeout' in request ? request.timeout : PATIENCE) + ON_THE_WAY
     const asked = this.#link.request(subject, encode({ ...request, nonce }), timeout)
     const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies Word)) }
     const settled = new AbortController()

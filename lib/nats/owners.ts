@@ -257,7 +257,8 @@ export class Owners {
       this.#reply(message, encode(answer))
     } catch (error) {
       const { reason } = failed(null, error)
-      this.#reply(message, encode({ ok: false, reason } satisfies Answer))
+      // what cannot be encoded is the answer, and whoever asked is not to blame for that
+      this.#reply(message, encode({ ok: false, reason: reason === 'bad-params' ? 'internal' : reason } satisfies Answer))
     } finally {
       this.#underway.delete(nonce)
     }

@@ -135,8 +135,10 @@ function onPong (this: WebSocket): void {
 }
 
 function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {
-  // a line that was cut has no code of `ws`, and its `close` follows
-  if (code.startsWith('WS_ERR_')) (this as Lined)[kLine].session!.end(faults[code] ?? 'protocol')
+  const session = (this as Lined)[kLine].session!
+  // a line that was cut has no code of `ws` or of zlib, and its `close` follows
+  if (code.startsWith('WS_ERR_')) session.end(faults[code] ?? 'protocol')
+  else if (code.startsWith('Z_')) session.end('text', 'sent what cannot be inflated')
 }
 
 function onClose (this: WebSocket, code: number, reason: Buffer): void {

@@ -10,14 +10,13 @@ import { Stream, type Keeper } from './stream.ts'
 /** To a WebSocket of another server. */
 export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: Errand): Promise<Outward> {
   if (as !== undefined) url.searchParams.set('deviceId', as)
-  const { maxMessage, admissionTimeout, closeTimeout } = ground.limits
+  const { maxMessage, closeTimeout } = ground.limits
   const options: ClientOptions & { closeTimeout: number } = {
     ...(tls as object),
     headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
     perMessageDeflate: false,
     followRedirects: false,
     maxPayload: maxMessage,
-    handshakeTimeout: admissionTimeout,
     closeTimeout
   }
   const socket = new WebSocket(url, [codec.subprotocol], options)
@@ -44,15 +43,15 @@ export async function overStream ({ url, as, token, codec, tls, ground, signal }
   const giveUp = () => socket.destroy(signal.reason as Error)
   signal.addEventListener('abort', giveUp)
   socket.once('close', () => signal.removeEventListener('abort', giveUp))
-  socket.setTimeout(ground.limits.admissionTimeout, () => socket.destroy(new Error('No answer in time')))
   await once(socket, tls ? 'secureConnect' : 'connect')
   const caller = new Caller()
   const stream = caller.stream = new Stream(socket, { codec, limits: ground.limits, keeper: caller })
-  if (as !== undefined) {
+  if (as === undefined) {
+    stream.hold()
+  } else {
     stream.say({ kind: 'call', id: 'connect', method: 'connect', params: { deviceId: as, token } })
     await caller.accepted
   }
-  socket.setTimeout(0)
   const { remoteAddress: address, localAddress } = socket
   return { line: stream, address, localAddress, over: caller.over, release: () => stream.release(), cut: () => stream.cut() }
 }

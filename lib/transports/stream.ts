@@ -209,8 +209,8 @@ function onEnd (this: RawSocket): void {
   (this as Kept)[kStream].halfClosed()
 }
 
-function onError (): void {
-  // its close follows
+function onError (this: RawSocket): void {
+  this.destroy() // after an error of TLS it would not close by itself
 }
 
 function onClose (this: RawSocket): void {

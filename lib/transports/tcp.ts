@@ -1,27 +1,28 @@
-import { stat, unlink } from 'node:fs/promises'
+import { lstat, unlink } from 'node:fs/promises'
+import { connect, createServer, type AddressInfo, type ListenOptions, type Server, type Socket as RawSocket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect, createServer, type AddressInfo, type Server, type Socket as RawSocket } from 'node:net'
 import { createServer as createTlsServer, type TLSSocket, type TlsOptions } from 'node:tls'
+import { Type, type Static } from '@sinclair/typebox'
 import type { Door, Ground } from '../door.ts'
 import { goodbyes } from '../errors.ts'
 import { farewell } from '../farewell.ts'
+import { complete, Count, Part } from '../options.ts'
 import { Newcomer, type Host } from './newcomer.ts'
 
-export interface TcpOptions {
-  port?: number
-  /** Loopback unless told otherwise. */
-  host?: string
-  /** A Unix socket, in place of `port` and `host`. */
-  path?: string
-  /** As `node:tls` takes them; with `requestCert` the certificate of a device goes to `authenticate`. */
-  tls?: TlsOptions
-  /** Connections at a time that have not been let in. */
-  maxUnknown?: number
-}
-
-const LOOPBACK = '127.0.0.1'
-const MAX_UNKNOWN = 1_000
+/** A longer one is cut short by some systems, silently. */
+const MAX_PATH = 103
 const LOOK_AGAIN = 10
+
+const TcpOptionsSchema = Type.Object({
+  port: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_535, description: 'Where it listens; 0 takes a free one' })),
+  host: Type.String({ default: '127.0.0.1', minLength: 1, description: 'Loopback unless told otherwise' }),
+  path: Type.Optional(Type.String({ minLength: 1, maxLength: MAX_PATH, description: 'A Unix socket, in place of `port` and `host`' })),
+  tls: Type.Optional(Part<TlsOptions>('As `node:tls` takes them; with `requestCert` the certificate of a device goes to `authenticate`')),
+  maxUnknown: Count(1_000, 'Connections at a time that have not been let in')
+}, { additionalProperties: false })
+
+type TcpSettings = Static<typeof TcpOptionsSchema>
+export type TcpOptions = Partial<TcpSettings>
 
 /** Devices over TCP, TLS or a Unix socket: one JSON-RPC message a line, the first of which is `connect`. */
 export function tcp (options: TcpOptions): TcpDoor {
@@ -29,7 +30,7 @@ export function tcp (options: TcpOptions): TcpDoor {
 }
 
 export class TcpDoor implements Door, Host {
-  readonly #options: TcpOptions
+  readonly #options: TcpSettings
   #server: Server | undefined
   /** Every connection, those in the middle of a TLS handshake too. */
   readonly #sockets = new Set<RawSocket>()
@@ -38,7 +39,7 @@ export class TcpDoor implements Door, Host {
 
   constructor (options: TcpOptions) {
     if ((options.port === undefined) === (options.path === undefined)) throw new Error('tcp() needs the option "port" or the option "path"')
-    this.#options = options
+    this.#options = complete('tcp()', TcpOptionsSchema, options)
   }
 
   /** Where it listens: a path, where that is a Unix socket; null while it does not. */
@@ -47,7 +48,7 @@ export class TcpDoor implements Door, Host {
   }
 
   async open (ground: Ground): Promise<void> {
-    const { tls, maxUnknown = MAX_UNKNOWN } = this.#options
+    const { tls, maxUnknown } = this.#options
     const common = { allowHalfOpen: true, noDelay: true }
     const server = this.#server = tls
       ? createTlsServer({ handshakeTimeout: ground.limits.admissionTimeout, ...tls, ...common })
@@ -64,11 +65,10 @@ export class TcpDoor implements Door, Host {
       ground.entrance.refused('protocol', { address: socket.remoteAddress })
       socket.destroy()
     })
-    server.on('error', error => ground.app.log.error({ err: error }, 'the TCP door failed'))
     // with `onListen` nobody would hear that the port is taken
     ground.app.addHook('onReady', async () => {
-      await this.#clear()
       await this.#listen(server)
+      server.on('error', error => ground.app.log.error({ err: error }, 'the TCP door failed'))
     })
   }
 
@@ -90,9 +90,16 @@ export class TcpDoor implements Door, Host {
   }
 
   #receive (socket: RawSocket, ground: Ground): void {
+    const address = socket.remoteAddress
     // one that has gone already has no address either, and must not pass for a neighbour
-    const address = this.#options.path === undefined ? String(socket.remoteAddress) : undefined
+    if (address === undefined && this.#options.path === undefined) return this.#miss(socket, ground)
     this.#unknown.add(new Newcomer(socket, address, ground, this))
+  }
+
+  #miss (socket: RawSocket, { entrance }: Ground): void {
+    entrance.refused('vanished', { address: undefined })
+    socket.on('error', () => {})
+    socket.destroy()
   }
 
   #turnAway (socket: RawSocket, { entrance, codec }: Ground): void {
@@ -103,33 +110,31 @@ export class TcpDoor implements Door, Host {
     socket.destroySoon()
   }
 
-  /** Takes away a Unix socket behind which nobody is: a process that was killed could not. */
-  async #clear (): Promise<void> {
-    const { path } = this.#options
-    if (path !== undefined && await isAbandoned(path)) await unlink(path)
-  }
-
-  #listen (server: Server): Promise<void> {
-    const { port, host = LOOPBACK, path } = this.#options
-    return new Promise((resolve, reject) => {
-      server.once('error', reject)
-      server.listen(path === undefined ? { port, host } : { path }, () => {
-        server.removeListener('error', reject)
-        resolve()
-      })
-    })
+  async #listen (server: Server): Promise<void> {
+    const { port, host, path } = this.#options
+    if (path === undefined) return await listen(server, { port: port!, host })
+    if (await isDeserted(path)) await unlink(path)
+    await listen(server, { path })
   }
 }
 
-/** Whether nobody listens there any more. Any other file refuses connections too, and is not ours to take away. */
-async function isAbandoned (path: string): Promise<boolean> {
-  const file = await stat(path).catch(() => undefined)
-  if (!file?.isSocket()) return false
-  return await new Promise(resolve => {
-    const socket = connect(path, () => {
-      socket.destroy()
-      resolve(false)
+function listen (server: Server, options: ListenOptions): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(options, () => {
+      server.removeListener('error', reject)
+      resolve()
     })
-    socket.on('error', ({ code }: NodeJS.ErrnoException) => resolve(code === 'ECONNREFUSED'))
+  })
+}
+
+/** Whether it is a socket that a process left behind when it was killed: nobody listens there. */
+async function isDeserted (path: string): Promise<boolean> {
+  const found = await lstat(path).catch(() => undefined)
+  if (!found?.isSocket()) return false
+  return await new Promise(resolve => {
+    const socket = connect(path)
+    socket.once('connect', () => { socket.destroy(); resolve(false) })
+    socket.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code === 'ECONNREFUSED'))
   })
 }
