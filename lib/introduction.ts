@@ -4,8 +4,8 @@ import type { FastifyRequest } from 'fastify'
 import type { Caller } from './gate.ts'
 import type { Credentials } from './device.ts'
 
-/** What a device id is, as a pattern. */
-export const DEVICE_ID = '^[A-Za-z0-9._:@+=~-]{1,128}$'
+/** What a device id is, as a pattern. Not `.` and `..`: a URL has no names like these. */
+export const DEVICE_ID = '^(?!\\.{1,2}$)[A-Za-z0-9._:@+=~-]{1,128}$'
 
 const deviceId = new RegExp(DEVICE_ID)
 

@@ -70,7 +70,7 @@ t.test('a device has a name, in the query or in the path', async t => {
     await connect(app.url, name, { path: `/ws/${encodeURIComponent(name)}` })
     t.ok(app.devices.has(name))
   }
-  const wrong = ['', '?deviceId=', '?deviceId=a%20b', '?deviceId=a&deviceId=b', `?deviceId=${'x'.repeat(129)}`, `?deviceId=${'x'.repeat(10_000)}`, '?deviceId[]=a', '/a%2Fb', '?deviceId=%00', '?deviceId=%C3%A9']
+  const wrong = ['', '?deviceId=', '?deviceId=a%20b', '?deviceId=a&deviceId=b', `?deviceId=${'x'.repeat(129)}`, `?deviceId=${'x'.repeat(10_000)}`, '?deviceId[]=a', '/a%2Fb', '?deviceId=.', '?deviceId=..', '?deviceId=%00', '?deviceId=%C3%A9']
   for (const query of wrong) t.match(await refusal(app.url, `/ws${query}`), { status: 400, body: { code: 'ID_INVALID' } }, query.slice(0, 20))
   t.equal(app.devices.size, names.length)
 })
