@@ -66,7 +66,7 @@ export class Devices {
 
   /** Sends a message to a device, wherever it is. */
   async send (deviceId: string, data: unknown, options?: SendOptions): Promise<Sent> {
-    return await this.#parts.outbox.send(checked(deviceId), data, options)
+    return await this.#parts.outbox.send(deviceId, data, options)
   }
 
   /**

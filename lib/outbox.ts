@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { EVERYONE, type Answer, valueOf, type Backplane, type Reach, type Request } from './backplane.ts'
 import { Failure } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
+import { isDeviceId } from './introduction.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Receipt } from './mailbox.ts'
 import type { CallOptions, CallSignal } from './peer.ts'
@@ -71,6 +72,7 @@ export class Outbox {
   /** What it is by now, or a promise of it: a message to a device that is here and has room is on its way at once. Throws, or rejects. */
   send (deviceId: string, data: unknown, options: SendOptions = {}): Sent | Promise<Sent> {
     const { key, ttl = 0 } = options
+    if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
     if (key === undefined) return this.#post({ id: this.#mint(), deviceId, data }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data))

@@ -1,5 +1,4 @@
 import { Failure } from './errors.ts'
-import { isDeviceId } from './introduction.ts'
 import type { Outbox, SendOptions, Sent } from './outbox.ts'
 
 /** One of many messages that are sent together. */
@@ -56,10 +55,9 @@ export class Volley {
     return outcome
   }
 
-  #send ({ to, data, ttl, confirm, timeout, collapse, key }: Addressed): Sent | Failure | Promise<Sent> {
-    if (!isDeviceId(to)) return new Failure('bad-id')
+  #send (line: Addressed): Sent | Failure | Promise<Sent> {
     try {
-      return this.#outbox.send(to, data, { ttl, confirm, timeout, collapse, key, signal: this.#signal })
+      return this.#outbox.send(line.to, line.data, line.confirm ? { ...line, signal: this.#signal } : line)
     } catch (error) {
       return failureOf(error)
     }

@@ -1,6 +1,10 @@
-import { request as httpRequest } from 'node:http'
+import { once } from 'node:events'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
+import { Readable } from 'node:stream'
+import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { Failure, localBackplane, memoryMailbox, type Backplane } from '../lib/index.ts'
+import { reasonOf } from './fakes.ts'
 import { connect, listen, request, until } from './support.ts'
 
 t.test('a message reaches its device as JSON, text or bytes', async t => {
@@ -267,6 +271,47 @@ t.test('a caller that hangs up gives its call up', async t => {
   t.equal(app.devices.stats().strays.late, 1, 'its late answer changes nothing')
 })
 
+t.test('a caller that hangs up gives its call up on another node, too', async t => {
+  const backplane = localBackplane()
+  const mailbox = memoryMailbox()
+  const [one, two] = [await listen(t, { backplane, mailbox }), await listen(t, { backplane, mailbox })]
+  const device = await connect(two.url, 'd')
+  const isIdle = async () => (await request(one, 'GET', '/devices/d')).body.inFlight === 0
+  const hangUp = new AbortController()
+  const call = fetch(`${one.url}/devices/d/calls/slow`, { method: 'POST', signal: hangUp.signal })
+  await device.next(({ method }) => method === 'slow')
+  hangUp.abort()
+  await t.rejects(call)
+  await until(isIdle)
+
+  const given = new AbortController()
+  const inProcess = one.devices.call('d', 'slow', {}, { signal: given.signal })
+  await device.next(({ method }) => method === 'slow')
+  given.abort()
+  t.equal(await reasonOf(inProcess), 'dropped')
+  await until(isIdle)
+})
+
+t.test('a caller that has hung up before it was let in calls nobody', async t => {
+  const guard = async ({ raw, headers }: FastifyRequest) => {
+    if (headers['x-patience'] === 'none') await once(raw.socket, 'close')
+    return true
+  }
+  const backplane = localBackplane()
+  const mailbox = memoryMailbox()
+  const [one, two] = [await listen(t, { backplane, mailbox, guard }), await listen(t, { backplane, mailbox, guard })]
+  for (const [at, app] of [one, two].entries()) {
+    const device = await connect(one.url, 'd')
+    const call = httpRequest(`${app.url}/devices/d/calls/never`, { method: 'POST', headers: { 'x-patience': 'none' } })
+    call.on('error', () => {})
+    call.on('socket', socket => socket.once('connect', () => setImmediate(() => call.destroy())))
+    call.end()
+    await until(() => one.devices.stats().calls.dropped === at + 1)
+    t.match(await device.ask('ping'), { result: { now: Number } })
+    t.notOk(device.seen.some(({ method }) => method === 'never'))
+  }
+})
+
 t.test('a broadcast reaches everyone, or those whose filters match the topic', async t => {
   const app = await listen(t)
   const [all, exact, plus, hash] = [await connect(app.url, 'all'), await connect(app.url, 'exact'), await connect(app.url, 'plus'), await connect(app.url, 'hash')]
@@ -377,6 +422,34 @@ t.test('who hangs up in the middle of many messages harms nobody, and gives the 
   t.ok((await device.ask('ping')).result)
 })
 
+t.test('lines come in pieces of any size, and those that wait hold only so many others up', async t => {
+  const app = await listen(t, { maxMessage: 200 })
+  const device = await connect(app.url, 'd')
+  const { port } = new URL(app.url)
+  const upload = httpRequest({ port, path: '/messages', method: 'POST', headers: { 'content-type': 'application/x-ndjson' } })
+  const answered = once(upload, 'response')
+  const pieces = ['{"to":"d",', '"data":', '1}', '\n\n \r\n{"to":"away","data":"', 'x'.repeat(150), 'y'.repeat(150), '"}\n{"to":"d","data":2}\r\n', `{"to":"d","data":"${'z'.repeat(300)}"}\n`, '{"to":"d","data":3}']
+  for (const piece of pieces) {
+    upload.write(piece)
+    await new Promise(resolve => setTimeout(resolve, 2))
+  }
+  upload.end()
+  const [response] = await answered as [IncomingMessage]
+  const receipts = (await response.toArray()).join('').trim().split('\n').map(line => JSON.parse(line))
+  t.match(receipts, [{ status: 'sent' }, { code: 'MESSAGE_TOO_LARGE' }, { status: 'sent' }, { code: 'MESSAGE_TOO_LARGE' }, { status: 'sent' }])
+  for (const data of [1, 2, 3]) t.equal((await device.message()).params.data, data)
+
+  const many = Array.from({ length: 700 }, (_, n) => n % 2 ? `{"to":"d","data":${n}}` : `{"to":"away-${n}","data":${n},"ttl":60}`)
+  const lines = ['{"to":"d","data":"first","confirm":true}', ...many]
+  const asked = request(app, 'POST', '/messages', lines.join('\n'), { 'content-type': 'application/x-ndjson' })
+  await device.next(({ params }) => params?.data === 29)
+  await device.ask('ping')
+  t.notOk(device.seen.some(({ params }) => params?.data === 31), 'the first is not acknowledged yet')
+  device.handle('message', () => ({}))
+  const statuses = (await asked).body.toString().trim().split('\n').map((line: string) => JSON.parse(line).status)
+  t.strictSame(statuses, ['delivered', ...many.map((_, n) => n % 2 ? 'sent' : 'queued')])
+})
+
 t.test('many messages can be sent in process, in order, more than go side by side', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')
@@ -386,6 +459,14 @@ t.test('many messages can be sent in process, in order, more than go side by sid
   t.equal(receipts.length, 100)
   for (let n = 0; n < 100; n++) t.equal((await device.message()).params.data, n)
   for await (const receipt of app.devices.sendMany([{ to: 'not an id', data: 1 }, { to: 'd', data: 1n }])) t.type(receipt, Failure)
+
+  const waiting = Array.from({ length: 40 }, (_, n) => ({ to: 'd', data: `c${n}`, confirm: true }))
+  const confirmed = Readable.from(app.devices.sendMany(waiting)).toArray()
+  await device.next(({ params }) => params?.data === 'c31')
+  await device.ask('ping')
+  t.notOk(device.seen.some(({ params }) => params?.data === 'c32'))
+  device.handle('message', () => ({}))
+  t.strictSame((await confirmed).map(({ status }) => status), Array(40).fill('delivered'))
 
   let more = () => {}
   async function * slowly () {
@@ -401,6 +482,15 @@ t.test('many messages can be sent in process, in order, more than go side by sid
   const given = app.devices.sendMany(lines)
   await given.next()
   await given.return(undefined)
+})
+
+t.test('an accident with one of many messages is told in its place, as an internal error', async t => {
+  const put = async () => { throw new Error('secret') }
+  const app = await listen(t, { mailbox: { ...memoryMailbox(), put } })
+  await connect(app.url, 'd')
+  const lines = '{"to":"d","data":1,"ttl":60}\n{"to":"d","data":2}\n'
+  const { body } = await request(app, 'POST', '/messages', lines, { 'content-type': 'application/x-ndjson' })
+  t.match(body.toString().trim().split('\n').map((line: string) => JSON.parse(line)), [{ code: 'INTERNAL_ERROR', message: 'Internal error' }, { status: 'sent' }])
 })
 
 t.test('a full mailbox and a full store are told apart', async t => {

@@ -1,4 +1,4 @@
-import { cpuPerMessage, interleaved, note, row, sideBySide, type Bench, type Row } from '../bench.ts'
+import { cpuPerMessage, interleaved, note, row, sideBySide, type Bench, type Cell, type Row } from '../bench.ts'
 import type { Rest } from '../load.ts'
 import type { Pair } from '../pair.ts'
 import { able, type Candidate } from '../candidates.ts'
@@ -25,8 +25,16 @@ export async function rest (bench: Bench): Promise<Row[]> {
 
   await add('REST to one device, 32 callers', able.target, asking({ path: '/devices/:id/messages', width: 32 }))
   await add('REST to one device, 64 callers', able.target, asking({ path: '/devices/:id/messages', width: 64 }))
+  const [send] = rows.slice(-1)
   await add(`NDJSON, ${LINES} lines a request, 4 callers`, able.targetMany, asking({ path: '/messages', width: 4, lines: LINES }))
+  if (send!.cells.forty) rows.push(shareOf(send!.cells.forty, rows.at(-1)!))
   await add('call: REST, device, REST, 64 callers', able.call, asking({ path: '/devices/:id/calls/work', width: 64, byAnswer: true }))
   await add(`echo: device, server, device, ${ECHOING} devices`, able.call, (pair, seconds) => pair.echo({ width: ECHOING, seconds, size: SIZE }))
   return rows
+}
+
+/** A line of NDJSON beside a request of its own, which the forty lines answer. */
+function shareOf (one: Cell, { title, rounds, cells }: Row): Row {
+  const shares = Object.entries(cells).map(([name, cell]) => [name, { ...cell, value: cell.value / one.value }])
+  return { title, unit: 'of a REST send of the forty lines', rounds, cells: Object.fromEntries(shares) }
 }

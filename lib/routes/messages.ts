@@ -4,7 +4,7 @@ import { about, DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, R
 import { hangUp, type Route } from './route.ts'
 
 /** `/devices/:id/messages` */
-export const messages: Route = (app, { devices, settings }) => {
+export const messages: Route = (app, { devices, outbox, settings }) => {
   app.post('/devices/:id/messages', {
     schema: {
       ...about('messages', 'Send a message to a device', { 200: Receipt, 202: Receipt }),
@@ -18,10 +18,10 @@ export const messages: Route = (app, { devices, settings }) => {
       }),
       headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ minLength: 1, maxLength: 255 })) })
     }
-  }, async (request, reply) => {
+  }, (request, reply) => {
     const { ttl, confirm, timeout, collapse } = request.query
     const { id } = request.params
-    const sent = await devices.send(id, messageOf(request, settings.maxDepth), {
+    const sent = outbox.send(id, messageOf(request, settings.maxDepth), {
       ttl: milliseconds(ttl),
       confirm,
       timeout: milliseconds(timeout),
@@ -29,8 +29,12 @@ export const messages: Route = (app, { devices, settings }) => {
       key: request.headers['idempotency-key'],
       signal: confirm ? hangUp(reply) : undefined
     })
-    if (sent.status === 'queued') reply.code(202).header('location', `${request.url.split('?')[0]}/${encodeURIComponent(sent.id)}`)
-    return sent
+    // most are sent by now, and nobody need wait
+    if (!(sent instanceof Promise)) return sent
+    return sent.then(receipt => {
+      if (receipt.status === 'queued') reply.code(202).header('location', `${request.url.split('?')[0]}/${encodeURIComponent(receipt.id)}`)
+      return receipt
+    })
   })
 
   app.get('/devices/:id/messages', {

@@ -4,7 +4,7 @@ import type { Outbox, Sent } from '../outbox.ts'
 import { Volley, type Addressed } from '../volley.ts'
 
 /** Lines after which others get their turn. */
-const BREATH = 64
+const BREATH = 256
 const NEWLINE = 0x0a
 
 interface Reading {
@@ -22,6 +22,7 @@ export class Receipts extends Transform {
   /** Not begun yet. */
   #lines: Array<string | Failure> = []
   #at = 0
+  #begun = 0
   #isLast = false
   #isBreathing = false
   #done: TransformCallback | undefined
@@ -54,11 +55,10 @@ export class Receipts extends Transform {
   /** Begins with the lines that there is room for, and tells what is known. */
   #go (): void {
     if (this.destroyed) return
-    let begun = 0
     for (this.#collect(); this.#at < this.#lines.length && !this.#volley.isFull; this.#collect()) {
-      if (begun++ === BREATH) return this.#breathe()
       const line = this.#lines[this.#at++]!
       this.#volley.add(line instanceof Failure ? line : this.#read(line))
+      if (++this.#begun % BREATH === 0) return this.#breathe()
     }
     this.#tell()
     if (this.#at < this.#lines.length || (this.#isLast && !this.#volley.isEmpty)) return
