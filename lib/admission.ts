@@ -24,7 +24,7 @@ interface Entrant {
   readonly usual: Codec | undefined
   deviceId: string
   codec: Codec
-  credentials: Credentials
+  credentials: Credentials | undefined
 }
 
 type Step = (entrant: Entrant) => void | Promise<void>
@@ -66,7 +66,7 @@ export class Admission implements Entrance {
 
   /** Rejects with a `Failure` when the device may not come in. `usual` is for those who offer no protocol. */
   async admit (introduction: Introduction, departure: AbortController, usual?: Codec): Promise<Arrival> {
-    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: {} }
+    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined }
     try {
       for (const step of this.#steps) await step(entrant)
     } catch (error) {
