@@ -39,9 +39,13 @@ export class Output implements Holding {
     return this.#backlog <= this.#limit
   }
 
-  /** Leaves with what else goes to many. False: more waits than may. */
-  cast (frame: Frame): boolean {
+  /** Leaves at once, or with what else goes to many. False: more waits than may. */
+  cast (frame: Frame, atOnce: boolean): boolean {
     if (this.#waiting.length > 0 || this.#due === 'soon') return this.write(frame)
+    if (atOnce) {
+      this.#sink.send(frame)
+      return this.#sink.buffered <= this.#limit
+    }
     this.#held = this.#held ? this.#held.followedBy(frame) : frame
     if (!this.#due) {
       this.#due = 'together'

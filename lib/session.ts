@@ -243,11 +243,11 @@ export class Session implements Device, Party, PeerLimits {
     if (!this.#output.write(frame)) this.end('slow')
   }
 
-  /** Writes a frame that goes to others too, with what else goes to many. */
-  cast (frame: Frame): void {
+  /** Writes a frame that goes to others too: at once, or with what else goes to many. */
+  cast (frame: Frame, atOnce: boolean): void {
     if (!this.#isHere()) return
     this.#home.stats.sent(frame.size)
-    if (!this.#output.cast(frame)) this.end('slow')
+    if (!this.#output.cast(frame, atOnce)) this.end('slow')
   }
 
   /** Writes a message as soon as there is room: whoever waits for it keeps to the pace of the device. */

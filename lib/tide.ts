@@ -4,8 +4,8 @@ export interface Holding {
 }
 
 /**
- * When what was handed to the connections leaves: all of one tick in one write. What goes to many goes at once as well, but while
- * one broadcast follows another, those of one turn of the event loop leave together: one pass over the connections serves them all.
+ * When what was handed to the connections leaves: all of one tick in one write. What goes to many goes at once, but while one
+ * broadcast follows another, those of one turn of the event loop leave together: one pass over the connections serves them all.
  */
 export class Tide {
   #soon: Holding[] = []
@@ -17,9 +17,16 @@ export class Tide {
     if (this.#soon.push(holding) === 1) process.nextTick(this.#flushSoon)
   }
 
+  /** True: the first for many in this turn, which need not be held. What follows it leaves with the next pass. */
+  opens (): boolean {
+    if (this.#passing) return false
+    this.#begin()
+    return true
+  }
+
   /** Leaves with the next pass. */
   together (holding: Holding): void {
-    if (this.#together.push(holding) === 1 && !this.#passing) process.nextTick(this.#pass)
+    this.#together.push(holding)
   }
 
   readonly #flushSoon = (): void => {
@@ -28,16 +35,17 @@ export class Tide {
     for (const holding of soon) holding.flush()
   }
 
-  readonly #pass = (): void => {
-    const together = this.#together
-    this.#together = []
-    for (const holding of together) holding.flush()
+  #begin (): void {
     this.#passing = true
     setImmediate(this.#turned)
   }
 
   readonly #turned = (): void => {
     this.#passing = false
-    if (this.#together.length > 0) this.#pass()
+    const together = this.#together
+    if (together.length === 0) return
+    this.#together = []
+    for (const holding of together) holding.flush()
+    this.#begin()
   }
 }

@@ -26,11 +26,11 @@ class FakeSink implements Sink {
   }
 }
 
-function outputs (count: number, limit = 100): Array<{ output: Output, sink: FakeSink }> {
+function outputs (count: number, limit = 100): Array<{ output: Output, sink: FakeSink, tide: Tide }> {
   const tide = new Tide()
   return Array.from({ length: count }, () => {
     const sink = new FakeSink()
-    return { output: new Output(sink, limit, tide), sink }
+    return { output: new Output(sink, limit, tide), sink, tide }
   })
 }
 
@@ -41,7 +41,7 @@ t.test('all that is for one device in one tick leaves as one write', async t => 
   const { output, sink } = outputs(1)[0]!
   output.write(new Frame('a'))
   void output.offer(new Frame('b'))
-  output.cast(new Frame('c'))
+  output.cast(new Frame('c'), true)
   t.strictSame(sink.writes, [])
   await ticked()
   t.strictSame(sink.writes, [['a', 'b', 'c']])
@@ -54,10 +54,10 @@ t.test('a broadcast goes at once, and those that follow it in one turn go togeth
   const [one, two] = outputs(2) as [ReturnType<typeof outputs>[0], ReturnType<typeof outputs>[0]]
   const cast = (name: string) => {
     const frame = new Frame(name)
-    for (const { output } of [one, two]) output.cast(frame)
+    const atOnce = one.tide.opens()
+    for (const { output } of [one, two]) output.cast(frame, atOnce)
   }
   cast('a')
-  await ticked()
   t.strictSame(one.sink.writes, [['a']])
   cast('b')
   await ticked()
@@ -69,22 +69,22 @@ t.test('a broadcast goes at once, and those that follow it in one turn go togeth
   t.strictSame(two.sink.writes, one.sink.writes)
   await turned()
   cast('d')
-  await ticked()
   t.strictSame(two.sink.writes.at(-1), ['d'], 'quiet again: at once')
 })
 
 t.test('a message to one device takes along what was for all before it, and keeps its place', async t => {
-  const [{ output, sink }, other] = outputs(2) as [ReturnType<typeof outputs>[0], ReturnType<typeof outputs>[0]]
+  const [{ output, sink, tide }, other] = outputs(2) as [ReturnType<typeof outputs>[0], ReturnType<typeof outputs>[0]]
   const first = new Frame('first')
-  output.cast(first)
-  other.output.cast(first)
-  await ticked()
+  t.equal(tide.opens(), true)
+  output.cast(first, true)
+  other.output.cast(first, true)
   const [b, d] = [new Frame('b'), new Frame('d')]
-  output.cast(b)
-  other.output.cast(b)
+  t.equal(tide.opens(), false)
+  output.cast(b, false)
+  other.output.cast(b, false)
   output.write(new Frame('c'))
-  output.cast(d)
-  other.output.cast(d)
+  output.cast(d, false)
+  other.output.cast(d, false)
   await ticked()
   t.strictSame(sink.writes, [['first'], ['b', 'c', 'd']])
   await turned()
@@ -94,13 +94,20 @@ t.test('a message to one device takes along what was for all before it, and keep
 
 t.test('what is held counts against the limit', async t => {
   const { output, sink } = outputs(1, 10)[0]!
-  t.equal(output.cast(new Frame('12345')), true)
+  t.equal(output.cast(new Frame('12345'), false), true)
   t.equal(output.write(new Frame('67890')), true)
-  t.equal(output.cast(new Frame('!')), false)
+  t.equal(output.cast(new Frame('!'), false), false)
   t.equal(await reasonOf(output.offer(new Frame('?'))), 'congested')
   await ticked()
   t.strictSame(sink.writes, [['12345', '67890', '!']])
   t.equal(output.write(new Frame('!')), false)
+})
+
+t.test('what goes at once counts against the limit too', async t => {
+  const { output, sink } = outputs(1, 10)[0]!
+  t.equal(output.cast(new Frame('1234567890'), true), true)
+  t.equal(output.cast(new Frame('!'), true), false)
+  t.strictSame(sink.writes, [['1234567890'], ['!']])
 })
 
 t.test('what waits for room keeps its place behind what is held', async t => {
@@ -108,7 +115,7 @@ t.test('what waits for room keeps its place behind what is held', async t => {
   output.write(new Frame('123456'))
   const offered = output.offer(new Frame('abc'))
   t.strictSame(sink.writes, [['123456']])
-  t.equal(output.cast(new Frame('d')), true)
+  t.equal(output.cast(new Frame('d'), true), true)
   t.equal(output.write(new Frame('e')), false)
   sink.drain()
   await offered
@@ -117,7 +124,7 @@ t.test('what waits for room keeps its place behind what is held', async t => {
 
 t.test('a goodbye comes behind what is held', async t => {
   const { output, sink } = outputs(1)[0]!
-  output.cast(new Frame('a'))
+  output.cast(new Frame('a'), false)
   output.end()
   t.strictSame(sink.writes, [['a']])
   await turned()
