@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventEmitter } from 'node:events'
-import type { IncomingMessage, Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -106,7 +106,7 @@ export class WebSocketDoor implements Door {
    */
   #hangUp (socket: RawStream): void {
     this.#expect(socket)
-    socket._httpMessage?.once('finish', () => socket.destroy())
+    socket._httpMessage?.on('finish', onAnswered)
   }
 
   #expect (socket: Duplex, departure = this.#knocking.get(socket)): void {
@@ -120,13 +120,14 @@ export class WebSocketDoor implements Door {
       url,
       exposeHeadRoute: false,
       schema: { hide: true } as object,
-      preHandler: async request => { if (request.ws) await this.#admit(request, entrance, path) },
+      preHandler: request => this.#admit(request, entrance, path),
       handler: async () => { throw new Failure(entrance.isDraining ? 'draining' : 'not-websocket') },
       wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw), entrance)
     })
   }
 
   async #admit (request: FastifyRequest, entrance: Entrance, path?: string): Promise<void> {
+    if (!request.ws) return
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
     if (socket) this.#expect(socket, departure)
@@ -149,6 +150,11 @@ export class WebSocketDoor implements Door {
     socket.pause()
     void entrance.enter(session).finally(() => socket.resume())
   }
+}
+
+/** Whatever the answer was, it was no upgrade. */
+function onAnswered (this: ServerResponse): void {
+  this.socket?.destroy()
 }
 
 function uncork (socket: Duplex): void {
