@@ -3,7 +3,7 @@ import type { Delivery } from './delivery.ts'
 import { Failure } from './errors.ts'
 import type { Events } from './events.ts'
 import { protect, refuseForeign } from './gate.ts'
-import { isDeviceId, type Introduction } from './introduction.ts'
+import { isDeviceId, type Authenticate, type Introduction } from './introduction.ts'
 import type { Letters } from './letters.ts'
 import type { Codec } from './message.ts'
 import type { Settings } from './options.ts'
@@ -24,10 +24,10 @@ interface Entrant {
   readonly usual: Codec | undefined
   deviceId: string
   codec: Codec
-  credentials: Credentials
+  credentials: Credentials | undefined
 }
 
-type Step = (entrant: Entrant) => void | Promise<void>
+type Step = (entrant: Entrant) => void | false | Promise<void>
 
 type Rules = Pick<Settings, 'authenticate' | 'origins' | 'admissionTimeout' | 'pingInterval'>
 
@@ -61,14 +61,17 @@ export class Admission implements Entrance {
     ({ introduction }) => refuseForeign(introduction, this.#parts.rules.origins),
     entrant => this.#identify(entrant),
     entrant => this.#choose(entrant),
-    entrant => this.#authenticate(entrant)
+    entrant => this.#parts.rules.authenticate && this.#authenticate(entrant, this.#parts.rules.authenticate)
   ]
 
   /** Rejects with a `Failure` when the device may not come in. `usual` is for those who offer no protocol. */
   async admit (introduction: Introduction, departure: AbortController, usual?: Codec): Promise<Arrival> {
-    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: {} }
+    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined }
     try {
-      for (const step of this.#steps) await step(entrant)
+      for (const step of this.#steps) {
+        const asked = step(entrant)
+        if (asked) await asked
+      }
     } catch (error) {
       throw this.#refused(entrant, error)
     }
@@ -149,9 +152,8 @@ export class Admission implements Entrance {
     entrant.codec = codec
   }
 
-  async #authenticate (entrant: Entrant): Promise<void> {
-    const { authenticate, admissionTimeout } = this.#parts.rules
-    if (!authenticate) return
+  async #authenticate (entrant: Entrant, authenticate: Authenticate): Promise<void> {
+    const { admissionTimeout } = this.#parts.rules
     const { introduction, deviceId, departure } = entrant
     const proof = await inTime(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
     const credentials = proof === true ? {} : proof

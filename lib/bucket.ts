@@ -1,6 +1,7 @@
 /** How fast a token bucket fills, and how much it holds. */
 export interface Pace {
-  perSecond: number
+  /** Each second. */
+  rate: number
   burst: number
 }
 
@@ -24,9 +25,9 @@ export class Bucket {
 
   /** Takes `count` tokens if they are there. */
   take (count: number, now: number): boolean {
-    const { perSecond, burst } = this.#pace
+    const { rate, burst } = this.#pace
     // a clock that is set back takes nothing out
-    this.#tokens = Math.min(burst, this.#tokens + Math.max(0, now - this.#filledAt) / 1_000 * perSecond)
+    this.#tokens = Math.min(burst, this.#tokens + Math.max(0, now - this.#filledAt) / 1_000 * rate)
     this.#filledAt = now
     if (this.#tokens < count) {
       this.#excess += count

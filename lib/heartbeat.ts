@@ -1,3 +1,4 @@
+import { clock } from './clock.ts'
 import type { Goodbye } from './errors.ts'
 
 export interface Rhythm {
@@ -23,7 +24,7 @@ const JITTER = 0.1
 export class Pulse {
   readonly #rhythm: Rhythm
   #pingAt: number
-  #pongBy = Infinity
+  #pongBy: number | undefined
   #drained = 0
   #queued = 0
   #received = 0
@@ -37,36 +38,46 @@ export class Pulse {
 
   /** A ping is out. */
   get isAwaiting (): boolean {
-    return this.#pongBy !== Infinity
+    return this.#pongBy !== undefined
   }
 
   /** Anything heard proves life. */
   heard (): void {
-    this.#pongBy = Infinity
+    this.#pongBy = undefined
   }
 
   /** `slack` is how much later the next check may come. */
   check (line: Line, now: number, slack: number): Goodbye | undefined {
-    const drained = line.sent - line.buffered
-    const { queued = 0, received = 0 } = line
-    if (line.buffered === 0) this.#movedAt = now
-    else if (drained > this.#drained || queued < this.#queued) this.#movedAt = now - slack // or right after the last look
-    if (received > this.#received) this.heard() // the piece of a large message, too
-    this.#drained = drained
-    this.#queued = queued
-    this.#received = received
-    if (now - this.#movedAt + slack > this.#rhythm.stallTimeout) return 'slow'
-    if (now >= this.#pongBy) return 'mute'
+    if (this.#isStalled(line, now, slack)) return 'slow'
+    if (this.#isMute(line, now)) return 'mute'
     if (now >= this.#pingAt && line.ping) {
       line.ping()
+      this.#received = line.received ?? 0
       this.#pingAt = now + this.#interval()
-      this.#pongBy = Math.min(this.#pongBy, now + this.#rhythm.pongTimeout)
+      this.#pongBy ??= now + this.#rhythm.pongTimeout
     }
     return undefined
   }
 
+  #isStalled (line: Line, now: number, slack: number): boolean {
+    const { sent, buffered } = line
+    const queued = buffered === 0 ? 0 : line.queued ?? 0
+    if (buffered === 0) this.#movedAt = now
+    else if (sent - buffered > this.#drained || queued < this.#queued) this.#movedAt = now - slack // or right after the last look
+    this.#drained = sent - buffered
+    this.#queued = queued
+    return now - this.#movedAt + slack > this.#rhythm.stallTimeout
+  }
+
+  #isMute (line: Line, now: number): boolean {
+    if (this.#pongBy === undefined) return false
+    if ((line.received ?? 0) === this.#received) return now >= this.#pongBy
+    this.heard() // the piece of a large message, too
+    return false
+  }
+
   #interval (): number {
-    return this.#rhythm.pingInterval * (1 - JITTER + Math.random() * 2 * JITTER)
+    return Math.round(this.#rhythm.pingInterval * (1 - JITTER + Math.random() * 2 * JITTER))
   }
 }
 
@@ -81,7 +92,7 @@ export class Heartbeat {
   constructor (connections: Iterable<Beating>, { pingInterval, pongTimeout, stallTimeout }: Rhythm) {
     const tick = Math.max(10, Math.min(500, pingInterval / 10, pongTimeout / 10, stallTimeout / 10))
     this.#timer = setInterval(() => {
-      const now = performance.now() // nobody sets this clock
+      const now = clock()
       for (const connection of connections) connection.check(now, tick)
     }, tick)
     this.#timer.unref()

@@ -50,7 +50,8 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const [web, line] = [{ way: overWebSocket, codec: codecs[0]! }, { way: overStream, codec: lines }]
   const dials = new Dials({ 'ws:': web, 'wss:': web, 'tcp:': line, 'unix:': line })
   const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials })
-  const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
+  const tide = new Tide()
+  const subscriptions = new Subscriptions(backplane, registry, tide, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
   // once devices must prove who they are, what they may listen to is not for them to say
   const authorizeTopic = settings.authorizeTopic ?? (() => !settings.authenticate)
@@ -61,7 +62,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     node,
     limits: settings,
     stats,
-    tide: new Tide(),
+    tide,
     log,
     answer (session, { kind, method, params }, inbound) {
       const answer = methods.answer(method, params, session, inbound)

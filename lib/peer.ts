@@ -81,9 +81,10 @@ type Reply = (answer: Result | Failed) => void
 export class Peer {
   readonly #party: Party
   readonly #limits: PeerLimits
-  readonly #pending = new Map<Id, Pending>()
-  readonly #inbound = new Set<Inbound>()
-  readonly #queue: Call[] = []
+  // most connections have no call in flight, and only those that had one pay for it
+  #pending: Map<Id, Pending> | undefined
+  #inbound: Set<Inbound> | undefined
+  #queue: Call[] | undefined
   /** Given up, and still keeping others off the wire. */
   #lingering: Map<Id, ReturnType<typeof setTimeout>> | undefined
   #onWire = 0
@@ -97,12 +98,12 @@ export class Peer {
 
   /** Calls in flight, of both sides. */
   get inFlight (): number {
-    return this.#pending.size + this.#inbound.size
+    return (this.#pending?.size ?? 0) + this.answering
   }
 
   /** Calls of the other side that wait for our answer. */
   get answering (): number {
-    return this.#inbound.size
+    return this.#inbound?.size ?? 0
   }
 
   /** Settles exactly once: with the result, or with a `Failure`. */
@@ -110,12 +111,13 @@ export class Peer {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(new Failure(this.#ended))
       if (signal?.aborted) return reject(givenUp())
-      if (this.#pending.has(id)) return reject(new Failure('busy'))
+      if (this.#pending?.has(id)) return reject(new Failure('busy'))
 
       const call: Call = { kind: 'call', id, method, params }
       const giveUp = () => this.#giveUp(id, givenUp())
       const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER))
       signal?.addEventListener('abort', giveUp, { once: true })
+      this.#pending ??= new Map()
       this.#pending.set(id, {
         call,
         settle (outcome) {
@@ -148,15 +150,16 @@ export class Peer {
   end (reason: Reason = 'dropped'): void {
     if (this.#ended) return
     this.#ended = reason
-    this.#queue.length = 0
-    for (const id of this.#pending.keys()) this.#settle(id, new Failure(reason))
+    this.#queue = undefined
+    for (const id of this.#pending?.keys() ?? []) this.#settle(id, new Failure(reason))
     for (const timer of this.#lingering?.values() ?? []) clearTimeout(timer)
-    for (const inbound of this.#inbound) inbound.abort()
-    this.#inbound.clear()
+    for (const inbound of this.#inbound ?? []) inbound.abort()
+    this.#inbound = undefined
   }
 
   #put (call: Call): void {
     if (this.#onWire >= this.#limits.concurrency) {
+      this.#queue ??= []
       this.#queue.push(call)
       return
     }
@@ -170,7 +173,7 @@ export class Peer {
   }
 
   #said (id: Id): void {
-    const pending = this.#pending.get(id)
+    const pending = this.#pending?.get(id)
     if (!pending) return
     pending.saidAt = performance.now()
     if (pending.patience !== undefined) pending.impatient = setTimeout(() => this.#giveUp(id, new Failure('timeout')), pending.patience)
@@ -178,7 +181,7 @@ export class Peer {
 
   /** Nobody waits for the answer any more; where few calls are on the wire at a time, the other side may still be at it. */
   #giveUp (id: Id, failure: Failure): void {
-    const saidAt = this.#pending.get(id)?.saidAt
+    const saidAt = this.#pending?.get(id)?.saidAt
     if (saidAt === undefined) return void this.#settle(id, failure)
     this.#take(id, failure)
     const rest = Math.max(saidAt + this.#limits.linger! - performance.now(), 0)
@@ -193,16 +196,16 @@ export class Peer {
       this.#leave(id)
       return false
     }
-    const waiting = this.#queue.indexOf(pending.call)
+    const waiting = this.#queue?.indexOf(pending.call) ?? -1
     if (waiting === -1) this.#next()
-    else this.#queue.splice(waiting, 1)
+    else this.#queue!.splice(waiting, 1)
     return true
   }
 
   #take (id: Id, outcome: Result | Failure): Pending | undefined {
-    const pending = this.#pending.get(id)
+    const pending = this.#pending?.get(id)
     if (!pending) return undefined
-    this.#pending.delete(id)
+    this.#pending!.delete(id)
     clearTimeout(pending.impatient)
     pending.settle(outcome)
     return pending
@@ -219,7 +222,7 @@ export class Peer {
 
   #next (): void {
     this.#onWire--
-    const next = this.#queue.shift()
+    const next = this.#queue?.shift()
     if (next) this.#put(next)
   }
 
@@ -256,7 +259,7 @@ export class Peer {
   }
 
   #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {
-    if (this.#inbound.size >= this.#limits.inbound) {
+    if (this.answering >= this.#limits.inbound) {
       this.#party.busy(asked)
       return reply({ kind: 'failure', id, reason: 'busy' })
     }
@@ -271,9 +274,10 @@ export class Peer {
   }
 
   async #await (inbound: Inbound, id: Id | null, result: PromiseLike<unknown>, reply: Reply): Promise<void> {
+    this.#inbound ??= new Set()
     this.#inbound.add(inbound)
     const answer = await result.then(value => succeeded(id, value), error => failed(id, error))
-    if (this.#inbound.delete(inbound)) reply(answer)
+    if (this.#inbound?.delete(inbound)) reply(answer)
   }
 }
 

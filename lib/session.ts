@@ -1,13 +1,14 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Owner, Ownership } from './backplane.ts'
-import { Bucket } from './bucket.ts'
+import { Bucket, type Pace } from './bucket.ts'
+import { clock } from './clock.ts'
 import { checkTime, type Credentials, type Description, type Device, type Leave } from './device.ts'
 import { Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
 import { Frame } from './frame.ts'
 import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
 import { failed, type Call, type Codec, type Failed, type Invalid, type Message, type Named, type Notice, type Result } from './message.ts'
 import { Output, type Sink } from './output.ts'
-import { Peer, type CallOptions, type Inbound, type Party } from './peer.ts'
+import { Peer, type CallOptions, type Inbound, type Party, type PeerLimits } from './peer.ts'
 import type { Stats } from './stats.ts'
 import type { Tide } from './tide.ts'
 
@@ -20,11 +21,9 @@ export interface Socket extends Line, Sink {
   close (code: number, reason: string): void
 }
 
-export interface SessionLimits extends Rhythm {
+export interface SessionLimits extends Rhythm, Pace {
   maxBuffered: number
   maxCalls: number
-  rate: number
-  burst: number
   callTimeout: number
 }
 
@@ -44,22 +43,24 @@ export interface Arrival {
   deviceId: string
   address: string | undefined
   localAddress: string | undefined
-  credentials: Credentials
+  /** None, where nobody asks for any. */
+  credentials?: Credentials | undefined
   codec: Codec
 }
 
-/** One live connection of one device. */
-export class Session implements Device, Party {
+/**
+ * One live connection of one device. Many are held at a time, and most of them say nothing: what only some need is made when it is
+ * asked for, and what is the same for all is not copied into each.
+ */
+export class Session implements Device, Party, PeerLimits {
   readonly id: string
   readonly since: number
   readonly address: string | undefined
   readonly localAddress: string | undefined
-  readonly credentials: Credentials
   readonly codec: Codec
   readonly peer: Peer
   /** Goes from one connection of the device to the next: coming again does not fill it. */
   readonly bucket: Bucket
-  readonly topics = new Set<string>()
   left: Leave | undefined
   /** Answers for this session what other nodes ask. */
   owner: Owner | undefined
@@ -68,28 +69,38 @@ export class Session implements Device, Party {
   readonly #output: Output
   readonly #pulse: Pulse
   #ownership: Ownership | undefined
+  #topics: Set<string> | undefined
+  #credentials: Credentials | undefined
   #entered = false
   /** Who asks for the device before it is welcomed. */
   #early: Array<() => void> | undefined
   #calls = 0
   #messages = 0
-  #expiresAt: number
+  #expiresAt: number | undefined
 
   constructor (home: Home, socket: Socket, { deviceId, address, localAddress, credentials, codec }: Arrival, bucket?: Bucket) {
-    const now = performance.now()
+    const now = clock()
     this.id = deviceId
     this.since = Date.now()
     this.address = address
     this.localAddress = localAddress
-    this.credentials = credentials
+    this.#credentials = credentials
     this.codec = codec
     this.#home = home
     this.#socket = socket
     this.#output = new Output(socket, home.limits.maxBuffered, home.tide)
     this.#pulse = new Pulse(home.limits, now)
-    this.bucket = bucket ?? new Bucket({ perSecond: home.limits.rate, burst: home.limits.burst }, now)
-    this.#expiresAt = credentials.expiresAt ?? Infinity
-    this.peer = new Peer(this, { concurrency: codec.concurrency, inbound: home.limits.maxCalls, linger: this.patience, mint: codec.mint })
+    this.bucket = bucket ?? new Bucket(home.limits, now)
+    this.#expiresAt = credentials?.expiresAt
+    this.peer = new Peer(this, this)
+  }
+
+  get topics (): Set<string> {
+    return this.#topics ??= new Set()
+  }
+
+  get credentials (): Credentials {
+    return this.#credentials ??= {}
   }
 
   /** Milliseconds that a call may keep others off the wire, where there is room for few. */
@@ -168,7 +179,7 @@ export class Session implements Device, Party {
 
   /** Counts against the device's rate; false: it sends too fast. Whoever goes on all the same is shown out. */
   spend (count: number): boolean {
-    if (this.bucket.take(count, performance.now())) return true
+    if (this.bucket.take(count, clock())) return true
     this.#home.stats.count('refusals', 'too-fast')
     if (this.bucket.excess > this.#home.limits.burst) this.end('flood')
     return false
@@ -237,6 +248,13 @@ export class Session implements Device, Party {
     if (!this.#output.write(frame)) this.end('slow')
   }
 
+  /** Writes a frame that goes to others too: at once, or with what else goes to many. */
+  cast (frame: Frame, atOnce: boolean): void {
+    if (!this.#isHere()) return
+    this.#home.stats.sent(frame.size)
+    if (!this.#output.cast(frame, atOnce)) this.end('slow')
+  }
+
   /** Writes a message at once, or resolves when there was room for it: whoever waits keeps to the pace of the device. */
   offer (id: string, data: unknown): Promise<void> | undefined {
     const frame = this.notice('message', { id, data })
@@ -268,11 +286,28 @@ export class Session implements Device, Party {
   }
 
   check (now: number, slack: number): void {
-    const goodbye = Date.now() >= this.#expiresAt ? 'expired' : this.#pulse.check(this.#socket, now, slack)
+    const isExpired = this.#expiresAt !== undefined && Date.now() >= this.#expiresAt
+    const goodbye = isExpired ? 'expired' : this.#pulse.check(this.#socket, now, slack)
     if (goodbye) this.end(goodbye)
   }
 
   // What the peer asks of us.
+
+  get concurrency (): number {
+    return this.codec.concurrency
+  }
+
+  get inbound (): number {
+    return this.#home.limits.maxCalls
+  }
+
+  get linger (): number | undefined {
+    return this.patience
+  }
+
+  get mint (): (() => string) | undefined {
+    return this.codec.mint
+  }
 
   say (message: Message | Message[]): void {
     this.hand(this.#frameOrFailure(message))

@@ -5,6 +5,7 @@ import { Frame } from './frame.ts'
 import type { Codec } from './message.ts'
 import type { Session } from './session.ts'
 import { detached } from './text.ts'
+import type { Tide } from './tide.ts'
 import { Topics, isFilter, type TopicLimits } from './topics.ts'
 
 export interface SubscriptionLimits {
@@ -16,14 +17,16 @@ export interface SubscriptionLimits {
 export class Subscriptions {
   readonly #backplane: Backplane
   readonly #everyone: Iterable<Session>
+  readonly #tide: Tide
   readonly #limits: SubscriptionLimits
   readonly #log: FastifyBaseLogger
   readonly #topics = new Topics<Session>()
   readonly #watched = new Map<string, Unwatch>()
   readonly #unwatchEveryone: Unwatch
 
-  constructor (backplane: Backplane, everyone: Iterable<Session>, limits: SubscriptionLimits, log: FastifyBaseLogger) {
+  constructor (backplane: Backplane, everyone: Iterable<Session>, tide: Tide, limits: SubscriptionLimits, log: FastifyBaseLogger) {
     this.#log = log
+    this.#tide = tide
     this.#backplane = backplane
     this.#everyone = everyone
     this.#limits = limits
@@ -86,12 +89,18 @@ export class Subscriptions {
     const toEveryone = topic === EVERYONE
     const params = toEveryone ? { id, data } : { id, data, topic }
     const frames = new Map<Codec, Frame>()
+    const atOnce = this.#tide.opens()
+    let codec: Codec | undefined
+    let frame: Frame | undefined
     let sent = 0
     for (const session of toEveryone ? this.#everyone : this.#topics.match(topic)) {
-      const frame = frames.get(session.codec) ?? session.notice('message', params)
+      if (session.codec !== codec) {
+        codec = session.codec
+        frame = frames.get(codec) ?? session.notice('message', params)
+        if (frame) frames.set(codec, frame)
+      }
       if (!frame) continue
-      frames.set(session.codec, frame)
-      session.hand(frame)
+      session.cast(frame, atOnce)
       sent++
     }
     return sent

@@ -28,11 +28,11 @@ class FakeSink implements Sink {
   }
 }
 
-function outputs (count: number, limit = 100): Array<{ output: Output, sink: FakeSink }> {
+function outputs (count: number, limit = 100): Array<{ output: Output, sink: FakeSink, tide: Tide }> {
   const tide = new Tide()
   return Array.from({ length: count }, () => {
     const sink = new FakeSink()
-    return { output: new Output(sink, limit, tide), sink }
+    return { output: new Output(sink, limit, tide), sink, tide }
   })
 }
 
@@ -52,18 +52,51 @@ t.test('all that is for one device in one turn leaves as one write', async t => 
   t.strictSame(sink.writes.slice(1), [['d']])
 })
 
-t.test('a message to one device takes its place among those to all', async t => {
+t.test('what goes to many goes at once, and while one follows another, those of one turn go together', async t => {
   const [one, two] = outputs(2) as [ReturnType<typeof outputs>[0], ReturnType<typeof outputs>[0]]
   const cast = (name: string) => {
     const frame = new Frame(name)
-    for (const { output } of [one, two]) output.write(frame)
+    const atOnce = one.tide.opens()
+    for (const { output } of [one, two]) output.cast(frame, atOnce)
   }
   cast('a')
-  one.output.write(new Frame('b'))
+  t.strictSame(one.sink.writes, [['a']])
+  cast('b')
   cast('c')
+  t.strictSame(one.sink.writes, [['a']])
   await turned()
-  t.strictSame(one.sink.writes, [['a', 'b', 'c']])
-  t.strictSame(two.sink.writes, [['a', 'c']])
+  t.strictSame(one.sink.writes, [['a'], ['b', 'c']])
+  cast('d')
+  t.strictSame(one.sink.writes.length, 2, 'a pass was just made')
+  await turned()
+  t.strictSame(two.sink.writes, [['a'], ['b', 'c'], ['d']])
+  await turned()
+  cast('e')
+  t.strictSame(two.sink.writes.at(-1), ['e'], 'quiet again: at once')
+})
+
+t.test('a message to one device takes its place among those to all', async t => {
+  const [one, two] = outputs(2) as [ReturnType<typeof outputs>[0], ReturnType<typeof outputs>[0]]
+  const cast = (name: string, atOnce: boolean) => {
+    const frame = new Frame(name)
+    for (const { output } of [one, two]) output.cast(frame, atOnce)
+  }
+  one.output.write(new Frame('a'))
+  cast('b', true)
+  one.output.write(new Frame('c'))
+  cast('d', false)
+  t.strictSame(one.sink.writes, [])
+  t.strictSame(two.sink.writes, [['b']])
+  await turned()
+  t.strictSame(one.sink.writes, [['a', 'b', 'c', 'd']])
+  t.strictSame(two.sink.writes, [['b'], ['d']])
+})
+
+t.test('what goes at once counts against the limit too', async t => {
+  const { output, sink } = outputs(1, 10)[0]!
+  t.equal(output.cast(new Frame('1234567890'), true), true)
+  t.equal(output.cast(new Frame('!'), true), false)
+  t.strictSame(sink.writes, [['1234567890'], ['!']])
 })
 
 t.test('what is held counts against the limit', async t => {

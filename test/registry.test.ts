@@ -95,7 +95,7 @@ t.test('the goodbyes of the last ten thousand devices are remembered', async t =
 })
 
 t.test('a bucket lets a burst through, and then what flows in', async t => {
-  const bucket = new Bucket({ perSecond: 10, burst: 5 }, 1_000)
+  const bucket = new Bucket({ rate: 10, burst: 5 }, 1_000)
   t.equal(bucket.take(5, 1_000), true)
   t.equal(bucket.take(1, 1_000), false)
   t.equal(bucket.take(1, 1_099), false)
@@ -106,14 +106,14 @@ t.test('a bucket lets a burst through, and then what flows in', async t => {
 })
 
 t.test('a bucket holds no more than its burst, and what it refuses costs nothing', async t => {
-  const bucket = new Bucket({ perSecond: 10, burst: 5 }, 0)
+  const bucket = new Bucket({ rate: 10, burst: 5 }, 0)
   t.equal(bucket.take(6, 60_000), false)
   t.equal(bucket.take(5, 60_000), true)
   t.equal(bucket.take(1, 60_000), false)
 })
 
 t.test('a clock that is set back costs a device nothing', async t => {
-  const bucket = new Bucket({ perSecond: 10, burst: 5 }, 3_600_000)
+  const bucket = new Bucket({ rate: 10, burst: 5 }, 3_600_000)
   t.equal(bucket.take(1, 0), true)
   t.equal(bucket.take(4, 0), true)
   t.equal(bucket.take(1, 0), false)

@@ -1,9 +1,8 @@
-import { isListed, type Backplane, type Change, type Listener, type Owner, type Presence } from '../backplane.ts'
+import { isListed, type Backplane, type Change, type Listener, type Owner, type Ownership, type Presence } from '../backplane.ts'
 import { Topics } from '../topics.ts'
 
-interface Owned {
-  owner: Owner
-  generation: number
+interface Owned extends Ownership {
+  readonly owner: Owner
 }
 
 /** Joins the nodes of one process: usually one. */
@@ -23,20 +22,22 @@ export function localBackplane (): Backplane {
 
     async own (deviceId, owner) {
       // grows over restarts too, as long as the clock does not go back
-      const owned: Owned = { owner, generation: generation = Math.max(generation + 1, Date.now()) }
-      const older = owners.get(deviceId)
-      owners.set(deviceId, owned)
-      if (older) tell('disconnected', deviceId, older)
-      tell('connected', deviceId, owned)
-      older?.owner.yield()
-      return {
-        generation: owned.generation,
+      generation = Math.max(generation + 1, Date.now())
+      const owned: Owned = {
+        owner,
+        generation,
         async release () {
           if (owners.get(deviceId) !== owned) return
           owners.delete(deviceId)
           tell('disconnected', deviceId, owned)
         }
       }
+      const older = owners.get(deviceId)
+      owners.set(deviceId, owned)
+      if (older) tell('disconnected', deviceId, older)
+      tell('connected', deviceId, owned)
+      older?.owner.yield()
+      return owned
     },
 
     async ask (deviceId, request, signal) {

@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Socket as RawSocket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { WebSocket } from 'ws'
+import { WebSocket } from 'ws'
 import type { Goodbye } from '../errors.ts'
 import type { Form, Outgoing } from '../frame.ts'
 import type { Session, Socket } from '../session.ts'
@@ -12,6 +12,8 @@ export class Line implements Socket {
   sent = 0
   session: Session | undefined
   readonly #socket: Lined
+  /** The connection below it. What leaves is framed already, and is written past the sender of `ws`. */
+  readonly stream: RawStream
   readonly #lines: Set<Line>
   readonly #form: Form | 'masked'
 
@@ -23,8 +25,8 @@ export class Line implements Socket {
     this.#form = deflating === 'masked' || (deflating && inflates(this.#socket)) ? deflating : toWire
     // what @fastify/websocket left on it holds the request, the reply and their headers
     socket.removeAllListeners('error')
-    const raw = this.#socket._socket
-    raw._httpMessage?.detachSocket(raw as unknown as RawSocket)
+    this.stream = this.#socket._socket
+    this.stream._httpMessage?.detachSocket(this.stream as unknown as RawSocket)
     socket.on('message', onMessage)
     socket.on('ping', onPing)
     socket.on('pong', onPong)
@@ -32,24 +34,20 @@ export class Line implements Socket {
     socket.on('close', onClose)
   }
 
-  get stream (): Duplex {
-    return this.#socket._socket
-  }
-
   get isOpen (): boolean {
-    return this.#socket.readyState === this.#socket.OPEN
+    return this.#socket.readyState === OPEN
   }
 
   get buffered (): number {
-    return this.#socket.bufferedAmount
+    return this.stream.writableLength
   }
 
   get queued (): number | undefined {
-    return this.#socket._socket._handle?.writeQueueSize
+    return this.stream._handle?.writeQueueSize
   }
 
   get received (): number | undefined {
-    return this.#socket._socket.bytesRead
+    return this.stream.bytesRead
   }
 
   send (outgoing: Outgoing): void {
@@ -57,12 +55,12 @@ export class Line implements Socket {
     if (this.#form === 'masked') return this.#mask(outgoing)
     const wire = outgoing.wire(this.#form)
     this.sent += wire.length
-    this.#socket._socket.write(wire)
+    this.stream.write(wire)
   }
 
   onDrain (listener: () => void): void {
     // `drain` comes only after more than the socket's own high-water mark was waiting; this comes always
-    this.#socket._socket.write('', error => { if (!error) listener() })
+    this.stream.write('', error => { if (!error) listener() })
   }
 
   ping (): void {
@@ -86,10 +84,11 @@ export class Line implements Socket {
   /** Each has a mask of its own, so there is nothing to share. */
   #mask (outgoing: Outgoing): void {
     for (const payload of outgoing.payloads()) this.#socket.send(payload)
-    this.sent = (this.#socket._socket as RawSocket).bytesWritten
+    this.sent = (this.stream as unknown as RawSocket).bytesWritten
   }
 }
 
+const { OPEN } = WebSocket
 const kLine = Symbol('line')
 
 type Lined = WebSocket & {

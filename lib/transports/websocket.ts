@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventEmitter } from 'node:events'
-import type { IncomingMessage, Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -32,7 +32,9 @@ export class WebSocketDoor implements Door {
   readonly #arrivals = new WeakMap<IncomingMessage, Arrival | undefined>()
   readonly #lines = new Set<Line>()
   /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
-  readonly #knocking = new Set<Duplex>()
+  readonly #knocking = new Map<Duplex, AbortController | undefined>()
+  /** One listener for all of them: a closure each would stay with every connection. */
+  readonly #onGone: (this: Duplex) => void
 
   constructor (settings: WebSocketSettings) {
     this.#settings = settings
@@ -54,6 +56,11 @@ export class WebSocketDoor implements Door {
       }
     }
     this.#server = new WebSocketServer(limits)
+    const knocking = this.#knocking
+    this.#onGone = function () {
+      knocking.get(this)?.abort(new Failure('departed'))
+      knocking.delete(this)
+    }
   }
 
   /** Lets the upgrades that we admitted go to a WebSocket server with our limits, whoever registered `@fastify/websocket`. */
@@ -67,8 +74,11 @@ export class WebSocketDoor implements Door {
     const shared = app.websocketServer
     const handleUpgrade = shared.handleUpgrade.bind(shared)
     shared.handleUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer, done: (socket: WebSocket, request: IncomingMessage) => void) => {
-      if (this.#arrivals.has(request)) this.#server.handleUpgrade(request, socket, head, done)
-      else handleUpgrade(request, socket, head, done)
+      if (!this.#arrivals.has(request)) return handleUpgrade(request, socket, head, done)
+      // the answer, and what the device is told in the same turn of the event loop, leave in one write
+      socket.cork()
+      setImmediate(uncork, socket)
+      this.#server.handleUpgrade(request, socket, head, done)
     }
     const hangUp = (_request: IncomingMessage, socket: RawStream) => this.#hangUp(socket)
     app.server.on('upgrade', hangUp)
@@ -87,7 +97,7 @@ export class WebSocketDoor implements Door {
   async close (deadline: number): Promise<void> {
     while (this.#lines.size + this.#knocking.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
     for (const line of this.#lines) line.cut()
-    for (const socket of this.#knocking) socket.destroy()
+    for (const socket of this.#knocking.keys()) socket.destroy()
   }
 
   /**
@@ -95,9 +105,13 @@ export class WebSocketDoor implements Door {
    * where a hook of the host refused first, or the router.
    */
   #hangUp (socket: RawStream): void {
-    this.#knocking.add(socket)
-    socket.once('close', () => this.#knocking.delete(socket))
-    socket._httpMessage?.once('finish', () => socket.destroy())
+    this.#expect(socket)
+    socket._httpMessage?.on('finish', onAnswered)
+  }
+
+  #expect (socket: Duplex, departure = this.#knocking.get(socket)): void {
+    if (!this.#knocking.has(socket)) socket.on('close', this.#onGone)
+    this.#knocking.set(socket, departure)
   }
 
   #route (app: FastifyInstance, entrance: Entrance, url: string, path?: string): void {
@@ -106,25 +120,23 @@ export class WebSocketDoor implements Door {
       url,
       exposeHeadRoute: false,
       schema: { hide: true } as object,
-      preHandler: async request => { if (request.ws) await this.#admit(request, entrance, path) },
+      preHandler: request => this.#admit(request, entrance, path),
       handler: async () => { throw new Failure(entrance.isDraining ? 'draining' : 'not-websocket') },
       wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw), entrance)
     })
   }
 
   async #admit (request: FastifyRequest, entrance: Entrance, path?: string): Promise<void> {
+    if (!request.ws) return
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
-    const leave = () => departure.abort(new Failure('departed'))
-    socket?.once('close', leave)
+    if (socket) this.#expect(socket, departure)
     try {
       this.#arrivals.set(request.raw, await entrance.admit(introductionOf(request, path), departure))
     } catch (error) {
       // OCPP-J, 3.2 and 3.3: the handshake is completed without a subprotocol, and the connection closed at once
       if (path === undefined || (error as Failure).reason !== 'bad-protocol') throw error
       this.#arrivals.set(request.raw, undefined)
-    } finally {
-      socket?.removeListener('close', leave)
     }
   }
 
@@ -132,11 +144,21 @@ export class WebSocketDoor implements Door {
     if (!arrival) return socket.close(goodbyes['no-protocol'].code, goodbyes['no-protocol'].message)
     const line = new Line(socket, this.#lines, this.#deflating)
     this.#knocking.delete(line.stream)
+    line.stream.removeListener('close', this.#onGone)
     const session = line.session = entrance.open(arrival, line)
     // frames that come before the welcome wait in the kernel
     socket.pause()
     void entrance.enter(session).finally(() => socket.resume())
   }
+}
+
+/** Whatever the answer was, it was no upgrade. */
+function onAnswered (this: ServerResponse): void {
+  this.socket?.destroy()
+}
+
+function uncork (socket: Duplex): void {
+  socket.uncork()
 }
 
 function introductionOf (request: FastifyRequest, path: string | undefined): Introduction {
