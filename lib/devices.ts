@@ -83,7 +83,7 @@ export class Devices {
       line.catch(() => {}) // it may fail while nobody looks, and is looked at again
       return line
     }
-    let wake = () => {}
+    let wake!: () => void
     const volley = new Volley(this.#parts.outbox, () => wake(), signal)
     let reading: Promise<Read> | undefined = read()
     try {

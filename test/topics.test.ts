@@ -233,7 +233,7 @@ class FakeSession {
     return new Frame(this.codec.encode({ kind: 'notice', method, params })!)
   }
 
-  cast (frame: Frame): void {
+  hand (frame: Frame): void {
     this.frames.push(frame)
   }
 
