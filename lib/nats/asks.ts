@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Answer, Request } from '../backplane.ts'
 import type { Link } from './link.ts'
+import { Lookout } from './lookout.ts'
 import type { Nodes } from './nodes.ts'
 import { heldOf, recordOf, wordsOf, type Word } from './owners.ts'
 import type { Records } from './records.ts'
@@ -13,9 +14,7 @@ const PATIENCE = 15_000
 const ON_THE_WAY = 1_000
 /** How long a device may be between two owners. */
 const HAND_OVER = 10
-/** When to look whether the owner is still there, at first and then. */
-const FIRST_LOOK = 100
-const NEXT_LOOK = 1_000
+/** How long the owner may take to say that it is still there. */
 const LOOK_WITHIN = 2_000
 
 /** Asks whoever owns a device: one request, to the subject of the device. */
@@ -51,27 +50,24 @@ export class Asks {
     const timeout = ('timeout' in request ? request.timeout : PATIENCE) + ON_THE_WAY
     const asked = this.#link.request(subject, encode({ ...request, nonce }), timeout)
     const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies Word)) }
-    const settled = new AbortController()
     if (signal?.aborted) giveUp()
-    signal?.addEventListener('abort', giveUp, { once: true, signal: settled.signal })
+    signal?.addEventListener('abort', giveUp, { once: true })
+    const lookout = new Lookout(() => this.#isThere(subject, nonce))
     try {
-      const message = await Promise.race([asked, this.#lost(subject, nonce, settled.signal)])
+      const message = await Promise.race([asked, lookout.lost])
       return message && (message === 'lost' ? { ok: false, reason: 'dropped' } : decode(message.data))
     } finally {
-      settled.abort()
+      lookout.end()
+      signal?.removeEventListener('abort', giveUp)
     }
   }
 
-  /** Resolves when whoever was asked is no longer there to answer: a node may die, and nobody says so. */
-  async #lost (subject: string, nonce: string, settled: AbortSignal): Promise<'lost' | undefined> {
-    const probe = encode({ kind: 'probe', nonce } satisfies Word)
-    for (let wait = FIRST_LOOK; ; wait = NEXT_LOOK) {
-      await sleep(wait, undefined, { signal: settled, ref: false }).catch(() => {})
-      if (settled.aborted) return undefined
-      try {
-        const answer = await this.#link.request(subject, probe, LOOK_WITHIN)
-        if (answer?.string() !== '1') return 'lost'
-      } catch {} // it is held still, or the link fell, which ends the request too
+  async #isThere (subject: string, nonce: string): Promise<boolean> {
+    try {
+      const answer = await this.#link.request(subject, encode({ kind: 'probe', nonce } satisfies Word), LOOK_WITHIN)
+      return answer?.string() === '1'
+    } catch { // it is held still, or the link fell, which ends the request too
+      return true
     }
   }
 }
