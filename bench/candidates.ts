@@ -6,12 +6,15 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { programAt } from '../test/programs.ts'
 import { Child } from './child.ts'
+import { Cluster } from './cluster.ts'
 import type { DialectName } from './dialects.ts'
+import type { Metered } from './meter.ts'
 
 /** A running server. */
-export interface Server {
-  readonly pid: number
+export interface Server extends Metered {
   readonly port: number
+  /** Of another of its nodes than the one where devices connect. */
+  readonly otherPort?: number
   /** Bytes held at rest; none where nobody can tell. */
   heap? (): Promise<number>
   end (): Promise<void>
@@ -45,7 +48,7 @@ function peer (name: ColumnName, dialect: DialectName, module: string = name, ke
       const folder = keepsLetters ? mkdtempSync(join(tmpdir(), 'bench-')) : undefined
       const child = await Child.start(new URL(`./peers/${module}.js`, import.meta.url), { folder })
       return {
-        pid: child.pid,
+        pids: [child.pid],
         port: await child.ask('port'),
         heap: () => child.ask('heap'),
         async end () {
@@ -58,15 +61,16 @@ function peer (name: ColumnName, dialect: DialectName, module: string = name, ke
 }
 
 const NATS = 'nats-server'
+const natsServer = programAt(NATS)
 
 async function startNats (): Promise<Server> {
   const folder = mkdtempSync(join(tmpdir(), 'bench-'))
   const config = join(folder, 'nats.conf')
   writeFileSync(config, 'host: "127.0.0.1"\nport: -1\nping_interval: "1h"\nwebsocket { host: "127.0.0.1", port: -1, no_tls: true }\n')
-  const program = spawn(programAt(NATS)!, ['-c', config, '--ports_file_dir', folder], { stdio: 'ignore' })
+  const program = spawn(natsServer!, ['-c', config, '--ports_file_dir', folder], { stdio: 'ignore' })
   const ended = once(program, 'exit')
   return {
-    pid: program.pid!,
+    pids: [program.pid!],
     port: await portIn(folder),
     async end () {
       program.kill()
@@ -86,7 +90,15 @@ async function portIn (folder: string): Promise<number> {
   }
 }
 
-const nats: Candidate[] = programAt(NATS) ? [{ name: 'nats', dialect: 'nats', start: startNats }] : []
+const nats: Candidate[] = natsServer ? [{ name: 'nats', dialect: 'nats', start: startNats }] : []
+
+/** Three nodes of a peer, where there is something to join them. */
+const nodes: Candidate[] = natsServer
+  ? [
+      { name: 'forty', dialect: 'forty', start: () => Cluster.start(natsServer, 'shouting') },
+      { name: 'ours', dialect: 'devices', start: () => Cluster.start(natsServer, 'joined') }
+    ]
+  : []
 
 /** What this run cannot compare with, and why. */
 export const missing = [
@@ -107,5 +119,6 @@ export const able = {
   target: [floor, socketio, forty, ours],
   targetMany: [forty, ours],
   call: [socketio, forty, ours],
-  letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)]
+  letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)],
+  cluster: nodes
 }

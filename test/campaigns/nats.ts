@@ -31,6 +31,11 @@ export class NatsServer {
     return `127.0.0.1:${this.port}`
   }
 
+  /** Of its process, while it runs. */
+  get pid (): number {
+    return this.#process!.pid!
+  }
+
   async start (): Promise<void> {
     const child = spawn(this.#path, ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.folder, ...this.#args], { stdio: 'ignore' })
     this.#process = child
