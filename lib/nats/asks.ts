@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Answer, Request } from '../backplane.ts'
+import { isListed, type Answer, type Request } from '../backplane.ts'
+import { Failure } from '../errors.ts'
 import type { Link } from './link.ts'
 import { Lookout } from './lookout.ts'
 import type { Nodes } from './nodes.ts'
@@ -33,15 +34,19 @@ export class Asks {
 
   async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const answer = await this.#ask(deviceId, request, signal)
-    if (answer || !await this.#isHeld(deviceId)) return answer
+    const home = answer ? undefined : await this.#homeOf(deviceId)
+    if (home === undefined) return answer
     await sleep(HAND_OVER)
-    return await this.#ask(deviceId, request, signal)
+    const second = await this.#ask(deviceId, request, signal)
+    if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
+    throw new Failure('unreachable', { message: 'The node that has the device is not back yet' })
   }
 
-  /** Nobody heard, but somebody may be about to. */
-  async #isHeld (deviceId: string): Promise<boolean> {
+  /** Nobody heard, but this node may be about to. */
+  async #homeOf (deviceId: string): Promise<string | undefined> {
     const found = await this.#records.last(recordOf(deviceId))
-    return found !== undefined && this.#nodes.alive(heldOf(found).home)
+    const home = found && heldOf(found).home
+    return home !== undefined && this.#nodes.alive(home) ? home : undefined
   }
 
   async #ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
