@@ -46,7 +46,7 @@ for (const name of values.only.split(',')) {
 note(`${Math.round((performance.now() - since) / 1_000)} s`)
 
 console.log(`Node ${process.version}, ${cpus().length} × ${cpus()[0]!.model.trim()}, medians of ${bench.rounds} rounds of ${bench.seconds} s.`)
-console.log(`In brackets: the ratio to the forty lines. Not here: ${missing.join('; ')}.\n`)
+console.log(`In brackets: the ratio to the forty lines.${missing.length > 0 ? ` Not on this machine: ${missing.join(', ')}.` : ''}\n`)
 console.log(table(rows))
 console.log('\nHow long the busiest thread of each had something to do: near 100 the server is saturated, and the load side is not the limit.\n')
 console.log(shares(rows))
