@@ -72,6 +72,7 @@ const nginxServer = nchanAt()
 const nats = program('nats', natsServer, 'nats', startNats)
 const mosquitto = program('mosquitto', mosquittoServer, 'mqtt', startMosquitto)
 const nchan = program('nchan', nginxServer, 'nchan', startNchan)
+const nchanEach = program('nchan', nginxServer, 'nchanEach', startNchan)
 
 /** Three nodes of a peer, where there is something to join them. */
 const nodes: Candidate[] = natsServer
@@ -95,7 +96,7 @@ export const able = {
   broadcast: [floor, peer('ws', 'bare'), socketio, ...nats, ...mosquitto, ...nchan, forty, ours],
   many: [floor, forty, ours],
   topics: [socketio, ...nats, ...mosquitto, forty, ours],
-  target: [floor, socketio, ...nchan.map(one => ({ ...one, dialect: 'nchanEach' as const })), forty, ours],
+  target: [floor, socketio, ...nchanEach, forty, ours],
   targetMany: [forty, ours],
   call: [socketio, forty, ours],
   letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)],
