@@ -1,17 +1,18 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { programAt } from '../test/programs.ts'
 import { Child } from './child.ts'
+import { Cluster } from './cluster.ts'
 import type { DialectName } from './dialects.ts'
+import type { Metered } from './meter.ts'
+import { nchanAt, startMosquitto, startNats, startNchan } from './programs.ts'
 
 /** A running server. */
-export interface Server {
-  readonly pid: number
+export interface Server extends Metered {
   readonly port: number
+  /** Of another of its nodes than the one where devices connect. */
+  readonly otherPort?: number
   /** Bytes held at rest; none where nobody can tell. */
   heap? (): Promise<number>
   end (): Promise<void>
@@ -30,6 +31,8 @@ export const columns = {
   ws: '`ws` loop',
   socketio: 'socket.io',
   nats: 'nats-server',
+  mosquitto: 'mosquitto',
+  nchan: 'nginx, nchan',
   forty: 'forty lines',
   ours: '**ours**'
 }
@@ -45,7 +48,7 @@ function peer (name: ColumnName, dialect: DialectName, module: string = name, ke
       const folder = keepsLetters ? mkdtempSync(join(tmpdir(), 'bench-')) : undefined
       const child = await Child.start(new URL(`./peers/${module}.js`, import.meta.url), { folder })
       return {
-        pid: child.pid,
+        pids: [child.pid],
         port: await child.ask('port'),
         heap: () => child.ask('heap'),
         async end () {
@@ -57,42 +60,31 @@ function peer (name: ColumnName, dialect: DialectName, module: string = name, ke
   }
 }
 
-const NATS = 'nats-server'
-
-async function startNats (): Promise<Server> {
-  const folder = mkdtempSync(join(tmpdir(), 'bench-'))
-  const config = join(folder, 'nats.conf')
-  writeFileSync(config, 'host: "127.0.0.1"\nport: -1\nping_interval: "1h"\nwebsocket { host: "127.0.0.1", port: -1, no_tls: true }\n')
-  const program = spawn(programAt(NATS)!, ['-c', config, '--ports_file_dir', folder], { stdio: 'ignore' })
-  const ended = once(program, 'exit')
-  return {
-    pid: program.pid!,
-    port: await portIn(folder),
-    async end () {
-      program.kill()
-      await ended
-      rmSync(folder, { recursive: true })
-    }
-  }
+/** A program of others, where it is installed. */
+function program (name: ColumnName, path: string | undefined, dialect: DialectName, start: (path: string) => Promise<Server>): Candidate[] {
+  return path === undefined ? [] : [{ name, dialect, start: () => start(path) }]
 }
 
-/** Where the server says that it listens for WebSockets. */
-async function portIn (folder: string): Promise<number> {
-  for (;;) {
-    const file = readdirSync(folder).find(name => name.endsWith('.ports'))
-    const text = file && readFileSync(join(folder, file), 'utf8')
-    if (text) return Number(new URL(JSON.parse(text).websocket[0]).port)
-    await sleep(10)
-  }
-}
+const natsServer = programAt('nats-server')
+const mosquittoServer = programAt('mosquitto')
+const nginxServer = nchanAt()
 
-const nats: Candidate[] = programAt(NATS) ? [{ name: 'nats', dialect: 'nats', start: startNats }] : []
+const nats = program('nats', natsServer, 'nats', startNats)
+const mosquitto = program('mosquitto', mosquittoServer, 'mqtt', startMosquitto)
+const nchan = program('nchan', nginxServer, 'nchan', startNchan)
+const nchanEach = program('nchan', nginxServer, 'nchanEach', startNchan)
 
-/** What this run cannot compare with, and why. */
-export const missing = [
-  ...nats.length === 0 ? [`${NATS} is not on this machine`] : [],
-  'mosquitto and nginx with nchan are not written yet'
-]
+/** Three nodes of a peer, where there is something to join them. */
+const nodes: Candidate[] = natsServer
+  ? [
+      { name: 'forty', dialect: 'forty', start: () => Cluster.start(natsServer, 'shouting') },
+      { name: 'ours', dialect: 'devices', start: () => Cluster.start(natsServer, 'joined') }
+    ]
+  : []
+
+/** What this run cannot compare with. */
+export const missing = Object.entries({ 'nats-server': natsServer, mosquitto: mosquittoServer, 'nginx with nchan': nginxServer })
+  .flatMap(([name, path]) => path === undefined ? [name] : [])
 
 const floor = peer('floor', 'bare')
 const forty = peer('forty', 'forty')
@@ -101,11 +93,12 @@ const socketio = peer('socketio', 'socketio')
 
 /** Who can do what. */
 export const able = {
-  broadcast: [floor, peer('ws', 'bare'), socketio, ...nats, forty, ours],
+  broadcast: [floor, peer('ws', 'bare'), socketio, ...nats, ...mosquitto, ...nchan, forty, ours],
   many: [floor, forty, ours],
-  topics: [socketio, ...nats, forty, ours],
-  target: [floor, socketio, forty, ours],
+  topics: [socketio, ...nats, ...mosquitto, forty, ours],
+  target: [floor, socketio, ...nchanEach, forty, ours],
   targetMany: [forty, ours],
   call: [socketio, forty, ours],
-  letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)]
+  letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)],
+  cluster: nodes
 }

@@ -58,13 +58,13 @@ export class LoadDevice {
     await new Promise<void>((resolve, reject) => {
       device.#opened = resolve
       device.#failed = reject
-      device.#socket.write(upgradeRequest(id).replace(/^GET \S+/, `GET ${crowd.dialect.path(id)}`))
+      device.#socket.write(requestOf(crowd.dialect, id))
     })
     return device
   }
 
-  say (text: string): void {
-    this.#socket.write(frameOf(opcodes.text, text))
+  say (message: string | Buffer): void {
+    this.#socket.write(frameOf(typeof message === 'string' ? opcodes.text : opcodes.binary, message))
   }
 
   write (frame: Buffer): void {
@@ -151,4 +151,9 @@ export class LoadDevice {
     this.#crowd.tally.frame()
     this.#crowd.heard!(this, text)
   }
+}
+
+function requestOf ({ path, protocol }: Dialect, id: string): string {
+  const request = upgradeRequest(id).replace(/^GET \S+/, `GET ${path(id)}`)
+  return protocol === undefined ? request : request.replace('\r\n\r\n', `\r\nSec-WebSocket-Protocol: ${protocol}\r\n\r\n`)
 }

@@ -4,8 +4,10 @@ import { frameOf, opcodes } from '../test/campaigns/raw.ts'
 export interface Dialect {
   /** Where a device connects. */
   path (deviceId: string): string
+  /** The subprotocol that a device asks for. */
+  protocol?: string
   /** What a device says first. */
-  hello? (deviceId: string, topic: string | undefined): string | undefined
+  hello? (deviceId: string, topic: string | undefined): string | Buffer | undefined
   /** How many frames come before a device is there. */
   greetings (topic: string | undefined): number
   /** A call of an echo. */
@@ -72,6 +74,37 @@ const nats: Dialect = {
   unit: (data, topic = EVERYONE) => `MSG ${topic} 1 ${data.length}\r\n${data}\r\n`.length
 }
 
-export const dialects = { devices, forty, bare, socketio, nats }
+/** MQTT 3.1.1, all with quality of service 0. */
+const mqtt: Dialect = {
+  path: () => '/mqtt',
+  protocol: 'mqtt',
+  hello (deviceId, topic = EVERYONE) {
+    const connect = packet(0x10, Buffer.concat([sized('MQTT'), Buffer.from([4, 2, 0, 0]), sized(deviceId)]))
+    return Buffer.concat([connect, packet(0x82, Buffer.concat([Buffer.from([0, 1]), sized(topic), Buffer.from([0])]))])
+  },
+  greetings: () => 2,
+  publish: (data, topic = EVERYONE) => frameOf(opcodes.binary, packet(0x30, Buffer.concat([sized(topic), Buffer.from(data)])))
+}
+
+function packet (type: number, body: Buffer): Buffer {
+  const length = []
+  for (let left = body.length; length.length === 0 || left > 0; left >>= 7) length.push((left & 0x7f) | (left > 0x7f ? 0x80 : 0))
+  return Buffer.concat([Buffer.from([type, ...length]), body])
+}
+
+function sized (text: string): Buffer {
+  const length = Buffer.alloc(2)
+  length.writeUInt16BE(Buffer.byteLength(text))
+  return Buffer.concat([length, Buffer.from(text)])
+}
+
+/** Nothing but WebSocket frames: a channel for all, or one for each. */
+const nchan: Dialect = {
+  path: () => '/all',
+  greetings: () => 0
+}
+const nchanEach: Dialect = { ...nchan, path: id => `/ws/${id}` }
+
+export const dialects = { devices, forty, bare, socketio, nats, mqtt, nchan, nchanEach }
 
 export type DialectName = keyof typeof dialects

@@ -5,7 +5,7 @@ import { Caller, post } from './caller.ts'
 import { answer, settingsOfChild } from './child.ts'
 import { LoadDevice, type Crowd } from './device.ts'
 import { dialects, type DialectName } from './dialects.ts'
-import { meter, type Spent } from './meter.ts'
+import { meter, type Metered, type Spent } from './meter.ts'
 import { Tally } from './tally.ts'
 
 // The load side of one candidate: its devices and its callers, in a process of their own.
@@ -14,8 +14,9 @@ import { Tally } from './tally.ts'
 export interface LoadSettings {
   dialect: DialectName
   port: number
-  /** The process that is measured. */
-  server: number
+  /** Of a node that has none of the devices. */
+  otherPort?: number | undefined
+  server: Metered
 }
 
 /** What was moved, and what that cost. */
@@ -49,6 +50,8 @@ export interface Rest {
   lines?: number
   /** An answer counts, and not what devices receive. */
   byAnswer?: boolean
+  /** Asks the node that has none of the devices. */
+  elsewhere?: boolean
 }
 
 const CONNECTING = 64
@@ -57,7 +60,7 @@ const PATIENCE = 20_000
 const FLOOD = 4 * 1_048_576
 const FLOOD_MESSAGE = 32_768
 
-const { dialect: name, port, server }: LoadSettings = settingsOfChild()
+const { dialect: name, port, otherPort, server }: LoadSettings = settingsOfChild()
 const dialect = dialects[name]
 const tally = new Tally()
 const crowd: Crowd = { port, dialect, tally, heard: undefined }
@@ -135,14 +138,14 @@ async function fanout ({ burst, bursts, seconds, size, topics, pace }: Fanout): 
 }
 
 /** Requests side by side, each caller's next when its last is answered. `:id` in the path goes from device to device. */
-async function rest ({ path, width, seconds, size, lines, byAnswer = false }: Rest): Promise<Measured> {
+async function rest ({ path, width, seconds, size, lines, byAnswer = false, elsewhere = false }: Rest): Promise<Measured> {
   const data = message(size)
   const requests = devices.map((_device, at) => {
     if (lines === undefined) return post(path.replace(':id', `device-${at}`), data)
     const to = Array.from({ length: lines }, (_, line) => `device-${(at * lines + line) % devices.length}`)
     return post(path, to.map(id => `{"to":"${id}","data":${data}}\n`).join(''), 'application/x-ndjson')
   })
-  const callers = Array.from({ length: width }, () => new Caller(port))
+  const callers = Array.from({ length: width }, () => new Caller(elsewhere ? otherPort! : port))
   crowd.heard = byAnswer ? heard : undefined
   tally.reset()
   let asked = 0

@@ -4,11 +4,19 @@ import { readdirSync, readFileSync } from 'node:fs'
 export interface Spent {
   /** CPU time of the server, system and all threads included. */
   cpu: number
+  /** The same of what carries messages between its processes; 0 where there is no such thing. */
+  carrying: number
   /** Time on the clock. */
   wall: number
   /** How long the busiest thread of the server, and of the load side, had something to do: it ran, or waited for a core. */
   server: number
   load: number
+}
+
+/** What is measured: the processes of a server, and what carries messages between them. */
+export interface Metered {
+  pids: number[]
+  carrier?: number | undefined
 }
 
 /** Resident bytes of a process. */
@@ -22,17 +30,17 @@ interface Thread {
   waited: number
 }
 
-/** Microseconds that each thread of a process has run, and waited for a core: what `/proc/<pid>/stat` has, in finer grains. */
-function threadsOf (pid: number): Map<string, Thread> {
-  return new Map(readdirSync(`/proc/${pid}/task`).map(thread => {
+/** Microseconds that each thread of some processes has run, and waited for a core: what `/proc/<pid>/stat` has, in finer grains. */
+function threadsOf (pids: number[]): Map<string, Thread> {
+  return new Map(pids.flatMap(pid => readdirSync(`/proc/${pid}/task`).map(thread => {
     const [ran, waited] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')
-    return [thread, { ran: Number(ran) / 1_000, waited: Number(waited) / 1_000 }]
-  }))
+    return [thread, { ran: Number(ran) / 1_000, waited: Number(waited) / 1_000 }] as const
+  })))
 }
 
 /** What each thread has run and waited since. */
-function since (before: Map<string, Thread>, pid: number): Thread[] {
-  return [...threadsOf(pid)].map(([thread, { ran, waited }]) => {
+function since (before: Map<string, Thread>, pids: number[]): Thread[] {
+  return [...threadsOf(pids)].map(([thread, { ran, waited }]) => {
     const then = before.get(thread) ?? { ran: 0, waited: 0 }
     return { ran: ran - then.ran, waited: waited - then.waited }
   })
@@ -44,11 +52,16 @@ function busiest (threads: Thread[]): number {
 }
 
 /** Starts the clocks; the load side is the process that asks. */
-export function meter (server: number): () => Spent {
-  const before = { wall: performance.now(), server: threadsOf(server), load: threadsOf(process.pid) }
+export function meter ({ pids, carrier }: Metered): () => Spent {
+  const [load, carriers] = [[process.pid], carrier === undefined ? [] : [carrier]]
+  const before = { wall: performance.now(), server: threadsOf(pids), carriers: threadsOf(carriers), load: threadsOf(load) }
   return () => {
     const wall = (performance.now() - before.wall) * 1_000
-    const threads = since(before.server, server)
-    return { cpu: threads.reduce((sum, { ran }) => sum + ran, 0), wall, server: busiest(threads), load: busiest(since(before.load, process.pid)) }
+    const threads = since(before.server, pids)
+    return { cpu: ranOf(threads), carrying: ranOf(since(before.carriers, carriers)), wall, server: busiest(threads), load: busiest(since(before.load, load)) }
   }
+}
+
+function ranOf (threads: Thread[]): number {
+  return threads.reduce((sum, { ran }) => sum + ran, 0)
 }

@@ -17,7 +17,7 @@ export class Pair {
 
   static async open (candidate: Candidate): Promise<Pair> {
     const server = await candidate.start()
-    const settings: LoadSettings = { dialect: candidate.dialect, port: server.port, server: server.pid }
+    const settings: LoadSettings = { dialect: candidate.dialect, port: server.port, otherPort: server.otherPort, server: { pids: server.pids, carrier: server.carrier } }
     return new Pair(candidate, server, await Child.start(new URL('./load.js', import.meta.url), settings))
   }
 

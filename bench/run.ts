@@ -2,6 +2,7 @@ import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { note, type Bench, type Row } from './bench.ts'
 import { columns, missing } from './candidates.ts'
+import { cluster } from './rows/cluster.ts'
 import { fanout } from './rows/fanout.ts'
 import { growth } from './rows/growth.ts'
 import { idle } from './rows/idle.ts'
@@ -13,7 +14,7 @@ import { shares, table } from './table.ts'
 // Measures this package beside others, and prints two tables in Markdown.
 // npm run bench -- --only fanout,rest --devices 1000,15000 --candidates ours,forty --rounds 3 --seconds 1
 
-const sections = { fanout, rest, letters, idle, stalled, growth }
+const sections = { fanout, rest, letters, idle, stalled, cluster, growth }
 
 const { values } = parseArgs({
   options: {
@@ -45,7 +46,7 @@ for (const name of values.only.split(',')) {
 note(`${Math.round((performance.now() - since) / 1_000)} s`)
 
 console.log(`Node ${process.version}, ${cpus().length} × ${cpus()[0]!.model.trim()}, medians of ${bench.rounds} rounds of ${bench.seconds} s.`)
-console.log(`In brackets: the ratio to the forty lines. Not here: ${missing.join('; ')}.\n`)
+console.log(`In brackets: the ratio to the forty lines.${missing.length > 0 ? ` Not on this machine: ${missing.join(', ')}.` : ''}\n`)
 console.log(table(rows))
 console.log('\nHow long the busiest thread of each had something to do: near 100 the server is saturated, and the load side is not the limit.\n')
 console.log(shares(rows))

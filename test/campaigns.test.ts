@@ -42,7 +42,7 @@ t.test('no frame, however it was tampered with, throws or holds the process up',
 })
 
 withProgram(t, 'nats-server', 'nodes that die, stand still, lose NATS and leave lose no letter and no device', async t => {
-  await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 2, leaves: 1, within: 20_000 }))
+  await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 3, leaves: 1, within: 20_000, slow: 20_000, refused: 2_000 }))
 })
 
 withProgram(t, 'nats-server', 'of eight connections with one id over three nodes one stays, the same for all', async t => {

@@ -7,10 +7,12 @@ import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import { nats, type NatsOptions } from '../lib/backplanes/nats.ts'
 import { connect as connectClient } from '../lib/client/index.ts'
-import type { Options } from '../lib/index.ts'
+import { memoryMailbox, type Options } from '../lib/index.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
-import { freePort, natsServer, type NatsServer } from './campaigns/nats.ts'
+import { natsServer, type NatsServer } from './campaigns/nats.ts'
+import { freePort } from './campaigns/port.ts'
 import { gate } from './fakes.ts'
+import { expected, leaving, outcomes, ROOM, settings } from './outcomes.ts'
 import { withProgram } from './programs.ts'
 import { connect, listen, request, until } from './support.ts'
 
@@ -32,28 +34,28 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   let prefixes = 0
   const prefix = () => `p${++prefixes}`
 
-  t.test('every outcome of the REST table is the same from every node', async t => {
+  t.test('every outcome of the REST table is the same from every node as on one', async t => {
+    const one = await listen(t, { ...settings, mailbox: memoryMailbox({ maxBytes: ROOM }) }, { return503OnClosing: false })
+    const alone = await outcomes('one', one, one)
+    t.strictSame(alone.map(({ title, answer }) => ({ title, answer })), expected)
+    const over = { prefix: prefix() }
+    const nodes = await Promise.all(['n1', 'n2', 'n3'].map(async node => {
+      const [backplane, mailbox] = await Promise.all([nats({ servers: server.servers, ...over }), jetstreamMailbox({ servers: server.servers, ...over, maxBytes: ROOM })])
+      return await listen(t, { node, backplane, mailbox, ...settings }, { return503OnClosing: false })
+    }))
+    for (const [at, node] of nodes.entries()) t.strictSame(await outcomes(`n${at + 1}`, node, nodes[(at + 1) % 3]!), alone, `n${at + 1}`)
+
+    const left = await leaving(one, one)
+    t.strictSame(left, Array.from({ length: 5 }, () => '503 NODE_DRAINING 1'))
+    t.strictSame(await leaving(nodes[0]!, nodes[1]!), left)
+  })
+
+  t.test('who is connected, and who listens, is told the same by every node', async t => {
     const nodes = await three(t, server, prefix())
-    const device = await connect(nodes[0].url, 'here', {})
-    device.handle('add', ([a, b]: [number, number]) => a + b)
-    device.handle('fail', () => { throw { code: 7, message: 'No', data: [1] } })
-    const mute = await connect(nodes[1].url, 'mute')
-    device.handle('message', () => ({}))
+    await connect(nodes[0].url, 'here')
+    await connect(nodes[1].url, 'mute')
     for (const node of nodes) {
-      const outcome = async (method: string, path: string, body?: unknown) => {
-        const { status, body: { code } } = await request(node, method, path, body)
-        return code === undefined ? status : `${status} ${code}`
-      }
-      t.match(await request(node, 'POST', '/devices/here/calls/add', [1, 2]), { status: 200, body: 3 })
-      t.match(await request(node, 'POST', '/devices/here/calls/fail', {}), { status: 422, body: { code: 'DEVICE_REFUSED', device: { code: 7, message: 'No', data: [1] } } })
-      t.equal(await outcome('POST', '/devices/here/messages', { a: 1 }), 200)
-      t.equal(await outcome('POST', '/devices/here/messages?confirm=true', { a: 1 }), 200)
-      t.equal(await outcome('POST', '/devices/away/messages', { a: 1 }), '404 DEVICE_OFFLINE')
-      t.equal(await outcome('POST', '/devices/away/calls/add', [1]), '404 DEVICE_OFFLINE')
-      t.equal(await outcome('DELETE', '/devices/away'), '404 DEVICE_OFFLINE')
-      t.equal(await outcome('POST', '/devices/mute/calls/nothing?timeout=0.2', {}), '504 DEVICE_TIMEOUT')
-      t.equal(await outcome('PUT', '/devices/mute/topics/a%2Fb'), 200)
-      t.equal(await outcome('PUT', '/devices/mute/topics/%24x'), '400 TOPIC_INVALID')
+      t.equal((await request(node, 'PUT', '/devices/mute/topics/a%2Fb')).status, 200)
       t.match(await request(node, 'GET', '/devices/mute'), { status: 200, body: { node: 'n2', topics: ['a/b'], waiting: 0 } })
       t.match(await request(node, 'GET', '/devices'), { status: 200, body: { devices: [{ deviceId: 'here', node: 'n1' }, { deviceId: 'mute', node: 'n2' }] } })
       t.strictSame((await request(node, 'GET', '/devices?topic=a/b')).body.devices.map((one: any) => one.deviceId), ['mute'])
@@ -61,7 +63,6 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
       t.match(await request(node, 'POST', '/broadcast?topic=a/b', {}), { status: 200, body: { sent: 1, nodes: 1 } })
       t.match(await request(node, 'POST', '/broadcast?topic=a/c', {}), { status: 200, body: { sent: 0, nodes: 0 } })
     }
-    void mute
   })
 
   t.test('a message to a device goes as it is: text, bytes, and no more than there is room for', async t => {
@@ -70,6 +71,29 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal((await request(b, 'POST', '/devices/d/messages', Buffer.from([0, 255, 10]))).status, 200)
     t.strictSame([...(await device.message()).data!], [0, 255, 10])
     t.match(await request(b, 'POST', '/devices/d/messages', 'x'.repeat(65_537)), { status: 413 })
+  })
+
+  t.test('what is larger than NATS takes is refused at the edge, whatever it was to become', async t => {
+    const folder = t.testdir({ 'small.conf': 'max_payload: 16384' })
+    const own = await natsServer(t, path, ['-c', `${folder}/small.conf`])
+    const [a, b] = await three(t, own, prefix())
+    const device = (await connect(a.url, 'd')).handle('message', () => ({})).handle('echo', params => params).handle('grow', () => large)
+    const [small, large] = [{ text: 'x'.repeat(10_000) }, { text: 'x'.repeat(20_000) }]
+    await device.ask('subscribe', { topics: ['t'] })
+    const elsewhere = ['/devices/d/messages', '/devices/d/messages?confirm=true', '/devices/d/calls/echo', '/broadcast', '/broadcast?topic=t']
+    const kept = ['/devices/d/messages?ttl=60', '/devices/d/messages?ttl=60&confirm=true', '/devices/away/messages?ttl=60']
+    for (const path of [...elsewhere, ...kept]) {
+      t.match(await request(b, 'POST', path, large), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } }, path)
+      t.match(await request(b, 'POST', path, Buffer.alloc(20_000)), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } }, path)
+      t.ok((await request(b, 'POST', path, small)).status < 300, path)
+    }
+    for (const path of kept) t.equal((await request(a, 'POST', path, large)).status, 413, 'a letter goes over NATS in any case')
+    for (const path of elsewhere.slice(0, 3)) t.equal((await request(a, 'POST', path, large)).status, 200, 'a device of the same node is no business of NATS')
+    t.match(await request(b, 'POST', '/devices/d/calls/grow', {}), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } })
+    const lines = [small, large, small].map(data => `${JSON.stringify({ to: 'd', data })}\n`).join('')
+    const receipts = (await request(b, 'POST', '/messages', lines, { 'content-type': 'application/x-ndjson' })).body.toString()
+    t.match(receipts, /"sent".*\n.*MESSAGE_TOO_LARGE.*\n.*"sent"/)
+    t.equal((await device.ask('publish', { topic: 't', data: large })).error!.code, -32014)
   })
 
   t.test('a letter waits for its device, whichever node it comes to', async t => {

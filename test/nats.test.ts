@@ -469,6 +469,30 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await until(async () => (await a.ask('d', ring).catch(() => undefined))?.ok === true)
   })
 
+  t.test('of two nodes that lost NATS one is back first, and does not take the devices of the other for gone', async t => {
+    const own = await NatsServer.start(path)
+    t.teardown(() => own.remove())
+    const [a, b] = [await nats({ servers: own.servers }), await nats({ servers: own.servers, reconnectTimeWait: 2_000, reconnectJitter: 0 })]
+    for (const one of [a, b]) t.teardown(() => one.close!())
+    await b.own('d', new Connection('d', 'b'))
+    t.strictSame(await a.ask('d', ring), { ok: true, value: 'b' })
+    t.equal(await a.ask('e', ring), undefined)
+    const links: boolean[] = []
+    a.onLink!(up => links.push(up))
+    await own.stop()
+    await until(() => links.includes(false))
+    await own.start()
+    await until(() => links.at(-1) === true)
+    const told = new Set<unknown>()
+    await until(async () => {
+      const answer = await a.ask('d', ring).catch(error => error.reason)
+      told.add(answer?.value ?? answer)
+      return answer?.ok === true
+    })
+    t.strictSame([...told], ['unreachable', 'b'])
+    t.equal(await a.ask('e', ring), undefined)
+  })
+
   t.test('the rights that the docs name are enough', async t => {
     const config = inFolder(server.folder, 'rights.conf')
     writeFileSync(config, `authorization { users = [

@@ -19,10 +19,7 @@ const OTHER_FILES = 200
 export async function idle (bench: Bench): Promise<Row[]> {
   const rows: Row[] = []
   for (const count of COUNTS) {
-    if (count + OTHER_FILES > openFiles()) {
-      note(`${count} idle connections are skipped: a process may have ${openFiles()} files open`)
-      continue
-    }
+    if (!hasRoomFor(count, 'idle connections')) continue
     note(`${count} idle connections`)
     const candidates = (count < MANY ? able.broadcast : able.many).filter(({ name }) => bench.candidates.includes(name))
     const rounds = await interleaved(bench.rounds, candidates.map(candidate => ({ candidate })), ({ candidate }) => measure(candidate, count))
@@ -42,7 +39,7 @@ async function measure (candidate: Candidate, count: number): Promise<Idle> {
   const pair = await Pair.open(candidate)
   try {
     const { server } = pair
-    const look = async () => ({ heap: await server.heap?.() ?? NaN, resident: residentOf(server.pid) })
+    const look = async () => ({ heap: await server.heap?.() ?? NaN, resident: residentOf(server.pids[0]!) })
     const before = await look()
     const spent = await pair.connect(count)
     const after = await look()
@@ -52,7 +49,10 @@ async function measure (candidate: Candidate, count: number): Promise<Idle> {
   }
 }
 
-function openFiles (): number {
+/** Whether a process may have so many connections; says so where it may not. */
+export function hasRoomFor (count: number, what: string): boolean {
   const [, limit] = readFileSync('/proc/self/limits', 'latin1').match(/Max open files\s+(\d+)/)!
-  return Number(limit)
+  const fits = count + OTHER_FILES <= Number(limit)
+  if (!fits) note(`${count} ${what} are skipped: a process may have ${limit} files open`)
+  return fits
 }

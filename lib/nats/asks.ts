@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Answer, Request } from '../backplane.ts'
+import { isListed, type Answer, type Request } from '../backplane.ts'
+import { Failure } from '../errors.ts'
 import { MAX_TIMER } from '../peer.ts'
 import type { Link } from './link.ts'
+import { Lookout } from './lookout.ts'
 import type { Nodes } from './nodes.ts'
 import { heldOf, recordOf, wordsOf, type Word } from './owners.ts'
 import type { Records } from './records.ts'
@@ -14,9 +16,7 @@ const PATIENCE = 15_000
 const ON_THE_WAY = 1_000
 /** How long a device may be between two owners. */
 const HAND_OVER = 10
-/** When to look whether the owner is still there, at first and then. */
-const FIRST_LOOK = 100
-const NEXT_LOOK = 1_000
+/** How long the owner may take to say that it is still there. */
 const LOOK_WITHIN = 2_000
 
 /** Asks whoever owns a device: one request, to the subject of the device. */
@@ -35,15 +35,19 @@ export class Asks {
 
   async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const answer = await this.#ask(deviceId, request, signal)
-    if (answer || !await this.#isHeld(deviceId)) return answer
+    const home = answer ? undefined : await this.#homeOf(deviceId)
+    if (home === undefined) return answer
     await sleep(HAND_OVER)
-    return await this.#ask(deviceId, request, signal)
+    const second = await this.#ask(deviceId, request, signal)
+    if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
+    throw new Failure('unreachable', { message: 'The node that has the device is not back yet' })
   }
 
-  /** Nobody heard, but somebody may be about to. */
-  async #isHeld (deviceId: string): Promise<boolean> {
+  /** Nobody heard, but this node may be about to. */
+  async #homeOf (deviceId: string): Promise<string | undefined> {
     const found = await this.#records.last(recordOf(deviceId))
-    return found !== undefined && this.#nodes.alive(heldOf(found).home)
+    const home = found && heldOf(found).home
+    return home !== undefined && this.#nodes.alive(home) ? home : undefined
   }
 
   async #ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
@@ -53,27 +57,24 @@ export class Asks {
     const timeout = request.kind === 'answer' ? MAX_TIMER : ('timeout' in request ? request.timeout : PATIENCE) + ON_THE_WAY
     const asked = this.#link.request(subject, encode({ ...request, nonce }), timeout)
     const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies Word)) }
-    const settled = new AbortController()
     if (signal?.aborted) giveUp()
-    signal?.addEventListener('abort', giveUp, { once: true, signal: settled.signal })
+    signal?.addEventListener('abort', giveUp, { once: true })
+    const lookout = new Lookout(() => this.#isThere(subject, nonce))
     try {
-      const message = await Promise.race([asked, this.#lost(subject, nonce, settled.signal)])
+      const message = await Promise.race([asked, lookout.lost])
       return message && (message === 'lost' ? { ok: false, reason: 'dropped' } : decode(message.data))
     } finally {
-      settled.abort()
+      lookout.end()
+      signal?.removeEventListener('abort', giveUp)
     }
   }
 
-  /** Resolves when whoever was asked is no longer there to answer: a node may die, and nobody says so. */
-  async #lost (subject: string, nonce: string, settled: AbortSignal): Promise<'lost' | undefined> {
-    const probe = encode({ kind: 'probe', nonce } satisfies Word)
-    for (let wait = FIRST_LOOK; ; wait = NEXT_LOOK) {
-      await sleep(wait, undefined, { signal: settled, ref: false }).catch(() => {})
-      if (settled.aborted) return undefined
-      try {
-        const answer = await this.#link.request(subject, probe, LOOK_WITHIN)
-        if (answer?.string() !== '1') return 'lost'
-      } catch {} // it is held still, or the link fell, which ends the request too
+  async #isThere (subject: string, nonce: string): Promise<boolean> {
+    try {
+      const answer = await this.#link.request(subject, encode({ kind: 'probe', nonce } satisfies Word), LOOK_WITHIN)
+      return answer?.string() === '1'
+    } catch { // it is held still, or the link fell, which ends the request too
+      return true
     }
   }
 }

@@ -60,6 +60,11 @@ export class Nodes {
     return node === this.self || now - this.#since < LIFE || now - (this.#heard.get(node) ?? -Infinity) < LIFE
   }
 
+  /** Whether it was heard since this node itself is back. */
+  hears (node: string): boolean {
+    return node === this.self || this.#heard.has(node)
+  }
+
   /** Finds out whether this node was away, in a pause or behind a broken line, before it says anything about the others or itself. */
   check (): void {
     if (this.#link.up && performance.now() - this.#echo >= LAPSE) this.#restart()

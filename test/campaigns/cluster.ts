@@ -21,6 +21,18 @@ interface Size extends Record<string, number> {
   leaves: number
   /** Milliseconds after a fault within which each device has one owner again. */
   within: number
+  /** Milliseconds that a request to a device of the same node may take while NATS restarts, at most. */
+  slow: number
+  /** Milliseconds that it usually takes, while NATS is away, to be told that the device of another node cannot be reached. */
+  refused: number
+}
+
+/** What was done to the nodes. */
+interface Fault {
+  /** From when on the devices are without an owner, or may be. */
+  at: number
+  /** Ends what goes on until all is well again. */
+  end?: () => Promise<void>
 }
 
 const NODES = ['n1', 'n2', 'n3']
@@ -28,6 +40,10 @@ const LANES = 16
 /** What a sender waits between two letters. */
 const PACE = 50
 const TOPIC = 'all'
+const TRAFFIC_PACE = 5
+const AIMLESS = '{}'
+/** While NATS is away, and until a node has it again: answered, dropped, cannot be reached, nobody there yet. */
+const FORESEEN = new Set(['200', '404', '502', '503'])
 const HANGING = 20
 /** A call that is lost is known to be so long before its own time is over. */
 const CALL_TIMEOUT = 60_000
@@ -41,18 +57,20 @@ export async function cluster (size: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const stage = await Stage.build(size.devices)
   try {
-    await stage.settled()
+    await stage.settled(performance.now())
     const flow = stage.flow()
+    const outage = new Outage()
     const slowest: Record<string, number> = {}
     const faults = [
       ...Array.from({ length: size.kills }, (_, at) => ({ kind: 'kill', fault: () => stage.kill(at, verdict) })),
       ...Array.from({ length: size.pauses }, (_, at) => ({ kind: 'pause', fault: () => stage.pause(at, size.pause) })),
-      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => stage.restart(at) })),
+      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => stage.restart(at, outage) })),
       ...Array.from({ length: size.leaves }, (_, at) => ({ kind: 'leave', fault: () => stage.leave(at, verdict) }))
     ]
     for (const { kind, fault } of faults) {
-      await fault()
-      const took = await stage.settled()
+      const { at, end } = await fault()
+      const took = await stage.settled(at)
+      await end?.()
       verdict.within(`milliseconds until each device has one owner after a ${kind}`, took, size.within)
       slowest[kind] = Math.max(slowest[kind] ?? 0, Math.round(took))
       verdict.same(`devices that hear a broadcast after a ${kind}`, await stage.broadcast(), size.devices)
@@ -67,10 +85,17 @@ export async function cluster (size: Size): Promise<Outcome> {
     verdict.same('letters out of order', disordered, 0)
     verdict.same('devices that were told not to come back', stopped, 0)
     verdict.same('what nobody caught', stage.faults, [])
+    verdict.same('requests for devices of the same node that were harmed by an outage', outage.harmed, [])
+    verdict.within('milliseconds of the slowest of them', Math.max(...outage.local), size.slow)
+    verdict.within('milliseconds that it usually takes to be refused', quantile(outage.refusals, 0.5), size.refused)
+    verdict.same('answers for devices of other nodes', Object.keys(outage.statuses).filter(status => !FORESEEN.has(status)), [])
     return {
       line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of NATS, ${size.leaves} leaves; ` +
         `${flow.acknowledged()} letters acknowledged to their senders, ${seen} seen, lost ${lost}, twice ${twice}, unexpected ${unexpected}, out of order ${disordered}; ` +
-        `one owner each within ${JSON.stringify(slowest)} ms; ${stage.calls} calls in flight to nodes that died, the slowest known after ${Math.round(stage.slowestCall)} ms`,
+        `one owner each within ${JSON.stringify(slowest)} ms; ${stage.calls} calls in flight to nodes that died, the slowest known after ${Math.round(stage.slowestCall)} ms; ` +
+        `while NATS restarted, ${outage.local.length} requests for devices of the same node, ${outage.harmed.length} harmed, half within ${quantile(outage.local, 0.5).toFixed(1)} ms, 99 % within ${Math.round(quantile(outage.local, 0.99))} ms, ` +
+        `the slowest after ${Math.round(Math.max(...outage.local))} ms; for devices of others ${JSON.stringify(outage.statuses)}, half of the 503 within ` +
+        `${quantile(outage.refusals, 0.5).toFixed(1)} ms, 99 % within ${quantile(outage.refusals, 0.99).toFixed(1)} ms`,
       wrong: verdict.wrong
     }
   } finally {
@@ -90,11 +115,39 @@ class Device {
   constructor (id: string, url: string) {
     this.id = id
     this.client = connect(`${url}/ws`, { deviceId: id, WebSocket: WebSocket as any, first: 100, most: 500 })
-    this.client.on('message', ({ data, topic }) => { if (topic === undefined) this.seen.push(data) })
+    this.client.on('message', ({ data, topic }) => { if (topic === undefined && typeof data === 'number') this.seen.push(data) })
+    this.client.handle('echo', params => params)
     this.client.subscribe(TOPIC, () => {})
     this.client.handle('hang', () => new Promise(() => {}))
     this.client.on('error', () => {})
   }
+}
+
+/** What callers were told while NATS was away, and a little before and after. */
+class Outage {
+  /** Requests for devices of the same node. */
+  readonly local: number[] = []
+  /** The statuses of those that were not answered as ever. */
+  readonly harmed: number[] = []
+  /** How often each status was the answer to a request for a device of another node. */
+  readonly statuses: Record<number, number> = {}
+  /** How long it took to refuse those. */
+  readonly refusals: number[] = []
+
+  here (status: number, took: number): void {
+    this.local.push(took)
+    if (status !== 200) this.harmed.push(status)
+  }
+
+  elsewhere (status: number, took: number): void {
+    this.statuses[status] = (this.statuses[status] ?? 0) + 1
+    if (status === 503) this.refusals.push(took)
+  }
+}
+
+/** The figure below which such a share of them is. */
+function quantile (figures: number[], share: number): number {
+  return figures.toSorted((a, b) => a - b)[Math.ceil(figures.length * share) - 1] ?? NaN
 }
 
 class Stage {
@@ -145,7 +198,7 @@ class Stage {
   }
 
   /** A node dies with its devices; calls to them, from another node, are in flight. */
-  async kill (at: number, verdict: Verdict): Promise<void> {
+  async kill (at: number, verdict: Verdict): Promise<Fault> {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
     const held = ((await host.ask('held')) as Array<[string, number]>).slice(0, HANGING).map(([id]) => id)
@@ -154,10 +207,16 @@ class Stage {
     await sleep(DOWN) // so that they are with the devices
     const died = performance.now()
     this.#balancer.out(name)
+    this.#hosts.delete(name)
+    this.#gone.push(host)
     host.signal('SIGKILL')
     await host.ended
-    this.#gone.push(host)
-    this.#hosts.delete(name)
+    const known = this.#known(calls, died, verdict)
+    return { at: died, end: () => known }
+  }
+
+  /** Each call in flight to a node that died is known to be lost. */
+  async #known (calls: Array<Promise<Response>>, died: number, verdict: Verdict): Promise<void> {
     const statuses = await Promise.all(calls.map(async call => (await call).status))
     this.calls += statuses.length
     this.slowestCall = Math.max(this.slowestCall, performance.now() - died)
@@ -165,7 +224,7 @@ class Stage {
     verdict.same('answers to calls to a node that died', statuses.filter(status => status !== 502 && status !== 404), [])
   }
 
-  async pause (at: number, milliseconds: number): Promise<void> {
+  async pause (at: number, milliseconds: number): Promise<Fault> {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
     host.signal('SIGSTOP')
@@ -173,16 +232,47 @@ class Stage {
     await sleep(milliseconds)
     host.signal('SIGCONT')
     this.#balancer.in(name, host.url)
+    return { at: performance.now() }
   }
 
-  async restart (at: number): Promise<void> {
+  /** NATS goes and comes again, while callers ask for devices of the same node and of others. */
+  async restart (at: number, outage: Outage): Promise<Fault> {
+    const traffic = await this.#traffic(outage)
     await this.#nats.stop(at % 2 === 0 ? 'SIGTERM' : 'SIGKILL')
     await sleep(DOWN)
     await this.#nats.start()
+    return { at: performance.now(), end: traffic.stop }
+  }
+
+  /** Callers of each node: one asks for devices that are there, the other for those of the next node. */
+  async #traffic (outage: Outage): Promise<{ stop: () => Promise<void> }> {
+    const stopping = new AbortController()
+    const hosts = [...this.#hosts.values()]
+    const held = await Promise.all(hosts.map(async host => ((await host.ask('held')) as Array<[string, number]>).map(([id]) => id)))
+    const ask = async (host: Host, ids: string[], told: (status: number, took: number) => void) => {
+      for (let turn = 0; !stopping.signal.aborted && ids.length > 0; turn++) {
+        const path = `/devices/${ids[turn % ids.length]}/${turn % 2 === 0 ? 'calls/echo' : 'messages'}`
+        const began = performance.now()
+        const response = await fetch(host.url + path, { method: 'POST', body: AIMLESS, headers: { 'content-type': 'application/json' } })
+        await response.arrayBuffer()
+        told(response.status, performance.now() - began)
+        await sleep(TRAFFIC_PACE)
+      }
+    }
+    const asking = Promise.all(hosts.flatMap((host, at) => [
+      ask(host, held[at]!, (status, took) => outage.here(status, took)),
+      ask(host, held[(at + 1) % hosts.length]!, (status, took) => outage.elsewhere(status, took))
+    ]))
+    return {
+      stop: async () => {
+        stopping.abort()
+        await asking
+      }
+    }
   }
 
   /** A node is closed: its devices are told when to come back. */
-  async leave (at: number, verdict: Verdict): Promise<void> {
+  async leave (at: number, verdict: Verdict): Promise<Fault> {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
     this.#balancer.out(name)
@@ -191,6 +281,7 @@ class Stage {
     verdict.same('exit of a node that leaves', exit, { code: 0, signal: null })
     host.signal('SIGKILL')
     this.#gone.push(host)
+    return { at: performance.now() }
   }
 
   /** Those that died come again. */
@@ -198,10 +289,9 @@ class Stage {
     for (const name of NODES) if (!this.#hosts.has(name)) await this.#bring(name)
   }
 
-  /** Resolves with the milliseconds until each device had one owner, once all nodes know it. */
-  async settled (): Promise<number> {
-    const began = performance.now()
-    const until = began + PATIENCE
+  /** Resolves with the milliseconds from a moment on until each device had one owner, once all nodes know it. */
+  async settled (began: number): Promise<number> {
+    const until = performance.now() + PATIENCE
     let took = Infinity
     for (let agreed = false; !agreed && performance.now() < until; agreed = await this.#isAgreed(await this.#owners())) {
       while ((await this.#owners()).size === 0 && performance.now() < until) await sleep(LOOK_AGAIN)
@@ -308,4 +398,4 @@ async function prepare ({ name, servers }: { name: string, servers: string }): P
   return { app, commands }
 }
 
-await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000 }, cluster, prepare)
+await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000, slow: 2_000, refused: 100 }, cluster, prepare)

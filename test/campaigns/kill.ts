@@ -1,6 +1,4 @@
-import { randomInt } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -11,6 +9,7 @@ import { request } from '../support.ts'
 import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
 import { fault, Host, quiet, tally, type Served } from './host.ts'
 import { Lane, type Found, type Gateway } from './lane.ts'
+import { freePort } from './port.ts'
 
 const LANES = 64
 /** Milliseconds that a gateway has left, most from the first message that it accepts, some from when it listens. */
@@ -131,18 +130,6 @@ function together (lanes: Lane[]): Found {
 function told ({ acknowledged, retried, dropped, lost, neverAttempted, outOfOrder, twice }: Found): string {
   return `${acknowledged} acknowledged, ${retried} retried with unknown outcome, ${dropped} redeliveries dropped by the SDK; ` +
     `lost ${lost}, never attempted but seen ${neverAttempted}, out of order ${outOfOrder}, seen twice by the application ${twice}`
-}
-
-/** Below the ports that the system gives to connections: a device that calls while nobody listens must not reach itself. */
-async function freePort (): Promise<number> {
-  for (;;) {
-    const port = 10_000 + randomInt(20_000)
-    const server = createServer()
-    const isFree = await new Promise<boolean>(resolve => {
-      server.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
-    })
-    if (isFree) return port
-  }
 }
 
 // The gateway.

@@ -1,11 +1,14 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { createServer, connect, type AddressInfo } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { until } from '../fakes.ts'
+import { freePort } from './port.ts'
+
+const SILENT = 5_000
 
 /** A nats-server of our own: on a port of its own, with a folder of its own, which it finds again when it is started again. */
 export class NatsServer {
@@ -29,6 +32,11 @@ export class NatsServer {
 
   get servers (): string {
     return `127.0.0.1:${this.port}`
+  }
+
+  /** Of its process, while it runs. */
+  get pid (): number {
+    return this.#process!.pid!
   }
 
   async start (): Promise<void> {
@@ -65,16 +73,17 @@ export class NatsServer {
     rmSync(this.folder, { recursive: true, force: true })
   }
 
+  /** Whether it says who it is; what else may listen there may say nothing. */
   async #answers (): Promise<boolean> {
-    const socket = connect(this.port, '127.0.0.1')
-    try {
-      await once(socket, 'data')
-      return true
-    } catch {
-      return false
-    } finally {
-      socket.destroy()
-    }
+    const socket = connect(this.port, '127.0.0.1').setTimeout(SILENT)
+    const says = await new Promise<boolean>(resolve => {
+      socket.once('data', () => resolve(true))
+      socket.once('close', () => resolve(false))
+      socket.once('timeout', () => resolve(false))
+      socket.on('error', () => {})
+    })
+    socket.destroy()
+    return says
   }
 }
 
@@ -83,13 +92,4 @@ export async function natsServer (t: Pick<Test, 'teardown'>, path: string, args?
   const server = await NatsServer.start(path, args)
   t.teardown(() => server.remove())
   return server
-}
-
-export async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { connect as dial, type Socket } from 'node:net'
 
-export const opcodes = { continuation: 0, text: 1, close: 8, ping: 9, pong: 10 } as const
+export const opcodes = { continuation: 0, text: 1, binary: 2, close: 8, ping: 9, pong: 10 } as const
 
 const MASKED = 0x80
 const FINAL = 0x80

@@ -1,0 +1,59 @@
+import { rmSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { NatsServer } from '../test/campaigns/nats.ts'
+import type { Server } from './candidates.ts'
+import { Child } from './child.ts'
+
+const NODES = 3
+/** How long NATS stays away: long enough for every node to notice. */
+const AWAY = 500
+
+/** Three nodes and the nats-server that joins them, a process each. Devices connect to the first. */
+export class Cluster implements Server {
+  readonly port: number
+  readonly otherPort: number
+  readonly #nats: NatsServer
+  readonly #nodes: Child[]
+
+  private constructor (nats: NatsServer, nodes: Child[], [port, otherPort]: number[]) {
+    this.#nats = nats
+    this.#nodes = nodes
+    this.port = port!
+    this.otherPort = otherPort!
+  }
+
+  /** Runs a module of `peers` as each of the nodes. */
+  static async start (natsServer: string, module: string): Promise<Cluster> {
+    const nats = await NatsServer.start(natsServer)
+    const nodes: Child[] = []
+    for (let node = 0; node < NODES; node++) {
+      nodes.push(await Child.start(new URL(`./peers/${module}.js`, import.meta.url), { servers: nats.servers }))
+    }
+    return new Cluster(nats, nodes, await Promise.all(nodes.map(node => node.ask('port'))))
+  }
+
+  get pids (): number[] {
+    return this.#nodes.map(({ pid }) => pid)
+  }
+
+  get carrier (): number {
+    return this.#nats.pid
+  }
+
+  get servers (): string {
+    return this.#nats.servers
+  }
+
+  /** NATS goes and comes again, with what it has kept or without; resolves as soon as it answers. */
+  async restart ({ empty }: { empty: boolean }): Promise<void> {
+    await this.#nats.stop()
+    if (empty) rmSync(this.#nats.folder, { recursive: true })
+    await sleep(AWAY)
+    await this.#nats.start()
+  }
+
+  async end (): Promise<void> {
+    for (const node of this.#nodes) await node.end()
+    await this.#nats.remove()
+  }
+}

@@ -1,0 +1,83 @@
+import websocket from '@fastify/websocket'
+import { connect, type Msg } from '@nats-io/transport-node'
+import Fastify from 'fastify'
+import type { WebSocket } from 'ws'
+import { settingsOfChild } from '../child.ts'
+import { standFastify } from './stand.ts'
+
+// What one writes for several nodes without this package: the Map of sockets, and whatever is for a device that is not in it
+// goes to all other nodes. Nobody says that he has not got it either, so a send to a device that is away looks like any other.
+
+interface Device {
+  Params: { id: string, method: string }
+  Querystring: { deviceId: string }
+}
+
+const SUBJECT = 'devices'
+const TIMEOUT = 10_000
+
+const { servers } = settingsOfChild()
+const nats = await connect({ servers, noEcho: true })
+const app = Fastify()
+const sockets = new Map<string, WebSocket>()
+const calls = new Map<number, (result: unknown) => void>()
+let lastCall = 0
+
+nats.subscribe(SUBJECT, { callback: (_error, message) => void hear(message) })
+
+async function hear (message: Msg): Promise<void> {
+  const { id, method, data } = message.json<{ id: string, method?: string, data: unknown }>()
+  const socket = sockets.get(id)
+  if (!socket) return
+  if (method === undefined) send(socket, data)
+  else message.respond(JSON.stringify(await call(socket, method, data)))
+}
+
+function send (socket: WebSocket, data: unknown): void {
+  socket.send(JSON.stringify({ type: 'message', data }))
+}
+
+async function call (socket: WebSocket, method: string, params: unknown): Promise<unknown> {
+  const id = ++lastCall
+  const timer = setTimeout(() => calls.get(id)?.({ error: 'timeout' }), TIMEOUT)
+  const result = await new Promise(resolve => {
+    calls.set(id, resolve)
+    socket.send(JSON.stringify({ type: 'call', id, method, params }))
+  })
+  clearTimeout(timer)
+  calls.delete(id)
+  return result
+}
+
+await app.register(websocket)
+
+app.get<Device>('/ws', { websocket: true }, (socket, request) => {
+  const { deviceId } = request.query
+  sockets.set(deviceId, socket)
+  socket.on('message', bytes => {
+    const { id, result } = JSON.parse(bytes.toString())
+    calls.get(id)?.(result)
+  })
+  socket.on('error', () => {})
+  socket.on('close', () => {
+    if (sockets.get(deviceId) === socket) sockets.delete(deviceId)
+  })
+})
+
+app.post<Device>('/devices/:id/messages', async request => {
+  const { id } = request.params
+  const socket = sockets.get(id)
+  if (socket) send(socket, request.body)
+  else nats.publish(SUBJECT, JSON.stringify({ id, data: request.body }))
+  return { status: 'sent' }
+})
+
+app.post<Device>('/devices/:id/calls/:method', async request => {
+  const { id, method } = request.params
+  const socket = sockets.get(id)
+  if (socket) return await call(socket, method, request.body)
+  const answer = await nats.request(SUBJECT, JSON.stringify({ id, method, data: request.body }), { timeout: TIMEOUT })
+  return answer.json()
+})
+
+await standFastify(app)
