@@ -32,7 +32,7 @@ interface Fault {
   /** From when on the devices are without an owner, or may be. */
   at: number
   /** Ends what goes on until all is well again. */
-  end?: () => Promise<void>
+  end: () => Promise<unknown>
 }
 
 const NODES = ['n1', 'n2', 'n3']
@@ -68,13 +68,13 @@ export async function cluster (size: Size): Promise<Outcome> {
       ...Array.from({ length: size.leaves }, (_, at) => ({ kind: 'leave', fault: () => stage.leave(at, verdict) }))
     ]
     for (const { kind, fault } of faults) {
-      const { at, end } = await fault()
-      const took = await stage.settled(at)
-      await end?.()
+      const { at, end } = await inTime(fault(), `a ${kind}`)
+      const took = await inTime(stage.settled(at), `the settling after a ${kind}`)
+      await inTime(end(), `what went on during a ${kind}`)
       verdict.within(`milliseconds until each device has one owner after a ${kind}`, took, size.within)
       slowest[kind] = Math.max(slowest[kind] ?? 0, Math.round(took))
-      verdict.same(`devices that hear a broadcast after a ${kind}`, await stage.broadcast(), size.devices)
-      await stage.mend()
+      verdict.same(`devices that hear a broadcast after a ${kind}`, await inTime(stage.broadcast(), 'a broadcast'), size.devices)
+      await inTime(stage.mend(), 'the start of a node')
     }
     await flow.stop()
     const { lost, twice, unexpected, disordered, stopped, seen } = await stage.tally()
@@ -87,7 +87,7 @@ export async function cluster (size: Size): Promise<Outcome> {
     verdict.same('what nobody caught', stage.faults, [])
     verdict.same('requests for devices of the same node that were harmed by an outage', outage.harmed, [])
     verdict.within('milliseconds of the slowest of them', Math.max(...outage.local), size.slow)
-    verdict.within('milliseconds that it usually takes to be refused', quantile(outage.refusals, 0.5), size.refused)
+    if (size.restarts > 0) verdict.within('milliseconds that it usually takes to be refused', quantile(outage.refusals, 0.5), size.refused)
     verdict.same('answers for devices of other nodes', Object.keys(outage.statuses).filter(status => !FORESEEN.has(status)), [])
     return {
       line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of NATS, ${size.leaves} leaves; ` +
@@ -100,6 +100,18 @@ export async function cluster (size: Size): Promise<Outcome> {
     }
   } finally {
     await stage.clear()
+  }
+}
+
+/** Says what never ended. */
+async function inTime<T> (work: Promise<T>, what: string): Promise<T> {
+  const late = new AbortController()
+  const never = sleep(2 * PATIENCE, undefined, { signal: late.signal }).then(() => { throw new Error(`${what} never ended`) })
+  try {
+    return await Promise.race([work, never])
+  } finally {
+    late.abort()
+    never.catch(() => {})
   }
 }
 
@@ -145,6 +157,17 @@ class Outage {
   }
 }
 
+/** 0: there was no answer. */
+async function statusOf (asked: Promise<Response>): Promise<number> {
+  try {
+    const response = await asked
+    await response.arrayBuffer()
+    return response.status
+  } catch {
+    return 0
+  }
+}
+
 /** The figure below which such a share of them is. */
 function quantile (figures: number[], share: number): number {
   return figures.toSorted((a, b) => a - b)[Math.ceil(figures.length * share) - 1] ?? NaN
@@ -154,22 +177,22 @@ class Stage {
   readonly #nats: NatsServer
   readonly #balancer: Balancer
   readonly #hosts = new Map<string, Host>()
-  readonly #devices: Device[]
+  #devices: Device[] = []
   readonly #gone: Host[] = []
   calls = 0
   slowestCall = 0
   /** Letters that no node would promise. */
   refused = 0
 
-  private constructor (server: NatsServer, balancer: Balancer, count: number) {
+  private constructor (server: NatsServer, balancer: Balancer) {
     this.#nats = server
     this.#balancer = balancer
-    this.#devices = Array.from({ length: count }, (_, at) => new Device(`device-${at}`, balancer.url))
   }
 
   static async build (count: number): Promise<Stage> {
-    const stage = new Stage(await NatsServer.start(programAt('nats-server')!), await Balancer.start(), count)
+    const stage = new Stage(await NatsServer.start(programAt('nats-server')!), await Balancer.start())
     for (const name of NODES) await stage.#bring(name)
+    stage.#devices = Array.from({ length: count }, (_, at) => new Device(`device-${at}`, stage.#balancer.url))
     return stage
   }
 
@@ -232,7 +255,7 @@ class Stage {
     await sleep(milliseconds)
     host.signal('SIGCONT')
     this.#balancer.in(name, host.url)
-    return { at: performance.now() }
+    return { at: performance.now(), end: async () => {} }
   }
 
   /** NATS goes and comes again, while callers ask for devices of the same node and of others. */
@@ -253,9 +276,10 @@ class Stage {
       for (let turn = 0; !stopping.signal.aborted && ids.length > 0; turn++) {
         const path = `/devices/${ids[turn % ids.length]}/${turn % 2 === 0 ? 'calls/echo' : 'messages'}`
         const began = performance.now()
-        const response = await fetch(host.url + path, { method: 'POST', body: AIMLESS, headers: { 'content-type': 'application/json' } })
-        await response.arrayBuffer()
-        told(response.status, performance.now() - began)
+        const status = await statusOf(fetch(host.url + path, {
+          method: 'POST', body: AIMLESS, headers: { 'content-type': 'application/json' }, signal: AbortSignal.timeout(PATIENCE)
+        }))
+        told(status, performance.now() - began)
         await sleep(TRAFFIC_PACE)
       }
     }
@@ -281,7 +305,7 @@ class Stage {
     verdict.same('exit of a node that leaves', exit, { code: 0, signal: null })
     host.signal('SIGKILL')
     this.#gone.push(host)
-    return { at: performance.now() }
+    return { at: performance.now(), end: async () => {} }
   }
 
   /** Those that died come again. */

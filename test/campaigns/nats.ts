@@ -9,6 +9,7 @@ import { until } from '../fakes.ts'
 import { freePort } from './port.ts'
 
 const SILENT = 5_000
+const PATIENCE = 60_000
 
 /** A nats-server of our own: on a port of its own, with a folder of its own, which it finds again when it is started again. */
 export class NatsServer {
@@ -42,17 +43,23 @@ export class NatsServer {
   async start (): Promise<void> {
     const child = spawn(this.#path, ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.folder, ...this.#args], { stdio: 'ignore' })
     this.#process = child
-    await until(async () => child.exitCode !== null || await this.#answers())
-    if (child.exitCode !== null) throw new Error(`nats-server ended with ${child.exitCode}`)
+    let ended: unknown
+    child.once('exit', (code, signal) => { ended = code ?? signal })
+    const late = performance.now() + PATIENCE
+    await until(async () => ended !== undefined || performance.now() > late || await this.#answers())
+    if (ended !== undefined) throw new Error(`nats-server ended with ${ended}`)
+    if (performance.now() > late) throw new Error('nats-server does not answer')
   }
 
   async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     const child = this.#process
     this.#process = undefined
-    if (!child || child.exitCode !== null) return
+    if (!child || child.exitCode !== null || child.signalCode !== null) return
     const exited = once(child, 'exit')
     child.kill(signal)
+    const stuck = setTimeout(() => child.kill('SIGKILL'), SILENT)
     await exited
+    clearTimeout(stuck)
   }
 
   /** Holds it still; resolves when it is. */
