@@ -233,7 +233,7 @@ class FakeSession {
     return new Frame(this.codec.encode({ kind: 'notice', method, params })!)
   }
 
-  hand (frame: Frame): void {
+  cast (frame: Frame): void {
     this.frames.push(frame)
   }
 
