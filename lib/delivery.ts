@@ -97,8 +97,12 @@ export class Delivery {
   async #drainOnce (session: Session, round: Round): Promise<void> {
     const letters = this.#letters.from(session.id, round.after)[Symbol.asyncIterator]()
     try {
-      while (await this.#hasRoom(session, round)) { // only then: a letter may be cancelled while one waits for room
-        await this.#pace.step()
+      for (;;) {
+        // only then: a letter may be cancelled while one waits for room
+        while (this.#isFull(session, round)) await new Promise<void>(resolve => { round.wake = resolve })
+        if (!this.#mayHand(session)) return
+        const turn = this.#pace.step()
+        if (turn) await turn
         const { done, value: letter } = await letters.next()
         if (done || !this.#mayHand(session)) return
         round.after = letter.position
@@ -110,12 +114,8 @@ export class Delivery {
     }
   }
 
-  /** False: the session has left meanwhile. */
-  async #hasRoom (session: Session, round: Round): Promise<boolean> {
-    while (round.inFlight.size >= Math.min(this.#limits.window, session.codec.concurrency) && this.#mayHand(session)) {
-      await new Promise<void>(resolve => { round.wake = resolve })
-    }
-    return this.#mayHand(session)
+  #isFull (session: Session, { inFlight }: Round): boolean {
+    return inFlight.size >= Math.min(this.#limits.window, session.codec.concurrency) && this.#mayHand(session)
   }
 
   #mayHand (session: Session): boolean {

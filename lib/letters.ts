@@ -4,7 +4,7 @@ import { briefly, Failure } from './errors.ts'
 import type { Events } from './events.ts'
 import type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from './mailbox.ts'
 import type { Detail } from './errors.ts'
-import { MAX_TIMER } from './peer.ts'
+import { MAX_TIMER, type CallSignal } from './peer.ts'
 import type { Stats } from './stats.ts'
 import { detached } from './text.ts'
 
@@ -130,7 +130,7 @@ export class Letters {
   }
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
-  outcome (letterId: string, timeout: number, signal?: AbortSignal): { outcome: Promise<Outcome | undefined>, forget: () => void } {
+  outcome (letterId: string, timeout: number, signal?: CallSignal): { outcome: Promise<Outcome | undefined>, forget: () => void } {
     const awaiting = this.#awaited.get(letterId) ?? new Set()
     let forget!: () => void
     const outcome = new Promise<Outcome | undefined>(resolve => {

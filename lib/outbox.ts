@@ -23,7 +23,7 @@ export interface SendOptions {
   /** Makes a retry safe: the same key and message, the same answer, one delivery. */
   key?: string | undefined
   /** Gives the wait up. */
-  signal?: AbortSignal | undefined
+  signal?: CallSignal | undefined
 }
 
 export interface Sent {
@@ -120,7 +120,7 @@ export class Outbox {
   }
 
   async #confirm ({ id, deviceId, data = null }: Posted, { timeout = this.#limits.callTimeout, signal }: SendOptions): Promise<Sent> {
-    await this.reach(deviceId, { kind: 'confirm', id, data, timeout }, signal)
+    await this.reach(deviceId, { kind: 'confirm', id, data, timeout }, signal && abortSignalOf(signal))
     return { id, status: 'delivered' }
   }
 

@@ -205,16 +205,14 @@ class DiskMailbox implements Mailbox {
   }
 
   async #save (deviceId: string, entries: Entry[], changes: Array<Change | Item> = []): Promise<void> {
-    for (const entry of entries) changes.push({ key: entryKey(deviceId, entry.id), value: encodeEntry(entry) })
+    const saved = entries.map(entry => ({ key: entryKey(deviceId, entry.id), entry }))
+    for (const { key, entry } of saved) changes.push({ key, value: encodeEntry(entry) })
     const written = this.#journal.write(changes)
-    for (const entry of entries) this.#underway.set(entryKey(deviceId, entry.id), { entry, written })
+    for (const { key, entry } of saved) this.#underway.set(key, { entry, written })
     try {
       await written
     } finally {
-      for (const entry of entries) {
-        const key = entryKey(deviceId, entry.id)
-        if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
-      }
+      for (const { key, entry } of saved) if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
     }
   }
 

@@ -1,5 +1,6 @@
 import { chmod, mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import { Failure } from '../errors.ts'
 import type { Damage } from './damage.ts'
@@ -144,7 +145,7 @@ export class Journal {
 
   async #writeAll (): Promise<void> {
     while (this.#waiting.length > 0) {
-      await undefined // all that is asked for in this turn goes together
+      await turn() // all that is asked for in this turn goes together
       const together = this.#waiting.splice(0, TOGETHER)
       try {
         await this.#write(together.flatMap(({ changes }) => changes))

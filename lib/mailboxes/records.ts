@@ -39,33 +39,40 @@ export function decodeDue (value: Uint8Array): Array<[deviceId: string, letterId
   return textOf(value).split('\n').map(item => item.split('!') as [string, string])
 }
 
-export function entryOf ({ id, expiresAt, collapse, digest, awaitedBy, position, body }: Kept): Entry {
-  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, ...optional(collapse, digest, awaitedBy) }
+export function entryOf (letter: Kept): Entry {
+  const { id, expiresAt, position, body } = letter
+  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, ...optional(letter) }
 }
 
-export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, awaitedBy, device }: Entry): Receipt {
-  return { id, status, at, expiresAt, size, ...optional(collapse, digest, awaitedBy), ...(device && { device }) }
+export function receiptOf (entry: Entry): Receipt {
+  const { id, status, at, expiresAt, size, device } = entry
+  const receipt = { id, status, at, expiresAt, size, ...optional(entry) }
+  return device ? { ...receipt, device } : receipt
 }
 
-/** Most letters have none of these. */
-function optional (collapse?: string, digest?: string, awaitedBy?: string): Pick<Letter, 'collapse' | 'digest' | 'awaitedBy'> {
+type Optional = Pick<Letter, 'collapse' | 'digest' | 'awaitedBy'>
+
+function optional ({ collapse, digest, awaitedBy }: Optional): Optional {
+  if (collapse === undefined && digest === undefined && awaitedBy === undefined) return none // like most letters
   return { ...(collapse !== undefined && { collapse }), ...(digest !== undefined && { digest }), ...(awaitedBy !== undefined && { awaitedBy }) }
 }
 
-/** The ids are in the key. */
-export function encodeEntry ({ id, ...entry }: Entry): Uint8Array {
+const none: Optional = {}
+
+export function encodeEntry (entry: Entry): Uint8Array {
   return Buffer.from(JSON.stringify(entry))
 }
 
 export function decodeEntry (key: string, value: Uint8Array): { deviceId: string, entry: Entry } {
-  const [, deviceId, id] = key.split('!') as [string, string, string]
-  return { deviceId, entry: { id, ...JSON.parse(textOf(value)) } }
+  const [, deviceId] = key.split('!') as [string, string]
+  return { deviceId, entry: JSON.parse(textOf(value)) }
 }
 
 /** One line of JSON, then the body as it is; the device and the position are in the key. */
-export function encodeLetter ({ body, position, ...letter }: Kept): Uint8Array {
-  if (typeof body === 'string') return Buffer.from(`${JSON.stringify({ ...letter, isText: true })}\n${body}`)
-  return Buffer.concat([Buffer.from(`${JSON.stringify(letter)}\n`), body])
+export function encodeLetter ({ id, expiresAt, collapse, digest, awaitedBy, body }: Letter): Uint8Array {
+  const isText = typeof body === 'string'
+  const head = `${JSON.stringify({ id, expiresAt, collapse, digest, awaitedBy, isText })}\n`
+  return isText ? Buffer.from(head + body) : Buffer.concat([Buffer.from(head), body])
 }
 
 export function decodeLetter (key: string, value: Uint8Array): { deviceId: string, letter: Kept } {

@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { messageOf } from './body.ts'
 import { about, DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, Receipt, Seconds } from './schemas.ts'
-import { hangUp, type Route } from './route.ts'
+import { HangUp, type Route } from './route.ts'
 
 /** `/devices/:id/messages` */
 export const messages: Route = (app, { devices, outbox, settings }) => {
@@ -27,7 +27,7 @@ export const messages: Route = (app, { devices, outbox, settings }) => {
       timeout: milliseconds(timeout),
       collapse,
       key: request.headers['idempotency-key'],
-      signal: confirm ? hangUp(reply) : undefined
+      signal: confirm ? new HangUp(reply) : undefined
     })
     // most are sent by now, and nobody need wait
     if (!(sent instanceof Promise)) return sent
