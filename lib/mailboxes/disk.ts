@@ -2,7 +2,7 @@ import { Failure, type Detail } from '../errors.ts'
 import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
 import type { Damage } from './damage.ts'
 import { Journal, type Change, type Item } from './journal.ts'
-import { Recent } from './recent.ts'
+import { Recent, type Held } from './recent.ts'
 import { decodeDue, decodeEntry, decodeLetter, dueList, dueOf, dueUntil, encodeEntry, encodeLetter, entryKey, entryOf, formatKey, letterKey, lettersOf, receiptOf, type Entry } from './records.ts'
 
 export interface DiskMailboxOptions {
@@ -26,6 +26,8 @@ const SWEPT_AT_ONCE = 1_000
 const LISTED_AT_ONCE = 1_000
 const SEAL_EVERY = 60_000
 const MENDS = 2
+/** Letters of one device that are worth to be at hand. */
+const FEW = 64
 const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
 
 /** Keeps letters in a folder: what is promised is on disk, and survives a kill at any moment. Needs `classic-level`. */
@@ -102,21 +104,18 @@ class DiskMailbox implements Mailbox {
       if (replaced) this.#putBack(deviceId, replaced)
       throw error
     }
-    if (this.#putting.delete(entry)) this.#recent.add(deviceId, { letter: kept, entry }, this.#boxes.get(deviceId)!.letters === 1)
+    if (this.#putting.delete(entry)) this.#remember(deviceId, { letter: kept, entry })
     return { receipt: receiptOf(entry), fresh: true, ...(replaced && { replaced: receiptOf(replaced) }) }
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
     if (!this.#boxes.has(deviceId)) return // most devices that come have none
     const atHand = this.#recent.behind(deviceId, after)
-    for (const letter of atHand ?? []) {
-      if (this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
-    }
+    for (const letter of atHand ?? []) if (this.#waits(deviceId, letter.id)) yield letter
     if (atHand) return
     for await (const [key, value] of this.#journal.range(...lettersOf(deviceId, after))) {
       const { letter } = decodeLetter(key, value)
-      // the range is as things were when it began
-      if (this.#entry(deviceId, letter.id)?.status === 'queued') yield letter
+      if (this.#waits(deviceId, letter.id)) yield letter // the range is as things were when it began
     }
   }
 
@@ -195,6 +194,10 @@ class DiskMailbox implements Mailbox {
     return status === 'queued' ? expiresAt : at + this.#keepReceipts
   }
 
+  #waits (deviceId: string, letterId: string): boolean {
+    return this.#entry(deviceId, letterId)?.status === 'queued'
+  }
+
   /** As it is now, or is about to be. */
   #entry (deviceId: string, letterId: string): Entry | undefined {
     const key = entryKey(deviceId, letterId)
@@ -240,6 +243,13 @@ class DiskMailbox implements Mailbox {
     box.letters++
     box.bytes += size
     if (collapse !== undefined) box.collapsible.set(collapse, id)
+  }
+
+  /** A device that lets many wait is away, or slow: it can do with the disk. */
+  #remember (deviceId: string, held: Held): void {
+    const { letters } = this.#boxes.get(deviceId)!
+    if (letters > FEW) this.#recent.forget(deviceId)
+    else this.#recent.add(deviceId, held, letters === 1)
   }
 
   /** It could not be settled, and waits on, if it is there at all. */

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import { Failure } from '../errors.ts'
+import { sizeOf } from '../mailbox.ts'
 import type { Damage } from './damage.ts'
 import { CORRUPT, openDatabase, type Database } from './database.ts'
 import { lockFolder } from './lock.ts'
@@ -11,7 +12,7 @@ import { Tally } from './tally.ts'
 /** A change of one record; without a value the record goes. */
 export interface Change {
   key: string
-  value?: Uint8Array
+  value?: string | Uint8Array
 }
 
 /** An item of a list: all that one batch has for a list becomes one record, its items a line each. */
@@ -175,15 +176,15 @@ export class Journal {
   /** Change by change: as one list they cost more than twice as much. */
   async #writeBatch (number: number, changes: Array<Change | Item>): Promise<void> {
     const batch = this.#db.batch()
-    const put = (key: string, value: Uint8Array) => batch.put(key, recordOf(key, value))
+    const put = (key: string, value: string | Uint8Array) => batch.put(key, recordOf(key, value))
     const lists = new Map<string, string[]>()
     for (const change of changes) {
       if ('list' in change) append(lists, change)
-      else if (change.value) put(change.key, change.value)
+      else if (change.value !== undefined) put(change.key, change.value)
       else batch.del(change.key)
     }
-    for (const [list, items] of lists) put(`${list}!${number}`, Buffer.from(items.join('\n')))
-    put(BATCH, Buffer.from(String(number)))
+    for (const [list, items] of lists) put(`${list}!${number}`, items.join('\n'))
+    put(BATCH, String(number))
     await batch.write({ sync: true })
   }
 
@@ -219,10 +220,11 @@ function append (lists: Map<string, string[]>, { list, item }: Item): void {
   else lists.set(list, [item])
 }
 
-function recordOf (key: string, value: Uint8Array): Uint8Array {
-  const record = Buffer.allocUnsafe(CHECKSUM + value.length)
-  record.writeUInt32BE(checksumOf(key, value))
-  record.set(value, CHECKSUM)
+function recordOf (key: string, value: string | Uint8Array): Uint8Array {
+  const record = Buffer.allocUnsafe(CHECKSUM + sizeOf(value))
+  if (typeof value === 'string') record.write(value, CHECKSUM)
+  else record.set(value, CHECKSUM)
+  record.writeUInt32BE(checksumOf(key, record.subarray(CHECKSUM)))
   return record
 }
 

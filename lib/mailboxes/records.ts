@@ -59,8 +59,8 @@ function optional ({ collapse, digest, awaitedBy }: Optional): Optional {
 
 const none: Optional = {}
 
-export function encodeEntry (entry: Entry): Uint8Array {
-  return Buffer.from(JSON.stringify(entry))
+export function encodeEntry (entry: Entry): string {
+  return JSON.stringify(entry)
 }
 
 export function decodeEntry (key: string, value: Uint8Array): { deviceId: string, entry: Entry } {
@@ -69,10 +69,10 @@ export function decodeEntry (key: string, value: Uint8Array): { deviceId: string
 }
 
 /** One line of JSON, then the body as it is; the device and the position are in the key. */
-export function encodeLetter ({ id, expiresAt, collapse, digest, awaitedBy, body }: Letter): Uint8Array {
+export function encodeLetter ({ id, expiresAt, collapse, digest, awaitedBy, body }: Letter): string | Uint8Array {
   const isText = typeof body === 'string'
   const head = `${JSON.stringify({ id, expiresAt, collapse, digest, awaitedBy, isText })}\n`
-  return isText ? Buffer.from(head + body) : Buffer.concat([Buffer.from(head), body])
+  return isText ? head + body : Buffer.concat([Buffer.from(head), body])
 }
 
 export function decodeLetter (key: string, value: Uint8Array): { deviceId: string, letter: Kept } {
