@@ -148,6 +148,16 @@ export class Delivery {
         return void await this.#letters.settle(session.id, letter, 'refused', device)
       }
       await sleep(PAUSE, undefined, { ref: false })
+      if (!await this.#waits(session, letter)) return
+    }
+  }
+
+  /** False: it was taken back meanwhile. */
+  async #waits (session: Session, letter: Kept): Promise<boolean> {
+    try {
+      return (await this.#letters.receipt(session.id, letter.id))?.status === 'queued'
+    } catch { // nobody can tell
+      return true
     }
   }
 

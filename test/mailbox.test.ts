@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { lettersOf, type Backplane } from '../lib/backplane.ts'
 import { localBackplane } from '../lib/backplanes/local.ts'
@@ -466,6 +467,32 @@ t.test('a letter that a device is too busy for stays, and comes again', async t 
     await until(() => told.length === 1)
     t.equal(await status('a'), 'delivered')
   }
+})
+
+t.test('a letter that is taken back while a busy device is left alone does not come again', async t => {
+  const { delivery, device, letters, put, status } = delivering(t)
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.refuse('a', 'busy')
+  await letters.settle('d', { id: 'a' }, 'cancelled')
+  await sleep(1_200)
+  await put('b')
+  delivery.ring(it.session)
+  await it.sees('a b')
+  t.equal(await status('a'), 'cancelled')
+})
+
+t.test('a letter comes again to a busy device where nobody can tell whether it still waits', async t => {
+  const { delivery, device, mailbox, put } = delivering(t)
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.refuse('a', 'busy')
+  mailbox.receipt = async () => { throw new Failure('unreachable') }
+  await it.sees('a a')
 })
 
 t.test('a letter that has expired is not handed out', async t => {
