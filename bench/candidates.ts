@@ -97,6 +97,7 @@ export const able = {
   many: [floor, forty, ours],
   topics: [socketio, ...nats, ...mosquitto, forty, ours],
   target: [floor, socketio, ...nchanEach, forty, ours],
+  both: [floor, socketio, forty, ours],
   targetMany: [forty, ours],
   call: [socketio, forty, ours],
   letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)],

@@ -21,6 +21,7 @@ export interface Dialect {
 }
 
 const EVERYONE = 'all'
+const PIECE = 32_768
 
 const devices: Dialect = {
   path: id => `/ws?deviceId=${id}`,
@@ -67,10 +68,7 @@ const nats: Dialect = {
   path: () => '/',
   hello: (_id, topic = EVERYONE) => `CONNECT {"verbose":false,"pedantic":false}\r\nSUB ${topic} 1\r\nPING\r\n`,
   greetings: () => 2,
-  publish (data, topic = EVERYONE) {
-    const pieces = `PUB ${topic} ${data.length}\r\n${data}\r\n`.match(/[^]{1,32768}/g)!
-    return Buffer.concat(pieces.map(piece => frameOf(opcodes.text, piece)))
-  },
+  publish: (data, topic = EVERYONE) => inFrames(opcodes.text, Buffer.from(`PUB ${topic} ${data.length}\r\n${data}\r\n`)),
   unit: (data, topic = EVERYONE) => `MSG ${topic} 1 ${data.length}\r\n${data}\r\n`.length
 }
 
@@ -83,7 +81,14 @@ const mqtt: Dialect = {
     return Buffer.concat([connect, packet(0x82, Buffer.concat([Buffer.from([0, 1]), sized(topic), Buffer.from([0])]))])
   },
   greetings: () => 2,
-  publish: (data, topic = EVERYONE) => frameOf(opcodes.binary, packet(0x30, Buffer.concat([sized(topic), Buffer.from(data)])))
+  publish: (data, topic = EVERYONE) => inFrames(opcodes.binary, packet(0x30, Buffer.concat([sized(topic), Buffer.from(data)])))
+}
+
+/** A stream of bytes, so much in a frame. */
+function inFrames (opcode: number, bytes: Buffer): Buffer {
+  const frames = []
+  for (let at = 0; at < bytes.length; at += PIECE) frames.push(frameOf(opcode, bytes.subarray(at, at + PIECE)))
+  return Buffer.concat(frames)
 }
 
 function packet (type: number, body: Buffer): Buffer {

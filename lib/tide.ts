@@ -10,11 +10,12 @@ export interface Holding {
  */
 export class Tide {
   #holding: Holding[] = []
-  #isTurning = false
+  /** Turns of the event loop that must pass with nothing to do before it is quiet again. */
+  #restless = 0
 
-  /** True: the first of this turn, which need not be held. While one pass follows another, there is none. */
+  /** True: it is quiet, and what goes to many need not be held. What comes while that is written is read a turn later, and leaves together. */
   opens (): boolean {
-    if (this.#isTurning) return false
+    if (this.#restless > 0) return false
     this.#begin()
     return true
   }
@@ -22,20 +23,21 @@ export class Tide {
   /** Leaves with the next pass. */
   join (holding: Holding): void {
     this.#holding.push(holding)
-    if (!this.#isTurning) this.#begin()
+    if (this.#restless === 0) this.#begin()
   }
 
   #begin (): void {
-    this.#isTurning = true
+    this.#restless = RESTLESS
     setImmediate(this.#pass)
   }
 
   readonly #pass = (): void => {
-    this.#isTurning = false
     const holding = this.#holding
-    if (holding.length === 0) return
     this.#holding = []
     for (const one of holding) one.flush()
-    this.#begin()
+    if (holding.length > 0) return this.#begin()
+    if (--this.#restless > 0) setImmediate(this.#pass)
   }
 }
+
+const RESTLESS = 2

@@ -9,7 +9,7 @@ const PACE = 50
 /** Whether devices that do not read cost those that do. */
 export async function stalled (bench: Bench): Promise<Row[]> {
   const { rounds, seconds } = bench
-  return await sideBySide(bench, able.target, DEVICES, async pairs => {
+  return await sideBySide(bench, able.both, DEVICES, async pairs => {
     note('1 % of devices not reading')
     const paced = { burst: 1, bursts: 1, seconds, size: SIZE, pace: PACE }
     const p99 = async (title: string) => row(title, 'ms', await interleaved(rounds, pairs, pair => pair.fanout(paced)), ({ delays }) => delays[Math.floor(delays.length * 0.99)]!)
