@@ -46,6 +46,7 @@ async function openDevice (page: Page, id: string): Promise<void> {
   await page.getByLabel('Id of the new device').fill(id)
   await page.getByRole('button', { name: 'Open a device' }).click()
   await card(page, id).getByText('connected').waitFor()
+  await roster(page, id).waitFor() // or it would move the others away from under a click
 }
 
 async function choose (page: Page, id: string): Promise<void> {
