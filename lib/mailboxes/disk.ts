@@ -3,7 +3,7 @@ import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, t
 import type { Damage } from './damage.ts'
 import { Journal, type Change, type Item } from './journal.ts'
 import { Recent, type Held } from './recent.ts'
-import { decodeDue, decodeEntry, decodeLetter, dueList, dueOf, dueUntil, encodeEntry, encodeLetter, entryKey, entryOf, formatKey, letterKey, lettersOf, receiptOf, type Entry } from './records.ts'
+import { decodeDue, decodeEntry, decodeLetter, dueList, dueOf, dueUntil, encodeEntry, encodeLetter, entryKey, endedOf, entryOf, formatKey, letterKey, lettersBehind, receiptOf, type Entry } from './records.ts'
 
 export interface DiskMailboxOptions {
   /** The folder; made if it is not there. One process at a time. */
@@ -96,7 +96,7 @@ class DiskMailbox implements Mailbox {
       { key: letterKey(deviceId, kept.position), value: encodeLetter(kept) },
       dueOf(deviceId, kept.id, kept.expiresAt)
     ]
-    if (replaced) entries.push(this.#ended(deviceId, replaced, 'replaced', changes))
+    if (replaced) entries.push(endedOf(replaced, 'replaced'))
     try {
       await this.#save(deviceId, entries, changes)
     } catch (error) {
@@ -113,7 +113,7 @@ class DiskMailbox implements Mailbox {
     const atHand = this.#recent.behind(deviceId, after)
     for (const letter of atHand ?? []) if (this.#waits(deviceId, letter.id)) yield letter
     if (atHand) return
-    for await (const [key, value] of this.#journal.range(...lettersOf(deviceId, after))) {
+    for await (const [key, value] of this.#journal.range(...lettersBehind(deviceId, after))) {
       const { letter } = decodeLetter(key, value)
       if (this.#waits(deviceId, letter.id)) yield letter // the range is as things were when it began
     }
@@ -127,9 +127,8 @@ class DiskMailbox implements Mailbox {
     const entry = this.#entry(deviceId, letterId)
     if (entry?.status !== 'queued') return false
     this.#remove(deviceId, entry)
-    const changes: Array<Change | Item> = []
     try {
-      await this.#save(deviceId, [this.#ended(deviceId, entry, ending, changes, device)], changes)
+      await this.#save(deviceId, [endedOf(entry, ending, device)])
     } catch (error) {
       this.#putBack(deviceId, entry)
       throw error
@@ -209,7 +208,11 @@ class DiskMailbox implements Mailbox {
 
   async #save (deviceId: string, entries: Entry[], changes: Array<Change | Item> = []): Promise<void> {
     const saved = entries.map(entry => ({ key: entryKey(deviceId, entry.id), entry }))
-    for (const { key, entry } of saved) changes.push({ key, value: encodeEntry(entry) })
+    for (const { key, entry } of saved) {
+      changes.push({ key, value: encodeEntry(entry) })
+      // the letter goes, its receipt stays for a while
+      if (entry.status !== 'queued') changes.push({ key: letterKey(deviceId, entry.position) }, dueOf(deviceId, entry.id, this.#dueAt(entry)))
+    }
     const written = this.#journal.write(changes)
     for (const { key, entry } of saved) this.#underway.set(key, { entry, written })
     try {
@@ -217,13 +220,6 @@ class DiskMailbox implements Mailbox {
     } finally {
       for (const { key, entry } of saved) if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
     }
-  }
-
-  /** The letter goes, its receipt stays for a while. */
-  #ended (deviceId: string, entry: Entry, status: Ending, changes: Array<Change | Item>, device?: Detail): Entry {
-    const at = Date.now()
-    changes.push({ key: letterKey(deviceId, entry.position) }, dueOf(deviceId, entry.id, at + this.#keepReceipts))
-    return { ...entry, status, at, ...(device && { device }) }
   }
 
   #collapsible (deviceId: string, { collapse }: Letter): Entry | undefined {

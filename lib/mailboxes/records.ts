@@ -1,4 +1,5 @@
-import { sizeOf, type Kept, type Letter, type Receipt } from '../mailbox.ts'
+import type { Detail } from '../errors.ts'
+import { sizeOf, type Ending, type Kept, type Letter, type Receipt } from '../mailbox.ts'
 import type { Item } from './journal.ts'
 
 /** What is known of a letter, of one that is done with too. */
@@ -22,7 +23,7 @@ function padded (number: number): string {
   return String(number).padStart(DIGITS, '0')
 }
 
-export function lettersOf (deviceId: string, after: number): [gte: string, lt: string] {
+export function lettersBehind (deviceId: string, after: number): [gte: string, lt: string] {
   return [letterKey(deviceId, after + 1), `l!${deviceId}"`]
 }
 
@@ -42,6 +43,10 @@ export function decodeDue (value: Uint8Array): Array<[deviceId: string, letterId
 export function entryOf (letter: Kept): Entry {
   const { id, expiresAt, position, body } = letter
   return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, ...optional(letter) }
+}
+
+export function endedOf (entry: Entry, status: Ending, device?: Detail): Entry {
+  return { ...entry, status, at: Date.now(), ...(device && { device }) }
 }
 
 export function receiptOf (entry: Entry): Receipt {
