@@ -1,5 +1,4 @@
 import type { Backplane } from './backplane.ts'
-import type { Delivery } from './delivery.ts'
 import { Failure } from './errors.ts'
 import type { Events } from './events.ts'
 import { protect, refuseForeign } from './gate.ts'
@@ -41,7 +40,6 @@ interface Parts {
   registry: Registry
   backplane: Backplane
   subscriptions: Subscriptions
-  delivery: Delivery
   letters: Letters
   events: Events
 }
@@ -91,9 +89,9 @@ export class Admission implements Entrance {
   }
 
   open (arrival: Arrival, socket: Socket): Session {
-    const { home, registry, subscriptions, delivery } = this.#parts
+    const { home, registry, subscriptions } = this.#parts
     const session = new Session(home, socket, arrival, registry.bucketOf(arrival.deviceId))
-    session.owner = new SessionOwner(session, subscriptions, delivery)
+    session.owner = new SessionOwner(session, subscriptions)
     return session
   }
 
@@ -122,7 +120,7 @@ export class Admission implements Entrance {
   }
 
   #welcome (session: Session, waiting: number): void {
-    const { home, rules, events, delivery } = this.#parts
+    const { home, rules, events } = this.#parts
     const { id: deviceId, generation } = session
     home.stats.admitted()
     home.log.info({ deviceId, generation, address: session.address }, 'device connected')
@@ -130,7 +128,7 @@ export class Admission implements Entrance {
     if (session.left) return
     session.enter()
     events.emit('connected', session)
-    delivery.ring(session)
+    session.ring()
   }
 
   #identify (entrant: Entrant): void {

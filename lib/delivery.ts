@@ -99,7 +99,7 @@ export class Delivery {
     try {
       for (;;) {
         // only then: a letter may be cancelled while one waits for room
-        while (this.#isFull(session, round)) await new Promise<void>(resolve => { round.wake = resolve })
+        while (this.#isFull(session, round)) await room(round)
         if (!this.#mayHand(session)) return
         const turn = this.#pace.step()
         if (turn) await turn
@@ -124,7 +124,7 @@ export class Delivery {
 
   async #hand (session: Session, round: Round, letter: Kept): Promise<void> {
     try {
-      await this.#offer(session, letter)
+      while (!await this.#offer(session, letter) && await this.#waits(session, letter)) {}
     } catch (error) {
       this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
     }
@@ -133,27 +133,27 @@ export class Delivery {
     this.#forget(session, round)
   }
 
-  async #offer (session: Session, letter: Kept): Promise<void> {
-    for (;;) {
-      const timeout = letter.expiresAt - Date.now()
-      const failure = timeout > 0 ? await this.#call(session, letter, timeout) : new Failure('timeout')
-      if (!failure) return void await this.#letters.settle(session.id, letter, 'delivered')
-      const { reason, device = { code: failure.code, message: failure.message } } = failure
-      if (reason === 'dropped') return // it waits for the next connection
-      if (reason === 'timeout') {
-        const isUnanswered = session.patience !== undefined && Date.now() < letter.expiresAt
-        if (!isUnanswered) return void await this.#letters.settle(session.id, letter, 'expired')
-        if (await this.#strike(session, letter)) return
-      } else if (!pressed.has(reason)) {
-        return void await this.#letters.settle(session.id, letter, 'refused', device)
-      }
-      await sleep(PAUSE, undefined, { ref: false })
-      if (!await this.#waits(session, letter)) return
-    }
+  /** True: nothing is left to do here. */
+  async #offer (session: Session, letter: Kept): Promise<boolean> {
+    const failure = await this.#call(session, letter)
+    if (failure) return await this.#failed(session, letter, failure)
+    await this.#letters.settle(session.id, letter, 'delivered')
+    return true
   }
 
-  /** False: it was taken back meanwhile. */
+  async #failed (session: Session, letter: Kept, failure: Failure): Promise<boolean> {
+    const { reason, device = { code: failure.code, message: failure.message } } = failure
+    if (reason === 'dropped') return true // it waits for the next connection
+    if (pressed.has(reason)) return false
+    if (reason !== 'timeout') await this.#letters.settle(session.id, letter, 'refused', device)
+    else if (session.patience === undefined || Date.now() >= letter.expiresAt) await this.#letters.settle(session.id, letter, 'expired')
+    else return await this.#strike(session, letter)
+    return true
+  }
+
+  /** After a pause. False: it was taken back meanwhile. */
   async #waits (session: Session, letter: Kept): Promise<boolean> {
+    await sleep(PAUSE, undefined, { ref: false })
     try {
       return (await this.#letters.receipt(session.id, letter.id))?.status === 'queued'
     } catch { // nobody can tell
@@ -162,14 +162,14 @@ export class Delivery {
   }
 
   /** Why the device has not acknowledged; nothing, if it has. */
-  async #call (session: Session, letter: Kept, timeout: number): Promise<Failure | undefined> {
+  #call (session: Session, letter: Kept): Promise<Failure | undefined> {
+    const timeout = letter.expiresAt - Date.now()
+    if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
       const { method, params, id } = session.bringing(letter.id, contentOf(letter))
-      await session.peer.call(method, params, { id, timeout, patience: session.patience })
-      return undefined
+      return session.peer.call(method, params, { id, timeout, patience: session.patience }).then(acknowledged, failureOf)
     } catch (error) {
-      if (error instanceof Failure) return error
-      throw error
+      return Promise.resolve(failureOf(error))
     }
   }
 
@@ -188,6 +188,18 @@ export class Delivery {
   #forget (session: Session, round: Round): void {
     if (!round.draining && round.inFlight.size === 0) this.#rounds.delete(session)
   }
+}
+
+function room (round: Round): Promise<void> {
+  return new Promise(resolve => { round.wake = resolve })
+}
+
+function acknowledged (): undefined {}
+
+/** Anything else is nobody's answer. */
+function failureOf (error: unknown): Failure {
+  if (error instanceof Failure) return error
+  throw error
 }
 
 function contentOf ({ body }: Kept): unknown {

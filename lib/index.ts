@@ -77,13 +77,14 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
       if (!wasHere) return
       log.info({ deviceId: session.id, generation: session.generation, code: session.left!.code }, 'device disconnected')
       events.emit('disconnected', session, session.left!)
-    }
+    },
+    ring: session => delivery.ring(session)
   }
 
   backplane.onLink?.(up => {
     log.warn({ node }, up ? 'the other nodes can be reached again' : 'the other nodes cannot be reached')
     // whoever rang meanwhile was not heard
-    if (up) for (const session of registry) delivery.ring(session)
+    if (up) for (const session of registry) session.ring()
   })
   backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
 
@@ -91,7 +92,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const isDraining = () => draining
   const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? ROUTER_DEFAULT
   const admission = new Admission({
-    home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, delivery, letters, events
+    home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, letters, events
   })
   const doors = [new WebSocketDoor(settings), dials, ...settings.doors]
   for (const door of doors) await door.open({ app, entrance: admission, limits: settings, codec: lines })

@@ -19,6 +19,13 @@ export interface LettersPage {
   after?: number | undefined
 }
 
+/** Somebody waits for the ending of a letter. */
+export interface Wait {
+  /** Nothing, if it was not to be waited for. */
+  outcome: Promise<Outcome | undefined>
+  forget (): void
+}
+
 /** A letter, as far as its ending concerns anybody. */
 type Ended = Pick<Letter, 'id' | 'awaitedBy'>
 
@@ -34,7 +41,9 @@ export class Letters {
   readonly #events: Events
   readonly #log: FastifyBaseLogger
   readonly #awaited = new Map<string, Set<(outcome?: Outcome) => void>>()
-  readonly #underway = new Set<Promise<unknown>>()
+  /** What is under way in the mailbox. */
+  #underway = 0
+  #idle = (): void => {}
   readonly #sweeping: NodeJS.Timeout | undefined
   #isSweeping = false
   #isReachable = true
@@ -130,7 +139,7 @@ export class Letters {
   }
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
-  outcome (letterId: string, timeout: number, signal?: CallSignal): { outcome: Promise<Outcome | undefined>, forget: () => void } {
+  outcome (letterId: string, timeout: number, signal?: CallSignal): Wait {
     const awaiting = this.#awaited.get(letterId) ?? new Set()
     let forget!: () => void
     const outcome = new Promise<Outcome | undefined>(resolve => {
@@ -159,16 +168,18 @@ export class Letters {
     clearInterval(this.#sweeping)
     this.#unwatch()
     this.giveUp()
-    await Promise.allSettled(this.#underway)
+    if (this.#underway > 0) await new Promise<void>(resolve => { this.#idle = resolve })
     await this.#mailbox.close?.()
   }
 
   /** What the closing of the mailbox must wait for. */
-  #track<T> (work: Promise<T>): Promise<T> {
-    this.#underway.add(work)
-    const done = () => { this.#underway.delete(work) }
-    work.then(done, done)
-    return work
+  async #track<T> (work: Promise<T>): Promise<T> {
+    this.#underway++
+    try {
+      return await work
+    } finally {
+      if (--this.#underway === 0) this.#idle()
+    }
   }
 
   async #sweepNow (): Promise<void> {

@@ -8,11 +8,11 @@ export interface Letter {
   /** Milliseconds since 1970. */
   readonly expiresAt: number
   /** Replaces a waiting letter of the same key. */
-  readonly collapse?: string
+  readonly collapse?: string | undefined
   /** Tells whether a letter that comes again under the same id is the same one. Without it, the id is new. */
-  readonly digest?: string
+  readonly digest?: string | undefined
   /** The node where somebody waits for the acknowledgement. */
-  readonly awaitedBy?: string
+  readonly awaitedBy?: string | undefined
 }
 
 /** A letter in its place: positions grow, and never come again. */
@@ -30,9 +30,9 @@ export interface Receipt {
   readonly at: number
   readonly expiresAt: number
   readonly size: number
-  readonly collapse?: string
-  readonly digest?: string
-  readonly awaitedBy?: string
+  readonly collapse?: string | undefined
+  readonly digest?: string | undefined
+  readonly awaitedBy?: string | undefined
   /** What the device said when it refused. */
   readonly device?: Detail
 }

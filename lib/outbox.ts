@@ -4,8 +4,8 @@ import { EVERYONE, type Answer, valueOf, type Backplane, type Reach, type Reques
 import { Failure } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
 import { isDeviceId } from './introduction.ts'
-import { failureOf, type Letters } from './letters.ts'
-import { sizeOf, type Receipt } from './mailbox.ts'
+import { failureOf, type Letters, type Wait } from './letters.ts'
+import { sizeOf, type Letter, type Put, type Receipt } from './mailbox.ts'
 import type { CallOptions, CallSignal } from './peer.ts'
 import type { Registry } from './registry.ts'
 import type { Session } from './session.ts'
@@ -125,35 +125,49 @@ export class Outbox {
   }
 
   /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
-  async #keep ({ id, deviceId, data, digest }: Posted, { confirm, timeout = this.#limits.callTimeout, collapse, signal }: SendOptions, ttl: number): Promise<Sent> {
+  #keep (posted: Posted, { confirm, timeout = this.#limits.callTimeout, collapse, signal }: SendOptions, ttl: number): Promise<Sent> {
+    const { id, deviceId, data, digest } = posted
     const body = bodyOf(data)
     if (sizeOf(body) > this.#limits.maxBuffered / 2) throw new Failure('too-large')
     const session = this.#registry.get(deviceId)
     if (session?.isForeign) session.bringing(id, data) // what cannot be delivered is better refused at once
-    const wait = confirm ? this.#letters.outcome(id, timeout, signal) : undefined
+    const expiresAt = Date.now() + ttl
+    const letter = { id, body, expiresAt, collapse: collapse && detached(collapse), digest, awaitedBy: confirm ? this.#node : undefined }
+    if (!confirm) return this.#kept(posted, letter)
+    return this.#delivered(posted, letter, this.#letters.outcome(id, timeout, signal))
+  }
+
+  async #kept ({ id, deviceId }: Posted, letter: Letter): Promise<Sent> {
+    const { status } = this.#rung(deviceId, letter, await this.#letters.put(deviceId, letter))
+    return { id, status }
+  }
+
+  async #delivered ({ id, deviceId }: Posted, letter: Letter, wait: Wait): Promise<Sent> {
     try {
-      const { receipt, fresh } = await this.#letters.put(deviceId, {
-        id,
-        body,
-        expiresAt: Date.now() + ttl,
-        ...(collapse !== undefined && { collapse: detached(collapse) }),
-        ...(digest !== undefined && { digest }),
-        ...(confirm && { awaitedBy: this.#node })
-      })
-      if (receipt.digest !== digest) throw new Failure('key-mismatch')
-      if (fresh) void this.#ring(deviceId)
-      if (!wait) return { id, status: receipt.status }
-      const { status, device } = receipt
+      const { status, device } = this.#rung(deviceId, letter, await this.#letters.put(deviceId, letter))
       const outcome = status === 'queued' ? await wait.outcome : { ending: status, device }
       if (outcome && outcome.ending !== 'delivered') throw failureOf(outcome)
       return { id, status: outcome ? 'delivered' : 'queued' }
     } finally {
-      wait?.forget()
+      wait.forget()
     }
   }
 
+  /** The receipt of a letter that was put, or of the one it is a second try of. */
+  #rung (deviceId: string, { digest }: Letter, { receipt, fresh }: Put): Receipt {
+    if (receipt.digest !== digest) throw new Failure('key-mismatch')
+    if (fresh) this.#ring(deviceId)
+    return receipt
+  }
+
+  #ring (deviceId: string): void {
+    const session = this.#registry.get(deviceId)
+    if (session?.isIn) session.ring()
+    else void this.#ringOwner(deviceId)
+  }
+
   /** A device that cannot be rung gets its letters when it comes back. */
-  async #ring (deviceId: string): Promise<void> {
+  async #ringOwner (deviceId: string): Promise<void> {
     try {
       const answer = await this.#ask(deviceId, { kind: 'ring' })
       if (answer) valueOf(answer)

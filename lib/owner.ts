@@ -1,5 +1,4 @@
 import { answerOf, type Answer, type Owner, type Presence, type Request } from './backplane.ts'
-import type { Delivery } from './delivery.ts'
 import type { Session } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
 import { matches } from './topics.ts'
@@ -8,12 +7,10 @@ import { matches } from './topics.ts'
 export class SessionOwner implements Owner {
   readonly #session: Session
   readonly #subscriptions: Subscriptions
-  readonly #delivery: Delivery
 
-  constructor (session: Session, subscriptions: Subscriptions, delivery: Delivery) {
+  constructor (session: Session, subscriptions: Subscriptions) {
     this.#session = session
     this.#subscriptions = subscriptions
-    this.#delivery = delivery
   }
 
   get presence (): Omit<Presence, 'generation'> {
@@ -45,7 +42,7 @@ export class SessionOwner implements Owner {
         return await session.call(method, params, { id, timeout: request.timeout, signal })
       }
       case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
-      case 'ring': return this.#delivery.ring(session)
+      case 'ring': return session.ring()
       case 'describe': return session.describe()
       case 'end': return session.end('removed')
       case 'join': return await this.#join(request.topic)

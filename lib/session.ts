@@ -36,6 +36,8 @@ export interface Home {
   readonly log: FastifyBaseLogger
   answer (session: Session, asked: Call | Notice, inbound: Inbound): unknown
   left (session: Session): void
+  /** There may be letters for it. */
+  ring (session: Session): void
 }
 
 /** What is known of a device when its connection opens. */
@@ -111,6 +113,11 @@ export class Session implements Device, Party, PeerLimits {
   /** Speaks a protocol that has none of our methods. */
   get isForeign (): boolean {
     return this.codec.callOf !== undefined
+  }
+
+  /** There may be letters for the device. */
+  ring (): void {
+    this.#home.ring(this)
   }
 
   /** Known to all who meet it: nobody does before the device is its own. */

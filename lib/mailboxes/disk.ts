@@ -1,9 +1,10 @@
 import { Failure, type Detail } from '../errors.ts'
-import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
+import type { Caps, Ending, Expired, Kept, Letter, Mailbox, Put, Receipt } from '../mailbox.ts'
+import type { Batch } from './batch.ts'
 import type { Damage } from './damage.ts'
-import { Journal, type Change, type Item } from './journal.ts'
-import { Recent, type Held } from './recent.ts'
-import { decodeDue, decodeEntry, decodeLetter, dueList, dueOf, dueUntil, encodeEntry, encodeLetter, entryKey, endedOf, entryOf, formatKey, letterKey, lettersBehind, receiptOf, type Entry } from './records.ts'
+import { Journal, nothing } from './journal.ts'
+import { Recent } from './recent.ts'
+import { decodeDue, decodeEntry, decodePlace, dueItem, dueList, dueUntil, encodeEntry, entryKey, endedOf, entryOf, formatKey, lostOf, placeKey, placesBehind, receiptOf, type Entry, type Waiting } from './records.ts'
 
 export interface DiskMailboxOptions {
   /** The folder; made if it is not there. One process at a time. */
@@ -17,7 +18,7 @@ interface Box {
   letters: number
   bytes: number
   /** Letter ids by their collapse keys. */
-  readonly collapsible: Map<string, string>
+  collapsible: Map<string, string> | undefined
 }
 
 const FORMAT = 'fastify-devices letters 1'
@@ -77,45 +78,36 @@ class DiskMailbox implements Mailbox {
 
   async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
     const first = letter.digest === undefined ? undefined : this.#entry(deviceId, letter.id)
-    if (first) {
-      // a second try is promised nothing before the first is on disk
-      await this.#underway.get(entryKey(deviceId, letter.id))?.written
-      return { receipt: receiptOf(first), fresh: false }
-    }
-
+    if (first) return await this.#again(deviceId, first)
     const replaced = this.#collapsible(deviceId, letter)
-    this.#checkCaps(deviceId, sizeOf(letter.body), caps, replaced)
-    const kept: Kept = { ...letter, position: ++this.#position }
-    const entry = entryOf(kept)
+    const entry = entryOf(letter, ++this.#position)
+    this.#checkCaps(deviceId, entry.size, caps, replaced)
     if (replaced) this.#remove(deviceId, replaced)
     this.#add(deviceId, entry)
     this.#putting.add(entry)
-
-    const entries = [entry]
-    const changes = [
-      { key: letterKey(deviceId, kept.position), value: encodeLetter(kept) },
-      dueOf(deviceId, kept.id, kept.expiresAt)
-    ]
-    if (replaced) entries.push(endedOf(replaced, 'replaced'))
     try {
-      await this.#save(deviceId, entries, changes)
+      await this.#save(deviceId, replaced ? [entry, endedOf(replaced, 'replaced')] : [entry])
     } catch (error) {
       if (this.#putting.has(entry)) this.#remove(deviceId, entry)
       if (replaced) this.#putBack(deviceId, replaced)
       throw error
     }
-    if (this.#putting.delete(entry)) this.#remember(deviceId, { letter: kept, entry })
-    return { receipt: receiptOf(entry), fresh: true, ...(replaced && { replaced: receiptOf(replaced) }) }
+    if (this.#putting.delete(entry)) this.#remember(deviceId, entry)
+    const put = { receipt: receiptOf(entry), fresh: true }
+    return replaced ? { ...put, replaced: receiptOf(replaced) } : put
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
     if (!this.#boxes.has(deviceId)) return // most devices that come have none
     const atHand = this.#recent.behind(deviceId, after)
-    for (const letter of atHand ?? []) if (this.#waits(deviceId, letter.id)) yield letter
+    for (const { id } of atHand ?? []) {
+      const letter = this.#waiting(deviceId, id)
+      if (letter) yield letter
+    }
     if (atHand) return
-    for await (const [key, value] of this.#journal.range(...lettersBehind(deviceId, after))) {
-      const { letter } = decodeLetter(key, value)
-      if (this.#waits(deviceId, letter.id)) yield letter // the range is as things were when it began
+    for await (const [key, value] of this.#journal.range(...placesBehind(deviceId, after))) {
+      const letter = this.#waiting(deviceId, decodePlace(key, value).letterId)
+      if (letter) yield letter // the range is as things were when it began
     }
   }
 
@@ -124,8 +116,8 @@ class DiskMailbox implements Mailbox {
   }
 
   async settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
-    const entry = this.#entry(deviceId, letterId)
-    if (entry?.status !== 'queued') return false
+    const entry = this.#waiting(deviceId, letterId)
+    if (!entry) return false
     this.#remove(deviceId, entry)
     try {
       await this.#save(deviceId, [endedOf(entry, ending, device)])
@@ -142,11 +134,11 @@ class DiskMailbox implements Mailbox {
   }
 
   async strike (deviceId: string, letterId: string): Promise<number> {
-    const entry = this.#entry(deviceId, letterId)
-    if (entry?.status !== 'queued') return 0
+    const entry = this.#waiting(deviceId, letterId)
+    if (!entry) return 0
+    this.#recent.forget(deviceId) // what is at hand would not hear of it
     const struck = { ...entry, strikes: entry.strikes + 1 }
     await this.#save(deviceId, [struck])
-    this.#recent.forget(deviceId) // what is at hand has not heard of it
     return struck.strikes
   }
 
@@ -158,7 +150,7 @@ class DiskMailbox implements Mailbox {
       const due = decodeDue(value)
       const found = await Promise.all(due.map(async ([deviceId, letterId]) => await this.#look(key, deviceId, letterId, now)))
       expired.push(...found.filter(one => one !== undefined))
-      await this.#journal.write([{ key }])
+      await this.#journal.write(batch => batch.del(key))
       looks += due.length
       if (looks >= SWEPT_AT_ONCE) break
     }
@@ -181,9 +173,9 @@ class DiskMailbox implements Mailbox {
     const isWaiting = entry.status === 'queued'
     if (at > now) {
       // the list of its expiry still has a letter that is done with, and its receipt is in another
-      if (isWaiting || !list.startsWith(dueList(entry.expiresAt))) await this.#journal.write([dueOf(deviceId, letterId, at)])
+      if (isWaiting || !list.startsWith(dueList(entry.expiresAt))) await this.#journal.write(batch => batch.list(dueList(at), dueItem(deviceId, letterId)))
     } else if (!isWaiting) {
-      await this.#journal.write([{ key: entryKey(deviceId, letterId) }])
+      await this.#journal.write(batch => batch.del(entryKey(deviceId, letterId)))
     } else if (await this.settle(deviceId, letterId, 'expired')) {
       return { deviceId, receipt: receiptOf({ ...entry, status: 'expired', at: now }) }
     }
@@ -193,37 +185,53 @@ class DiskMailbox implements Mailbox {
     return status === 'queued' ? expiresAt : at + this.#keepReceipts
   }
 
-  #waits (deviceId: string, letterId: string): boolean {
-    return this.#entry(deviceId, letterId)?.status === 'queued'
+  /** As it is now, or is about to be, if it waits. */
+  #waiting (deviceId: string, letterId: string): Waiting | undefined {
+    const entry = this.#entry(deviceId, letterId)
+    return entry?.status === 'queued' ? entry as Waiting : undefined
   }
 
   /** As it is now, or is about to be. */
   #entry (deviceId: string, letterId: string): Entry | undefined {
+    const letter = this.#recent.get(deviceId, letterId)
+    if (letter) return letter
     const key = entryKey(deviceId, letterId)
-    const newest = this.#underway.get(key)?.entry ?? this.#recent.get(deviceId, letterId)?.entry
+    const newest = this.#underway.get(key)?.entry
     if (newest) return newest
     const value = this.#journal.read(key)
     return value && decodeEntry(key, value).entry
   }
 
-  async #save (deviceId: string, entries: Entry[], changes: Array<Change | Item> = []): Promise<void> {
+  /** A second try is promised nothing before the first is on disk. */
+  async #again (deviceId: string, first: Entry): Promise<Put> {
+    await this.#underway.get(entryKey(deviceId, first.id))?.written
+    return { receipt: receiptOf(first), fresh: false }
+  }
+
+  #save (deviceId: string, entries: Entry[]): Promise<void> {
     const saved = entries.map(entry => ({ key: entryKey(deviceId, entry.id), entry }))
-    for (const { key, entry } of saved) {
-      changes.push({ key, value: encodeEntry(entry) })
-      // the letter goes, its receipt stays for a while
-      if (entry.status !== 'queued') changes.push({ key: letterKey(deviceId, entry.position) }, dueOf(deviceId, entry.id, this.#dueAt(entry)))
-    }
-    const written = this.#journal.write(changes)
+    const written = this.#journal.write(batch => {
+      for (const { key, entry } of saved) this.#write(batch, key, deviceId, entry)
+    })
     for (const { key, entry } of saved) this.#underway.set(key, { entry, written })
-    try {
-      await written
-    } finally {
+    const done = () => {
       for (const { key, entry } of saved) if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
     }
+    written.then(done, done)
+    return written
+  }
+
+  #write (batch: Batch, key: string, deviceId: string, entry: Entry): void {
+    const place = placeKey(deviceId, entry.position)
+    batch.put(key, encodeEntry(entry))
+    // the letter goes, its receipt stays for a while
+    if (entry.status === 'queued') batch.put(place, entry.id)
+    else batch.del(place)
+    batch.list(dueList(this.#dueAt(entry)), dueItem(deviceId, entry.id))
   }
 
   #collapsible (deviceId: string, { collapse }: Letter): Entry | undefined {
-    const id = collapse === undefined ? undefined : this.#boxes.get(deviceId)?.collapsible.get(collapse)
+    const id = collapse === undefined ? undefined : this.#boxes.get(deviceId)?.collapsible?.get(collapse)
     return id === undefined ? undefined : this.#entry(deviceId, id)
   }
 
@@ -235,17 +243,17 @@ class DiskMailbox implements Mailbox {
 
   #add (deviceId: string, { id, size, collapse }: Entry): void {
     let box = this.#boxes.get(deviceId)
-    if (!box) this.#boxes.set(deviceId, box = { letters: 0, bytes: 0, collapsible: new Map() })
+    if (!box) this.#boxes.set(deviceId, box = { letters: 0, bytes: 0, collapsible: undefined })
     box.letters++
     box.bytes += size
-    if (collapse !== undefined) box.collapsible.set(collapse, id)
+    if (collapse !== undefined) (box.collapsible ??= new Map()).set(collapse, id)
   }
 
   /** A device that lets many wait is away, or slow: it can do with the disk. */
-  #remember (deviceId: string, held: Held): void {
+  #remember (deviceId: string, letter: Waiting): void {
     const { letters } = this.#boxes.get(deviceId)!
     if (letters > FEW) this.#recent.forget(deviceId)
-    else this.#recent.add(deviceId, held, letters === 1)
+    else this.#recent.add(deviceId, letter, letters === 1)
   }
 
   /** It could not be settled, and waits on, if it is there at all. */
@@ -262,13 +270,13 @@ class DiskMailbox implements Mailbox {
     this.#recent.remove(deviceId, id)
     box.letters--
     box.bytes -= size
-    if (collapse !== undefined && box.collapsible.get(collapse) === id) box.collapsible.delete(collapse)
+    if (collapse !== undefined && box.collapsible?.get(collapse) === id) box.collapsible.delete(collapse)
     if (box.letters === 0) this.#boxes.delete(deviceId)
   }
 
   async #checkFormat (path: string): Promise<void> {
     const found = this.#journal.read(formatKey)
-    if (!found) return await this.#journal.write([{ key: formatKey, value: Buffer.from(FORMAT) }])
+    if (!found) return await this.#journal.write(batch => batch.put(formatKey, FORMAT))
     if (Buffer.from(found).toString() !== FORMAT) throw new Error(`The letters in "${path}" are of a newer format; this version reads "${FORMAT}"`)
   }
 
@@ -278,48 +286,50 @@ class DiskMailbox implements Mailbox {
       await this.#loadOnce()
     } catch (error) {
       if (mends === 0) throw error
-      await this.#journal.write([])
+      await this.#journal.write(nothing)
       await this.#load(mends - 1)
     }
   }
 
   /**
-   * Counts what waits, and mends what damage has torn apart. A letter and its entry were written together: where one of them is missing, it was
+   * Counts what waits, and mends what damage has torn apart. An entry and its place were written together: where one of them is missing, it was
    * lost, whether or not anything else tells.
    */
   async #loadOnce (): Promise<void> {
     this.#boxes.clear()
-    const kept = new Set<number>()
+    const placed = new Set<number>()
     for await (const [key, value] of this.#journal.range('l!', 'l"')) {
-      const { deviceId, letter } = decodeLetter(key, value)
-      const entry = this.#entry(deviceId, letter.id)
-      if (!entry) await this.#mend(entryKey(deviceId, letter.id), () => this.#save(deviceId, [entryOf(letter)]))
-      if (!entry || entry.status === 'queued') kept.add(letter.position)
-      else await this.#mend(key, () => this.#journal.write([{ key }]))
+      const { deviceId, position, letterId } = decodePlace(key, value)
+      const entry = this.#entry(deviceId, letterId)
+      if (!entry) await this.#mend(entryKey(deviceId, letterId), () => this.#save(deviceId, [lostOf(letterId, position)]))
+      else if (entry.status === 'queued') placed.add(position)
+      else await this.#mend(key, () => this.#journal.write(batch => batch.del(key)))
     }
     for await (const [key, value] of this.#journal.range('r!', 'r"')) {
       const { deviceId, entry } = decodeEntry(key, value)
       this.#position = Math.max(this.#position, entry.position)
-      if (!this.#journal.read(key)) await this.#mend(key, () => this.#journal.write([{ key, value }]))
+      if (!this.#journal.read(key)) await this.#mend(key, () => this.#journal.write(batch => batch.put(key, value)))
       if (entry.status !== 'queued') continue
       this.#add(deviceId, entry)
-      if (!kept.has(entry.position)) await this.#mend(letterKey(deviceId, entry.position), () => this.settle(deviceId, entry.id, 'damaged'))
+      if (!placed.has(entry.position)) await this.#mend(placeKey(deviceId, entry.position), () => this.#save(deviceId, [entry]))
     }
-    const lists: Change[] = []
-    for await (const [key] of this.#journal.range('d!', 'd"')) lists.push({ key })
+    const lists: string[] = []
+    for await (const [key] of this.#journal.range('d!', 'd"')) lists.push(key)
     if (this.#damages.size > 0) await this.#listAgain(lists)
   }
 
   /** Where something was lost, it may have been told when something is due. */
-  async #listAgain (lists: Change[]): Promise<void> {
-    let changes: Array<Change | Item> = []
+  async #listAgain (lists: string[]): Promise<void> {
+    let items: Array<[list: string, item: string]> = []
+    const write = () => this.#journal.write(batch => { for (const [list, item] of items) batch.list(list, item) })
     for await (const [key, value] of this.#journal.range('r!', 'r"')) {
       const { deviceId, entry } = decodeEntry(key, value)
-      if (changes.push(dueOf(deviceId, entry.id, this.#dueAt(entry))) < LISTED_AT_ONCE) continue
-      await this.#journal.write(changes)
-      changes = []
+      if (items.push([dueList(this.#dueAt(entry)), dueItem(deviceId, entry.id)]) < LISTED_AT_ONCE) continue
+      await write()
+      items = []
     }
-    await this.#journal.write([...changes, ...lists])
+    await write()
+    await this.#journal.write(batch => { for (const list of lists) batch.del(list) })
   }
 
   async #mend (key: string, mend: () => Promise<unknown>): Promise<void> {

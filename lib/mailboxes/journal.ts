@@ -1,28 +1,16 @@
 import { chmod, mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
-import { crc32 } from 'node:zlib'
 import { Failure } from '../errors.ts'
-import { sizeOf } from '../mailbox.ts'
+import { Batch, BATCH } from './batch.ts'
+import { unsealed } from './checksum.ts'
 import type { Damage } from './damage.ts'
 import { CORRUPT, openDatabase, type Database } from './database.ts'
 import { lockFolder } from './lock.ts'
 import { Tally } from './tally.ts'
 
-/** A change of one record; without a value the record goes. */
-export interface Change {
-  key: string
-  value?: string | Uint8Array
-}
-
-/** An item of a list: all that one batch has for a list becomes one record, its items a line each. */
-export interface Item {
-  list: string
-  item: string
-}
-
 interface Waiting {
-  changes: Array<Change | Item>
+  fill: (batch: Batch) => void
   resolve: () => void
   reject: (error: unknown) => void
 }
@@ -35,16 +23,14 @@ interface Parts {
   release: () => Promise<void>
 }
 
-const CHECKSUM = 4
 const REOPEN_AFTER = 250
 /** Writes in one batch at most: a larger one would hold up the event loop. */
 const TOGETHER = 500
-const BATCH = 'batch'
 const TALLY = 'batches'
 
 /**
- * Records in a folder, many writes to one synced batch. Each record has a checksum of its own over key and value: the
- * database below does not tell of every bit that has flipped. The batches are counted, so that none is lost without a word.
+ * Records in a folder, many writes to one synced batch. Each record has a checksum of its own: the database below does not
+ * tell of every bit that has flipped. The batches are counted, so that none is lost without a word.
  */
 export class Journal {
   readonly #path: string
@@ -111,10 +97,10 @@ export class Journal {
     }
   }
 
-  /** Resolves once the changes are on disk, all of them or, after a crash, none. */
-  write (changes: Array<Change | Item>): Promise<void> {
+  /** Resolves once what was filled in is on disk, all of it or, after a crash, nothing. */
+  write (fill: (batch: Batch) => void): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ changes, resolve, reject })
+      this.#waiting.push({ fill, resolve, reject })
       this.#writing ??= this.#writeAll()
     })
   }
@@ -149,7 +135,7 @@ export class Journal {
       await turn() // all that is asked for in this turn goes together
       const together = this.#waiting.splice(0, TOGETHER)
       try {
-        await this.#write(together.flatMap(({ changes }) => changes))
+        await this.#write(together)
         for (const { resolve } of together) resolve()
       } catch {
         for (const { reject } of together) reject(new Failure('store-full', { message: 'Letters cannot be written' }))
@@ -159,11 +145,13 @@ export class Journal {
   }
 
   /** After a write that failed, LevelDB refuses all others until it is opened anew; that is tried now and then. */
-  async #write (changes: Array<Change | Item>): Promise<void> {
+  async #write (together: Waiting[]): Promise<void> {
     if (this.#closed || Date.now() < this.#brokenUntil) throw new Failure('store-full')
     try {
       if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
-      await this.#writeBatch(this.#batch + 1, changes)
+      const batch = new Batch(this.#db, this.#batch + 1)
+      for (const { fill } of together) fill(batch)
+      await batch.write()
       this.#tally.record(++this.#batch)
       this.#brokenUntil = 0
     } catch (error) {
@@ -171,21 +159,6 @@ export class Journal {
       this.#brokenUntil = Date.now() + REOPEN_AFTER
       throw error
     }
-  }
-
-  /** Change by change: as one list they cost more than twice as much. */
-  async #writeBatch (number: number, changes: Array<Change | Item>): Promise<void> {
-    const batch = this.#db.batch()
-    const put = (key: string, value: string | Uint8Array) => batch.put(key, recordOf(key, value))
-    const lists = new Map<string, string[]>()
-    for (const change of changes) {
-      if ('list' in change) append(lists, change)
-      else if (change.value !== undefined) put(change.key, change.value)
-      else batch.del(change.key)
-    }
-    for (const [list, items] of lists) put(`${list}!${number}`, items.join('\n'))
-    put(BATCH, String(number))
-    await batch.write({ sync: true })
   }
 
   async #reopen (): Promise<void> {
@@ -201,34 +174,19 @@ export class Journal {
       this.#damaged({ key, reason: message })
       this.#corrupt = true
     }
-    this.write([]).catch(() => {})
+    this.write(nothing).catch(() => {})
     return new Failure('store-full', { message: 'Letters cannot be read' })
   }
 
   #believe (key: string, record: Uint8Array): Uint8Array | undefined {
-    const value = record.subarray(CHECKSUM)
-    if (record.length >= CHECKSUM && new DataView(record.buffer, record.byteOffset).getUint32(0) === checksumOf(key, value)) return value
-    if (!this.#quarantined.has(key)) this.#damaged({ key, reason: 'the checksum does not fit' })
-    this.#quarantined.add(key)
-    return undefined
+    const value = unsealed(key, record)
+    if (!value && !this.#quarantined.has(key)) {
+      this.#quarantined.add(key)
+      this.#damaged({ key, reason: 'the checksum does not fit' })
+    }
+    return value
   }
 }
 
-function append (lists: Map<string, string[]>, { list, item }: Item): void {
-  const items = lists.get(list)
-  if (items) items.push(item)
-  else lists.set(list, [item])
-}
-
-function recordOf (key: string, value: string | Uint8Array): Uint8Array {
-  const record = Buffer.allocUnsafe(CHECKSUM + sizeOf(value))
-  if (typeof value === 'string') record.write(value, CHECKSUM)
-  else record.set(value, CHECKSUM)
-  record.writeUInt32BE(checksumOf(key, record.subarray(CHECKSUM)))
-  return record
-}
-
-/** Over the key too, so that a record in the place of another is found out. */
-function checksumOf (key: string, value: Uint8Array): number {
-  return crc32(value, crc32(key))
-}
+/** For a write that only mends. */
+export function nothing (): void {}

@@ -1,17 +1,10 @@
-import { sizeOf, type Kept } from '../mailbox.ts'
-import type { Entry } from './records.ts'
-
-/** A letter that waits, and what is known of it. */
-export interface Held {
-  readonly letter: Kept
-  readonly entry: Entry
-}
+import type { Waiting } from './records.ts'
 
 interface Shelf {
   /** All that waits for the device from this position on is here. */
   from: number
   /** By id, in order. */
-  readonly letters: Map<string, Held>
+  readonly letters: Map<string, Waiting>
 }
 
 export interface RecentLimits {
@@ -24,7 +17,7 @@ export class Recent {
   readonly #limits: RecentLimits
   readonly #shelves = new Map<string, Shelf>()
   /** The device of each, oldest first. */
-  readonly #devices = new Map<Held, string>()
+  readonly #devices = new Map<Waiting, string>()
   #bytes = 0
 
   constructor (limits: RecentLimits) {
@@ -32,27 +25,26 @@ export class Recent {
   }
 
   /** `isOnly`: nothing else waits for the device. */
-  add (deviceId: string, held: Held, isOnly: boolean): void {
-    const { letter } = held
+  add (deviceId: string, letter: Waiting, isOnly: boolean): void {
     let shelf = this.#shelves.get(deviceId)
     if (!shelf) this.#shelves.set(deviceId, shelf = { from: isOnly ? 0 : letter.position, letters: new Map() })
-    shelf.letters.set(letter.id, held)
-    this.#devices.set(held, deviceId)
-    this.#bytes += sizeOf(letter.body)
+    shelf.letters.set(letter.id, letter)
+    this.#devices.set(letter, deviceId)
+    this.#bytes += letter.size
     while (this.#devices.size > this.#limits.letters || this.#bytes > this.#limits.bytes) this.#removeOldest()
   }
 
   remove (deviceId: string, letterId: string): void {
     const shelf = this.#shelves.get(deviceId)
-    const held = shelf?.letters.get(letterId)
-    if (!shelf || !held) return
+    const letter = shelf?.letters.get(letterId)
+    if (!shelf || !letter) return
     shelf.letters.delete(letterId)
     if (shelf.letters.size === 0) this.#shelves.delete(deviceId)
-    this.#devices.delete(held)
-    this.#bytes -= sizeOf(held.letter.body)
+    this.#devices.delete(letter)
+    this.#bytes -= letter.size
   }
 
-  get (deviceId: string, letterId: string): Held | undefined {
+  get (deviceId: string, letterId: string): Waiting | undefined {
     return this.#shelves.get(deviceId)?.letters.get(letterId)
   }
 
@@ -62,14 +54,14 @@ export class Recent {
   }
 
   /** All that waits for the device from behind a position; undefined where only the disk knows. */
-  behind (deviceId: string, position: number): Kept[] | undefined {
+  behind (deviceId: string, position: number): Waiting[] | undefined {
     const shelf = this.#shelves.get(deviceId)
     if (!shelf || position + 1 < shelf.from) return undefined
-    return [...shelf.letters.values()].map(({ letter }) => letter).filter(letter => letter.position > position)
+    return [...shelf.letters.values()].filter(letter => letter.position > position)
   }
 
   #removeOldest (): void {
-    const [{ letter }, deviceId] = this.#devices.entries().next().value!
+    const [letter, deviceId] = this.#devices.entries().next().value!
     this.#shelves.get(deviceId)!.from = letter.position + 1
     this.remove(deviceId, letter.id)
   }

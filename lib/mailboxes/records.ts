@@ -1,18 +1,24 @@
 import type { Detail } from '../errors.ts'
-import { sizeOf, type Ending, type Kept, type Letter, type Receipt } from '../mailbox.ts'
-import type { Item } from './journal.ts'
+import { sizeOf, type Ending, type Letter, type Receipt } from '../mailbox.ts'
 
 /** What is known of a letter, of one that is done with too. */
-export interface Entry extends Receipt {
+export interface Entry extends Omit<Receipt, 'device'> {
   readonly position: number
   readonly strikes: number
+  readonly device?: Detail | undefined
+  /** As long as it waits. */
+  readonly body?: string | Uint8Array
 }
+
+/** The entry of a letter that waits, which is the letter too. */
+export type Waiting = Entry & Required<Pick<Entry, 'body'>>
 
 export const formatKey = 'format'
 
 // no id holds a `!`, and `"` is the character behind it
-export const letterKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
 export const entryKey = (deviceId: string, letterId: string) => `r!${deviceId}!${letterId}`
+/** Where the id of a letter that waits stands, in the order of the letters. */
+export const placeKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
 /** The list of all that is due in one second. */
 export const dueList = (at: number) => `d!${padded(Math.floor(at / 1_000))}`
 
@@ -23,12 +29,13 @@ function padded (number: number): string {
   return String(number).padStart(DIGITS, '0')
 }
 
-export function lettersBehind (deviceId: string, after: number): [gte: string, lt: string] {
-  return [letterKey(deviceId, after + 1), `l!${deviceId}"`]
+export function placesBehind (deviceId: string, after: number): [gte: string, lt: string] {
+  return [placeKey(deviceId, after + 1), `l!${deviceId}"`]
 }
 
-export function dueOf (deviceId: string, letterId: string, at: number): Item {
-  return { list: dueList(at), item: `${deviceId}!${letterId}` }
+export function decodePlace (key: string, value: Uint8Array): { deviceId: string, position: number, letterId: string } {
+  const [, deviceId, position] = key.split('!') as [string, string, string]
+  return { deviceId, position: Number(position), letterId: textOf(value) }
 }
 
 /** The records of lists up to a time. */
@@ -36,56 +43,50 @@ export function dueUntil (at: number): [gte: string, lt: string] {
   return ['d!', `${dueList(at)}"`]
 }
 
+export const dueItem = (deviceId: string, letterId: string) => `${deviceId}!${letterId}`
+
 export function decodeDue (value: Uint8Array): Array<[deviceId: string, letterId: string]> {
   return textOf(value).split('\n').map(item => item.split('!') as [string, string])
 }
 
-export function entryOf (letter: Kept): Entry {
-  const { id, expiresAt, position, body } = letter
-  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, ...optional(letter) }
+export function entryOf ({ id, expiresAt, body, collapse, digest, awaitedBy }: Letter, position: number): Waiting {
+  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, collapse, digest, awaitedBy, body }
 }
 
-export function endedOf (entry: Entry, status: Ending, device?: Detail): Entry {
-  return { ...entry, status, at: Date.now(), ...(device && { device }) }
+export function endedOf ({ id, expiresAt, size, position, strikes, collapse, digest, awaitedBy }: Entry, status: Ending, device?: Detail): Entry {
+  return { id, status, at: Date.now(), expiresAt, size, position, strikes, collapse, digest, awaitedBy, device }
 }
 
-export function receiptOf (entry: Entry): Receipt {
-  const { id, status, at, expiresAt, size, device } = entry
-  const receipt = { id, status, at, expiresAt, size, ...optional(entry) }
-  return device ? { ...receipt, device } : receipt
+/** Of a letter of which no more is left than its id and its place. */
+export function lostOf (id: string, position: number): Entry {
+  return endedOf({ id, status: 'queued', at: 0, expiresAt: Date.now(), size: 0, position, strikes: 0 }, 'damaged')
 }
 
-type Optional = Pick<Letter, 'collapse' | 'digest' | 'awaitedBy'>
-
-function optional ({ collapse, digest, awaitedBy }: Optional): Optional {
-  if (collapse === undefined && digest === undefined && awaitedBy === undefined) return none // like most letters
-  return { ...(collapse !== undefined && { collapse }), ...(digest !== undefined && { digest }), ...(awaitedBy !== undefined && { awaitedBy }) }
+export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, awaitedBy, device }: Entry): Receipt {
+  const receipt: { -readonly [Member in keyof Receipt]: Receipt[Member] } = { id, status, at, expiresAt, size }
+  if (collapse !== undefined) receipt.collapse = collapse
+  if (digest !== undefined) receipt.digest = digest
+  if (awaitedBy !== undefined) receipt.awaitedBy = awaitedBy
+  if (device !== undefined) receipt.device = device
+  return receipt
 }
 
-const none: Optional = {}
-
-export function encodeEntry (entry: Entry): string {
-  return JSON.stringify(entry)
+/** One line of JSON without what the key tells or most letters do not have, and behind it the body as it is. */
+export function encodeEntry ({ status, at, expiresAt, size, position, strikes, collapse, digest, awaitedBy, device, body }: Entry): string | Uint8Array {
+  const isBytes = body instanceof Uint8Array
+  const head = JSON.stringify({ status, at, expiresAt, size, position, strikes: strikes || undefined, collapse, digest, awaitedBy, device, isBytes: isBytes || undefined })
+  if (body === undefined) return head
+  return isBytes ? Buffer.concat([Buffer.from(`${head}\n`), body]) : `${head}\n${body}`
 }
 
 export function decodeEntry (key: string, value: Uint8Array): { deviceId: string, entry: Entry } {
-  const [, deviceId] = key.split('!') as [string, string]
-  return { deviceId, entry: JSON.parse(textOf(value)) }
-}
-
-/** One line of JSON, then the body as it is; the device and the position are in the key. */
-export function encodeLetter ({ id, expiresAt, collapse, digest, awaitedBy, body }: Letter): string | Uint8Array {
-  const isText = typeof body === 'string'
-  const head = `${JSON.stringify({ id, expiresAt, collapse, digest, awaitedBy, isText })}\n`
-  return isText ? head + body : Buffer.concat([Buffer.from(head), body])
-}
-
-export function decodeLetter (key: string, value: Uint8Array): { deviceId: string, letter: Kept } {
-  const [, deviceId, position] = key.split('!') as [string, string, string]
+  const [, deviceId, id] = key.split('!') as [string, string, string]
   const end = value.indexOf(NEWLINE)
-  const { isText, ...letter } = JSON.parse(textOf(value.subarray(0, end)))
+  const { isBytes, ...known } = JSON.parse(textOf(end === -1 ? value : value.subarray(0, end)))
+  const entry = { id, strikes: 0, ...known }
+  if (end === -1) return { deviceId, entry }
   const body = value.subarray(end + 1)
-  return { deviceId, letter: { ...letter, position: Number(position), body: isText ? textOf(body) : body } }
+  return { deviceId, entry: { ...entry, body: isBytes ? body : textOf(body) } }
 }
 
 function textOf ({ buffer, byteOffset, length }: Uint8Array): string {
