@@ -22,6 +22,8 @@ export class Output implements Holding {
   readonly #tide: Tide
   /** Leaves with the next flush. */
   #held: Outgoing | undefined
+  /** What was buffered after the last write: by now it is that, or less. To look costs more than it tells as long as that is little. */
+  #buffered = 0
   #waiting: Waiting[] = none
   #waitingBytes = 0
 
@@ -44,7 +46,8 @@ export class Output implements Holding {
   cast (frame: Frame, atOnce: boolean): boolean {
     if (!atOnce || this.#held || this.#waiting.length > 0) return this.write(frame)
     this.#sink.send(frame)
-    return this.#sink.buffered <= this.#limit
+    this.#look()
+    return this.#buffered <= this.#limit
   }
 
   /** Leaves at the end of the turn, or as soon as there is room, and resolves then; rejects where there will be none for long. */
@@ -63,6 +66,7 @@ export class Output implements Holding {
     const held = this.#held
     this.#held = undefined
     if (held) this.#sink.send(held)
+    this.#look()
   }
 
   /** The connection has ended. */
@@ -77,11 +81,15 @@ export class Output implements Holding {
   }
 
   get #unsent (): number {
-    return this.#sink.buffered + (this.#held?.size ?? 0)
+    return this.#buffered + (this.#held?.size ?? 0)
   }
 
   get #backlog (): number {
     return this.#unsent + this.#waitingBytes
+  }
+
+  #look (): void {
+    this.#buffered = this.#sink.buffered
   }
 
   #hold (frame: Frame): void {
@@ -105,9 +113,11 @@ export class Output implements Holding {
 
   #drain (): void {
     let written = 0
+    this.#look()
     for (const { frame, settle } of this.#waiting) {
       if (!this.#hasRoom) break
       this.#sink.send(frame)
+      this.#look()
       this.#waitingBytes -= frame.size
       settle()
       written++

@@ -257,7 +257,7 @@ export class Session implements Device, Party, PeerLimits {
 
   /** Writes a frame that goes to others too: at once, or with what else goes to many. */
   cast (frame: Frame, atOnce: boolean): void {
-    if (!this.#isHere()) return
+    if (this.left) return
     this.#home.stats.sent(frame.size)
     if (!this.#output.cast(frame, atOnce)) this.end('slow')
   }

@@ -1,3 +1,4 @@
+import { getMaxListeners, setMaxListeners } from 'node:events'
 import { Failure } from './errors.ts'
 import type { Outbox, SendOptions, Sent } from './outbox.ts'
 
@@ -26,6 +27,8 @@ export class Volley {
     this.#outbox = outbox
     this.#known = known
     this.#signal = signal
+    // as many listen to it as go side by side, and that is no leak
+    if (signal) setMaxListeners(getMaxListeners(signal) + SIDE_BY_SIDE, signal)
   }
 
   get isEmpty (): boolean {

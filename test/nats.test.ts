@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { join as inFolder } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
@@ -683,6 +684,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const backplane = await nats({ servers: own.servers, startWithout: true })
     backplane.onTrouble!(error => troubles.push(error))
     await until(() => troubles.length > 0)
+    await sleep(800)
+    t.equal(troubles.length, 1, 'what each try fails with is told once')
     t.equal(await reasonOf(backplane.list({ limit: 1 })), 'unreachable')
     const { generation, release } = await backplane.own('d', new Connection('d', 'a'))
     t.ok(generation > 0)

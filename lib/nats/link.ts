@@ -46,6 +46,8 @@ export class Link {
   #connection: NatsConnection | undefined
   #manager: JetStreamManager | undefined
   #up = false
+  /** Why the last try failed. */
+  #setback: string | undefined
   /** Counts connections, so that what an earlier one began does not go on in the next. */
   #turn = 0
 
@@ -184,7 +186,7 @@ export class Link {
         await this.#connect()
         return await (this.#closing.signal.aborted ? this.close() : this.#rise())
       } catch (error) {
-        this.trouble(error)
+        this.#failed(error)
         await sleep(RETRY, undefined, { ref: false })
       }
     }
@@ -208,6 +210,7 @@ export class Link {
     }
     if (turn !== this.#turn) return
     this.#up = true
+    this.#setback = undefined
     for (const listener of this.#changed) listener(true)
   }
 
@@ -217,9 +220,16 @@ export class Link {
       return true
     } catch (error) {
       if (!mayFail) throw error
-      this.trouble(error)
+      this.#failed(error)
       return false
     }
+  }
+
+  /** A try failed, and so may the next ones, for the same reason: once is said enough. */
+  #failed (error: unknown): void {
+    const { message } = error as Error
+    if (message !== this.#setback) this.trouble(error)
+    this.#setback = message
   }
 
   #fall (): void {

@@ -2,7 +2,6 @@ import { pipeline, Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
 import { TypeCompiler } from '@sinclair/typebox/compiler'
 import { Failure } from '../errors.ts'
-import { isDeviceId } from '../introduction.ts'
 import { isSound } from '../json.ts'
 import type { Settings } from '../options.ts'
 import type { Addressed } from '../volley.ts'
@@ -47,7 +46,7 @@ function reader (settings: Settings): (text: string) => Addressed | Failure {
   return text => {
     const line = parse(text)
     if (line instanceof Failure) return line
-    if (!check.Check(line) || !isDeviceId(line.to) || !isSound(line.data, settings.maxDepth)) return new Failure('malformed')
+    if (!check.Check(line) || !isSound(line.data, settings.maxDepth)) return new Failure('malformed')
     const { to, data, ttl, confirm, timeout, collapse, key } = line
     return { to, data, ttl: milliseconds(ttl), confirm, timeout: milliseconds(timeout), collapse, key }
   }
