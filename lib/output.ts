@@ -52,10 +52,8 @@ export class Output implements Holding {
 
   /** Leaves at the end of the turn, or as soon as there is room, and resolves then; rejects where there will be none for long. */
   offer (frame: Frame): Promise<void> | undefined {
-    if (this.#waiting.length === 0) {
-      if (!this.#hasRoom) this.flush()
-      if (this.#hasRoom) return void this.#hold(frame)
-    }
+    if (this.#waiting.length > 0 || !this.#hasRoom) this.flush()
+    if (this.#waiting.length === 0 && this.#hasRoom) return void this.#hold(frame)
     if (this.#backlog + frame.size > this.#limit) return Promise.reject(new Failure('congested'))
     return new Promise((resolve, reject) => {
       this.#wait(frame, failure => failure ? reject(failure) : resolve())

@@ -4,15 +4,19 @@ import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, readFile, rm, stat, trunc
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { ClassicLevel } from 'classic-level'
 import t from 'tap'
 import type { Mailbox } from '../lib/mailbox.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/mailboxes/disk.ts'
+import { crc32c } from '../lib/mailboxes/crc32c.ts'
 import { Journal } from '../lib/mailboxes/journal.ts'
+import { readManifest } from '../lib/mailboxes/manifest.ts'
 import { Recent } from '../lib/mailboxes/recent.ts'
 import { entryOf } from '../lib/mailboxes/records.ts'
 import { Tally } from '../lib/mailboxes/tally.ts'
+import { varintsOf } from '../lib/mailboxes/varints.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
 import { until } from './support.ts'
@@ -181,6 +185,210 @@ t.test('a disk that is full refuses, forgets nothing, and works again by itself'
   await mailbox.close!()
 })
 
+/** Whether the mailbox takes letters again, soon. */
+const heals = (mailbox: Mailbox) => until(async () => await reasonOf(mailbox.put('healed', letter(String(Math.random())), plenty)) === 'it did not fail')
+
+t.test('a letter that could not be settled waits on, where the folder cannot even be opened meanwhile', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  await mailbox.put('d', letter('a', { expiresAt: Date.now() + 60_000 }), plenty)
+  const { restore } = intercept(t, async () => { throw new Error('IO error: No space left on device') })
+  const { open } = ClassicLevel.prototype
+  t.teardown(() => { ClassicLevel.prototype.open = open })
+  ClassicLevel.prototype.open = async () => { throw Object.assign(new Error('x'), { cause: new Error('IO error: No space left on device') }) }
+  t.equal(await reasonOf(mailbox.put('e', letter('b'), plenty)), 'store-full')
+  await sleep(300) // it is tried now and then
+  t.equal(await reasonOf(mailbox.put('e', letter('b'), plenty)), 'store-full')
+  t.equal(await reasonOf(mailbox.settle('d', 'a', 'delivered')), 'store-full')
+  restore()
+  ClassicLevel.prototype.open = open
+  await heals(mailbox)
+  t.equal(await mailbox.waiting('d'), 1)
+  t.strictSame(await ids(mailbox, 'd'), ['a'])
+  t.match(await mailbox.sweep(Date.now() + 61_000), [{ receipt: { id: 'a' } }])
+  await mailbox.close!()
+})
+
+t.test('a write that failed and came to the disk all the same is taken back', async t => {
+  const path = await folder(t)
+  let mailbox = await diskMailbox({ path })
+  for (const id of ['a', 'b']) await mailbox.put('d', letter(id), plenty)
+  await mailbox.put('d', letter('k1', { collapse: 'k' }), plenty)
+  const { restore } = intercept(t, async go => { await go(); throw new Error('IO error: the sync failed') })
+  const failed = await Promise.all([
+    mailbox.settle('d', 'a', 'delivered'), mailbox.put('d', letter('c', { digest: 'c' }), plenty), mailbox.put('d', letter('k2', { collapse: 'k' }), plenty),
+    mailbox.strike('d', 'b'), mailbox.settle('d', 'c', 'cancelled')
+  ].map(reasonOf))
+  t.strictSame(new Set(failed), new Set(['store-full']))
+  restore()
+  await heals(mailbox)
+  for (const look of ['as it is', 'opened anew']) {
+    t.equal(await mailbox.waiting('d'), 3, look)
+    t.strictSame(await ids(mailbox, 'd'), ['a', 'b', 'k1'], look)
+    for (const id of ['a', 'b', 'k1']) t.match(await mailbox.receipt('d', id), { status: 'queued' })
+    t.equal(await mailbox.receipt('d', 'c'), undefined)
+    t.equal(await mailbox.receipt('d', 'k2'), undefined)
+    mailbox = await reopened(mailbox, { path })
+  }
+  t.equal(await mailbox.strike('d', 'b'), 1)
+  t.match(await mailbox.put('d', letter('c', { digest: 'c' }), plenty), { fresh: true })
+  await mailbox.close!()
+})
+
+t.test('what failed is not read as if it had not, before it is taken back', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  const [reached, undoing] = [gate(), gate()]
+  let failing = true
+  intercept(t, async go => {
+    if (failing) {
+      await go()
+      throw new Error('IO error: the sync failed')
+    }
+    reached.open()
+    await undoing.opened
+    await go()
+  })
+  t.equal(await reasonOf(mailbox.put('d', letter('a', { digest: 'a' }), plenty)), 'store-full')
+  failing = false
+  await sleep(300)
+  const put = mailbox.put('e', letter('b'), plenty)
+  await reached.opened
+  t.equal(await reasonOf(mailbox.receipt('d', 'a')), 'store-full')
+  t.equal(await reasonOf(ids(mailbox, 'e')), 'store-full')
+  t.equal(await reasonOf(mailbox.put('d', letter('a', { digest: 'a' }), plenty)), 'store-full', 'nor promised')
+  undoing.open()
+  await put
+  t.match(await mailbox.put('d', letter('a', { digest: 'a' }), plenty), { fresh: true })
+  t.strictSame(await ids(mailbox, 'd'), ['a'])
+  await mailbox.close!()
+})
+
+t.test('what builds on a letter that could not be kept is refused with it', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  const disk = gate()
+  await mailbox.put('d', letter('r', { collapse: 'k' }), plenty)
+  const { restore } = intercept(t, async () => { await disk.opened; throw new Error('IO error: No space left on device') })
+  const first = reasonOf(mailbox.put('d', letter('a', { collapse: 'k' }), plenty))
+  await turn()
+  const second = reasonOf(mailbox.put('d', letter('b', { collapse: 'k' }), plenty))
+  disk.open()
+  t.strictSame(await Promise.all([first, second]), ['store-full', 'store-full'])
+  restore()
+  await heals(mailbox)
+  t.strictSame(await ids(mailbox, 'd'), ['r'])
+  t.equal(await mailbox.waiting('d'), 1)
+  await mailbox.close!()
+})
+
+t.test('what has expired is told, whatever fails behind it', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  await mailbox.put('d', letter('a', { expiresAt: 1_000 }), plenty)
+  await mailbox.put('d', letter('b', { expiresAt: 2_500 }), plenty)
+  let writes = 0
+  const { restore } = intercept(t, async go => {
+    if (++writes > 1) throw new Error('IO error: No space left on device')
+    await go()
+  })
+  t.match(await mailbox.sweep(5_000), [{ receipt: { id: 'a' } }])
+  t.equal(await reasonOf(mailbox.sweep(5_000)), 'store-full')
+  restore()
+  await heals(mailbox)
+  t.match(await mailbox.sweep(5_000), [{ receipt: { id: 'b' } }])
+  t.strictSame(await mailbox.sweep(5_000), [])
+  await mailbox.close!()
+})
+
+t.test('a clock that is put back holds nothing up', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  const { restore } = intercept(t, async () => { throw new Error('IO error: No space left on device') })
+  t.equal(await reasonOf(mailbox.put('d', letter('a'), plenty)), 'store-full')
+  restore()
+  const { now } = Date
+  t.teardown(() => { Date.now = now })
+  Date.now = () => now() - 3_600_000
+  await heals(mailbox)
+  await mailbox.close!()
+})
+
+t.test('a receipt that is due in the second in which its letter would have expired is forgotten, too', async t => {
+  const day = 86_400_000
+  const mailbox = await diskMailbox({ path: await folder(t), keepReceipts: day })
+  const now = Math.ceil(Date.now() / 1_000) * 1_000
+  const real = Date.now
+  t.teardown(() => { Date.now = real })
+  Date.now = () => now + 100
+  await mailbox.put('d', letter('a', { expiresAt: now + 100 + day }), plenty)
+  Date.now = () => now + 400
+  await mailbox.settle('d', 'a', 'delivered')
+  await mailbox.sweep(now + day + 200)
+  t.ok(await mailbox.receipt('d', 'a'))
+  await mailbox.sweep(now + day + 1_200)
+  t.equal(await mailbox.receipt('d', 'a'), undefined)
+  await mailbox.close!()
+})
+
+t.test('a table that nothing refers to is left over, and no damage', async t => {
+  const path = await folder(t)
+  await damagesOf(path)
+  await writeFile(join(path, '999999.ldb'), 'half a table')
+  t.strictSame(await damagesOf(path), [])
+  t.notOk((await readdir(path)).includes('999999.ldb'))
+})
+
+t.test('a manifest that is cut short is told of', async t => {
+  const path = await folder(t)
+  let mailbox = await diskMailbox({ path })
+  for (let n = 0; n < 20; n++) await mailbox.put('d', letter(String(n)), plenty)
+  mailbox = await reopened(mailbox, { path })
+  await mailbox.close!()
+  const name = (await readdir(path)).find(name => name.startsWith('MANIFEST'))!
+  await truncate(join(path, name), (await stat(join(path, name))).size - 1)
+  t.match(await damagesOf(path), [`${name}: some of it is damaged or missing`])
+  t.strictSame(await damagesOf(path), [])
+  mailbox = await diskMailbox({ path })
+  t.equal(await mailbox.waiting('d'), 20)
+  await mailbox.close!()
+})
+
+/** Edits as LevelDB writes them: records in blocks, cut where a block ends. */
+function manifestOf (edits: Buffer[]): Buffer {
+  let bytes = Buffer.alloc(0)
+  for (const edit of edits) {
+    for (let at = 0, isFirst = true; at < edit.length || isFirst; isFirst = false) {
+      let room = 32_768 - bytes.length % 32_768
+      if (room < 7) bytes = Buffer.concat([bytes, Buffer.alloc(room)])
+      room = 32_768 - bytes.length % 32_768
+      const part = edit.subarray(at, at + room - 7)
+      at += part.length
+      const kind = isFirst ? (at === edit.length ? 1 : 2) : (at === edit.length ? 4 : 3)
+      const record = Buffer.concat([Buffer.from([0, 0, 0, 0, part.length & 255, part.length >> 8, kind]), part])
+      record.writeUInt32LE(crc32c(record.subarray(6)))
+      bytes = Buffer.concat([bytes, record])
+    }
+  }
+  return bytes
+}
+
+t.test('of a manifest, the tables that are in use are known, whatever its length', async t => {
+  const path = await folder(t)
+  const added = (table: number, key: string) => Buffer.from([7, 0, ...varintsOf(table, 1_000, key.length), ...Buffer.from(key), ...varintsOf(key.length), ...Buffer.from(key)])
+  const read = async (bytes: Buffer) => {
+    await writeFile(join(path, 'MANIFEST-1'), bytes)
+    return (await readManifest(path))?.tables
+  }
+  t.equal(await readManifest(path), undefined)
+  await writeFile(join(path, 'CURRENT'), 'MANIFEST-1\n')
+  const edits = [
+    Buffer.concat([Buffer.from([1, 3]), Buffer.from('cmp'), Buffer.from([2, 9, 3, 10, 4, 200, 1, 9, 0])]),
+    added(5, 'k'), Buffer.concat([added(300, 'x'.repeat(100_000)), Buffer.from([5, 0, 1, 120])]), Buffer.from([6, 0, 5]), added(6, 'y'.repeat(31_100)), Buffer.alloc(0), added(7, 'z')
+  ]
+  const whole = manifestOf(edits)
+  t.strictSame(await read(whole), new Set([300, 6, 7]))
+  for (const length of [whole.length - 1, whole.length - 20, 40_000, 65_536, 10]) t.equal(await read(whole.subarray(0, length)), undefined, String(length))
+  const flipped = Buffer.from(whole)
+  flipped[50_000]! ^= 1
+  t.equal(await read(flipped), undefined)
+})
+
 /** Changes the records of a folder behind the back of the mailbox. */
 async function tamper (path: string, change: (db: ClassicLevel<string, Buffer>) => Promise<void>): Promise<void> {
   const db = new ClassicLevel<string, Buffer>(path, { valueEncoding: 'buffer' })
@@ -288,7 +496,7 @@ t.test('damage to the files below is mended or survived, and reported', async t 
   mailbox = await diskMailbox({ path })
   const damages: string[] = []
   mailbox.onDamage!(({ reason }) => damages.push(reason))
-  t.match(damages[0], /Corruption/)
+  t.match(damages[0], /damaged or missing/)
   t.equal(await mailbox.waiting('d'), 20)
   await mailbox.close!()
 
@@ -575,6 +783,17 @@ t.test('a letter that goes while others are handed out is not handed out', async
     for (let n = 0; n < 1_000; n++) await mailbox.put('other', letter(String(n)), plenty)
   }
   t.strictSame(handed, ['a', 'c'])
+  await mailbox.close!()
+})
+
+t.test('a letter that is struck and settled before it is on disk is done with', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t) })
+  const [{ receipt }, strikes, settled] = await Promise.all([mailbox.put('d', letter('a'), plenty), mailbox.strike('d', 'a'), mailbox.settle('d', 'a', 'cancelled')])
+  t.strictSame([receipt.status, strikes, settled], ['queued', 0, true])
+  t.strictSame(await ids(mailbox, 'd'), [])
+  t.equal(await mailbox.waiting('d'), 0)
+  const [, once] = await Promise.all([mailbox.put('d', letter('b'), plenty), mailbox.strike('d', 'b')])
+  t.strictSame([once, await mailbox.strike('d', 'b')], [1, 2])
   await mailbox.close!()
 })
 

@@ -134,6 +134,16 @@ t.test('what waits for room keeps its place behind what is held', async t => {
   t.strictSame(sink.writes, [['123456'], ['abc'], ['d'], ['e']])
 })
 
+t.test('what the system has taken meanwhile is room for others', async t => {
+  const { output, sink } = outputs(1, 100)[0]!
+  output.write(new Frame('x'.repeat(60)))
+  const first = output.offer(new Frame('y'.repeat(30)))
+  sink.buffered = 5
+  const second = output.offer(new Frame('z'.repeat(60)))
+  sink.drain()
+  t.strictSame([await first, await second], [undefined, undefined])
+})
+
 t.test('a goodbye comes behind what is held', async t => {
   const { output, sink } = outputs(1)[0]!
   output.write(new Frame('a'))

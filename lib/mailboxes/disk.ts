@@ -45,6 +45,8 @@ class DiskMailbox implements Mailbox {
   readonly #recent = new Recent(AT_HAND)
   /** Of letters that are on their way to the disk, and were not taken out meanwhile. */
   readonly #putting = new Set<Entry>()
+  /** Of letters that could not be kept. */
+  readonly #unkept = new WeakSet<Entry>()
   /** Entries on their way to the disk, and when they are there. */
   readonly #underway = new Map<string, { entry: Entry, written: Promise<void> }>()
   /** What nobody was there to hear of yet, by its key. */
@@ -86,8 +88,9 @@ class DiskMailbox implements Mailbox {
     this.#add(deviceId, entry)
     this.#putting.add(entry)
     try {
-      await this.#save(deviceId, replaced ? [entry, endedOf(replaced, 'replaced')] : [entry])
+      await (replaced ? this.#save(deviceId, [entry, endedOf(replaced, 'replaced')], replaced) : this.#save(deviceId, [entry]))
     } catch (error) {
+      this.#unkept.add(entry)
       if (this.#putting.has(entry)) this.#remove(deviceId, entry)
       if (replaced) this.#putBack(deviceId, replaced)
       throw error
@@ -106,8 +109,9 @@ class DiskMailbox implements Mailbox {
     }
     if (atHand) return
     for await (const [key, value] of this.#journal.range(...placesBehind(deviceId, after))) {
-      const letter = this.#waiting(deviceId, decodePlace(key, value).letterId)
-      if (letter) yield letter // the range is as things were when it began
+      const { letterId, position } = decodePlace(key, value)
+      const letter = this.#waiting(deviceId, letterId)
+      if (letter?.position === position) yield letter // the range is as things were when it began
     }
   }
 
@@ -120,7 +124,7 @@ class DiskMailbox implements Mailbox {
     if (!entry) return false
     this.#remove(deviceId, entry)
     try {
-      await this.#save(deviceId, [endedOf(entry, ending, device)])
+      await this.#save(deviceId, [endedOf(entry, ending, device)], entry)
     } catch (error) {
       this.#putBack(deviceId, entry)
       throw error
@@ -134,25 +138,22 @@ class DiskMailbox implements Mailbox {
   }
 
   async strike (deviceId: string, letterId: string): Promise<number> {
+    await this.#underway.get(entryKey(deviceId, letterId))?.written
     const entry = this.#waiting(deviceId, letterId)
     if (!entry) return 0
     this.#recent.forget(deviceId) // what is at hand would not hear of it
     const struck = { ...entry, strikes: entry.strikes + 1 }
-    await this.#save(deviceId, [struck])
+    await this.#save(deviceId, [struck], entry)
     return struck.strikes
   }
 
   /** Looks only at what is due: a letter that waits costs nothing. */
   async sweep (now: number): Promise<Expired[]> {
     const expired: Expired[] = []
-    let looks = 0
-    for await (const [key, value] of this.#journal.range(...dueUntil(now))) {
-      const due = decodeDue(value)
-      const found = await Promise.all(due.map(async ([deviceId, letterId]) => await this.#look(key, deviceId, letterId, now)))
-      expired.push(...found.filter(one => one !== undefined))
-      await this.#journal.write(batch => batch.del(key))
-      looks += due.length
-      if (looks >= SWEPT_AT_ONCE) break
+    try {
+      await this.#sweepInto(expired, now)
+    } catch (error) {
+      if (expired.length === 0) throw error // the next sweep meets it again, and these would not be told of
     }
     if (now - this.#sealedAt > SEAL_EVERY) {
       this.#sealedAt = now
@@ -165,6 +166,20 @@ class DiskMailbox implements Mailbox {
     await this.#journal.close()
   }
 
+  async #sweepInto (expired: Expired[], now: number): Promise<void> {
+    let looks = 0
+    for await (const [key, value] of this.#journal.range(...dueUntil(now))) {
+      const due = decodeDue(value)
+      const found = await Promise.allSettled(due.map(async ([deviceId, letterId]) => await this.#look(key, deviceId, letterId, now)))
+      for (const look of found) if (look.status === 'fulfilled' && look.value) expired.push(look.value)
+      const failed = found.find(look => look.status === 'rejected')
+      if (failed) throw failed.reason
+      await this.#journal.write(batch => batch.del(key))
+      looks += due.length
+      if (looks >= SWEPT_AT_ONCE) break
+    }
+  }
+
   /** At what a list holds: it is done with there, unless it is due later. */
   async #look (list: string, deviceId: string, letterId: string, now: number): Promise<Expired | undefined> {
     const entry = this.#entry(deviceId, letterId)
@@ -172,8 +187,9 @@ class DiskMailbox implements Mailbox {
     const at = this.#dueAt(entry)
     const isWaiting = entry.status === 'queued'
     if (at > now) {
-      // the list of its expiry still has a letter that is done with, and its receipt is in another
-      if (isWaiting || !list.startsWith(dueList(entry.expiresAt))) await this.#journal.write(batch => batch.list(dueList(at), dueItem(deviceId, letterId)))
+      // the list of its expiry still has a letter that is done with, and its receipt is in another, unless both are due in the same second
+      const isElsewhere = !isWaiting && list.startsWith(dueList(entry.expiresAt)) && !list.startsWith(dueList(at))
+      if (!isElsewhere) await this.#journal.write(batch => batch.list(dueList(at), dueItem(deviceId, letterId)))
     } else if (!isWaiting) {
       await this.#journal.write(batch => batch.del(entryKey(deviceId, letterId)))
     } else if (await this.settle(deviceId, letterId, 'expired')) {
@@ -208,10 +224,17 @@ class DiskMailbox implements Mailbox {
     return { receipt: receiptOf(first), fresh: false }
   }
 
-  #save (deviceId: string, entries: Entry[]): Promise<void> {
+  /** `before` is what one of them is in the place of. */
+  #save (deviceId: string, entries: Entry[], before?: Entry): Promise<void> {
     const saved = entries.map(entry => ({ key: entryKey(deviceId, entry.id), entry }))
     const written = this.#journal.write(batch => {
       for (const { key, entry } of saved) this.#write(batch, key, deviceId, entry)
+    }, batch => {
+      for (const { key, entry } of saved) {
+        batch.del(key)
+        batch.del(placeKey(deviceId, entry.position))
+      }
+      if (before && !this.#unkept.has(before)) this.#write(batch, entryKey(deviceId, before.id), deviceId, before)
     })
     for (const { key, entry } of saved) this.#underway.set(key, { entry, written })
     const done = () => {
@@ -258,7 +281,7 @@ class DiskMailbox implements Mailbox {
 
   /** It could not be settled, and waits on, if it is there at all. */
   #putBack (deviceId: string, entry: Entry): void {
-    if (this.#entry(deviceId, entry.id)?.status !== 'queued') return
+    if (this.#unkept.has(entry)) return
     this.#add(deviceId, entry)
     this.#recent.forget(deviceId)
   }
@@ -302,7 +325,7 @@ class DiskMailbox implements Mailbox {
       const { deviceId, position, letterId } = decodePlace(key, value)
       const entry = this.#entry(deviceId, letterId)
       if (!entry) await this.#mend(entryKey(deviceId, letterId), () => this.#save(deviceId, [lostOf(letterId, position)]))
-      else if (entry.status === 'queued') placed.add(position)
+      else if (entry.status === 'queued' && entry.position === position) placed.add(position)
       else await this.#mend(key, () => this.#journal.write(batch => batch.del(key)))
     }
     for await (const [key, value] of this.#journal.range('r!', 'r"')) {

@@ -9,8 +9,11 @@ import { CORRUPT, openDatabase, type Database } from './database.ts'
 import { lockFolder } from './lock.ts'
 import { Tally } from './tally.ts'
 
+type Fill = (batch: Batch) => void
+
 interface Waiting {
-  fill: (batch: Batch) => void
+  fill: Fill
+  undo: Fill
   resolve: () => void
   reject: (error: unknown) => void
 }
@@ -41,7 +44,12 @@ export class Journal {
   #batch = 0
   readonly #waiting: Waiting[] = []
   #writing: Promise<void> | undefined
+  /** On the clock that does not jump. */
   #brokenUntil = 0
+  /** What takes back a batch that failed, and may be on the disk all the same. */
+  #undo: Fill[] = []
+  /** What failed may be read as if it had not, until it is taken back. */
+  #isHaunted = false
   #corrupt = false
   #closed = false
   /** Damaged records stay where they are, and are told of once. */
@@ -77,6 +85,7 @@ export class Journal {
 
   /** The value of a record; undefined where there is none, or none that can be believed. */
   read (key: string): Uint8Array | undefined {
+    this.#checkHaunted()
     try {
       const record = this.#db.getSync(key)
       return record && this.#believe(key, record)
@@ -87,6 +96,7 @@ export class Journal {
 
   /** The records of keys from `gte` up to `lt`, in their order; what cannot be believed is reported and left out. */
   async * range (gte: string, lt: string): AsyncGenerator<[key: string, value: Uint8Array]> {
+    this.#checkHaunted()
     try {
       for await (const [key, record] of this.#db.iterator({ gte, lt })) {
         const value = this.#believe(key, record)
@@ -97,10 +107,13 @@ export class Journal {
     }
   }
 
-  /** Resolves once what was filled in is on disk, all of it or, after a crash, nothing. */
-  write (fill: (batch: Batch) => void): Promise<void> {
+  /**
+   * Resolves once what was filled in is on disk, all of it or, after a crash, nothing. Where it rejects, `undo` is written before anything else
+   * is: a write that failed may have come to the disk.
+   */
+  write (fill: Fill, undo: Fill = nothing): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ fill, resolve, reject })
+      this.#waiting.push({ fill, undo, resolve, reject })
       this.#writing ??= this.#writeAll()
     })
   }
@@ -138,7 +151,8 @@ export class Journal {
         await this.#write(together)
         for (const { resolve } of together) resolve()
       } catch {
-        for (const { reject } of together) reject(new Failure('store-full', { message: 'Letters cannot be written' }))
+        // with what was asked for meanwhile, which may build on it
+        for (const { reject } of [...together, ...this.#waiting.splice(0)]) reject(new Failure('store-full', { message: 'Letters cannot be written' }))
       }
     }
     this.#writing = undefined
@@ -146,25 +160,38 @@ export class Journal {
 
   /** After a write that failed, LevelDB refuses all others until it is opened anew; that is tried now and then. */
   async #write (together: Waiting[]): Promise<void> {
-    if (this.#closed || Date.now() < this.#brokenUntil) throw new Failure('store-full')
+    if (this.#closed || performance.now() < this.#brokenUntil) throw new Failure('store-full')
     try {
       if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
-      const batch = new Batch(this.#db, this.#batch + 1)
-      for (const { fill } of together) fill(batch)
-      await batch.write()
-      this.#tally.record(++this.#batch)
+      if (this.#undo.length > 0) await this.#writeBatch(this.#undo)
+      this.#isHaunted = false
+      this.#undo = together.map(({ undo }) => undo).toReversed()
+      await this.#writeBatch(together.map(({ fill }) => fill))
+      this.#undo = []
       this.#brokenUntil = 0
     } catch (error) {
       this.#corrupt ||= (error as { code?: string }).code === CORRUPT
-      this.#brokenUntil = Date.now() + REOPEN_AFTER
+      this.#brokenUntil = performance.now() + REOPEN_AFTER
       throw error
     }
   }
 
+  async #writeBatch (fills: Fill[]): Promise<void> {
+    const batch = new Batch(this.#db, ++this.#batch)
+    for (const fill of fills) fill(batch)
+    await batch.write()
+    this.#tally.record(this.#batch)
+  }
+
   async #reopen (): Promise<void> {
+    this.#isHaunted = this.#undo.length > 0
     await this.#db.close()
     this.#db = await openDatabase(this.#path, { isCorrupt: this.#corrupt, damaged: this.#damaged })
     this.#corrupt = false
+  }
+
+  #checkHaunted (): void {
+    if (this.#isHaunted) throw unreadable()
   }
 
   /** The next write mends what is damaged, and opens what is not open; until then, whoever reads must come again. */
@@ -175,7 +202,7 @@ export class Journal {
       this.#corrupt = true
     }
     this.write(nothing).catch(() => {})
-    return new Failure('store-full', { message: 'Letters cannot be read' })
+    return unreadable()
   }
 
   #believe (key: string, record: Uint8Array): Uint8Array | undefined {
@@ -186,6 +213,10 @@ export class Journal {
     }
     return value
   }
+}
+
+function unreadable (): Failure {
+  return new Failure('store-full', { message: 'Letters cannot be read' })
 }
 
 /** For a write that only mends. */

@@ -1,6 +1,9 @@
 import { mkdir, open, readdir, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
+import { crc32c } from './crc32c.ts'
 import type { Damage } from './damage.ts'
+import { readManifest } from './manifest.ts'
+import { Varints, varintsOf } from './varints.ts'
 
 /** Where a block is in its table. */
 interface Handle {
@@ -23,11 +26,17 @@ const LOST = 'lost'
 
 /**
  * Looks at every block of the tables of a database that is closed, and takes the damaged ones out: LevelDB itself does not check them where it
- * merges tables, and ends the process over what it then finds. True: something was taken out, and the database must be repaired.
+ * merges tables, and ends the process over what it then finds. True: something was damaged, and the database must be repaired.
  */
 export async function mendTables (path: string, damaged: (damage: Damage) => void): Promise<boolean> {
+  const manifest = await readManifest(path)
   let mended = false
+  if (manifest && !manifest.tables) {
+    damaged({ key: manifest.name, reason: 'some of it is damaged or missing' })
+    mended = true
+  }
   for (const name of (await readdir(path)).filter(name => name.endsWith('.ldb'))) {
+    if (manifest?.tables?.has(Number.parseInt(name, 10)) === false) continue // left over from what was cut short
     const reason = await mendTable(path, name)
     if (!reason) continue
     damaged({ key: name, reason })
@@ -104,7 +113,7 @@ class Table {
 
   #isSound ({ offset, size }: Handle): boolean {
     const end = offset + size
-    return end + TRAILER <= this.#bytes.length && this.#bytes.readUInt32LE(end + 1) === checksumOf(this.#bytes.subarray(offset, end + 1))
+    return end + TRAILER <= this.#bytes.length && this.#bytes.readUInt32LE(end + 1) === crc32c(this.#bytes.subarray(offset, end + 1))
   }
 
   #isPlain ({ offset, size }: Handle): boolean {
@@ -119,7 +128,7 @@ class Table {
     const start = this.#bytes.length - FOOTER
     if (start < 0 || this.#bytes.readBigUInt64LE(start + FOOTER - 8) !== MAGIC) return undefined
     const reader = new Varints(this.#bytes, start)
-    return { filters: reader.handle(), index: reader.handle() }
+    return { filters: handleOf(reader), index: handleOf(reader) }
   }
 }
 
@@ -133,10 +142,14 @@ function entriesOf (block: Buffer): Indexed[] {
     const keyLength = reader.next()
     const valueLength = reader.next()
     const next = reader.at + keyLength + valueLength
-    entries.push({ handle: new Varints(block, reader.at + keyLength).handle(), entry: block.subarray(start, next) })
+    entries.push({ handle: handleOf(new Varints(block, reader.at + keyLength)), entry: block.subarray(start, next) })
     start = next
   }
   return entries
+}
+
+function handleOf (reader: Varints): Handle {
+  return { offset: reader.next(), size: reader.next() }
 }
 
 /** An entry for an index, all of its key in it. */
@@ -176,55 +189,6 @@ function blockOf (entries: Buffer[]): Buffer {
   const end = block.length - TRAILER
   block.writeUInt32LE(restarts, end - 4)
   block[end] = PLAIN
-  block.writeUInt32LE(checksumOf(block.subarray(0, end + 1)), end + 1)
+  block.writeUInt32LE(crc32c(block.subarray(0, end + 1)), end + 1)
   return block
-}
-
-/** Numbers of seven bits a byte, the lowest first. */
-class Varints {
-  at: number
-  readonly #bytes: Buffer
-
-  constructor (bytes: Buffer, at: number) {
-    this.#bytes = bytes
-    this.at = at
-  }
-
-  next (): number {
-    let [number, factor] = [0, 1]
-    for (;; factor *= 128) {
-      const byte = this.#bytes[this.at++] ?? 0
-      number += (byte & 127) * factor
-      if (byte < 128) return number
-    }
-  }
-
-  handle (): Handle {
-    return { offset: this.next(), size: this.next() }
-  }
-}
-
-function varintsOf (...numbers: number[]): number[] {
-  const bytes: number[] = []
-  for (const number of numbers) {
-    let rest = number
-    for (; rest >= 128; rest = Math.floor(rest / 128)) bytes.push(rest % 128 | 128)
-    bytes.push(rest)
-  }
-  return bytes
-}
-
-const POLYNOMIAL = 0x82f63b78
-const table = Uint32Array.from({ length: 256 }, (_, byte) => {
-  let crc = byte
-  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? crc >>> 1 ^ POLYNOMIAL : crc >>> 1
-  return crc
-})
-
-/** CRC-32C, turned and shifted so that a checksum of what holds checksums is no trivial one. */
-function checksumOf (bytes: Buffer): number {
-  let crc = -1
-  for (const byte of bytes) crc = table[(crc ^ byte) & 255]! ^ crc >>> 8
-  crc = ~crc >>> 0
-  return ((crc >>> 15 | crc << 17) >>> 0) + 0xa282ead8 >>> 0
 }
