@@ -255,9 +255,8 @@ export class Session implements Device, Party, PeerLimits {
     if (!this.#output.write(frame)) this.end('slow')
   }
 
-  /** Writes a frame that goes to others too: at once, or with what else goes to many. */
+  /** Writes a frame that goes to others too: at once, or with what else goes to many. To look at each connection first costs more than it is worth. */
   cast (frame: Frame, atOnce: boolean): void {
-    if (this.left) return
     this.#home.stats.sent(frame.size)
     if (!this.#output.cast(frame, atOnce)) this.end('slow')
   }

@@ -336,13 +336,13 @@ class DiskMailbox implements Mailbox {
       this.#add(deviceId, entry)
       if (!placed.has(entry.position)) await this.#mend(placeKey(deviceId, entry.position), () => this.#save(deviceId, [entry]))
     }
-    const lists: string[] = []
-    for await (const [key] of this.#journal.range('d!', 'd"')) lists.push(key)
+    const lists = new Set(await this.#journal.keys('d!', 'd"'))
+    for await (const [key] of this.#journal.range('d!', 'd"')) lists.add(key) // which looks at each
     if (this.#damages.size > 0) await this.#listAgain(lists)
   }
 
   /** Where something was lost, it may have been told when something is due. */
-  async #listAgain (lists: string[]): Promise<void> {
+  async #listAgain (lists: Iterable<string>): Promise<void> {
     let items: Array<[list: string, item: string]> = []
     const write = () => this.#journal.write(batch => { for (const [list, item] of items) batch.list(list, item) })
     for await (const [key, value] of this.#journal.range('r!', 'r"')) {

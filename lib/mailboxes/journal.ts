@@ -107,6 +107,11 @@ export class Journal {
     }
   }
 
+  /** The keys from `gte` up to `lt`, those of damaged records too. */
+  async keys (gte: string, lt: string): Promise<string[]> {
+    return await this.#db.keys({ gte, lt }).all()
+  }
+
   /**
    * Resolves once what was filled in is on disk, all of it or, after a crash, nothing. Where it rejects, `undo` is written before anything else
    * is: a write that failed may have come to the disk.
