@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Letter, Mailbox } from '../../lib/mailbox.ts'
 import { diskMailbox } from '../../lib/mailboxes/disk.ts'
+import { readManifest } from '../../lib/mailboxes/manifest.ts'
 import { chance, command, Verdict, type Outcome } from './campaign.ts'
 
 interface Size extends Record<string, number> {
@@ -141,10 +142,12 @@ async function cut (path: string, random: () => number): Promise<string> {
   return `${name} cut to ${length} of ${size}`
 }
 
-/** Half the time any file, half the time one by its size: the small ones matter as much. */
+/** Half the time any file that is in use, half the time one by its size: the small ones matter as much. */
 async function pick (path: string, random: () => number): Promise<{ name: string, size: number }> {
   const files = []
-  for (const name of (await readdir(path)).filter(name => !idle.has(name)).toSorted()) files.push({ name, size: (await stat(join(path, name))).size })
+  const tables = (await readManifest(path))!.tables!
+  const isUsed = (name: string) => !idle.has(name) && (!name.endsWith('.ldb') || tables.has(Number.parseInt(name, 10)))
+  for (const name of (await readdir(path)).filter(isUsed).toSorted()) files.push({ name, size: (await stat(join(path, name))).size })
   const full = files.filter(({ size }) => size > 0)
   if (random() < 0.5) return full[Math.floor(random() * full.length)]!
   let at = random() * full.reduce((sum, { size }) => sum + size, 0)

@@ -1,0 +1,204 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { ClassicLevel } from 'classic-level'
+import { Failure } from '../../lib/errors.ts'
+import type { Ending, Letter, Mailbox } from '../../lib/mailbox.ts'
+import { diskMailbox } from '../../lib/mailboxes/disk.ts'
+import { all } from '../fakes.ts'
+import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
+
+interface Size extends Record<string, number> {
+  runs: number
+  seed: number
+}
+
+/** What must be known of a letter that was kept. */
+interface Known {
+  letter: Letter
+  order: number
+  status: 'queued' | Ending
+}
+
+interface Figures {
+  operations: number
+  refused: number
+  opened: number
+}
+
+/** How a write fails: before it came to the disk, or after. */
+type Fault = 'before' | 'after' | undefined
+
+const ROUNDS = 8
+const OPERATIONS = 60
+const DEVICES = ['d', 'd1', 'd~']
+const CAPS = { letters: 10_000, bytes: 100_000_000 }
+const COLLAPSE = ['k', '', '__proto__', 'ü☃']
+/** When the letters begin to expire; nothing here is due by the real clock. */
+const EPOCH = 1_000_000
+
+/** Puts, settles, replaces, strikes and sweeps at random while writes fail, and compares the mailbox with what was answered; then opens it anew. */
+export async function faults ({ runs, seed }: Size): Promise<Outcome> {
+  const verdict = new Verdict()
+  const random = chance(seed)
+  const figures = { operations: 0, refused: 0, opened: 0 }
+  const disk = new FaultyDisk(random)
+  try {
+    for (let number = 0; number < runs; number++) await new Run(`seed ${seed}, run ${number}`, random, disk, verdict, figures).go()
+  } finally {
+    disk.restore()
+  }
+  const line = `faults: ${runs} runs, ${figures.operations} operations side by side, ${figures.refused} refused because a write failed (${disk.failed} of ${disk.writes} did), ` +
+    `${figures.opened} times opened anew (seed ${seed}); as it was answered each time`
+  return { line, wrong: verdict.wrong }
+}
+
+/** Lets writes of every database in this process fail, as a disk does. */
+class FaultyDisk {
+  isFaulty = false
+  writes = 0
+  failed = 0
+  readonly #batch = ClassicLevel.prototype.batch
+
+  constructor (random: () => number) {
+    const made = this.#batch
+    const write = (go: () => Promise<void>, db: { close (): Promise<void> }) => this.#write(go, db, random)
+    ClassicLevel.prototype.batch = function (this: ClassicLevel) {
+      const batch = Reflect.apply(made, this, []) as ReturnType<ClassicLevel['batch']>
+      const go = batch.write.bind(batch)
+      batch.write = () => write(() => go({ sync: true }), this)
+      return batch
+    } as never
+  }
+
+  restore (): void {
+    ClassicLevel.prototype.batch = this.#batch
+  }
+
+  async #write (go: () => Promise<void>, db: { close (): Promise<void> }, random: () => number): Promise<void> {
+    this.writes++
+    const fault: Fault = this.isFaulty && random() < 0.4 ? (random() < 0.5 ? 'before' : 'after') : undefined
+    if (fault !== 'before') await go()
+    if (!fault) return
+    this.failed++
+    await db.close() // it takes nothing more before it is opened anew
+    throw new Error('IO error: No space left on device')
+  }
+}
+
+class Run {
+  readonly #name: string
+  readonly #random: () => number
+  readonly #disk: FaultyDisk
+  readonly #verdict: Verdict
+  readonly #figures: Figures
+  readonly #known = new Map<string, Known>()
+  #mailbox!: Mailbox
+  #put = 0
+  #now = EPOCH
+
+  constructor (name: string, random: () => number, disk: FaultyDisk, verdict: Verdict, figures: Figures) {
+    this.#name = name
+    this.#random = random
+    this.#disk = disk
+    this.#verdict = verdict
+    this.#figures = figures
+  }
+
+  async go (): Promise<void> {
+    const path = await mkdtemp(join(tmpdir(), 'faults-'))
+    this.#mailbox = await diskMailbox({ path })
+    for (let round = 0; round < ROUNDS; round++) {
+      this.#disk.isFaulty = this.#random() < 0.5
+      await Promise.all(Array.from({ length: OPERATIONS }, () => this.#operate()))
+      this.#disk.isFaulty = false
+      await settled(async () => await this.#refused(this.#mailbox.put('healed', { ...this.#letter(), expiresAt: Number.MAX_SAFE_INTEGER }, CAPS)), undefined)
+      await this.#compare(`round ${round}`)
+      if (this.#random() < 0.7) continue
+      await this.#mailbox.close!()
+      this.#mailbox = await diskMailbox({ path })
+      this.#mailbox.onDamage!(damage => this.#verdict.wrong.push(`${this.#name}, round ${round}: ${JSON.stringify(damage)}`))
+      this.#figures.opened++
+      await this.#compare(`round ${round}, opened anew`)
+    }
+    await this.#mailbox.close!()
+    await rm(path, { recursive: true })
+  }
+
+  async #operate (): Promise<void> {
+    this.#figures.operations++
+    for (let turns = this.#pick(8); turns > 0; turns--) await new Promise(resolve => setImmediate(resolve))
+    const [which, deviceId] = [this.#random(), DEVICES[this.#pick(DEVICES.length)]!]
+    const letterId = `l${Math.max(this.#put - this.#pick(20), 0)}`
+    const refused = await this.#refused(
+      which < 0.5 ? this.#keep(deviceId) :
+      which < 0.8 ? this.#settle(deviceId, letterId) :
+      which < 0.9 ? this.#mailbox.strike(deviceId, letterId) : this.#sweep()
+    )
+    if (refused) this.#figures.refused++
+  }
+
+  async #keep (deviceId: string): Promise<void> {
+    const letter = this.#letter()
+    const order = this.#put
+    const { fresh, replaced } = await this.#mailbox.put(deviceId, letter, CAPS)
+    this.#verdict.holds(`${this.#name}: ${letter.id} is new`, fresh)
+    this.#known.set(`${deviceId} ${letter.id}`, { letter, order, status: 'queued' })
+    if (replaced) this.#end(deviceId, replaced.id, 'replaced')
+  }
+
+  async #settle (deviceId: string, letterId: string): Promise<void> {
+    if (await this.#mailbox.settle(deviceId, letterId, 'delivered')) this.#end(deviceId, letterId, 'delivered')
+  }
+
+  async #sweep (): Promise<void> {
+    this.#now += this.#pick(2_000)
+    for (const { deviceId, receipt } of await this.#mailbox.sweep(this.#now)) this.#end(deviceId, receipt.id, 'expired')
+  }
+
+  /** What is answered to one may be known before what was answered to another. */
+  #end (deviceId: string, letterId: string, status: Ending): void {
+    setImmediate(() => {
+      const known = this.#known.get(`${deviceId} ${letterId}`)
+      if (!known || known.status !== 'queued') this.#verdict.wrong.push(`${this.#name}: ${letterId} ended as ${status}, and was ${known?.status}`)
+      else known.status = status
+    })
+  }
+
+  async #compare (when: string): Promise<void> {
+    await new Promise(resolve => setImmediate(resolve))
+    for (const deviceId of DEVICES) {
+      const known = [...this.#known].filter(([key]) => key.startsWith(`${deviceId} `)).map(([, one]) => one)
+      const waiting = known.filter(({ status }) => status === 'queued').toSorted((one, other) => one.order - other.order)
+      const found = await all(this.#mailbox.letters(deviceId))
+      const what = `${this.#name}, ${when}, ${deviceId}`
+      this.#verdict.same(`${what}: the letters`, found.map(({ id }) => id), waiting.map(({ letter }) => letter.id))
+      this.#verdict.same(`${what}: how many wait`, await this.#mailbox.waiting(deviceId), waiting.length)
+      this.#verdict.holds(`${what}: what is in them`, found.every(({ id, body }) => Buffer.from(body).equals(Buffer.from(this.#known.get(`${deviceId} ${id}`)?.letter.body ?? ''))))
+      for (const { letter, status } of known) this.#verdict.same(`${what}: the receipt of ${letter.id}`, (await this.#mailbox.receipt(deviceId, letter.id))?.status, status)
+    }
+  }
+
+  #letter (): Letter {
+    const body = ['', 'x'.repeat(this.#pick(300)), '☃\n'.repeat(this.#pick(50)), Buffer.alloc(this.#pick(200), 10)][this.#pick(4)]!
+    const collapse = this.#random() < 0.4 ? COLLAPSE[this.#pick(COLLAPSE.length)] : undefined
+    return { id: `l${++this.#put}`, body, collapse, expiresAt: EPOCH + this.#pick(60_000) }
+  }
+
+  /** True: the disk was to blame. */
+  async #refused (operation: Promise<unknown>): Promise<true | undefined> {
+    try {
+      await operation
+      return undefined
+    } catch (error) {
+      if (error instanceof Failure && error.reason === 'store-full') return true
+      throw error
+    }
+  }
+
+  #pick (below: number): number {
+    return Math.floor(this.#random() * below)
+  }
+}
+
+await command(import.meta.url, { runs: 200, seed: Date.now() }, faults)
