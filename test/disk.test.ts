@@ -20,6 +20,7 @@ import { varintsOf } from '../lib/mailboxes/varints.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
 import { until } from './support.ts'
+import { interceptWrites } from './writes.ts'
 
 const plenty = { letters: 1_000, bytes: 1_000_000 }
 
@@ -124,16 +125,9 @@ t.test('nobody else may read the folder', async t => {
 
 /** Lets the database write only what a test lets it. */
 function intercept (t: { teardown (end: () => unknown): void }, write: (go: () => Promise<void>) => Promise<void>): { restore (): void } {
-  const { batch } = ClassicLevel.prototype
-  ClassicLevel.prototype.batch = function (this: ClassicLevel) {
-    const made = Reflect.apply(batch, this, []) as ReturnType<ClassicLevel['batch']>
-    const go = made.write.bind(made)
-    made.write = () => write(() => go({ sync: true }))
-    return made
-  } as never
-  const restore = () => { ClassicLevel.prototype.batch = batch }
-  t.teardown(restore)
-  return { restore }
+  const intercepted = interceptWrites(write)
+  t.teardown(intercepted.restore)
+  return intercepted
 }
 
 t.test('nothing is promised before it is on disk, a second try neither', async t => {
@@ -184,6 +178,13 @@ t.test('a disk that is full refuses, forgets nothing, and works again by itself'
   t.strictSame(await ids(mailbox, 'd'), ['a', 'c'])
   await mailbox.close!()
 })
+
+/** Letters in a folder that has been opened twice, so that they are in a table. */
+async function keepTwenty (path: string): Promise<void> {
+  const mailbox = await diskMailbox({ path })
+  for (let n = 0; n < 20; n++) await mailbox.put('d', letter(String(n)), plenty)
+  await (await reopened(mailbox, { path })).close!()
+}
 
 /** Whether the mailbox takes letters again, soon. */
 const heals = (mailbox: Mailbox) => until(async () => await reasonOf(mailbox.put('healed', letter(String(Math.random())), plenty)) === 'it did not fail')
@@ -338,15 +339,12 @@ t.test('a table that nothing refers to is left over, and no damage', async t => 
 
 t.test('a manifest that is cut short is told of', async t => {
   const path = await folder(t)
-  let mailbox = await diskMailbox({ path })
-  for (let n = 0; n < 20; n++) await mailbox.put('d', letter(String(n)), plenty)
-  mailbox = await reopened(mailbox, { path })
-  await mailbox.close!()
+  await keepTwenty(path)
   const name = (await readdir(path)).find(name => name.startsWith('MANIFEST'))!
   await truncate(join(path, name), (await stat(join(path, name))).size - 1)
   t.match(await damagesOf(path), [`${name}: some of it is damaged or missing`])
   t.strictSame(await damagesOf(path), [])
-  mailbox = await diskMailbox({ path })
+  const mailbox = await diskMailbox({ path })
   t.equal(await mailbox.waiting('d'), 20)
   await mailbox.close!()
 })
@@ -488,17 +486,14 @@ async function damagesOf (path: string): Promise<string[]> {
 
 t.test('damage to the files below is mended or survived, and reported', async t => {
   const path = await folder(t)
-  let mailbox = await diskMailbox({ path })
-  for (let n = 0; n < 20; n++) await mailbox.put('d', letter(String(n)), plenty)
-  mailbox = await reopened(mailbox, { path })
-  await mailbox.close!()
+  await keepTwenty(path)
   for (const name of await readdir(path)) {
     if (!name.startsWith('MANIFEST')) continue
     const bytes = await readFile(join(path, name))
     bytes[10]! ^= 1
     await writeFile(join(path, name), bytes)
   }
-  mailbox = await diskMailbox({ path })
+  let mailbox = await diskMailbox({ path })
   const damages: string[] = []
   mailbox.onDamage!(({ reason }) => damages.push(reason))
   t.match(damages[0], /damaged or missing/)

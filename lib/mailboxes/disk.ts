@@ -88,7 +88,7 @@ class DiskMailbox implements Mailbox {
     this.#add(deviceId, entry)
     this.#putting.add(entry)
     try {
-      await (replaced ? this.#save(deviceId, [entry, endedOf(replaced, 'replaced')], replaced) : this.#save(deviceId, [entry]))
+      await this.#save(deviceId, replaced ? [entry, endedOf(replaced, 'replaced')] : [entry], replaced)
     } catch (error) {
       this.#unkept.add(entry)
       if (this.#putting.has(entry)) this.#remove(deviceId, entry)

@@ -59,7 +59,8 @@ export function endedOf ({ id, expiresAt, size, position, strikes, collapse, dig
 
 /** Of a letter of which no more is left than its id and its place. */
 export function lostOf (id: string, position: number): Entry {
-  return endedOf({ id, status: 'queued', at: 0, expiresAt: Date.now(), size: 0, position, strikes: 0 }, 'damaged')
+  const now = Date.now()
+  return { id, status: 'damaged', at: now, expiresAt: now, size: 0, position, strikes: 0 }
 }
 
 export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, awaitedBy, device }: Entry): Receipt {

@@ -1,11 +1,12 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { ClassicLevel } from 'classic-level'
+import type { ClassicLevel } from 'classic-level'
 import { Failure } from '../../lib/errors.ts'
 import type { Ending, Letter, Mailbox } from '../../lib/mailbox.ts'
 import { diskMailbox } from '../../lib/mailboxes/disk.ts'
 import { all } from '../fakes.ts'
+import { interceptWrites } from '../writes.ts'
 import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
 
 interface Size extends Record<string, number> {
@@ -26,15 +27,12 @@ interface Figures {
   opened: number
 }
 
-/** How a write fails: before it came to the disk, or after. */
-type Fault = 'before' | 'after' | undefined
-
 const ROUNDS = 8
 const OPERATIONS = 60
 const DEVICES = ['d', 'd1', 'd~']
 const CAPS = { letters: 10_000, bytes: 100_000_000 }
 const COLLAPSE = ['k', '', '__proto__', 'ü☃']
-/** When the letters begin to expire; nothing here is due by the real clock. */
+/** When the letters begin to expire, by the time that is given to each sweep. */
 const EPOCH = 1_000_000
 
 /** Puts, settles, replaces, strikes and sweeps at random while writes fail, and compares the mailbox with what was answered; then opens it anew. */
@@ -53,33 +51,24 @@ export async function faults ({ runs, seed }: Size): Promise<Outcome> {
   return { line, wrong: verdict.wrong }
 }
 
-/** Lets writes of every database in this process fail, as a disk does. */
+/** Lets writes fail, as a disk does. */
 class FaultyDisk {
   isFaulty = false
   writes = 0
   failed = 0
-  readonly #batch = ClassicLevel.prototype.batch
+  readonly restore: () => void
+  readonly #random: () => number
 
   constructor (random: () => number) {
-    const made = this.#batch
-    const write = (go: () => Promise<void>, db: { close (): Promise<void> }) => this.#write(go, db, random)
-    ClassicLevel.prototype.batch = function (this: ClassicLevel) {
-      const batch = Reflect.apply(made, this, []) as ReturnType<ClassicLevel['batch']>
-      const go = batch.write.bind(batch)
-      batch.write = () => write(() => go({ sync: true }), this)
-      return batch
-    } as never
+    this.#random = random
+    this.restore = interceptWrites((go, db) => this.#write(go, db)).restore
   }
 
-  restore (): void {
-    ClassicLevel.prototype.batch = this.#batch
-  }
-
-  async #write (go: () => Promise<void>, db: { close (): Promise<void> }, random: () => number): Promise<void> {
+  async #write (go: () => Promise<void>, db: ClassicLevel): Promise<void> {
     this.writes++
-    const fault: Fault = this.isFaulty && random() < 0.4 ? (random() < 0.5 ? 'before' : 'after') : undefined
-    if (fault !== 'before') await go()
-    if (!fault) return
+    const isFaulty = this.isFaulty && this.#random() < 0.4
+    if (!isFaulty || this.#random() < 0.5) await go() // a write that fails may have come to the disk
+    if (!isFaulty) return
     this.failed++
     await db.close() // it takes nothing more before it is opened anew
     throw new Error('IO error: No space left on device')
