@@ -1,5 +1,7 @@
 import { connect as dial, type Socket } from 'node:net'
 
+/** Answered by every candidate, if only with 404. */
+const knock = Buffer.from('GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
 const CHUNKED_END = '0\r\n\r\n'
 
 /** A POST as it goes over the wire. */
@@ -14,10 +16,23 @@ export class Caller {
   readonly #socket: Socket
   #rest = ''
 
-  constructor (port: number) {
+  private constructor (port: number) {
     this.#socket = dial({ port, host: '127.0.0.1', noDelay: true })
     this.#socket.setEncoding('latin1')
     this.#socket.on('data', (text: string) => this.#read(text))
+  }
+
+  /** Resolves once the server has taken the connections in: Node takes one in a turn of its event loop, and a busy one has few. */
+  static async connect (port: number, count: number): Promise<Caller[]> {
+    return await Promise.all(Array.from({ length: count }, async () => {
+      const caller = new Caller(port)
+      await new Promise<unknown>(resolve => {
+        caller.answered = resolve
+        caller.write(knock)
+      })
+      caller.answered = () => {}
+      return caller
+    }))
   }
 
   write (request: Buffer): void {

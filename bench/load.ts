@@ -91,7 +91,7 @@ async function publisher (size: number, topics: Array<string | undefined>): Prom
     const frames = topics.map(topic => dialect.publish!(data, topic))
     return { publish: () => device.write(frames[published++ % frames.length]!), refused: () => refused, end () {} }
   }
-  const callers = Array.from({ length: CALLERS }, () => new Caller(port))
+  const callers = await Caller.connect(port, CALLERS)
   for (const caller of callers) caller.answered = ok => { if (!ok) refused++ }
   const requests = topics.map(topic => post(topic === undefined ? '/broadcast' : `/broadcast?topic=${topic}`, data))
   return {
@@ -145,7 +145,7 @@ async function rest ({ path, width, seconds, size, lines, byAnswer = false, else
     const to = Array.from({ length: lines }, (_, line) => `device-${(at * lines + line) % devices.length}`)
     return post(path, to.map(id => `{"to":"${id}","data":${data}}\n`).join(''), 'application/x-ndjson')
   })
-  const callers = Array.from({ length: width }, () => new Caller(elsewhere ? otherPort! : port))
+  const callers = await Caller.connect(elsewhere ? otherPort! : port, width)
   crowd.heard = byAnswer ? heard : undefined
   tally.reset()
   let asked = 0
@@ -202,7 +202,7 @@ async function echo ({ width, seconds, size }: { width: number, seconds: number,
 
 /** The last devices read nothing any more, and are sent more than all buffers on the way hold. */
 async function stall ({ count }: { count: number }): Promise<void> {
-  const caller = new Caller(port)
+  const [caller] = await Caller.connect(port, 1) as [Caller]
   for (const [at, device] of devices.entries()) {
     if (at < devices.length - count) continue
     device.stall()

@@ -3,9 +3,10 @@ import { createServer, type Server } from 'node:http'
 /** As in Fastify: callers that have to wait for their turn are not cut off. */
 const keepAliveTimeout = 72_000
 
-/** A bare HTTP server: every request is a POST, and `answer` is given the parts of its path and its body. */
+/** A bare HTTP server for POSTs: `answer` is given the parts of the path and the body. */
 export function posts (answer: (path: string[], body: string) => unknown): Server {
   return createServer({ keepAliveTimeout }, (request, response) => {
+    if (request.method !== 'POST') return response.writeHead(404, { 'content-length': 0 }).end()
     let body = ''
     request.setEncoding('utf8')
     request.on('data', (text: string) => { body += text })
