@@ -7,6 +7,7 @@ import { fanout } from './rows/fanout.ts'
 import { growth } from './rows/growth.ts'
 import { idle } from './rows/idle.ts'
 import { letters } from './rows/letters.ts'
+import { newcomers } from './rows/newcomers.ts'
 import { rest } from './rows/rest.ts'
 import { stalled } from './rows/stalled.ts'
 import { shares, table } from './table.ts'
@@ -14,7 +15,7 @@ import { shares, table } from './table.ts'
 // Measures this package beside others, and prints two tables in Markdown.
 // npm run bench -- --only fanout,rest --devices 1000,15000 --candidates ours,forty --rounds 3 --seconds 1
 
-const sections = { fanout, rest, letters, idle, stalled, cluster, growth }
+const sections = { fanout, rest, letters, idle, stalled, newcomers, cluster, growth }
 
 const { values } = parseArgs({
   options: {

@@ -51,7 +51,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   const dials = new Dials({ 'ws:': web, 'wss:': web, 'tcp:': line, 'unix:': line })
   const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials })
   const tide = new Tide()
-  const subscriptions = new Subscriptions(backplane, registry, tide, { maxTopics: settings.maxTopics, topic }, log)
+  const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
   // once devices must prove who they are, what they may listen to is not for them to say
   const authorizeTopic = settings.authorizeTopic ?? (() => !settings.authenticate)

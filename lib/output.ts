@@ -42,14 +42,6 @@ export class Output implements Holding {
     return this.#backlog <= this.#limit
   }
 
-  /** One for many: leaves at once if it may and nothing is before it, else like the others. False: more waits than may. */
-  cast (frame: Frame, atOnce: boolean): boolean {
-    if (!atOnce || this.#held || this.#waiting.length > 0) return this.write(frame)
-    this.#sink.send(frame)
-    this.#look()
-    return this.#buffered <= this.#limit
-  }
-
   /** Leaves at the end of the turn, or as soon as there is room, and resolves then; rejects where there will be none for long. */
   offer (frame: Frame): Promise<void> | undefined {
     if (this.#waiting.length > 0 || !this.#hasRoom) this.flush()

@@ -255,10 +255,10 @@ export class Session implements Device, Party, PeerLimits {
     if (!this.#output.write(frame)) this.end('slow')
   }
 
-  /** Writes a frame that goes to others too: at once, or with what else goes to many. To look at each connection first costs more than it is worth. */
-  cast (frame: Frame, atOnce: boolean): void {
+  /** Writes a frame that goes to others too. To look at each connection first costs more than it is worth. */
+  cast (frame: Frame): void {
     this.#home.stats.sent(frame.size)
-    if (!this.#output.cast(frame, atOnce)) this.end('slow')
+    if (!this.#output.write(frame)) this.end('slow')
   }
 
   /** Writes a message at once, or resolves when there was room for it: whoever waits keeps to the pace of the device. */

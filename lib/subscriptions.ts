@@ -5,7 +5,6 @@ import { Frame } from './frame.ts'
 import type { Codec } from './message.ts'
 import type { Session } from './session.ts'
 import { detached } from './text.ts'
-import type { Tide } from './tide.ts'
 import { Topics, isFilter, type TopicLimits } from './topics.ts'
 
 export interface SubscriptionLimits {
@@ -17,16 +16,14 @@ export interface SubscriptionLimits {
 export class Subscriptions {
   readonly #backplane: Backplane
   readonly #everyone: Iterable<Session>
-  readonly #tide: Tide
   readonly #limits: SubscriptionLimits
   readonly #log: FastifyBaseLogger
   readonly #topics = new Topics<Session>()
   readonly #watched = new Map<string, Unwatch>()
   readonly #unwatchEveryone: Unwatch
 
-  constructor (backplane: Backplane, everyone: Iterable<Session>, tide: Tide, limits: SubscriptionLimits, log: FastifyBaseLogger) {
+  constructor (backplane: Backplane, everyone: Iterable<Session>, limits: SubscriptionLimits, log: FastifyBaseLogger) {
     this.#log = log
-    this.#tide = tide
     this.#backplane = backplane
     this.#everyone = everyone
     this.#limits = limits
@@ -89,7 +86,6 @@ export class Subscriptions {
     const toEveryone = topic === EVERYONE
     const params = toEveryone ? { id, data } : { id, data, topic }
     const frames = new Map<Codec, Frame>()
-    const atOnce = this.#tide.opens()
     let codec: Codec | undefined
     let frame: Frame | undefined
     let sent = 0
@@ -100,7 +96,7 @@ export class Subscriptions {
         if (frame) frames.set(codec, frame)
       }
       if (!frame) continue
-      session.cast(frame, atOnce)
+      session.cast(frame)
       sent++
     }
     return sent

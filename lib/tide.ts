@@ -5,39 +5,27 @@ export interface Holding {
 
 /**
  * When what was handed to the connections leaves: all that came up in one turn of the event loop, at its end. One pass over the
- * connections serves everyone who had something for them, and each of them costs one write. What goes to many goes at once where
- * nothing came before it: that is a pass as well.
+ * connections serves everyone who had something for them, and each of them costs one write. Where there were many, the event loop turns
+ * some more before the next pass: in each turn Node takes in only one new connection, and whatever is on its way leaves together.
  */
 export class Tide {
   #holding: Holding[] = []
-  /** Turns of the event loop that must pass with nothing to do before it is quiet again. */
-  #restless = 0
-
-  /** True: it is quiet, and what goes to many need not be held. What comes while that is written is read a turn later, and leaves together. */
-  opens (): boolean {
-    if (this.#restless > 0) return false
-    this.#begin()
-    return true
-  }
+  /** Turns of the event loop that the next pass waits. */
+  #turns = 0
 
   /** Leaves with the next pass. */
   join (holding: Holding): void {
-    this.#holding.push(holding)
-    if (this.#restless === 0) this.#begin()
-  }
-
-  #begin (): void {
-    this.#restless = RESTLESS
-    setImmediate(this.#pass)
+    if (this.#holding.push(holding) === 1) setImmediate(this.#pass)
   }
 
   readonly #pass = (): void => {
+    if (this.#turns-- > 0) return void setImmediate(this.#pass)
     const holding = this.#holding
     this.#holding = []
+    this.#turns = Math.floor(holding.length / FLUSHED_A_TURN)
     for (const one of holding) one.flush()
-    if (holding.length > 0) return this.#begin()
-    if (--this.#restless > 0) setImmediate(this.#pass)
   }
 }
 
-const RESTLESS = 2
+/** Connections written to, for which others get one turn. */
+const FLUSHED_A_TURN = 128

@@ -7,7 +7,6 @@ import { Frame } from '../lib/frame.ts'
 import type { Codec } from '../lib/message.ts'
 import type { Session } from '../lib/session.ts'
 import { Subscriptions } from '../lib/subscriptions.ts'
-import { Tide } from '../lib/tide.ts'
 import { isFilter, isTopic, matches as matchesFilter, Topics } from '../lib/topics.ts'
 import { fakeLog, random, reasonOf } from './fakes.ts'
 
@@ -263,7 +262,7 @@ function subscribed ({ maxTopics = 8 } = {}) {
     }
   }
   const everyone = devices.map(({ session }) => session)
-  const subscriptions = new Subscriptions(backplane, everyone, new Tide(), { maxTopics, topic: { length: 20, levels: 3 } }, fakeLog())
+  const subscriptions = new Subscriptions(backplane, everyone, { maxTopics, topic: { length: 20, levels: 3 } }, fakeLog())
   return { subscriptions, backplane, watched, x: devices[0]!, y: devices[1]!, z: devices[2]! }
 }
 
