@@ -57,6 +57,8 @@ export interface Rest {
 const CONNECTING = 64
 const CALLERS = 16
 const PATIENCE = 20_000
+/** Seconds until a candidate that was idle while others were measured has found its memory again. */
+const AWAKE = 0.15
 const FLOOD = 4 * 1_048_576
 const FLOOD_MESSAGE = 32_768
 
@@ -105,34 +107,38 @@ async function fanout ({ burst, bursts, seconds, size, topics, pace }: Fanout): 
   const audience = topics ? devices.length / topics.length : devices.length - stalled
   const { publish, refused, end } = await publisher(size, topics ?? [undefined])
   const delays: number[] = []
-  tally.reset(dialect.unit?.(message(size), topics?.[0]))
-  if (pace !== undefined) tally.time(delays)
-
+  const published = async (burst: number, bursts: number, seconds: number) => {
+    const until = performance.now() + seconds * 1_000
+    let count = 0
+    delays.length = 0
+    tally.reset(dialect.unit?.(message(size), topics?.[0]))
+    if (pace !== undefined) tally.time(delays)
+    await within(PATIENCE + seconds * 1_000, () => `${tally.received} of ${count * audience} messages arrived, ${refused()} broadcasts were refused`, resolve => {
+      let since = 0
+      const go = () => {
+        since = performance.now()
+        tally.start()
+        for (let n = 0; n < burst; n++) publish()
+        count += burst
+      }
+      const next = () => {
+        go()
+        tally.when((count - burst * (bursts - 1)) * audience, step)
+      }
+      const step = () => {
+        const now = performance.now()
+        if (burst * bursts === 1 && pace === undefined) delays.push(now - since)
+        if (now >= until) tally.when(count * audience, resolve)
+        else if (pace === undefined) next()
+        else setTimeout(next, pace - (now - since))
+      }
+      for (let n = 1; n < bursts; n++) go()
+      next()
+    })
+  }
+  await published(1, 1, AWAKE)
   const spent = meter(server)
-  const until = performance.now() + seconds * 1_000
-  let published = 0
-  await within(PATIENCE + seconds * 1_000, () => `${tally.received} of ${published * audience} messages arrived, ${refused()} broadcasts were refused`, resolve => {
-    let since = 0
-    const go = () => {
-      since = performance.now()
-      tally.start()
-      for (let n = 0; n < burst; n++) publish()
-      published += burst
-    }
-    const next = () => {
-      go()
-      tally.when((published - burst * (bursts - 1)) * audience, step)
-    }
-    const step = () => {
-      const now = performance.now()
-      if (burst * bursts === 1 && pace === undefined) delays.push(now - since)
-      if (now >= until) tally.when(published * audience, resolve)
-      else if (pace === undefined) next()
-      else setTimeout(next, pace - (now - since))
-    }
-    for (let n = 1; n < bursts; n++) go()
-    next()
-  })
+  await published(burst, bursts, seconds)
   end()
   return { ...spent(), messages: tally.received, refused: refused(), delays: delays.toSorted((a, b) => a - b) }
 }

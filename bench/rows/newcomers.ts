@@ -7,7 +7,7 @@ const DEVICES = 5_000
 const NEWCOMERS = 20
 const SIZE = 128
 /** Of broadcasts that the server is kept busy with, and until it is. */
-const SECONDS = 3
+const SECONDS = 2
 const BUSY_AFTER = 500
 
 /** Whether devices can come while the others are told much. */

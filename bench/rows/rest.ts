@@ -23,7 +23,6 @@ export async function rest (bench: Bench): Promise<Row[]> {
   }
   const asking = (rest: Pick<Rest, 'path' | 'width'> & Partial<Rest>) => (pair: Pair, seconds: number) => pair.rest({ size: SIZE, seconds, ...rest })
 
-  await add('REST to one device, 32 callers', able.target, asking({ path: '/devices/:id/messages', width: 32 }))
   await add('REST to one device, 64 callers', able.target, asking({ path: '/devices/:id/messages', width: 64 }))
   const [send] = rows.slice(-1)
   await add(`NDJSON, ${LINES} lines a request, 4 callers`, able.targetMany, asking({ path: '/messages', width: 4, lines: LINES }))
