@@ -23,7 +23,7 @@ const { values } = parseArgs({
     candidates: { type: 'string', default: Object.keys(columns).join() },
     devices: { type: 'string', default: '1000,5000' },
     rounds: { type: 'string', default: '3' },
-    seconds: { type: 'string', default: '0.6' }
+    seconds: { type: 'string', default: '0.5' }
   }
 })
 

@@ -52,11 +52,15 @@ export class Output implements Holding {
     })
   }
 
+  look (): void {
+    this.#buffered = this.#sink.buffered
+  }
+
   flush (): void {
     const held = this.#held
     this.#held = undefined
     if (held) this.#sink.send(held)
-    this.#look()
+    this.look()
   }
 
   /** The connection has ended. */
@@ -76,10 +80,6 @@ export class Output implements Holding {
 
   get #backlog (): number {
     return this.#unsent + this.#waitingBytes
-  }
-
-  #look (): void {
-    this.#buffered = this.#sink.buffered
   }
 
   #hold (frame: Frame): void {
@@ -103,11 +103,11 @@ export class Output implements Holding {
 
   #drain (): void {
     let written = 0
-    this.#look()
+    this.look()
     for (const { frame, settle } of this.#waiting) {
       if (!this.#hasRoom) break
       this.#sink.send(frame)
-      this.#look()
+      this.look()
       this.#waitingBytes -= frame.size
       settle()
       written++

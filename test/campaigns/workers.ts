@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import devices, { localBackplane, type Backplane } from '../../lib/index.ts'
 import { createWorker, type Worker } from '../../lib/worker.ts'
 import { severable } from '../severable.ts'
-import { connect, until, type TestDevice } from '../support.ts'
+import { connect, type TestDevice } from '../support.ts'
 import { command, lanes, Verdict, type Outcome } from './campaign.ts'
 import { quiet } from './host.ts'
 
@@ -95,7 +95,7 @@ export async function workers ({ devices: count, rounds }: Size, { join, employ 
   verdict.same('devices that more than one worker had', first.filter(({ workers }) => workers.length > 1).length, 0)
   verdict.same('errors while nothing happened', crowd.errors, [])
 
-  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds).then(() => hands.get('b')!.kill())])
+  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds, 'b').then(() => hands.get('b')!.kill())])
   const dropped = crowd.errors.length
   verdict.same('errors that are not "dropped"', crowd.errors.filter(code => code !== DROPPED), [])
   verdict.holds('the kill met something under way', dropped > 0)
@@ -111,7 +111,7 @@ export async function workers ({ devices: count, rounds }: Size, { join, employ 
   const taken = fresh.filter(({ workers }) => workers[0] === 'd').length
   verdict.holds(`its share of ${fresh.length} new devices for the worker that came, and not ${taken}`, Math.abs(taken - fresh.length / 3) <= GATEWAYS)
 
-  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds).then(() => hands.get('a')!.close())])
+  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds, 'a').then(() => hands.get('a')!.close())])
   await crowd.ask(1)
   verdict.same('errors because a worker left', crowd.errors.length - dropped, 0)
   verdict.same('devices still with the worker that left', crowd.all.filter(({ workers }) => workers.at(-1) === 'a').length, 0)
@@ -143,6 +143,7 @@ class Crowd {
   runs = 0
   readonly #gateways: FastifyInstance[]
   readonly #byId = new Map<string, Caller>()
+  #heard: (run: Run) => void = () => {}
 
   constructor (gateways: FastifyInstance[]) {
     this.#gateways = gateways
@@ -168,9 +169,11 @@ class Crowd {
     return this.all.slice(come)
   }
 
-  begun ({ worker, deviceId, number }: Run): void {
+  begun (run: Run): void {
+    const { worker, deviceId, number } = run
     this.runs++
     this.#byId.get(deviceId)!.begun.push({ worker, number })
+    this.#heard(run)
   }
 
   /** Every device asks; resolves with the last answer. */
@@ -180,10 +183,14 @@ class Crowd {
     }))
   }
 
-  /** Resolves when half of what is asked in so many rounds has begun. */
-  async halfway (rounds: number): Promise<void> {
+  /** Resolves when half of what is asked in so many rounds has begun, and a worker with something that takes a while. */
+  async halfway (rounds: number, busy: string): Promise<void> {
     const enough = this.runs + this.all.length * rounds * ROUND.length / 2
-    await until(() => this.runs >= enough)
+    await new Promise<void>(resolve => {
+      this.#heard = ({ worker, number }) => {
+        if (this.runs >= enough && worker === busy && ROUND[number % ROUND.length] === 'slow') resolve()
+      }
+    })
   }
 }
 
