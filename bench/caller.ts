@@ -24,15 +24,11 @@ export class Caller {
 
   /** Resolves once the server has taken the connections in: Node takes one in a turn of its event loop, and a busy one has few. */
   static async connect (port: number, count: number): Promise<Caller[]> {
-    return await Promise.all(Array.from({ length: count }, async () => {
+    return await Promise.all(Array.from({ length: count }, () => new Promise<Caller>(resolve => {
       const caller = new Caller(port)
-      await new Promise<unknown>(resolve => {
-        caller.answered = resolve
-        caller.write(knock)
-      })
-      caller.answered = () => {}
-      return caller
-    }))
+      caller.answered = () => resolve(caller)
+      caller.write(knock)
+    })))
   }
 
   write (request: Buffer): void {

@@ -106,11 +106,10 @@ async function publisher (size: number, topics: Array<string | undefined>): Prom
 async function fanout ({ burst, bursts, seconds, size, topics, pace }: Fanout): Promise<Measured> {
   const audience = topics ? devices.length / topics.length : devices.length - stalled
   const { publish, refused, end } = await publisher(size, topics ?? [undefined])
-  const delays: number[] = []
   const published = async (burst: number, bursts: number, seconds: number) => {
     const until = performance.now() + seconds * 1_000
+    const delays: number[] = []
     let count = 0
-    delays.length = 0
     tally.reset(dialect.unit?.(message(size), topics?.[0]))
     if (pace !== undefined) tally.time(delays)
     await within(PATIENCE + seconds * 1_000, () => `${tally.received} of ${count * audience} messages arrived, ${refused()} broadcasts were refused`, resolve => {
@@ -135,10 +134,11 @@ async function fanout ({ burst, bursts, seconds, size, topics, pace }: Fanout): 
       for (let n = 1; n < bursts; n++) go()
       next()
     })
+    return delays
   }
   await published(1, 1, AWAKE)
   const spent = meter(server)
-  await published(burst, bursts, seconds)
+  const delays = await published(burst, bursts, seconds)
   end()
   return { ...spent(), messages: tally.received, refused: refused(), delays: delays.toSorted((a, b) => a - b) }
 }

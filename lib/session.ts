@@ -255,7 +255,7 @@ export class Session implements Device, Party, PeerLimits {
     if (!this.#output.write(frame)) this.end('slow')
   }
 
-  /** Writes a frame that goes to others too. To look at each connection first costs more than it is worth. */
+  /** Writes a frame that goes to others too. To ask each connection first whether it is open costs more than it is worth. */
   cast (frame: Frame): void {
     this.#home.stats.sent(frame.size)
     if (!this.#output.write(frame)) this.end('slow')
