@@ -199,9 +199,10 @@ export class Session implements Device, Party, PeerLimits {
     else this.#command(id, data)
   }
 
-  /** Tells the device that it is let in. */
+  /** Tells the device that it is let in, at once: it leaves with what the transport has answered. */
   welcome (params: unknown): void {
     this.hand(this.notice('welcome', params))
+    this.#output.flush()
   }
 
   /** The call that brings a message; its answer is the acknowledgement. */

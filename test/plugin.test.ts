@@ -174,6 +174,22 @@ t.test('an upgrade that no route takes is answered and closed', async t => {
   }
 })
 
+t.test('the answer to an upgrade and the welcome leave in one write', async t => {
+  const app = await listen(t)
+  let writes = 0
+  app.server.on('connection', (socket: Socket) => {
+    for (const name of ['_write', '_writev'] as const) {
+      const write = socket[name]!
+      socket[name] = (...args: unknown[]) => {
+        writes++
+        Reflect.apply(write, socket, args)
+      }
+    }
+  })
+  await connect(app.url, 'd')
+  t.equal(writes, 1)
+})
+
 t.test('a node that is leaving says so to those who send, where its host lets it', async t => {
   const app = await listen(t, {}, { return503OnClosing: false })
   const device = await connect(app.url, 'd')
