@@ -27,18 +27,28 @@ const { values } = parseArgs({
   }
 })
 
+/** The names in an argument, all of which must be known. */
+function names<Name extends string> (given: string, known: Record<Name, unknown>): Name[] {
+  const all = given.split(',') as Name[]
+  const unknown = all.find(name => !Object.hasOwn(known, name))
+  if (unknown === undefined) return all
+  console.error(`There is no "${unknown}": ${Object.keys(known).join(', ')}`)
+  process.exit(1)
+}
+
 const bench: Bench = {
   seconds: Number(values.seconds),
   rounds: Number(values.rounds),
   devices: values.devices.split(',').map(Number),
-  candidates: values.candidates.split(',')
+  candidates: names(values.candidates, columns)
 }
+const only = names(values.only, sections)
 
 const since = performance.now()
 const rows: Row[] = []
-for (const name of values.only.split(',')) {
+for (const name of only) {
   try {
-    rows.push(...await sections[name as keyof typeof sections](bench))
+    rows.push(...await sections[name](bench))
   } catch (error) { // the others are worth their time all the same
     note(`${name} failed: ${(error as Error).message}`)
     process.exitCode = 1

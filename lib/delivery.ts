@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
+import { answers, Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
 import { isUnreachable, type Letters } from './letters.ts'
 import type { Kept } from './mailbox.ts'
 import { Pace } from './pace.ts'
@@ -9,12 +9,14 @@ import type { Session } from './session.ts'
 export interface DeliveryLimits {
   /** Letters on their way to one device at a time. */
   window: number
-  /** Connections that may end with a letter unacknowledged before it is set aside. */
+  /** Connections that may end with a letter unacknowledged, and accidents that may happen to it, before it is set aside. */
   attempts: number
 }
 
 /** How long a device is left alone that has too much to do, and a mailbox that cannot be read. */
 const PAUSE = 1_000
+/** It doubles with each accident, up to this. */
+const MOST_PAUSE = 60_000
 /** Letters of all devices that leave in one turn of the event loop, so that many devices coming back at once stop nobody else. */
 const PER_TURN = 64
 const pressed = new Set<Reason>(['busy', 'too-fast'])
@@ -124,7 +126,9 @@ export class Delivery {
 
   async #hand (session: Session, round: Round, letter: Kept): Promise<void> {
     try {
-      while (!await this.#offer(session, letter) && await this.#waits(session, letter)) {}
+      let pause: number | undefined
+      do pause = await this.#offer(session, letter)
+      while (pause !== undefined && await this.#waits(session, letter, pause))
     } catch (error) {
       this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
     }
@@ -133,27 +137,28 @@ export class Delivery {
     this.#forget(session, round)
   }
 
-  /** True: nothing is left to do here. */
-  async #offer (session: Session, letter: Kept): Promise<boolean> {
+  /** Milliseconds until the next try; nothing, if nothing is left to do here. */
+  async #offer (session: Session, letter: Kept): Promise<number | undefined> {
     const failure = await this.#call(session, letter)
     if (failure) return await this.#failed(session, letter, failure)
     await this.#letters.settle(session.id, letter, 'delivered')
-    return true
+    return undefined
   }
 
-  async #failed (session: Session, letter: Kept, failure: Failure): Promise<boolean> {
+  async #failed (session: Session, letter: Kept, failure: Failure): Promise<number | undefined> {
     const { reason, device = { code: failure.code, message: failure.message } } = failure
-    if (reason === 'dropped') return true // it waits for the next connection
-    if (pressed.has(reason)) return false
-    if (reason !== 'timeout') await this.#letters.settle(session.id, letter, 'refused', device)
-    else if (session.patience === undefined || Date.now() >= letter.expiresAt) await this.#letters.settle(session.id, letter, 'expired')
-    else return await this.#strike(session, letter)
-    return true
+    if (reason === 'dropped') return undefined // it waits for the next connection
+    if (pressed.has(reason)) return PAUSE
+    const isUnanswered = reason === 'timeout' && session.patience !== undefined && Date.now() < letter.expiresAt
+    if (isUnanswered || isAccident(failure)) return await this.#strike(session, letter)
+    if (reason === 'timeout') await this.#letters.settle(session.id, letter, 'expired')
+    else await this.#letters.settle(session.id, letter, 'refused', device)
+    return undefined
   }
 
   /** After a pause. False: it was taken back meanwhile. */
-  async #waits (session: Session, letter: Kept): Promise<boolean> {
-    await sleep(PAUSE, undefined, { ref: false })
+  async #waits (session: Session, letter: Kept, pause: number): Promise<boolean> {
+    await sleep(pause, undefined, { ref: false })
     try {
       return (await this.#letters.receipt(session.id, letter.id))?.status === 'queued'
     } catch { // nobody can tell
@@ -173,15 +178,16 @@ export class Delivery {
     }
   }
 
-  /** True: it is set aside, or waits no more. */
-  async #strike (session: Session, letter: Kept): Promise<boolean> {
+  /** Nothing: it is set aside, or waits no more. */
+  async #strike (session: Session, letter: Kept): Promise<number | undefined> {
     try {
       const strikes = await this.#letters.strike(session.id, letter.id)
       if (strikes >= this.#limits.attempts) await this.#letters.settle(session.id, letter, 'set-aside')
-      return strikes === 0 || strikes >= this.#limits.attempts
+      else if (strikes > 0) return Math.min(PAUSE * 2 ** (strikes - 1), MOST_PAUSE)
+      return undefined
     } catch (error) {
       this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be struck')
-      return false
+      return PAUSE
     }
   }
 
@@ -195,6 +201,11 @@ function room (round: Round): Promise<void> {
 }
 
 function acknowledged (): undefined {}
+
+/** Something went wrong with it on the device, which has not said that it does not want it. */
+function isAccident ({ reason, device }: Failure): boolean {
+  return reason === 'refused' && device?.code === answers.internal.rpc
+}
 
 /** Anything else is nobody's answer. */
 function failureOf (error: unknown): Failure {

@@ -1,5 +1,14 @@
 import type { CallOptions } from './peer.ts'
 
+/** What a device id is, as a pattern. Not `.` and `..`: a URL has no names like these. */
+export const DEVICE_ID = '^(?!\\.{1,2}$)[A-Za-z0-9._:@+=~-]{1,128}$'
+
+const deviceId = new RegExp(DEVICE_ID)
+
+export function isDeviceId (id: unknown): id is string {
+  return typeof id === 'string' && deviceId.test(id)
+}
+
 /** Who a device proved to be. */
 export interface Credentials {
   /** Milliseconds since 1970; the session ends then unless renewed. */

@@ -3,14 +3,13 @@ import { builtins } from './builtins.ts'
 import { Failure } from './errors.ts'
 import type { Dialled, DialOptions, Dials } from './dial.ts'
 import type { EventMap, Events, EverywhereMap } from './events.ts'
-import { isDeviceId } from './introduction.ts'
 import type { Letters, LettersPage } from './letters.ts'
 import type { Receipt } from './mailbox.ts'
 import type { Handler, Methods, Schemas } from './methods.ts'
 import type { Outbox, SendOptions, Sent } from './outbox.ts'
 import type { CallOptions } from './peer.ts'
 import type { Registry } from './registry.ts'
-import type { Description, Device, Leave } from './device.ts'
+import { isDeviceId, type Description, type Device, type Leave } from './device.ts'
 import type { Counters, Stats } from './stats.ts'
 import { isTopic, type TopicLimits } from './topics.ts'
 import { Volley, type Addressed } from './volley.ts'
@@ -152,8 +151,8 @@ export class Devices {
   }
 
   /** The letters that wait for a device. */
-  async letters (deviceId: string, page: LettersPage): Promise<{ receipts: Receipt[], next: number | undefined }> {
-    return await this.#parts.letters.page(checked(deviceId), page)
+  async letters (deviceId: string, { limit = 100, after }: Partial<LettersPage> = {}): Promise<{ receipts: Receipt[], next: number | undefined }> {
+    return await this.#parts.letters.page(checked(deviceId), { limit, after })
   }
 
   /** What became of a letter. */

@@ -2,12 +2,7 @@ import { isUtf8 } from 'node:buffer'
 import type { PeerCertificate } from 'node:tls'
 import type { FastifyRequest } from 'fastify'
 import type { Caller } from './gate.ts'
-import type { Credentials } from './device.ts'
-
-/** What a device id is, as a pattern. Not `.` and `..`: a URL has no names like these. */
-export const DEVICE_ID = '^(?!\\.{1,2}$)[A-Za-z0-9._:@+=~-]{1,128}$'
-
-const deviceId = new RegExp(DEVICE_ID)
+import { isDeviceId, type Credentials } from './device.ts'
 
 /** How a device introduces itself, over whichever transport. */
 export interface Introduction extends Caller {
@@ -34,10 +29,6 @@ export type Authenticate = (
   introduction: Introduction & { deviceId: string },
   context: { signal: AbortSignal }
 ) => Credentials | boolean | null | undefined | void | Promise<Credentials | boolean | null | undefined | void>
-
-export function isDeviceId (id: unknown): id is string {
-  return typeof id === 'string' && deviceId.test(id)
-}
 
 /** The name ends at the first colon, unless it is the device id, which may hold one. */
 export function basicOf (authorization: string | undefined, deviceId: unknown): { username?: string, password?: string } {

@@ -1,4 +1,4 @@
-import type { Static, TSchema } from '@sinclair/typebox'
+import { Kind, type Static, type TSchema } from '@sinclair/typebox'
 import { TypeCompiler, ValueErrorType, type TypeCheck, type ValueError } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
 import { answers, Failure, type Flaw } from './errors.ts'
@@ -59,14 +59,11 @@ export class Methods {
 
   /** Several handlers of one method share the connections among them, in turn. */
   handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
-    const handlers = this.#methods.get(name) ?? []
-    this.#methods.set(name, handlers)
-    handlers.push({
-      handler: handler as Method['handler'],
-      params: schemas.params && TypeCompiler.Compile(schemas.params),
-      result: schemas.result && TypeCompiler.Compile(schemas.result),
-      isBuiltin
-    })
+    if (typeof handler !== 'function') throw new TypeError(`What handles "${name}" is a function`)
+    const method = { handler: handler as Method['handler'], params: compiled(name, schemas.params), result: compiled(name, schemas.result), isBuiltin }
+    const handlers = this.#methods.get(name)
+    if (handlers) handlers.push(method)
+    else this.#methods.set(name, [method])
   }
 
   /**
@@ -120,6 +117,11 @@ export class Methods {
     this.#stats.count('answers', failure.reason)
     return failure
   }
+}
+
+function compiled (name: string, schema: TSchema | undefined): TypeCheck<TSchema> | undefined {
+  if (schema && !(Kind in schema)) throw new TypeError(`The schemas of "${name}" are made with TypeBox, as Type.Object({ ... }): plain JSON Schema will not do`)
+  return schema && TypeCompiler.Compile(schema)
 }
 
 class Context implements HandlerContext {

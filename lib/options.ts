@@ -65,7 +65,7 @@ export const OptionsSchema = Type.Object({
   maxLetters: Count(1_000, 'Letters that may wait per device'),
   maxLetterBytes: Count(1_048_576, 'Size of all letters that wait for a device'),
   window: Count(32, 'Letters on their way to a device at a time'),
-  attempts: Count(5, 'Connections that may end without an acknowledgement before a letter is set aside'),
+  attempts: Count(5, 'Connections that may end without an acknowledgement, or internal errors of the device, before a letter is set aside'),
   maxKeys: Count(10_000, 'Idempotency keys remembered'),
   keyTtl: Milliseconds(86_400_000, 'How long an idempotency key is remembered'),
 

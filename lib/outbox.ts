@@ -3,7 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { EVERYONE, type Answer, valueOf, type Backplane, type Reach, type Request } from './backplane.ts'
 import { Failure } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
-import { isDeviceId } from './introduction.ts'
+import { isDeviceId } from './device.ts'
 import { failureOf, type Letters, type Wait } from './letters.ts'
 import { sizeOf, type Letter, type Put, type Receipt } from './mailbox.ts'
 import type { CallOptions, CallSignal } from './peer.ts'
@@ -193,7 +193,9 @@ export class Outbox {
 function bodyOf (data: unknown): string | Uint8Array {
   if (data instanceof Uint8Array) return data
   try {
-    return JSON.stringify(data ?? null)
+    const text: string | undefined = JSON.stringify(data ?? null)
+    if (text === undefined) throw new TypeError(`a ${typeof data} is no data`)
+    return text
   } catch (error) {
     throw new Failure('bad-params', { message: `Cannot be encoded: ${(error as Error).message}` })
   }

@@ -1,5 +1,5 @@
 export interface Backoff {
-  /** The most to wait before the first try, in milliseconds; it doubles with each further one. */
+  /** The most to wait before the second try, in milliseconds; it doubles with each further one. */
   first: number
   most: number
 }

@@ -10,7 +10,7 @@ import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
 import { tcpSocket } from '../lib/client/tcp.ts'
-import { connect as connectClient, Failure, type Client, type ConnectOptions, type Received, type Status } from '../lib/client/index.ts'
+import { connect as connectClient, Failure, Refusal, type Client, type ConnectOptions, type Received, type Status } from '../lib/client/index.ts'
 import { waitOf } from '../lib/retry.ts'
 import devices from '../lib/index.ts'
 import { launch } from './browser.ts'
@@ -89,20 +89,47 @@ t.test('a message is acknowledged once its listeners have finished, and the next
   t.strictSame(begun, [0, 1])
 })
 
-t.test('a listener that fails refuses its letter, is told of, and holds nobody up', async t => {
+t.test('a letter at which a listener throws is told of, holds nobody up, and comes again', async t => {
   const app = await listen(t)
   const errors: unknown[] = []
+  const shown: unknown[] = []
   const device = client(t, app.url).on('error', error => errors.push(error))
-  const listener = ({ data }: Received) => { if (data === 'bad') throw new Error('cannot') }
-  device.on('message', listener)
+  device.on('message', ({ data }) => {
+    shown.push(data)
+    if (data === 'bad' && errors.length === 0) throw new Error('cannot')
+  })
   await becomes(device, 'connected')
   const bad = app.devices.send('d', 'bad', { ttl: 60_000, confirm: true })
   const good = app.devices.send('d', 'good', { ttl: 60_000, confirm: true })
-  await t.rejects(bad, { code: 'DEVICE_REFUSED' })
   t.equal((await good).status, 'delivered')
+  t.equal((await bad).status, 'delivered')
   t.match(errors, [{ message: 'cannot' }])
-  device.off('message', listener)
-  t.equal((await app.devices.send('d', 'bad', { ttl: 60_000, confirm: true })).status, 'delivered')
+  t.strictSame(shown, ['bad', 'good', 'bad'])
+})
+
+t.test('a listener refuses a letter in its own words, and for good', async t => {
+  const app = await listen(t)
+  const device = client(t, app.url).on('message', () => { throw new Refusal('Too hot', 42) })
+  await becomes(device, 'connected')
+  await t.rejects(app.devices.send('d', 1, { ttl: 60_000, confirm: true }), { code: 'DEVICE_REFUSED', device: { code: 42, message: 'Too hot' } })
+})
+
+t.test('a letter that nobody listens to waits until somebody does', async t => {
+  const app = await listen(t)
+  const errors: unknown[] = []
+  const shown: unknown[] = []
+  const listener = () => {}
+  const device = client(t, app.url).on('error', error => errors.push(error)).on('message', listener).off('message', listener)
+  await becomes(device, 'connected')
+  device.subscribe('news', () => {})
+  await t.rejects(app.devices.send('d', 0, { confirm: true }), { code: 'DEVICE_REFUSED', device: { code: -32603 } })
+  const { id } = await app.devices.send('d', 1, { ttl: 60_000 })
+  await until(() => errors.length === 2)
+  t.match(errors, [{ message: /nothing listens/ }, { message: /nothing listens/ }])
+  t.equal((await app.devices.receipt('d', id)).status, 'queued')
+  device.on('message', ({ data }) => shown.push(data))
+  await until(async () => (await app.devices.receipt('d', id)).status === 'delivered')
+  t.strictSame(shown, [1])
 })
 
 const connections = new WeakMap<object, Set<Socket>>()
@@ -336,6 +363,24 @@ t.test('without a WebSocket to use, it says so', async t => {
 
 t.test('an address that is none is told at once', async t => {
   t.throws(() => connectClient('nowhere', { deviceId: 'd', ...quick }), { code: 'ERR_INVALID_URL' })
+  t.throws(() => connectClient('localhost:3000/ws', { deviceId: 'd', ...quick }), { message: /Not an address/ })
+})
+
+t.test('an id that no device can have is told at once', async t => {
+  for (const deviceId of [undefined, '', 'a b', 'x'.repeat(129)]) {
+    t.throws(() => connectClient('ws://127.0.0.1:9/ws', { deviceId: deviceId!, ...quick }), { message: /"deviceId"/ })
+  }
+})
+
+t.test('a call that there is no connection for says why', async t => {
+  const app = await listen(t, { authenticate: ({ token }) => token === 'right' })
+  const stranger = client(t, app.url)
+  await t.rejects(stranger.call('ping', undefined, { timeout: 500 }), { reason: 'timeout', message: /^No connection: .*401/ })
+  const device = client(t, app.url, { deviceId: 'e', token: 'right' })
+  await becomes(device, 'connected')
+  await app.devices.disconnect('e')
+  await becomes(device, 'stopped')
+  await t.rejects(device.call('ping'), { reason: 'dropped', message: 'No connection: removed through REST' })
 })
 
 t.test('why there is no connection is told where it is known', async t => {
@@ -465,7 +510,7 @@ t.test('what listeners for the status and for errors throw harms nobody', async 
     .on('error', error => errors.push(error))
     .on('message', ({ data }) => { if (data === 'bad') throw new Error('cannot') })
   t.ok((await device.call('ping')).now)
-  await t.rejects(app.devices.send('d', 'bad', { ttl: 60_000, confirm: true }), { code: 'DEVICE_REFUSED' })
+  await t.rejects(app.devices.send('d', 'bad', { confirm: true }), { code: 'DEVICE_REFUSED' })
   t.equal((await app.devices.send('d', 'good', { ttl: 60_000, confirm: true })).status, 'delivered')
   await app.devices.disconnect('d')
   await until(() => errors.length === 3)

@@ -96,6 +96,7 @@ t.test('what is promised survives a kill', async t => {
 t.test('a folder belongs to one mailbox at a time', async t => {
   const path = await folder(t)
   const mailbox = await diskMailbox({ path })
+  await t.rejects(diskMailbox({} as never), { message: /needs the option "path"/ })
   await t.rejects(diskMailbox({ path }), { message: /in use by another process/ })
   await mailbox.close!()
 })

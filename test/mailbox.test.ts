@@ -333,8 +333,8 @@ class FakeDevice {
     this.peer.receive({ kind: 'result', id, result: null })
   }
 
-  refuse (id: string, reason: Reason): void {
-    this.peer.receive({ kind: 'failure', id, reason, detail: { code: 7, message: 'No' } })
+  refuse (id: string, reason: Reason, code = 7): void {
+    this.peer.receive({ kind: 'failure', id, reason, detail: { code, message: 'No' } })
   }
 
   /** Its connection ends, in the order of a real session. */
@@ -467,6 +467,42 @@ t.test('a letter that a device is too busy for stays, and comes again', async t 
     await until(() => told.length === 1)
     t.equal(await status('a'), 'delivered')
   }
+})
+
+t.test('a letter that met with an accident on the device comes again, ever later, and is set aside in the end', async t => {
+  const { delivery, device, put, status, told } = delivering(t, { attempts: 3 })
+  await put('a', 'b')
+  const it = device()
+  const since = performance.now()
+  delivery.ring(it.session)
+  await it.sees('a b')
+  it.acknowledge('b')
+  for (const handed of ['a b a', 'a b a a']) {
+    it.refuse('a', 'refused', -32603)
+    await turn()
+    t.equal(await status('a'), 'queued')
+    await it.sees(handed)
+  }
+  t.ok(performance.now() - since >= 2_990, 'after one second, and two')
+  it.refuse('a', 'refused', -32603)
+  await until(() => told.length === 2)
+  t.strictSame(told, ['d b delivered', 'd a set-aside'])
+})
+
+t.test('a letter that is taken back after an accident does not come again', async t => {
+  const { delivery, device, letters, mailbox, put } = delivering(t)
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  const { strike } = mailbox
+  mailbox.strike = async (...args) => {
+    await letters.settle('d', { id: 'a' }, 'cancelled')
+    return await strike(...args)
+  }
+  it.refuse('a', 'refused', -32603)
+  await sleep(1_200)
+  t.equal(it.handed, 'a')
 })
 
 t.test('a letter that is taken back while a busy device is left alone does not come again', async t => {

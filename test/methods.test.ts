@@ -21,6 +21,14 @@ function serving () {
   return { methods, answer, log, device, counted: () => stats.read(0).answers }
 }
 
+t.test('what is no handler, and a schema that is not of TypeBox, are told at once', async t => {
+  const { methods } = serving()
+  t.throws(() => methods.handle('odd', {}, 'x' as never), { message: /"odd" is a function/ })
+  const plain = { type: 'object' } as never
+  for (const schemas of [{ params: plain }, { result: plain }]) t.throws(() => methods.handle('odd', schemas, () => ({})), { message: /"odd" are made with TypeBox/ })
+  t.strictSame(methods.names, [])
+})
+
 t.test('a handler answers with what follows from its schemas', async t => {
   const { methods, answer, counted, log } = serving()
   methods.handle('judge', { params: Reading, result: Verdict }, ({ value }) => ({ ok: value < 10 }))

@@ -136,6 +136,8 @@ t.test('a letter to nobody expires', async t => {
   t.equal((await app.devices.receipt('away', id)).status, 'expired')
   await t.rejects(app.devices.send('away', 1, { ttl: -1 }), { code: 'MESSAGE_MALFORMED' })
   await t.rejects(app.devices.send('away', 1, { ttl: Number.NaN }), { code: 'MESSAGE_MALFORMED' })
+  await t.rejects(app.devices.send('away', () => 1, { ttl: 1_000 }), { code: 'PARAMS_INVALID', message: 'Cannot be encoded: a function is no data' })
+  t.strictSame(await app.devices.letters('away'), { receipts: [], next: undefined })
 })
 
 t.test('an idempotency key makes one delivery of many tries', async t => {
@@ -396,8 +398,8 @@ t.test('many messages go in one request, a line each, and one bad line fails alo
   const receipts = body.toString().trim().split('\n').map((line: string) => JSON.parse(line))
   t.match(receipts, [
     { status: 'sent' }, { statusCode: 404, code: 'DEVICE_OFFLINE' }, { status: 'queued' }, { code: 'MESSAGE_UNREADABLE' },
-    { code: 'MESSAGE_MALFORMED' }, { code: 'ID_INVALID' }, { code: 'MESSAGE_MALFORMED' }, { code: 'MESSAGE_MALFORMED' },
-    { code: 'MESSAGE_TOO_LARGE' }, { code: 'DEVICE_REFUSED', device: { code: 1, message: '4' } }, { status: 'sent' }
+    { code: 'MESSAGE_MALFORMED', message: /^line\/data: / }, { code: 'ID_INVALID' }, { code: 'MESSAGE_MALFORMED', message: /^line\/tll: / },
+    { code: 'MESSAGE_MALFORMED', message: 'Readable, but not a valid message' }, { code: 'MESSAGE_TOO_LARGE' }, { code: 'DEVICE_REFUSED', device: { code: 1, message: '4' } }, { status: 'sent' }
   ])
   t.equal(receipts.length, 11)
   await device.next(({ params }) => params?.data === 'é')

@@ -396,8 +396,8 @@ t.test('the door says where it is, and is on loopback unless told; a port that i
   await t.rejects(async () => { await taken.ready() }, { code: 'EADDRINUSE' })
   await app.close()
   t.equal(door.address, null)
-  t.throws(() => tcp({}), /"port" or the option "path"/)
-  t.throws(() => tcp({ port: 1, path: '/x' }), /"port" or the option "path"/)
+  t.throws(() => tcp({}), /one of the options "port" and "path"/)
+  t.throws(() => tcp({ port: 1, path: '/x' }), /one of the options "port" and "path"/)
 })
 
 t.test('a wrong option of a door is named', async t => {

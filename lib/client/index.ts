@@ -1,3 +1,4 @@
+import { isDeviceId } from '../device.ts'
 import { Failure } from '../errors.ts'
 import type { Call, Notice } from '../message.ts'
 import { MAX_TIMER, type Inbound } from '../peer.ts'
@@ -5,7 +6,7 @@ import { waitOf, type Backoff } from '../retry.ts'
 import { matches } from '../topics.ts'
 import { Line, VANISHED, type End, type WebSocketLike } from './line.ts'
 
-export { Failure, type Detail, type Reason } from '../errors.ts'
+export { Failure, Refusal, type Detail, type Reason } from '../errors.ts'
 export type { WebSocketLike } from './line.ts'
 
 export interface ConnectOptions extends Partial<Backoff> {
@@ -57,6 +58,7 @@ type ListenerOf<Event extends keyof Listeners> = Listeners[Event] extends Set<in
 const REMEMBERED = 1_000
 /** Messages that may wait for the listeners to finish with the one before. */
 const MOST_QUEUED = 10_000
+const schemes = new Set(['ws:', 'wss:', 'tcp:', 'unix:'])
 /** A connection that lasted so many times the first wait was a good one. */
 const GOOD = 5
 
@@ -82,6 +84,8 @@ export class Client implements End {
   /** Ids of the letters that the application has seen, oldest first. */
   readonly #seen = new Set<string>()
   #status: Status = { state: 'connecting' }
+  /** Why there is no connection. */
+  #trouble = 'none yet'
   #line: Line | undefined
   #tries = 0
   #welcomedAt = Infinity
@@ -92,8 +96,10 @@ export class Client implements End {
   constructor (url: string, options: ConnectOptions) {
     const { WebSocket = (globalThis as any).WebSocket, timeout = 10_000 } = options
     if (!WebSocket) throw new Error('There is no WebSocket here: give one as the option "WebSocket", in Node 20 that of the package ws')
+    if (!isDeviceId(options.deviceId)) throw new TypeError('The option "deviceId" is 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -')
     this.#url = new URL(url, (globalThis as any).location?.href)
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
+    if (!schemes.has(this.#url.protocol)) throw new TypeError(`Not an address to connect to: ${url}`)
     this.#url.searchParams.set('deviceId', options.deviceId)
     this.#options = { first: 1_000, most: 30_000, maxWaiting: 100, ...options, WebSocket, timeout: Math.min(timeout, MAX_TIMER) }
     void this.#open()
@@ -109,7 +115,10 @@ export class Client implements End {
     return this
   }
 
-  /** A message is acknowledged once all its listeners have finished; the next one waits for that. */
+  /**
+   * A message is acknowledged once all its listeners have finished; the next one waits for that. Where one throws, or there is none,
+   * it is not, and comes again; a `Refusal` says that it is not wanted.
+   */
   on<Event extends keyof Listeners> (event: Event, listener: ListenerOf<Event>): this {
     (this.#listeners[event] as Set<unknown>).add(listener)
     return this
@@ -172,13 +181,14 @@ export class Client implements End {
     this.#line = undefined
     if (performance.now() - this.#welcomedAt >= GOOD * this.#options.first) this.#tries = 0
     this.#welcomedAt = Infinity
+    this.#trouble = reason || `it ended with ${code}`
     const retryIn = waitOf(code, reason, this.#tries++, this.#options)
     if (retryIn !== undefined) {
       this.#timer = setTimeout(() => void this.#open(), retryIn)
       return this.#set({ state: 'waiting', code, reason, retryIn })
     }
     this.#set({ state: 'stopped', code, reason })
-    for (const settle of this.#waiting) settle(new Failure('dropped'))
+    for (const settle of this.#waiting) settle(this.#unconnected('dropped'))
   }
 
   failed (error: unknown): unknown {
@@ -236,7 +246,9 @@ export class Client implements End {
   async #show (message: Received, isLetter: boolean): Promise<object> {
     const { id, topic } = message
     if (this.#status.state === 'stopped' || this.#seen.has(id)) return {}
-    for (const listener of this.#listenersTo(topic)) await listener(message)
+    const listeners = this.#listenersTo(topic)
+    if (isLetter && listeners.size === 0) throw new Error('A message came, and nothing listens')
+    for (const listener of listeners) await listener(message)
     if (isLetter) this.#seen.add(id)
     if (this.#seen.size > REMEMBERED) this.#seen.delete(this.#seen.values().next().value!)
     return {}
@@ -251,7 +263,7 @@ export class Client implements End {
   }
 
   #connected (timeout: number, signal?: AbortSignal): Promise<void> {
-    if (this.#status.state === 'stopped') throw new Failure('dropped')
+    if (this.#status.state === 'stopped') throw this.#unconnected('dropped')
     if (this.#waiting.size >= this.#options.maxWaiting) throw new Failure('busy')
     return new Promise((resolve, reject) => {
       const settle = (failure?: Failure) => {
@@ -262,11 +274,15 @@ export class Client implements End {
         else resolve()
       }
       const giveUp = () => settle(new Failure('dropped'))
-      const timer = setTimeout(() => settle(new Failure('timeout')), Math.min(timeout, MAX_TIMER))
+      const timer = setTimeout(() => settle(this.#unconnected('timeout')), Math.min(timeout, MAX_TIMER))
       signal?.addEventListener('abort', giveUp)
       this.#waiting.add(settle)
       if (signal?.aborted) giveUp()
     })
+  }
+
+  #unconnected (reason: 'dropped' | 'timeout'): Failure {
+    return new Failure(reason, { message: `No connection: ${this.#trouble}` })
   }
 
   /** While there is no connection nothing need be told: a welcome tells all there is. */

@@ -33,6 +33,7 @@ const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
 
 /** Keeps letters in a folder: what is promised is on disk, and survives a kill at any moment. Needs `classic-level`. */
 export async function diskMailbox ({ path, keepReceipts = DAY }: DiskMailboxOptions): Promise<Mailbox> {
+  if (typeof path !== 'string') throw new TypeError('diskMailbox() needs the option "path", a folder')
   const mailbox = new DiskMailbox(keepReceipts)
   await mailbox.open(path)
   return mailbox

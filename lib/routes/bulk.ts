@@ -1,6 +1,6 @@
 import { pipeline, Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
-import { TypeCompiler } from '@sinclair/typebox/compiler'
+import { TypeCompiler, type ValueError } from '@sinclair/typebox/compiler'
 import { Failure } from '../errors.ts'
 import { isSound } from '../json.ts'
 import type { Settings } from '../options.ts'
@@ -46,10 +46,15 @@ function reader (settings: Settings): (text: string) => Addressed | Failure {
   return text => {
     const line = parse(text)
     if (line instanceof Failure) return line
-    if (!check.Check(line) || !isSound(line.data, settings.maxDepth)) return new Failure('malformed')
+    if (!check.Check(line)) return malformed(check.Errors(line).First()!)
+    if (!isSound(line.data, settings.maxDepth)) return new Failure('malformed')
     const { to, data, ttl, confirm, timeout, collapse, key } = line
     return { to, data, ttl: milliseconds(ttl), confirm, timeout: milliseconds(timeout), collapse, key }
   }
+}
+
+function malformed ({ path, message }: ValueError): Failure {
+  return new Failure('malformed', { message: `line${path}: ${message}` })
 }
 
 function parse (text: string): unknown {

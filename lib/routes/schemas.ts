@@ -1,5 +1,5 @@
 import { Type, type TSchema } from '@sinclair/typebox'
-import { DEVICE_ID } from '../introduction.ts'
+import { DEVICE_ID } from '../device.ts'
 
 /** The schemas that several resources share. */
 

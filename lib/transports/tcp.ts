@@ -38,7 +38,7 @@ export class TcpDoor implements Door, Host {
   readonly #known = new Set<Newcomer>()
 
   constructor (options: TcpOptions) {
-    if ((options.port === undefined) === (options.path === undefined)) throw new Error('tcp() needs the option "port" or the option "path"')
+    if ((options.port === undefined) === (options.path === undefined)) throw new Error('tcp() needs one of the options "port" and "path"')
     this.#options = complete('tcp()', TcpOptionsSchema, options)
   }
 
