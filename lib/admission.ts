@@ -97,12 +97,15 @@ export class Admission implements Entrance {
 
   /** The connection is open: the session takes the device over, is welcomed, and gets its letters. */
   async enter (session: Session): Promise<void> {
-    const { home, letters, rules } = this.#parts
+    const { home, letters, rules, backplane, registry, isDraining } = this.#parts
     const late = setTimeout(() => session.end('overloaded'), rules.admissionTimeout)
     try {
       const waiting = await letters.waitingIfKnown(session.id)
       if (session.left) return // that took too long: somewhere else it may be entered by now
-      await this.#takeOver(session)
+      session.own(await backplane.own(session.id, session.owner!))
+      if (isDraining()) session.end('leaving')
+      // in one go: who is in the registry may be sent something, and the welcome comes first
+      if (!session.left) registry.enter(session)
       if (!session.left) this.#welcome(session, waiting)
     } catch (error) {
       home.log.error({ err: error, deviceId: session.id }, 'a device could not be taken over')
@@ -110,13 +113,6 @@ export class Admission implements Entrance {
     } finally {
       clearTimeout(late)
     }
-  }
-
-  async #takeOver (session: Session): Promise<void> {
-    const { backplane, registry, isDraining } = this.#parts
-    session.own(await backplane.own(session.id, session.owner!))
-    if (isDraining()) session.end('leaving')
-    if (!session.left) registry.enter(session)
   }
 
   #welcome (session: Session, waiting: number): void {

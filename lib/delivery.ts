@@ -102,6 +102,7 @@ export class Delivery {
       for (;;) {
         // only then: a letter may be cancelled while one waits for room
         while (this.#isFull(session, round)) await room(round)
+        await session.room()?.catch(() => {})
         if (!this.#mayHand(session)) return
         const turn = this.#pace.step()
         if (turn) await turn
@@ -159,6 +160,7 @@ export class Delivery {
   /** After a pause. False: it was taken back meanwhile. */
   async #waits (session: Session, letter: Kept, pause: number): Promise<boolean> {
     await sleep(pause, undefined, { ref: false })
+    await session.room()?.catch(() => {})
     try {
       return (await this.#letters.receipt(session.id, letter.id))?.status === 'queued'
     } catch { // nobody can tell

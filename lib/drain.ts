@@ -9,14 +9,14 @@ export interface DrainLimits {
 
 const LOOK_AGAIN = 10
 
-/** Lets the devices go: each as soon as its calls are settled, or when time is short, and each with a time of its own to come back. */
+/** Lets the devices go: each as soon as its calls are settled and what waits for it is written, or when time is short, and each with a time of its own to come back. */
 export async function drain (sessions: Iterable<Session>, { drainTimeout, closeTimeout, retrySpread }: DrainLimits): Promise<void> {
   const deadline = Date.now() + Math.max(drainTimeout - closeTimeout, drainTimeout / 2)
   let busy = [...sessions]
   while (busy.length > 0) {
     const late = Date.now() >= deadline
     busy = busy.filter(session => {
-      if (!late && session.calls > 0 && !session.left) return true
+      if (!late && (session.calls > 0 || session.isBehind) && !session.left) return true
       session.end('leaving', retryWithin(retrySpread))
       return false
     })

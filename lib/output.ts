@@ -11,7 +11,8 @@ export interface Sink {
 }
 
 interface Waiting {
-  frame: Frame
+  /** Without one, somebody waits until little is left to be written. */
+  frame: Frame | undefined
   settle (failure?: Failure): void
 }
 
@@ -24,6 +25,8 @@ export class Output implements Holding {
   #held: Outgoing | undefined
   /** What was buffered after the last write: by now it is that, or less. To look costs more than it tells as long as that is little. */
   #buffered = 0
+  /** More waited than may when the turn was over. */
+  #isLate = false
   #waiting: Waiting[] = none
   #waitingBytes = 0
 
@@ -39,28 +42,39 @@ export class Output implements Holding {
     else this.#hold(frame)
     if (this.#backlog <= this.#limit) return true
     this.flush() // what the system takes at once does not wait
-    return this.#backlog <= this.#limit
+    // over TLS it takes nothing before the turn is over, and who had no time is not slow
+    return this.#backlog <= (this.#isLate ? this.#limit : 2 * this.#limit)
   }
 
   /** Leaves at the end of the turn, or as soon as there is room, and resolves then; rejects where there will be none for long. */
   offer (frame: Frame): Promise<void> | undefined {
-    if (this.#waiting.length > 0 || !this.#hasRoom) this.flush()
-    if (this.#waiting.length === 0 && this.#hasRoom) return void this.#hold(frame)
+    if (!this.#mayGo(frame)) this.flush()
+    if (this.#mayGo(frame)) return void this.#hold(frame)
     if (this.#backlog + frame.size > this.#limit) return Promise.reject(new Failure('congested'))
-    return new Promise((resolve, reject) => {
-      this.#wait(frame, failure => failure ? reject(failure) : resolve())
-    })
+    return this.#turn(frame)
+  }
+
+  /** Resolves once so little waits that any frame may be written; nothing, if that is so. Rejects where it will not be. */
+  room (): Promise<void> | undefined {
+    if (!this.#mayGo()) this.flush()
+    return this.#mayGo() ? undefined : this.#turn()
+  }
+
+  /** Frames wait for room. */
+  get isBehind (): boolean {
+    return this.#waitingBytes > 0
   }
 
   look (): void {
-    this.#buffered = this.#sink.buffered
+    this.#look()
+    this.#isLate = this.#buffered > this.#limit
   }
 
   flush (): void {
     const held = this.#held
     this.#held = undefined
     if (held) this.#sink.send(held)
-    this.look()
+    this.#look()
   }
 
   /** The connection has ended. */
@@ -70,8 +84,15 @@ export class Output implements Holding {
     this.#waiting = none
   }
 
-  get #hasRoom (): boolean {
-    return this.#unsent <= this.#limit / 2
+  /** Half of the limit is left for what cannot wait, and so is the most that a letter takes. */
+  #hasRoom (frame: Frame | undefined): boolean {
+    const unsent = this.#unsent
+    if (!frame) return unsent <= this.#limit / 4
+    return unsent === 0 || (unsent <= this.#limit / 2 && unsent + frame.size <= this.#limit)
+  }
+
+  #mayGo (frame?: Frame): boolean {
+    return this.#waiting.length === 0 && this.#hasRoom(frame)
   }
 
   get #unsent (): number {
@@ -80,6 +101,10 @@ export class Output implements Holding {
 
   get #backlog (): number {
     return this.#unsent + this.#waitingBytes
+  }
+
+  #look (): void {
+    this.#buffered = this.#sink.buffered
   }
 
   #hold (frame: Frame): void {
@@ -91,11 +116,17 @@ export class Output implements Holding {
     }
   }
 
-  #wait (frame: Frame, settle: Waiting['settle']): void {
+  #turn (frame?: Frame): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#wait(frame, failure => failure ? reject(failure) : resolve())
+    })
+  }
+
+  #wait (frame: Frame | undefined, settle: Waiting['settle']): void {
     const isFirst = this.#waiting.length === 0
     if (isFirst) this.#waiting = []
     this.#waiting.push({ frame, settle })
-    this.#waitingBytes += frame.size
+    this.#waitingBytes += frame?.size ?? 0
     if (!isFirst) return
     this.flush()
     this.#sink.onDrain(() => this.#drain())
@@ -103,12 +134,12 @@ export class Output implements Holding {
 
   #drain (): void {
     let written = 0
-    this.look()
+    this.#look()
     for (const { frame, settle } of this.#waiting) {
-      if (!this.#hasRoom) break
-      this.#sink.send(frame)
-      this.look()
-      this.#waitingBytes -= frame.size
+      if (!this.#hasRoom(frame)) break
+      if (frame) this.#sink.send(frame)
+      this.#look()
+      this.#waitingBytes -= frame?.size ?? 0
       settle()
       written++
     }

@@ -274,6 +274,16 @@ export class Session implements Device, Party, PeerLimits {
     return undefined
   }
 
+  /** Resolves once so little waits that any letter may be handed over; nothing, if that is so. Rejects where it will not be. */
+  room (): Promise<void> | undefined {
+    return this.#output.room()
+  }
+
+  /** What it was promised still waits for room. */
+  get isBehind (): boolean {
+    return this.#output.isBehind
+  }
+
   /** Ends the connection from our side. */
   end (goodbye: Goodbye, reason: string = goodbyes[goodbye].message): void {
     if (this.left) return

@@ -85,20 +85,30 @@ export class Subscriptions {
   readonly #deliver = ({ id, topic, data }: Publication): number => {
     const toEveryone = topic === EVERYONE
     const params = toEveryone ? { id, data } : { id, data, topic }
-    const frames = new Map<Codec, Frame>()
+    const frames = new Map<Codec, Frame | undefined>()
+    let failure: unknown
     let codec: Codec | undefined
     let frame: Frame | undefined
     let sent = 0
     for (const session of toEveryone ? this.#everyone : this.#topics.match(topic)) {
       if (session.codec !== codec) {
         codec = session.codec
-        frame = frames.get(codec) ?? session.notice('message', params)
-        if (frame) frames.set(codec, frame)
+        if (!frames.has(codec)) {
+          try {
+            frames.set(codec, session.notice('message', params))
+          } catch (error) { // it is too large for this protocol; for another it may not be
+            failure = error
+            frames.set(codec, undefined)
+          }
+        }
+        frame = frames.get(codec)
       }
       if (!frame) continue
       session.cast(frame)
       sent++
     }
+    if (failure && sent === 0) throw failure
+    if (failure) this.#log.warn({ err: failure, topic, id }, 'a broadcast could not be told to all')
     return sent
   }
 }

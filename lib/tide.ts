@@ -1,6 +1,6 @@
 /** What has something that is to leave. */
 export interface Holding {
-  /** Has a look at the connection. */
+  /** Has a look at the connection, as the turn is over. */
   look (): void
   flush (): void
 }

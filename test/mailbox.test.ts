@@ -317,6 +317,8 @@ class FakeDevice {
     return { method: 'message', params: { id, data }, id }
   }
 
+  room (): undefined {}
+
   /** The ids of all letters it was handed. */
   get handed (): string {
     return this.calls.map(({ id }) => id).join(' ')

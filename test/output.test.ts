@@ -106,10 +106,58 @@ t.test('what is held counts against the limit', async t => {
   const { output, sink } = outputs(1, 10)[0]!
   t.equal(output.write(new Frame('12345')), true)
   t.equal(output.write(new Frame('67890')), true)
-  t.equal(output.write(new Frame('!')), false)
+  t.equal(output.write(new Frame('!')), true, 'it had no time yet')
   t.equal(await reasonOf(output.offer(new Frame('?'))!), 'congested')
   t.strictSame(sink.writes, [['12345', '67890', '!']])
+  await turned()
   t.equal(output.write(new Frame('!')), false)
+})
+
+t.test('who had no time to take anything yet may have twice the limit, and no more', async t => {
+  const { output, sink } = outputs(1, 10)[0]!
+  for (let n = 0; n < 4; n++) t.equal(output.write(new Frame('12345')), true)
+  t.equal(output.write(new Frame('!')), false)
+  await turned()
+  sink.drain()
+  t.equal(output.write(new Frame('12345')), true)
+  await turned()
+  t.equal(output.write(new Frame('67890')), true, 'it is in time again')
+  t.equal(output.write(new Frame('67890')), true)
+})
+
+t.test('what is offered goes where it fits the limit, or alone', async t => {
+  const { output, sink } = outputs(1, 10)[0]!
+  t.equal(output.offer(new Frame('x'.repeat(10))), undefined)
+  await turned()
+  sink.drain()
+  t.equal(output.offer(new Frame('123')), undefined)
+  t.equal(await reasonOf(output.offer(new Frame('x'.repeat(8)))!), 'congested')
+  t.equal(output.isBehind, false)
+  const offered = output.offer(new Frame('x'.repeat(7)))
+  t.equal(offered, undefined, 'half of the limit is free')
+})
+
+t.test('who waits for room waits until a quarter of the limit is left, behind what waits already', async t => {
+  const { output, sink } = outputs(1, 100)[0]!
+  t.equal(output.room(), undefined)
+  output.write(new Frame('x'.repeat(25)))
+  t.equal(output.room(), undefined)
+  output.write(new Frame('x'.repeat(26)))
+  const order: string[] = []
+  const offered = output.offer(new Frame('x'.repeat(30)))!.then(() => order.push('offered'))
+  const room = output.room()!.then(() => order.push('room'))
+  t.ok(output.isBehind)
+  sink.drain()
+  await offered
+  t.strictSame(order, ['offered'])
+  t.equal(output.isBehind, false)
+  sink.drain()
+  await room
+  t.strictSame(order, ['offered', 'room'])
+  output.write(new Frame('x'.repeat(51)))
+  const never = output.room()!
+  output.end()
+  t.equal(await reasonOf(never), 'dropped')
 })
 
 t.test('what the system takes at once does not wait for the end of the turn, where there is much of it', async t => {
@@ -129,7 +177,8 @@ t.test('what waits for room keeps its place behind what is held', async t => {
   const offered = output.offer(new Frame('abc'))
   t.strictSame(sink.writes, [['123456']])
   t.equal(output.write(new Frame('d')), true)
-  t.equal(output.write(new Frame('e')), false)
+  t.equal(output.write(new Frame('e')), true)
+  t.equal(output.write(new Frame('x'.repeat(10))), false)
   sink.drain()
   await offered
   t.strictSame(sink.writes, [['123456'], ['abc'], ['d'], ['e']])

@@ -1,5 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { Bucket } from '../lib/bucket.ts'
+import { drain } from '../lib/drain.ts'
 import type { Device, Leave } from '../lib/device.ts'
 import { Events } from '../lib/events.ts'
 import { Heartbeat, Pulse, type Line } from '../lib/heartbeat.ts'
@@ -336,4 +338,20 @@ t.test('a listener may go while it is told', async t => {
   events.emit('connected', { id: 'd' } as Device)
   events.emit('connected', { id: 'd' } as Device)
   t.strictSame(heard, ['first', 'second', 'second'])
+})
+
+t.test('a device is let go once its calls are settled and what waits for it is written, or when time is short', async t => {
+  const limits = { drainTimeout: 60_000, closeTimeout: 10, retrySpread: 10 }
+  const device = { calls: 1, isBehind: true, left: undefined as object | undefined, end () { this.left = {} } }
+  const drained = drain([device as unknown as Session], limits)
+  for (const settle of [() => { device.calls = 0 }, () => { device.isBehind = false }]) {
+    await sleep(30)
+    t.equal(device.left, undefined)
+    settle()
+  }
+  await drained
+  t.ok(device.left)
+  const never = { ...device, isBehind: true, left: undefined as object | undefined }
+  await drain([never as unknown as Session], { ...limits, drainTimeout: 10 })
+  t.ok(never.left)
 })

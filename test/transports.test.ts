@@ -7,6 +7,7 @@ import { connect as connectTls } from 'node:tls'
 import t from 'tap'
 import { tcp, type TcpDoor, type TcpOptions } from '../lib/transports/tcp.ts'
 import { transportContract, type Way } from './contracts/transport.ts'
+import { fakeLog } from './fakes.ts'
 import { connect, introduce, listen, refusal, request, until, type TestDevice } from './support.ts'
 
 const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
@@ -41,6 +42,19 @@ transportContract(t, 'TCP', through(() => ({ port: 0 }), door => connectTcp(port
 transportContract(t, 'a Unix socket', through(() => ({ path: join(folder, `${++sockets}.sock`) }), door => connectTcp(door.address as string), undefined))
 
 transportContract(t, 'TLS', through(() => ({ port: 0, tls: ours }), door => connectTls({ port: portOf(door), host: '127.0.0.1', ca }), '127.0.0.1'))
+
+t.test('a broadcast that is too large for one protocol reaches the devices of the others', async t => {
+  const door = tcp({ port: 0 })
+  const log = fakeLog()
+  const app = await listen(t, { doors: [door], maxBuffered: 65_536 }, { loggerInstance: log })
+  const one = await connect(app.url, 'one')
+  await introduce(connectTcp(portOf(door), '127.0.0.1'), 'line')
+  const two = await connect(app.url, 'two')
+  t.match(await app.devices.broadcast(Buffer.alloc(60_000)), { sent: 2 })
+  for (const device of [one, two]) t.equal((await device.message()).data!.length, 60_000)
+  t.equal(log.lines.filter(({ words }) => words === 'a broadcast could not be told to all').length, 1)
+  await t.rejects(app.devices.broadcast(Buffer.alloc(70_000)), { code: 'MESSAGE_TOO_LARGE' })
+})
 
 /** What has come in on the wire of a device, in bytes. */
 const bytesTo = (device: TestDevice) => (device.socket as unknown as { _socket: Socket })._socket.bytesRead

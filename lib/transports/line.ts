@@ -54,8 +54,10 @@ export class Line implements Socket {
     if (!this.isOpen) return
     if (this.#form === 'masked') return this.#mask(outgoing)
     const wire = outgoing.wire(this.#form)
+    const isFirst = this.sent === 0
     this.sent += wire.length
     this.stream.write(wire)
+    if (isFirst) this.stream.uncork() // the answer to the upgrade has waited for it
   }
 
   onDrain (listener: () => void): void {

@@ -75,7 +75,7 @@ export class WebSocketDoor implements Door {
     const handleUpgrade = shared.handleUpgrade.bind(shared)
     shared.handleUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer, done: (socket: WebSocket, request: IncomingMessage) => void) => {
       if (!this.#arrivals.has(request)) return handleUpgrade(request, socket, head, done)
-      // the answer, and what the device is told in the same turn of the event loop, leave in one write
+      // the answer, and the first that the device is told if that is in the same turn of the event loop, leave in one write
       socket.cork()
       setImmediate(uncork, socket)
       this.#server.handleUpgrade(request, socket, head, done)

@@ -21,6 +21,40 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.match(app.devices.get('d'), { address: app.address, localAddress: app.address })
     })
 
+    await t.test('nothing comes before the welcome', async t => {
+      const app = await serve(t)
+      app.devices.on('connected', async ({ deviceId }) => {
+        for (let turn = 0; turn < 10; turn++) {
+          await undefined
+          app.devices.get(deviceId)?.send(turn)
+          void app.devices.broadcast(turn)
+        }
+      }, { everywhere: true })
+      const device = await connect(app, 'd')
+      await device.next(({ params }) => params?.data === 9)
+      t.equal(device.seen[0]!.method, 'welcome')
+    })
+
+    await t.test('who reads is not slow, however much is sent to all in one turn', async t => {
+      const app = await serve(t)
+      const device = await connect(app, 'd')
+      const text = 'x'.repeat(60_000)
+      for (let n = 0; n < 30; n++) void app.devices.broadcast({ n, text })
+      for (let n = 0; n < 30; n++) t.equal((await device.message()).params.data.n, n)
+    })
+
+    await t.test('letters that are more than may wait for a device come as there is room', async t => {
+      const app = await serve(t, { maxBuffered: 65_536, maxLetterBytes: 1_048_576 })
+      const text = 'x'.repeat(20_000)
+      for (let n = 0; n < 40; n++) await app.devices.send('d', { n, text }, { ttl: 60_000 })
+      const seen: number[] = []
+      const device = (await connect(app, 'd')).handle('message', ({ data }) => { seen.push(data.n); return {} })
+      await until(async () => (await app.devices.describe('d')).waiting === 0)
+      t.strictSame(seen, Array.from({ length: 40 }, (_, n) => n))
+      t.equal(device.seen[0]!.params.waiting, 40)
+      t.strictSame(app.devices.stats().goodbyes, {})
+    })
+
     await t.test('messages go both ways and keep their order', async t => {
       const app = await serve(t)
       const told: unknown[] = []
