@@ -109,9 +109,11 @@ t.test('a letter at which a listener throws is told of, holds nobody up, and com
 
 t.test('a listener refuses a letter in its own words, and for good', async t => {
   const app = await listen(t)
-  const device = client(t, app.url).on('message', () => { throw new Refusal('Too hot', 42) })
+  const errors: unknown[] = []
+  const device = client(t, app.url).on('error', error => errors.push(error)).on('message', () => { throw new Refusal('Too hot', 42) })
   await becomes(device, 'connected')
   await t.rejects(app.devices.send('d', 1, { ttl: 60_000, confirm: true }), { code: 'DEVICE_REFUSED', device: { code: 42, message: 'Too hot' } })
+  t.strictSame(errors, [])
 })
 
 t.test('a letter that nobody listens to waits until somebody does', async t => {

@@ -204,9 +204,14 @@ export class Client implements End {
     try {
       return await handler(asked.params, inbound)
     } catch (error) {
-      if (!(error instanceof Failure)) this.failed(error)
+      this.#failed(error)
       throw error
     }
+  }
+
+  /** Tells of an accident; who refuses means it. */
+  #failed (error: unknown): void {
+    if (!(error instanceof Failure)) this.failed(error)
   }
 
   /** Has `timeout` for all of it: the token, the connection and the welcome. */
@@ -238,7 +243,7 @@ export class Client implements End {
     if (this.#queued === MOST_QUEUED) throw this.failed(new Failure('busy'))
     this.#queued++
     const shown = this.#shown.then(() => this.#show(message, isLetter))
-    this.#shown = shown.catch(error => this.failed(error)).then(() => { this.#queued-- })
+    this.#shown = shown.catch(error => this.#failed(error)).then(() => { this.#queued-- })
     return shown
   }
 
