@@ -243,24 +243,6 @@ t.test('who comes while the one before is looked up waits for that', async t => 
   looking.fail(new Failure('unreachable'))
 })
 
-t.test('a node that hears before all is ready in it again does nothing, and who asked is told that it is not back yet', async t => {
-  const { owners, link, replies, say } = stage()
-  const owner = new Connection('d', 'a')
-  let asked = 0
-  owner.reply = () => {
-    asked++
-    return { ok: true, value: 1 }
-  }
-  await owners.own('d', owner)
-  link.up = false
-  say({ kind: 'ring', nonce: 'n' })
-  say({ kind: 'probe', nonce: 'n' })
-  const [answer, ...others] = replies as Uint8Array[]
-  t.strictSame([decode(answer!), others, asked], [{ ok: false, reason: 'unreachable' }, [], 0])
-  const asks = new Asks({ up: true, request: async () => ({ data: answer }) } as never, {} as never, {} as never)
-  t.equal(await reasonOf(asks.ask('d', ring)), 'unreachable')
-})
-
 t.test('who has lost a device, or never had it, keeps quiet', async t => {
   const { owners, link, script, stored, lapses, replies, foreign, say } = stage()
   const owner = new Connection('d', 'a')

@@ -40,7 +40,7 @@ export class Asks {
     await sleep(HAND_OVER)
     const second = await this.#ask(deviceId, request, signal)
     if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
-    throw notBack()
+    throw new Failure('unreachable', { message: 'The node that has the device is not back yet' })
   }
 
   /** Nobody heard, but this node may be about to. */
@@ -62,10 +62,7 @@ export class Asks {
     const lookout = new Lookout(() => this.#isThere(subject, nonce))
     try {
       const message = await Promise.race([asked, lookout.lost])
-      if (message === 'lost') return { ok: false, reason: 'dropped' }
-      const answer: Answer | undefined = message && decode(message.data)
-      if (answer && !answer.ok && answer.reason === 'unreachable') throw notBack()
-      return answer
+      return message && (message === 'lost' ? { ok: false, reason: 'dropped' } : decode(message.data))
     } finally {
       lookout.end()
       signal?.removeEventListener('abort', giveUp)
@@ -80,8 +77,4 @@ export class Asks {
       return true
     }
   }
-}
-
-function notBack (): Failure {
-  return new Failure('unreachable', { message: 'The node that has the device is not back yet' })
 }

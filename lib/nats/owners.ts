@@ -243,11 +243,7 @@ export class Owners {
         if (owned.state === 'held' && owned.generation < word.generation) this.#lose(owned)
         return this.#reply(message, '')
       }
-      default: {
-        // it hears before all is ready again, and what it holds is in doubt until then
-        if (!this.#link.up) return this.#link.reply(message, encode({ ok: false, reason: 'unreachable' } satisfies Answer))
-        void this.#answer(owned, word, message)
-      }
+      default: void this.#answer(owned, word, message)
     }
   }
 
