@@ -140,6 +140,8 @@ export class Delivery {
 
   /** Milliseconds until the next try; nothing, if nothing is left to do here. */
   async #offer (session: Session, letter: Kept): Promise<number | undefined> {
+    // many may have waited, and each takes some of the room
+    for (let room = session.room(); room; room = session.room()) await room.catch(() => {})
     const failure = await this.#call(session, letter)
     if (failure) return await this.#failed(session, letter, failure)
     await this.#letters.settle(session.id, letter, 'delivered')
@@ -160,7 +162,6 @@ export class Delivery {
   /** After a pause. False: it was taken back meanwhile. */
   async #waits (session: Session, letter: Kept, pause: number): Promise<boolean> {
     await sleep(pause, undefined, { ref: false })
-    await session.room()?.catch(() => {})
     try {
       return (await this.#letters.receipt(session.id, letter.id))?.status === 'queued'
     } catch { // nobody can tell

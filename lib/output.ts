@@ -41,6 +41,7 @@ export class Output implements Holding {
     if (this.#waiting.length > 0) this.#wait(frame, () => {})
     else this.#hold(frame)
     if (this.#backlog <= this.#limit) return true
+    if (this.#sink.buffered <= this.#limit) this.#isLate = false // it has caught up since
     this.flush() // what the system takes at once does not wait
     // over TLS it takes nothing before the turn is over, and who had no time is not slow
     return this.#backlog <= (this.#isLate ? this.#limit : 2 * this.#limit)

@@ -274,9 +274,9 @@ export class Session implements Device, Party, PeerLimits {
     return undefined
   }
 
-  /** Resolves once so little waits that any letter may be handed over; nothing, if that is so. Rejects where it will not be. */
+  /** Resolves once so little waits that any letter may be handed over; nothing, if that is so, or it has left. Rejects if it leaves. */
   room (): Promise<void> | undefined {
-    return this.#output.room()
+    return this.left ? undefined : this.#output.room()
   }
 
   /** What it was promised still waits for room. */

@@ -2,6 +2,8 @@ import { once } from 'node:events'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { randomBytes } from 'node:crypto'
 import t from 'tap'
+import type { Session } from '../lib/session.ts'
+import { reasonOf } from './fakes.ts'
 import { connect, listen, request, until, type TestDevice } from './support.ts'
 
 /** A socket that has upgraded by hand, to send what no client would. */
@@ -317,6 +319,23 @@ t.test('a device that sends a large message slowly is not mute', async t => {
   await heard
   t.ok(app.devices.has('slow'))
   socket.destroy()
+})
+
+t.test('nobody waits for room at a device that has left', async t => {
+  const app = await listen(t)
+  const socket = await upgraded(app.url, 'full')
+  socket.pause()
+  await until(() => app.devices.has('full'))
+  const session = app.devices.get('full') as unknown as Session
+  let waits: Promise<void> | undefined
+  while (!waits) {
+    await app.devices.send('full', 'x'.repeat(60_000))
+    waits = session.room()
+  }
+  const reason = reasonOf(waits)
+  socket.destroy()
+  t.equal(await reason, 'dropped')
+  t.equal(session.room(), undefined)
 })
 
 t.test('a close that is never answered does not linger', async t => {

@@ -490,7 +490,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
       told.add(answer?.value ?? answer)
       return answer?.ok === true
     })
-    t.strictSame([...told], ['unreachable', 'b'])
+    // one that it hears before all is ready in it again gets no answer: nobody knows what became of that
+    t.strictSame([...told].filter(one => (one as Answer | undefined)?.ok !== false || (one as { reason: string }).reason !== 'dropped'), ['unreachable', 'b'])
     t.equal(await a.ask('e', ring), undefined)
   })
 

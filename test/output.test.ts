@@ -123,6 +123,10 @@ t.test('who had no time to take anything yet may have twice the limit, and no mo
   await turned()
   t.equal(output.write(new Frame('67890')), true, 'it is in time again')
   t.equal(output.write(new Frame('67890')), true)
+  await turned()
+  sink.drain()
+  for (let n = 0; n < 4; n++) t.equal(output.write(new Frame('12345')), true, 'it has caught up, and nobody looked')
+  t.equal(output.write(new Frame('!')), false)
 })
 
 t.test('what is offered goes where it fits the limit, or alone', async t => {
