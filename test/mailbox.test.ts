@@ -317,7 +317,7 @@ class FakeDevice {
     return { method: 'message', params: { id, data }, id }
   }
 
-  room (): undefined {}
+  room: () => Promise<void> | undefined = () => undefined
 
   /** The ids of all letters it was handed. */
   get handed (): string {
@@ -489,6 +489,24 @@ t.test('a letter that met with an accident on the device comes again, ever later
   it.refuse('a', 'refused', -32603)
   await until(() => told.length === 2)
   t.strictSame(told, ['d b delivered', 'd a set-aside'])
+})
+
+t.test('a letter that comes again waits for room, and asks once more when it was told that there is some', async t => {
+  const { delivery, device, put } = delivering(t)
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  const doors = [gate(), gate()]
+  let asked = 0
+  it.room = () => doors[asked++]?.opened
+  it.refuse('a', 'busy')
+  await until(() => asked === 1)
+  doors[0]!.open()
+  await until(() => asked === 2)
+  t.equal(it.handed, 'a')
+  doors[1]!.fail(new Failure('dropped'))
+  await it.sees('a a')
 })
 
 t.test('a letter that is taken back after an accident does not come again', async t => {
