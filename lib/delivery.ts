@@ -102,7 +102,8 @@ export class Delivery {
       for (;;) {
         // only then: a letter may be cancelled while one waits for room
         while (this.#isFull(session, round)) await room(round)
-        await session.room()?.catch(() => {})
+        const written = session.room()
+        if (written) await written.catch(() => {})
         if (!this.#mayHand(session)) return
         const turn = this.#pace.step()
         if (turn) await turn
@@ -141,7 +142,7 @@ export class Delivery {
   /** Milliseconds until the next try; nothing, if nothing is left to do here. */
   async #offer (session: Session, letter: Kept): Promise<number | undefined> {
     // many may have waited, and each takes some of the room
-    for (let room = session.room(); room; room = session.room()) await room.catch(() => {})
+    for (let written = session.room(); written; written = session.room()) await written.catch(() => {})
     const failure = await this.#call(session, letter)
     if (failure) return await this.#failed(session, letter, failure)
     await this.#letters.settle(session.id, letter, 'delivered')

@@ -85,7 +85,7 @@ export class Output implements Holding {
     this.#waiting = none
   }
 
-  /** Half of the limit is left for what cannot wait, and so is the most that a letter takes. */
+  /** Half of the limit is left for what cannot wait. A letter may take more than that, and goes where a quarter is taken. */
   #hasRoom (frame: Frame | undefined): boolean {
     const unsent = this.#unsent
     if (!frame) return unsent <= this.#limit / 4

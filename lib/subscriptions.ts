@@ -87,20 +87,21 @@ export class Subscriptions {
     const params = toEveryone ? { id, data } : { id, data, topic }
     const frames = new Map<Codec, Frame | undefined>()
     let failure: unknown
+    const encoded = (session: Session): Frame | undefined => {
+      try {
+        return session.notice('message', params)
+      } catch (error) { // it is too large for this protocol; for another it may not be
+        failure = error
+        return undefined
+      }
+    }
     let codec: Codec | undefined
     let frame: Frame | undefined
     let sent = 0
     for (const session of toEveryone ? this.#everyone : this.#topics.match(topic)) {
       if (session.codec !== codec) {
         codec = session.codec
-        if (!frames.has(codec)) {
-          try {
-            frames.set(codec, session.notice('message', params))
-          } catch (error) { // it is too large for this protocol; for another it may not be
-            failure = error
-            frames.set(codec, undefined)
-          }
-        }
+        if (!frames.has(codec)) frames.set(codec, encoded(session))
         frame = frames.get(codec)
       }
       if (!frame) continue
