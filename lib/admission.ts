@@ -108,6 +108,7 @@ export class Admission implements Entrance {
       if (!session.left) registry.enter(session)
       if (!session.left) this.#welcome(session, waiting)
     } catch (error) {
+      if (session.left) return // a handshake that was given up takes nothing
       home.log.error({ err: error, deviceId: session.id }, 'a device could not be taken over')
       session.end('overloaded')
     } finally {

@@ -49,6 +49,11 @@ export interface Owner {
   readonly presence: Omit<Presence, 'generation'>
   answer (request: Request, signal?: AbortSignal): Promise<Answer>
   listensTo (topic: string): boolean
+  /**
+   * Resolves once the device has answered a ping; rejects if it has left. A backplane waits for it before it takes the device from an
+   * older owner: a handshake that the device gave up must not end the connection it has.
+   */
+  confirmAlive? (): Promise<void>
   /** A newer connection owns the device now. */
   yield (): void
 }
@@ -96,7 +101,7 @@ export interface Page {
 export interface Backplane {
   /** Whether it joins more than one machine. */
   readonly remote: boolean
-  /** The device is here now; older owners are told to let go. */
+  /** The device is here now. Older owners are told to let go, once the new one has confirmed that it is alive. */
   own (deviceId: string, owner: Owner): Promise<Ownership>
   /** Undefined: nobody owns the device, and nobody was asked. What one node asks of an owner reaches it in the order asked. */
   ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined>

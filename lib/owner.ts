@@ -22,6 +22,10 @@ export class SessionOwner implements Owner {
     return [...this.#session.topics].some(filter => matches(filter, topic))
   }
 
+  confirmAlive (): Promise<void> {
+    return this.#session.confirmAlive()
+  }
+
   yield (): void {
     this.#session.end('replaced')
   }

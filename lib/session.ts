@@ -18,6 +18,8 @@ const PIECE = 8_192
 export interface Socket extends Line, Sink {
   /** False: the goodbyes are said, only the connection is not down yet. */
   readonly isOpen: boolean
+  /** Pings, and calls back at the first thing that comes after it. What comes before the welcome still waits. */
+  probe? (onAlive: () => void): void
   close (code: number, reason: string): void
 }
 
@@ -158,6 +160,16 @@ export class Session implements Device, Party, PeerLimits {
   entered (): Promise<void> | undefined {
     if (this.#entered || this.left) return undefined
     return new Promise(resolve => { (this.#early ??= []).push(resolve) })
+  }
+
+  /** Resolves once the device has shown that it is there; rejects if it leaves first. A socket without pings is taken for alive. */
+  confirmAlive (): Promise<void> {
+    if (this.left) return Promise.reject(new Failure('departed'))
+    return new Promise((resolve, reject) => {
+      if (!this.#socket.probe) return resolve();
+      (this.#early ??= []).push(() => reject(new Failure('departed')))
+      this.#socket.probe(resolve)
+    })
   }
 
   /** A frame of so many bytes came in. */

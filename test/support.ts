@@ -156,6 +156,7 @@ export class TestDevice {
 /** Connects a device over a stream of lines and resolves once it is welcomed. */
 export async function introduce (socket: Socket, deviceId: string, token?: string): Promise<TestDevice> {
   const device = new TestDevice(new LineSocket(socket) as unknown as WebSocket)
+  device.handle('ping', () => ({})) // how a device on a line takes over from its older connection
   device.notify('connect', { deviceId, token })
   await device.next(({ method }) => method === 'welcome')
   return device

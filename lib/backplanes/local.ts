@@ -21,6 +21,7 @@ export function localBackplane (): Backplane {
     remote: false,
 
     async own (deviceId, owner) {
+      if (owners.has(deviceId)) await owner.confirmAlive?.()
       // grows over restarts too, as long as the clock does not go back
       generation = Math.max(generation + 1, Date.now())
       const owned: Owned = {

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import type { ServerResponse } from 'node:http'
 import type { Socket as RawSocket } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -12,6 +13,8 @@ export class Line implements Socket {
   sent = 0
   session: Session | undefined
   readonly #socket: Lined
+  /** What came before the session may have it; undefined: it may. */
+  #held: Held | undefined
   /** The connection below it. What leaves is framed already, and is written past the sender of `ws`. */
   readonly stream: RawStream
   readonly #lines: Set<Line>
@@ -69,6 +72,43 @@ export class Line implements Socket {
     this.#socket.ping()
   }
 
+  /** Frames wait from now on: in the kernel, but for those that come while the device is probed. */
+  hold (): void {
+    this.#held = { frames: [], size: 0 }
+    this.#socket.pause()
+  }
+
+  /** Only the answer to this very ping counts: frames may be all that a device left behind when it gave up. */
+  probe (onAlive: () => void): void {
+    const probe = randomBytes(PROBE_BYTES)
+    this.#held!.probe = { payload: probe, onAlive }
+    this.stream.uncork()
+    this.#socket.ping(probe)
+    this.#socket.resume()
+  }
+
+  /** Hands over what was held, and whatever comes. */
+  release (): void {
+    const { frames } = this.#held!
+    this.#held = undefined
+    for (const [frame, size] of frames) this.session!.receive(frame, size)
+    this.#socket.resume()
+  }
+
+  receive (frame: string | Buffer, size: number): void {
+    const held = this.#held
+    if (!held) return this.session!.receive(frame, size)
+    held.frames.push([frame, size])
+    held.size += size
+    if (held.size > MAX_HELD) this.#socket.pause()
+  }
+
+  pong (payload: Buffer): void {
+    const { probe } = this.#held ?? {}
+    if (!probe) return this.session!.pong()
+    if (probe.payload.equals(payload)) probe.onAlive()
+  }
+
   close (code: number, reason: string): void {
     this.#socket.resume()
     this.#socket.close(code, reason)
@@ -91,6 +131,15 @@ export class Line implements Socket {
 }
 
 const { OPEN } = WebSocket
+const PROBE_BYTES = 8
+/** Bytes of frames that are held for a device which is probed. */
+const MAX_HELD = 65_536
+
+interface Held {
+  frames: Array<[frame: string | Buffer, size: number]>
+  size: number
+  probe?: { payload: Buffer, onAlive: () => void }
+}
 const kLine = Symbol('line')
 
 type Lined = WebSocket & {
@@ -124,15 +173,15 @@ const faults: Record<string, Goodbye> = {
 }
 
 function onMessage (this: WebSocket, data: Buffer, isBinary: boolean): void {
-  (this as Lined)[kLine].session!.receive(isBinary ? data : data.toString(), data.length)
+  (this as Lined)[kLine].receive(isBinary ? data : data.toString(), data.length)
 }
 
 function onPing (this: WebSocket): void {
   (this as Lined)[kLine].session!.spend(1)
 }
 
-function onPong (this: WebSocket): void {
-  (this as Lined)[kLine].session!.pong()
+function onPong (this: WebSocket, payload: Buffer): void {
+  (this as Lined)[kLine].pong(payload)
 }
 
 function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {

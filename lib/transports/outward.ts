@@ -27,12 +27,12 @@ export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: E
     socket.once('error', reject)
     socket.once('open', () => {
       const line = new Line(socket, new Set(), 'masked')
-      socket.pause()
+      line.hold()
       const over = new Promise<Farewell>(resolve => {
         socket.once('close', (code, reason) => resolve({ code, reason: reason.toString() }))
       })
       const { remoteAddress: address, localAddress } = line.stream as RawSocket
-      resolve({ line, address, localAddress, over, release: () => socket.resume(), cut: () => line.cut() })
+      resolve({ line, address, localAddress, over, release: () => line.release(), cut: () => line.cut() })
     })
   })
 }

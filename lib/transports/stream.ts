@@ -36,6 +36,8 @@ export class Stream implements Socket {
   readonly #lines: Lines
   #isOver = false
   #isHeld = false
+  /** Lines that came while the other side was probed. */
+  #early: { lines: Buffer[], size: number, onAlive?: (() => void) | undefined } | undefined
 
   constructor (socket: RawSocket, { codec, limits, keeper }: { codec: Codec, limits: StreamLimits, keeper: Keeper }) {
     this.codec = codec
@@ -84,14 +86,28 @@ export class Stream implements Socket {
     this.session!.peer.call('ping', undefined, { timeout: this.#limits.pongTimeout }).catch(() => {})
   }
 
+  /** Any line that comes after the ping counts. All lines wait for `release`. */
+  probe (onAlive: () => void): void {
+    const early = this.#early ??= { lines: [], size: 0 }
+    early.onAlive = undefined
+    this.#lines.limit = this.#limits.maxMessage
+    this.#read() // sent before the ping, and perhaps all that the other side left behind
+    early.onAlive = onAlive
+    this.ping()
+    this.#socket.resume()
+  }
+
   /** Lets the lines that come wait until there is a session for them. */
   hold (): void {
     this.#isHeld = true
   }
 
   release (): void {
+    const { lines } = this.#early ?? { lines: [] }
+    this.#early = undefined
     this.#isHeld = false
     this.#lines.limit = this.#limits.maxMessage
+    for (const line of lines) this.#take(line)
     this.#socket.resume()
     this.#read()
   }
@@ -127,12 +143,16 @@ export class Stream implements Socket {
   }
 
   #read (): void {
-    while (!this.#isHeld && !this.#isOver) {
+    while (this.#mayRead && !this.#isOver) {
       const line = this.#next()
       if (!line) break
       this.#take(line)
     }
     if (this.#lines.waiting > this.#limits.maxMessage) this.#socket.pause()
+  }
+
+  get #mayRead (): boolean {
+    return this.#early ? this.#early.size <= this.#limits.maxMessage : !this.#isHeld
   }
 
   #next (): Buffer | undefined {
@@ -145,13 +165,23 @@ export class Stream implements Socket {
   }
 
   #take (line: Buffer): void {
-    if (isBlank(line)) return void this.session?.spend(1)
+    if (isBlank(line) && !this.#early) return void this.session?.spend(1)
     if (!isUtf8(line)) return this.#spoil('text')
     const text = line.toString()
     const said = farewellIn(text, this.codec)
     if (said) this.#left(said.code, said.reason)
+    else if (this.#early) this.#keep(line)
     else if (this.session) this.session.receive(text, line.length)
     else this.#keeper.greet(text)
+  }
+
+  #keep (line: Buffer): void {
+    const early = this.#early!
+    early.lines.push(Buffer.from(line)) // a copy, because the chunk may be large
+    early.size += line.length + 1
+    // the end of the connection may be right behind it: it is read one turn of the event loop later
+    const { onAlive } = early
+    if (onAlive) setImmediate(() => setImmediate(() => { if (this.isOpen) onAlive() }))
   }
 
   #spoil (goodbye: Goodbye): void {

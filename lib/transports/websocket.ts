@@ -146,9 +146,8 @@ export class WebSocketDoor implements Door {
     this.#knocking.delete(line.stream)
     line.stream.removeListener('close', this.#onGone)
     const session = line.session = entrance.open(arrival, line)
-    // frames that come before the welcome wait in the kernel
-    socket.pause()
-    void entrance.enter(session).finally(() => socket.resume())
+    line.hold() // until the welcome
+    void entrance.enter(session).finally(() => line.release())
   }
 }
 
