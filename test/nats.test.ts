@@ -10,7 +10,7 @@ import { Failure } from '../lib/errors.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { Reminders } from '../lib/mailboxes/reminders.ts'
 import { Asks } from '../lib/nats/asks.ts'
-import { Owners } from '../lib/nats/owners.ts'
+import { heldOf, Owners } from '../lib/nats/owners.ts'
 import type { Stored } from '../lib/nats/records.ts'
 import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
 import { decode, encode } from '../lib/nats/wire.ts'
@@ -27,6 +27,8 @@ const plenty = { letters: 1_000, bytes: 1_000_000 }
 class Connection implements Owner {
   readonly presence: Owner['presence']
   yielded = 0
+  /** What it takes to show that its device is there. */
+  confirm: () => Promise<void> = async () => {}
   reply: (request: Request, signal?: AbortSignal) => Answer | Promise<Answer> = () => ({ ok: true, value: this.presence.node })
 
   constructor (deviceId: string, node: string, since = Date.now()) {
@@ -39,6 +41,10 @@ class Connection implements Owner {
 
   listensTo (): boolean {
     return true
+  }
+
+  confirmAlive (): Promise<void> {
+    return this.confirm()
   }
 
   yield (): void {
@@ -99,7 +105,7 @@ t.test('reminders come when they are due, and hold no more than they may', async
 })
 
 /** A bucket, a link and nodes that do what a test tells them, for what would take luck to see over NATS. */
-function stage () {
+function stage (t: Pick<Test, 'teardown'>) {
   const stored = new Map<string, Stored>()
   const heard = new Map<string, (message: any) => void>()
   const lapses: Array<() => void> = []
@@ -119,7 +125,7 @@ function stage () {
       return { end () {} }
     }
   }
-  const nodes = { self: 'self', alive: () => true, check () {}, onLapse: (lapse: () => void) => lapses.push(lapse) }
+  const nodes = { self: 'self', alive: (node: string) => node !== 'dead', check () {}, onLapse: (lapse: () => void) => lapses.push(lapse) }
   const records = {
     async last (subject: string) {
       await script.before('last')
@@ -132,51 +138,110 @@ function stage () {
       script.written()
       return { seq: script.seq, fresh: true }
     },
-    async erase (seq: number) {
+    async erase (subject: string, seq: number) {
       await script.before('erase')
-      const [subject] = [...stored].find(([, one]) => one.seq === seq) ?? []
-      return stored.delete(subject!)
+      return stored.get(subject)?.seq === seq && stored.delete(subject)
     }
   }
   const owners = new Owners(link as any, nodes as any, records as any, change => told.push(change))
+  t.teardown(() => owners.close())
   const foreign = (since = 0) => stored.set('d', { seq: ++script.seq, subject: 'd', data: Buffer.from(JSON.stringify({ node: 'c', since, home: 'c', claim: `c${script.seq}` })) })
   const say = (word: object) => heard.get('device.d')!({ data: encode(word) })
-  return { owners, link, script, stored, lapses, replies, told, foreign, say }
+  const demand = (word: object) => heard.get('node.self.yield')!({ data: encode(word) })
+  return { owners, link, script, stored, lapses, replies, told, foreign, say, demand }
 }
 
-t.test('one who could not be written for too long is an old connection, and is sent away', async t => {
-  const { owners, script, foreign } = stage()
-  const { now } = performance
-  t.teardown(() => { performance.now = now })
+const heldBy = (stored: Map<string, Stored>) => heldOf(stored.get('d')!).node
+
+t.test('a newcomer takes the device over only after its device has shown that it is there, each time anew', async t => {
+  const { owners, script, stored, foreign, told } = stage(t)
+  const newcomer = new Connection('d', 'a')
+  let asked = 0
+  newcomer.confirm = async () => {
+    asked++
+    if (asked === 2) throw new Failure('departed')
+  }
+  await (await owners.own('e', new Connection('e', 'a', 1))).release()
+  t.equal(asked, 0, 'where nobody has the device, nothing is asked')
+  told.length = 0
+  foreign()
+  // a newer one comes meanwhile, and the device is there no more
   script.before = async what => { if (what === 'append') foreign() }
-  let tries = 0
-  performance.now = () => now.call(performance) + 1_000 * tries++
-  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
+  t.equal(await reasonOf(owners.own('d', newcomer)), 'departed')
+  t.equal(asked, 2)
+  t.equal(heldBy(stored), 'c')
+  t.strictSame(told, [])
 })
 
-t.test('what may have been written is erased when its device could not be entered', async t => {
-  const { owners, link, script, stored, lapses, told } = stage()
+t.test('a bucket that cannot be reached keeps no device out, although the link is up', async t => {
+  const { owners, link, script, stored, told } = stage(t)
+  script.before = async what => { if (what !== 'request') throw new Failure('unreachable') }
+  const owner = new Connection('d', 'a')
+  const { generation } = await owners.own('d', owner)
+  t.ok(generation > 0)
+  await until(() => link.troubles.length > 0)
+  const [second, gone] = [new Connection('d', 'b', Date.now() + 1), new Connection('d', 'c')]
+  gone.confirm = async () => { throw new Failure('departed') }
+  t.equal(await reasonOf(owners.own('d', gone)), 'departed', 'a handshake that was given up takes nothing')
+  t.equal(owner.yielded, 0)
+  await owners.own('d', second)
+  t.equal(owner.yielded, 1)
+  script.before = async () => {}
+  await until(() => stored.size === 1 && told.length > 0)
+  t.equal(heldBy(stored), 'b')
+  t.equal(second.yielded, 0)
+  t.strictSame(link.troubles.length, 1, 'what each try fails with is told once')
+})
+
+t.test('what was written although nobody was told is found, or erased', async t => {
+  const { owners, script, stored, told } = stage(t)
   let looks = 0
   script.before = async what => { if (what === 'last' && ++looks === 2) throw new Failure('unreachable') }
-  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
-  await until(() => stored.size === 0)
+  const { generation, release } = await owners.own('d', new Connection('d', 'a'))
+  t.equal(generation, stored.get('d')!.seq, 'the generation is the place of the record, whatever failed after that')
+  await release()
+  t.equal(stored.size, 0)
   t.strictSame(told.map(({ kind }) => kind), ['connected', 'disconnected'])
 
-  // not even that can be done, at first
-  looks = 0
+  // one cannot be erased for a while, and holds up no other
+  const ids = ['x', 'y', 'z']
+  const owned = await Promise.all(ids.map(id => owners.own(id, new Connection(id, 'a'))))
+  const { seq } = stored.get('x')!
   let broken = true
-  script.before = async what => { if (broken && (what === 'erase' || (what === 'last' && ++looks === 2))) throw new Failure('unreachable') }
-  t.equal(await reasonOf(owners.own('d', new Connection('d', 'a'))), 'unreachable')
-  await until(() => link.troubles.length > 0)
-  t.equal(stored.size, 1)
+  script.before = async what => { if (what === 'erase' && broken && stored.get('x')?.seq === seq) throw new Failure('unreachable') }
+  const releasing = owned[0]!.release()
+  await releasing
+  t.ok(stored.has('x'))
   broken = false
-  lapses[0]!()
-  lapses[0]!() // one look at a time
+  for (const { release } of owned) await release()
   await until(() => stored.size === 0)
+})
+
+t.test('a record that nothing on its node has made is erased, one that is held stays', async t => {
+  const { owners, stored, told } = stage(t)
+  const { generation } = await owners.own('d', new Connection('d', 'a'))
+  const held = heldOf(stored.get('d')!)
+  stored.set('e', { ...stored.get('d')!, seq: 99, subject: 'e', data: Buffer.from(JSON.stringify({ node: 'a', since: 1, home: 'self', claim: 'late' })) })
+  told.length = 0
+  await owners.disown([held, heldOf(stored.get('e')!), { ...held, claim: 'gone', generation: 7 }])
+  t.strictSame([...stored.keys()], ['d'])
+  t.strictSame(told, [{ kind: 'disconnected', presence: { deviceId: 'e', node: 'a', generation: 99, since: 1 } }])
+  t.equal(stored.get('d')!.seq, generation)
+})
+
+t.test('what is held is compared with its record all the time', async t => {
+  const { owners, stored, foreign } = stage(t)
+  const [erased, taken] = [new Connection('e', 'a'), new Connection('d', 'a')]
+  await owners.own('e', erased)
+  await owners.own('d', taken)
+  stored.delete('e')
+  foreign()
+  await until(() => stored.has('e') && taken.yielded === 1)
+  t.equal(erased.yielded, 0)
 })
 
 t.test('who came while NATS was away has no record to erase, or one that nobody told of', async t => {
-  const { owners, link, script, stored, lapses, told, foreign } = stage()
+  const { owners, link, script, stored, lapses, told, foreign } = stage(t)
   const fail = async () => { throw new Failure('unreachable') }
   const back = async () => {
     link.up = true
@@ -207,7 +272,7 @@ t.test('who came while NATS was away has no record to erase, or one that nobody 
 })
 
 t.test('of two on one node the one with the higher generation stays, whoever is entered first', async t => {
-  const { owners, script, foreign } = stage()
+  const { owners, script, foreign } = stage(t)
   const [first, second] = [new Connection('d', 'first'), new Connection('d', 'second')]
   const late = gate()
   let requests = 0
@@ -230,7 +295,7 @@ t.test('of two on one node the one with the higher generation stays, whoever is 
 })
 
 t.test('who comes while the one before is looked up waits for that', async t => {
-  const { owners, script, lapses } = stage()
+  const { owners, script, lapses } = stage(t)
   const [first, second] = [new Connection('d', 'first'), new Connection('d', 'second')]
   await owners.own('d', first)
   const looking = gate()
@@ -244,13 +309,13 @@ t.test('who comes while the one before is looked up waits for that', async t => 
 })
 
 t.test('who has lost a device, or never had it, keeps quiet', async t => {
-  const { owners, link, script, stored, lapses, replies, foreign, say } = stage()
+  const { owners, link, script, stored, lapses, replies, foreign, say, demand } = stage(t)
   const owner = new Connection('d', 'a')
   const { release } = await owners.own('d', owner)
   foreign()
   lapses[0]!()
   say({ kind: 'ring', nonce: 'n' })
-  say({ kind: 'yield', generation: 1 })
+  demand({ deviceId: 'd', generation: 1 })
   await until(() => owner.yielded === 1)
   say({ kind: 'ring', nonce: 'n' })
   await release()
@@ -610,7 +675,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const { backplanes: [a, b], prefix } = await join(t)
     const { manager } = await behind(t)
     const troubles: string[] = []
-    a.onTrouble!(error => troubles.push((error as Error).message))
+    for (const node of [a, b]) node.onTrouble!(error => troubles.push((error as Error).message))
     const connection = await connect({ servers: server.servers })
     const dying = await nats({ connection, prefix })
     const here = new Connection('d', 'a')
@@ -618,13 +683,15 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const left = await a.own('left', new Connection('left', 'a'))
     const { config } = await manager.streams.info(`KV_${prefix}_devices`)
     await manager.streams.delete(`KV_${prefix}_devices`)
-    t.equal(await reasonOf(a.own('e', new Connection('e', 'a'))), 'unreachable')
-    t.equal(await reasonOf(left.release()), 'unreachable')
+    const { release } = await a.own('e', new Connection('e', 'a'))
+    await release()
+    await left.release()
     t.equal(await reasonOf(b.list({ limit: 1 })), 'unreachable')
     await connection.close()
     pass(t, 10_000)
-    // time enough to notice the dead node, and to clear up behind it
-    await until(() => troubles.length > 25)
+    // of the devices, and of the dead node that is to be cleared up behind
+    await until(() => troubles.length >= 2)
+    t.ok(troubles.length < 10, 'what each try fails with is told once')
     await manager.streams.add(config)
     await until(async () => (await b.list({ limit: 9 })).map(({ deviceId }) => deviceId).join() === 'd')
     t.ok((await b.list({ limit: 1 }))[0]!.generation > 0)

@@ -1,5 +1,6 @@
 import { isListed, type Backplane, type Change } from '../backplane.ts'
 import { Asks } from '../nats/asks.ts'
+import { Audit } from '../nats/audit.ts'
 import { Census } from '../nats/census.ts'
 import { Channels } from '../nats/channels.ts'
 import { Link, type LinkOptions } from '../nats/link.ts'
@@ -21,10 +22,13 @@ export async function nats (options: NatsOptions = {}): Promise<Backplane> {
   const owners = new Owners(link, nodes, records, tell)
   const asks = new Asks(link, nodes, records)
   const channels = new Channels(link, nodes)
-  const census = new Census(link, nodes, records, owners, tell)
+  const census = new Census(link, nodes, records, owners)
+  const audit = new Audit(link, nodes, records, owners, tell)
   try {
     await link.open(manager => records.prepare(manager))
   } catch (error) {
+    audit.close()
+    owners.close()
     nodes.close()
     throw error
   }
@@ -44,6 +48,7 @@ export async function nats (options: NatsOptions = {}): Promise<Backplane> {
     onLink: listener => link.onChange(listener),
     onTrouble: listener => link.onTrouble(listener),
     async close () {
+      audit.close()
       await owners.close()
       nodes.close()
       await link.flush()

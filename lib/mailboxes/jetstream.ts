@@ -129,10 +129,10 @@ class JetStreamMailbox implements Mailbox {
     const key = keyOf(deviceId, letterId)
     const found = await this.#entries.last(key)
     const entry = found ? parse<Entry>(found) : await this.#unentered(deviceId, letterId)
-    if (!entry || !await this.#letters.erase(entry.position)) return false
+    if (!entry || !await this.#letters.erase("",entry.position)) return false
     const receipt: Receipt = { ...receiptOf(entry), status: ending, at: Date.now(), ...(device && { device }) }
     await this.#receipts.append(key, JSON.stringify(receipt))
-    if (found) await this.#entries.erase(found.seq)
+    if (found) await this.#entries.erase("",found.seq)
     this.#reminders.remove({ deviceId, letterId, expiresAt: entry.expiresAt })
     return true
   }
@@ -224,7 +224,7 @@ class JetStreamMailbox implements Mailbox {
   /** The entry of a letter that is done with: who settled it did not come as far. */
   async #forget (deviceId: string, letterId: string): Promise<void> {
     const found = await this.#entries.last(keyOf(deviceId, letterId))
-    if (found) await this.#entries.erase(found.seq)
+    if (found) await this.#entries.erase("",found.seq)
   }
 
   /** Goes through the entries, some at a time, and remembers when they expire. */

@@ -1,4 +1,4 @@
-import { isListed, type Change, type Page, type Presence } from '../backplane.ts'
+import { isListed, type Page, type Presence } from '../backplane.ts'
 import type { Link } from './link.ts'
 import type { Nodes } from './nodes.ts'
 import { heldOf, presenceOf, recordOf, type Owners } from './owners.ts'
@@ -6,26 +6,20 @@ import type { Records, Stored } from './records.ts'
 import { textOf } from './subjects.ts'
 import { decode, encode } from './wire.ts'
 
-const SIDE_BY_SIDE = 64
 /** How long a node that is stuck is waited for. */
 const LIST_WITHIN = 250
 
 /** Who is connected, on all nodes: as the bucket says, without what dead nodes left in it. */
 export class Census {
-  readonly #link: Link
   readonly #nodes: Nodes
   readonly #records: Records
   readonly #owners: Owners
-  readonly #tell: (change: Change) => void
 
-  constructor (link: Link, nodes: Nodes, records: Records, owners: Owners, tell: (change: Change) => void) {
-    this.#link = link
+  constructor (link: Link, nodes: Nodes, records: Records, owners: Owners) {
     this.#nodes = nodes
     this.#records = records
     this.#owners = owners
-    this.#tell = tell
     link.subscribe(listOf(nodes.self), message => link.reply(message, encode(this.#here(decode(message.data)))))
-    nodes.onDeath(() => void this.#clearUp())
   }
 
   async list (page: Page): Promise<Presence[]> {
@@ -33,10 +27,10 @@ export class Census {
   }
 
   async #recorded ({ limit, after = '' }: Page): Promise<Presence[]> {
-    const ids = (await this.#ids()).filter(id => id > after && isListed(id))
+    const ids = (await recordedIds(this.#records)).filter(id => id > after && isListed(id))
     const found: Presence[] = []
     while (found.length < limit && ids.length > 0) {
-      for (const stored of await this.#read(ids.splice(0, limit - found.length))) {
+      for (const stored of await heldRecords(this.#records, ids.splice(0, limit - found.length))) {
         if (this.#nodes.alive(heldOf(stored).home)) found.push(presenceOf(stored))
       }
     }
@@ -69,31 +63,18 @@ export class Census {
     }
     return page
   }
-
-  /** Takes out what dead nodes left; who takes a record out tells of it. */
-  async #clearUp (): Promise<void> {
-    try {
-      const ids = await this.#ids()
-      while (ids.length > 0) {
-        for (const stored of await this.#read(ids.splice(0, SIDE_BY_SIDE))) {
-          if (this.#nodes.alive(heldOf(stored).home)) continue
-          if (await this.#records.erase(stored.seq)) this.#tell({ kind: 'disconnected', presence: presenceOf(stored) })
-        }
-      }
-    } catch (error) {
-      this.#link.trouble(error)
-    }
-  }
-
-  async #ids (): Promise<string[]> {
-    const subjects = Object.keys(await this.#records.subjects('*'))
-    return subjects.map(subject => textOf(subject.split('.').at(-1)!)).toSorted()
-  }
-
-  async #read (ids: string[]): Promise<Stored[]> {
-    const found = await Promise.all(ids.map(id => this.#records.last(recordOf(id))))
-    return found.filter(stored => stored !== undefined)
-  }
 }
 
 const listOf = (node: string): string => `node.${node}.list`
+
+/** The ids that there are records of, in their order. */
+export async function recordedIds (records: Records): Promise<string[]> {
+  const subjects = Object.keys(await records.subjects('*'))
+  return subjects.map(subject => textOf(subject.split('.').at(-1)!)).toSorted()
+}
+
+/** The records of these ids, where there still are any. */
+export async function heldRecords (records: Records, ids: string[]): Promise<Stored[]> {
+  const found = await Promise.all(ids.map(id => records.last(recordOf(id))))
+  return found.filter(stored => stored !== undefined)
+}

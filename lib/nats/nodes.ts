@@ -10,6 +10,8 @@ const BEAT = 500
 const LAPSE = 2_500
 /** and is dead to the others when they have not heard it for so long. */
 const LIFE = 3_500
+/** So many nodes that were given up are remembered. */
+const MAX_GIVEN_UP = 1_000
 /** How long the others may take to say that they live, when a node asks them. */
 const INTRODUCTIONS = 100
 
@@ -19,6 +21,8 @@ export class Nodes {
   readonly self = randomBytes(9).toString('base64url')
   readonly #link: Link
   readonly #heard = new Map<string, number>()
+  /** Those that were taken for dead. */
+  readonly #givenUp = new Set<string>()
   readonly #beating: NodeJS.Timeout
   readonly #lapsed = new Set<() => void>()
   readonly #missed = new Set<() => void>()
@@ -36,14 +40,24 @@ export class Nodes {
     this.#beating = setInterval(() => this.#beat(), BEAT).unref()
   }
 
-  /** This node was away: it may have lost what it holds. */
+  /** This node was away, or was taken for dead, or has missed others: it may have lost what it holds. */
   onLapse (listener: () => void): void {
     this.#lapsed.add(listener)
   }
 
-  /** Nodes have died, and this one is to clear up behind them. */
+  /** Nodes have died. */
   onDeath (listener: () => void): void {
     this.#missed.add(listener)
+  }
+
+  /** Of the nodes that live, one leads: it does what one has to do for all. A node that has just come does not yet know. */
+  get leads (): boolean {
+    return performance.now() - this.#since >= LIFE && this.#all.toSorted()[0] === this.self
+  }
+
+  /** Tells a node that it may have lost what it holds. */
+  warn (node: string): void {
+    if (this.#link.up) this.#link.publish('beat', `!${node}`)
   }
 
   /** Those that live, this one included; one that has just come lets the others introduce themselves. */
@@ -96,10 +110,22 @@ export class Nodes {
     this.check()
     this.#link.publish('beat', `+${this.self}`)
     const now = performance.now()
-    for (const [node, at] of this.#heard) if (now - at >= LIFE) this.#forget(node)
+    for (const [node, at] of this.#heard) if (now - at >= LIFE) this.#giveUp(node)
     if (!this.#changed || now - this.#since < LIFE) return
     this.#changed = false
-    if (this.#all.toSorted()[0] === this.self) for (const listener of this.#missed) listener()
+    for (const listener of this.#missed) listener()
+  }
+
+  /** It is dead, or this node is cut off from it and others may have taken what this one holds. */
+  #giveUp (node: string): void {
+    this.#forget(node)
+    this.#givenUp.add(node)
+    if (this.#givenUp.size > MAX_GIVEN_UP) this.#givenUp.delete(this.#givenUp.values().next().value!)
+    this.#lapse()
+  }
+
+  #lapse (): void {
+    for (const listener of this.#lapsed) listener()
   }
 
   #restart (): void {
@@ -108,13 +134,15 @@ export class Nodes {
     this.#changed = true
     if (!this.#link.up) return
     this.#link.publish('beat', `?${this.self}`)
-    for (const listener of this.#lapsed) listener()
+    this.#lapse()
   }
 
-  /** `+` lives, `?` lives and wants to know who else does, `-` leaves. */
+  /** `+` lives, `?` lives and wants to know who else does, `-` leaves, `!` was taken for dead. */
   #hear (beat: string): void {
     const [sign, node] = [beat[0], beat.slice(1)]
     if (sign === '-') return this.#forget(node)
+    if (sign === '!') return node === this.self ? this.#lapse() : undefined
+    if (this.#givenUp.delete(node)) this.warn(node)
     this.#heard.set(node, performance.now())
     if (node === this.self) this.#echo = performance.now()
     else if (sign === '?' && this.#link.up) this.#link.publish('beat', `+${this.self}`)

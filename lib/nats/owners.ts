@@ -18,28 +18,37 @@ export interface Held extends Presence {
   claim: string
 }
 
+/** A newer connection, of the given generation, owns the device. */
+interface Yield {
+  deviceId: string
+  generation: number
+}
+
 /** What nodes say to each other about a device, besides what they ask of it. */
 export type Word =
   | Request & { nonce: string }
   | { kind: 'cancel' | 'probe', nonce: string }
-  | { kind: 'yield', generation: number }
 
-/** How long an older owner has to let go; one that is stuck finds out when it wakes. */
-const LET_GO = 250
-/** A connection that could not be entered for so long is an old one. */
-const FRESH = 2_500
+/** How long the node of an older owner may take to let go before it is told again; one that is stuck finds out when it wakes. */
+const YIELD_TIMEOUT_MS = 250
+const YIELD_RETRY_MS = 1_000
+/** What failed is tried again after this time, and ever more rarely. */
+const RETRY_MS = 250
+const MAX_RETRY_MS = 1_000
 const SIDE_BY_SIDE = 64
+/** Held records are read again all the time, so many every so often: no loss of a message or a record stays unnoticed. */
+const RECHECK_EVERY_MS = 200
+const RECHECKED_AT_ONCE = 10
 
 /** A connection that holds a device, or will. */
 class Owned {
   readonly deviceId: string
   readonly owner: Owner
   readonly claim = randomBytes(9).toString('base64url')
-  readonly began = performance.now()
   generation = 0
-  /** Whether the generation is the place of its record. */
-  recorded = false
-  /** `new` takes the device from whoever has it, `alone` came while NATS was away. */
+  /** Whether it is in the bucket; where it is, the generation is its place. */
+  record: 'none' | 'unknown' | 'written' = 'none'
+  /** `new` takes the device from whoever has it, `alone` came while the bucket could not be reached. */
   state: 'new' | 'alone' | 'held' | 'lost' = 'new'
   /** When the hold was last made sure of, see `Owners.#doubts`. */
   sureAt = -1
@@ -60,36 +69,41 @@ export class Owners {
   readonly #owned = new Map<string, Owned>()
   readonly #subscribed = new Map<string, Subscribed>()
   readonly #underway = new Map<string, AbortController>()
-  /** Those that have left, until their records are erased. */
-  readonly #left = new Set<Owned>()
+  /** All whose record is, or may come to be, in the bucket. */
+  readonly #claims = new Map<string, Owned>()
+  /** What is to be compared with its record, or erased. */
+  readonly #unsettled = new Set<Owned>()
+  readonly #rechecking: NodeJS.Timeout
+  #rechecked: Iterator<Owned> | undefined
   /** How often this node could not be sure of what it holds. */
   #doubts = 0
   #highest = 0
-  #makingSure = false
+  #isSettling = false
 
   constructor (link: Link, nodes: Nodes, records: Records, tell: (change: Change) => void) {
     this.#link = link
     this.#nodes = nodes
     this.#records = records
     this.#tell = tell
-    nodes.onLapse(() => {
-      this.#doubts++
-      void this.#makeSure()
+    nodes.onLapse(() => this.#doubtAll())
+    link.subscribe(yieldOf(nodes.self), message => {
+      const { deviceId, generation }: Yield = decode(message.data)
+      this.#yield(deviceId, generation)
+      this.#reply(message, '')
     })
+    this.#rechecking = setInterval(() => this.#recheck(), RECHECK_EVERY_MS).unref()
   }
 
   async own (deviceId: string, owner: Owner): Promise<Ownership> {
     const owned = new Owned(deviceId, owner)
+    this.#claims.set(owned.claim, owned)
     try {
       // whoever has it here shall not write about itself meanwhile
       await this.#owned.get(deviceId)?.settling?.catch(() => {})
-      await this.#settle(owned)
+      await this.#settleOrHoldAlone(owned)
     } catch (error) {
-      if (!(error instanceof Failure) || this.#link.up) {
-        void this.#release(owned).catch(error => this.#link.trouble(error)) // it may have been written all the same
-        throw error
-      }
-      this.#holdAlone(owned)
+      void this.#release(owned)
+      throw error
     }
     return {
       get generation () { return owned.generation },
@@ -105,20 +119,41 @@ export class Owners {
     }
   }
 
-  /** Gives everything back. */
-  async close (): Promise<void> {
-    for (const owned of this.#owned.values()) {
-      this.#forget(owned.deviceId)
-      this.#left.add(owned)
+  /** Erases records of this node that nothing here has made, or that could not be erased before. */
+  async disown (found: Held[]): Promise<void> {
+    for (const { deviceId, generation, claim, node, since } of found) {
+      if (this.#claims.has(claim)) continue
+      const erased = await this.#records.erase(recordOf(deviceId), generation)
+      if (erased) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
     }
-    if (this.#link.up) await Promise.allSettled([...this.#left].map(owned => this.#erase(owned)))
   }
 
-  /** NATS is away: the device is this node's as far as this node knows. */
+  /** Gives everything back. */
+  async close (): Promise<void> {
+    clearInterval(this.#rechecking)
+    const all = [...this.#claims.values()]
+    for (const owned of all) this.#letGo(owned)
+    if (this.#link.up) await Promise.allSettled(all.map(owned => this.#erase(owned)))
+  }
+
+  async #settleOrHoldAlone (owned: Owned): Promise<void> {
+    try {
+      await this.#settle(owned)
+    } catch (error) {
+      if ((error as Failure).reason !== 'unreachable') throw error
+      await this.#confirmAlive(owned, undefined)
+      this.#holdAlone(owned)
+    }
+  }
+
+  /** The bucket cannot be reached: the device is this node's as far as this node knows. */
   #holdAlone (owned: Owned): void {
-    owned.state = 'alone'
-    owned.generation = ++this.#highest
+    if (owned.record !== 'written') {
+      owned.state = 'alone'
+      owned.generation = ++this.#highest
+    }
     this.#enter(owned)
+    this.#doubt(owned)
   }
 
   /** False: there is a newer owner. */
@@ -128,31 +163,50 @@ export class Owners {
     let found = await this.#records.last(subject)
     while (!isOf(found, owned)) {
       if (!mayTake(owned, found)) return this.#lose(owned)
+      if (owned.state === 'new') await this.#confirmAlive(owned, found)
+      owned.record = 'unknown'
       const appended = await this.#records.append(subject, JSON.stringify(this.#heldBy(owned)), { after: found?.seq ?? 0 })
       if (appended) await this.#took(owned, appended.seq, found)
-      else if (owned.state === 'new' && performance.now() - owned.began > FRESH) throw new Failure('unreachable')
       // once more, although it was written: somebody may have been quicker than our subscription
       found = await this.#records.last(subject)
     }
-    owned.generation = found!.seq
-    owned.recorded = true
-    if (owned.state !== 'lost') owned.state = 'held'
+    this.#written(owned, found!.seq)
     owned.sureAt = doubts
     return true
   }
 
+  /** Each time before it takes the place of an older owner: the device may have given this connection up meanwhile. */
+  async #confirmAlive ({ deviceId, owner }: Owned, older: Stored | undefined): Promise<void> {
+    if (older || this.#owned.has(deviceId)) await owner.confirmAlive?.()
+  }
+
   async #took (owned: Owned, generation: number, older: Stored | undefined): Promise<void> {
-    owned.generation = generation
-    owned.recorded = true
-    if (owned.state !== 'lost') owned.state = 'held'
+    this.#written(owned, generation)
     this.#highest = Math.max(this.#highest, generation)
     if (older) this.#tell({ kind: 'disconnected', presence: presenceOf(older) })
     this.#tell({ kind: 'connected', presence: { ...owned.owner.presence, generation } })
-    const home = older && heldOf(older).home
-    if (home && home !== this.#nodes.self && this.#nodes.alive(home)) {
-      await this.#link.request(wordsOf(owned.deviceId), encode({ kind: 'yield', generation } satisfies Word), LET_GO).catch(() => {})
-    }
+    if (older) await this.#demand(heldOf(older).home, { deviceId: owned.deviceId, generation })
     if (owned.state === 'held') this.#enter(owned)
+  }
+
+  #written (owned: Owned, generation: number): void {
+    owned.generation = generation
+    owned.record = 'written'
+    if (owned.state !== 'lost') owned.state = 'held'
+  }
+
+  /** Tells the node of an older owner to let go, again and again if it does not answer; the first time is waited for. */
+  async #demand (home: string, demand: Yield): Promise<void> {
+    if (home === this.#nodes.self || !this.#nodes.alive(home)) return
+    const answer = await this.#link.request(yieldOf(home), encode(demand), YIELD_TIMEOUT_MS).catch(() => undefined)
+    if (!answer) setTimeout(() => void this.#demand(home, demand), YIELD_RETRY_MS).unref()
+  }
+
+  /** A connection that came while the bucket could not be reached compares itself with the record. */
+  #yield (deviceId: string, generation: number): void {
+    const owned = this.#owned.get(deviceId)
+    if (owned?.state === 'held' && owned.generation < generation) this.#lose(owned)
+    else if (owned?.state === 'alone') this.#doubt(owned)
   }
 
   /** The higher generation stays, whichever comes first. */
@@ -162,38 +216,43 @@ export class Owners {
     if (current === owned) return
     if (current && current.state === 'held' && current.generation > owned.generation) return void this.#lose(owned)
     this.#owned.set(deviceId, owned)
-    if (current) this.#lose(current)
+    if (current) this.#lose(current, { isReplaced: owned.record === 'written' })
     if (!this.#subscribed.has(deviceId)) this.#subscribed.set(deviceId, this.#link.subscribe(wordsOf(deviceId), message => this.#hear(deviceId, message)))
   }
 
-  #lose (owned: Owned): false {
+  #lose (owned: Owned, { isReplaced = true } = {}): false {
     if (owned.state === 'lost') return false
-    owned.state = 'lost'
-    if (this.#owned.get(owned.deviceId) === owned) this.#forget(owned.deviceId)
+    if (isReplaced) owned.record = 'none' // the newer one stands in its place
+    this.#letGo(owned)
     owned.owner.yield()
+    void this.#settleAll()
     return false
   }
 
-  #forget (deviceId: string): void {
+  /** Its record is to be erased, unless another has taken its place. */
+  #letGo (owned: Owned): void {
+    owned.state = 'lost'
+    this.#unsettled.add(owned)
+    const { deviceId } = owned
+    if (this.#owned.get(deviceId) !== owned) return
     this.#owned.delete(deviceId)
     this.#subscribed.get(deviceId)!.end()
     this.#subscribed.delete(deviceId)
   }
 
   async #release (owned: Owned): Promise<void> {
-    if (owned.state === 'lost') return
-    owned.state = 'lost'
-    if (this.#owned.get(owned.deviceId) === owned) this.#forget(owned.deviceId)
-    this.#left.add(owned)
+    if (owned.state !== 'lost') this.#letGo(owned)
     await owned.settling?.catch(() => {})
-    if (this.#link.up) await this.#erase(owned)
+    await this.#settled(owned)
+    void this.#settleAll()
   }
 
   /** Only the record of this very connection goes; there is none any more where a newer one took its place. */
   async #erase (owned: Owned): Promise<void> {
-    const place = owned.recorded ? owned.generation : await this.#placeOf(owned)
-    const erased = place !== undefined && await this.#records.erase(place)
-    this.#left.delete(owned)
+    if (!this.#claims.has(owned.claim)) return
+    const place = owned.record === 'unknown' ? await this.#placeOf(owned) : owned.generation
+    const erased = owned.record !== 'none' && place !== undefined && await this.#records.erase(recordOf(owned.deviceId), place)
+    this.#claims.delete(owned.claim)
     if (erased) this.#tell({ kind: 'disconnected', presence: { ...owned.owner.presence, generation: place } })
   }
 
@@ -203,24 +262,73 @@ export class Owners {
     return isOf(found, owned) ? found!.seq : undefined
   }
 
-  /** After a gap: what is held is made sure of, what was given back meanwhile is told. */
-  async #makeSure (): Promise<void> {
-    if (this.#makingSure) return
-    this.#makingSure = true
-    try {
-      for (const owned of this.#left) await this.#erase(owned)
-      const unsure = [...this.#owned.values()]
-      const lane = async () => {
-        for (let owned = unsure.pop(); owned; owned = unsure.pop()) await this.#holds(owned)
-      }
-      await Promise.all(Array.from({ length: SIDE_BY_SIDE }, lane))
-    } catch (error) {
-      this.#link.trouble(error)
-      await sleep(LET_GO, undefined, { ref: false })
+  /** This node was away, or others took it for dead. */
+  #doubtAll (): void {
+    this.#doubts++
+    for (const owned of this.#owned.values()) this.#unsettled.add(owned)
+    void this.#settleAll()
+  }
+
+  #doubt (owned: Owned): void {
+    owned.sureAt = -1
+    this.#unsettled.add(owned)
+    void this.#settleAll()
+  }
+
+  #recheck (): void {
+    if (!this.#link.up) return
+    for (let count = 0; count < RECHECKED_AT_ONCE; count++) {
+      this.#rechecked ??= this.#owned.values()
+      const { value, done } = this.#rechecked.next()
+      if (done) return void (this.#rechecked = undefined)
+      this.#doubt(value)
     }
-    this.#makingSure = false
-    const done = this.#left.size === 0 && [...this.#owned.values()].every(({ sureAt }) => sureAt === this.#doubts)
-    if (!done && this.#link.up) void this.#makeSure()
+  }
+
+  /** Compares and erases until nothing is left to do. Those that fail come last in the next pass, and hold up no other. */
+  async #settleAll (): Promise<void> {
+    if (this.#isSettling) return
+    this.#isSettling = true
+    let wait = RETRY_MS
+    let isTold = false
+    while (this.#link.up && this.#unsettled.size > 0) {
+      const errors = await this.#pass()
+      if (errors.length === 0) continue
+      if (!isTold) this.#link.trouble(errors[0])
+      isTold = true
+      await sleep(wait, undefined, { ref: false })
+      wait = Math.min(2 * wait, MAX_RETRY_MS)
+    }
+    this.#isSettling = false
+  }
+
+  /** Once through all, side by side; less where much fails, because then each costs time. */
+  async #pass (): Promise<unknown[]> {
+    const waiting = [...this.#unsettled].values()
+    const errors: unknown[] = []
+    const lane = async () => {
+      for (const owned of waiting) {
+        const error = await this.#settled(owned)
+        if (error) errors.push(error)
+        if (errors.length >= SIDE_BY_SIDE) return
+      }
+    }
+    await Promise.all(Array.from({ length: SIDE_BY_SIDE }, lane))
+    return errors
+  }
+
+  /** Undefined: it is done with. */
+  async #settled (owned: Owned): Promise<unknown> {
+    if (!this.#link.up) return undefined // the next link begins with all of them
+    try {
+      if (owned.state === 'lost') await this.#erase(owned)
+      else await this.#holds(owned)
+      if (owned.state !== 'lost' ? owned.sureAt === this.#doubts : !this.#claims.has(owned.claim)) this.#unsettled.delete(owned)
+      return undefined
+    } catch (error) {
+      if (this.#unsettled.delete(owned)) this.#unsettled.add(owned)
+      return error
+    }
   }
 
   /** Whether the device is still this connection's; a node that was away asks the bucket first. */
@@ -238,11 +346,6 @@ export class Owners {
     switch (word.kind) {
       case 'cancel': return this.#underway.get(word.nonce)?.abort()
       case 'probe': return this.#reply(message, this.#underway.has(word.nonce) ? '1' : '0')
-      case 'yield': {
-        // one that came while NATS was away compares itself with the record
-        if (owned.state === 'held' && owned.generation < word.generation) this.#lose(owned)
-        return this.#reply(message, '')
-      }
       default: void this.#answer(owned, word, message)
     }
   }
@@ -277,6 +380,7 @@ export class Owners {
 /** The subject of a device in the bucket, and the one on which its owner hears. */
 export const recordOf = (deviceId: string): string => token(deviceId)
 export const wordsOf = (deviceId: string): string => `device.${token(deviceId)}`
+const yieldOf = (node: string): string => `node.${node}.yield`
 
 export function heldOf ({ subject, seq, data }: Stored): Held {
   const held = JSON.parse(Buffer.from(data).toString())

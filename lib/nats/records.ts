@@ -76,7 +76,7 @@ export class Records {
   }
 
   /** False: it was gone already. */
-  async erase (seq: number): Promise<boolean> {
+  async erase (_subject: string, seq: number): Promise<boolean> {
     return await this.#ask(manager => manager.streams.deleteMessage(this.#name, seq, false), ERASED) ?? false
   }
 

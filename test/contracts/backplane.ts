@@ -31,6 +31,13 @@ class FakeOwner implements Owner {
     return await this.reply(request)
   }
 
+  /** What it takes to show that its device is there. */
+  confirm: () => Promise<void> = async () => {}
+
+  confirmAlive (): Promise<void> {
+    return this.confirm()
+  }
+
   listensTo (topic: string): boolean {
     return this.topics.includes(topic)
   }
@@ -97,6 +104,33 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       await until(() => second.yielded === 1)
       t.equal(third.yielded, 0)
       t.equal(neighbour.yielded, 0)
+    })
+
+    t.test('a newcomer owns nothing before it has shown that its device is there, and nothing at all if it is not', async t => {
+      const { a, b } = await join(t)
+      const older = new FakeOwner('d', 'older')
+      const { generation } = await a.own('d', older)
+      for (const node of [a, b]) {
+        const gone = new FakeOwner('d', 'gone')
+        const answered = gate()
+        gone.confirm = () => answered.opened
+        const owning = node.own('d', gone).then(() => 'owned', error => error.message)
+        await until(async () => ((await b.ask('d', ring)) as { value?: unknown }).value === 'older')
+        answered.fail(new Error('it has left'))
+        t.equal(await owning, 'it has left')
+        for (const one of [a, b]) t.strictSame(await one.ask('d', ring), { ok: true, value: 'older' })
+        t.match(await b.list({ limit: 9 }), [{ node: 'older', generation }])
+      }
+      t.equal(older.yielded, 0)
+      const newer = new FakeOwner('d', 'newer')
+      const answered = gate()
+      newer.confirm = () => answered.opened
+      const owning = b.own('d', newer)
+      t.strictSame(await a.ask('d', ring), { ok: true, value: 'older' })
+      answered.open()
+      await owning
+      await until(() => older.yielded === 1)
+      t.strictSame(await a.ask('d', ring), { ok: true, value: 'newer' })
     })
 
     t.test('the owner of a device answers, whichever node asks', async t => {
