@@ -89,6 +89,26 @@ t.test('a handler of a worker may take as long as a timer can hold', async t => 
   t.strictSame(times, [2_147_483_647, 301_000])
 })
 
+t.test('an owner that is held still is waited for as long as the caller says, and not for long where it says nothing', async t => {
+  const looks: string[] = []
+  const running = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(running))
+  const link = {
+    up: true,
+    request: async (_name: string, payload: Uint8Array, timeout: number) => {
+      const { kind } = decode(payload) as { kind: string }
+      if (kind !== 'probe') return await new Promise((_resolve, reject) => { if (timeout < 2_000) setTimeout(() => reject(new Failure('timeout')), timeout) })
+      looks.push(kind)
+      throw new Failure('timeout')
+    }
+  }
+  const asks = new Asks(link as never, {} as never, {} as never)
+  t.strictSame(await asks.ask('d', { kind: 'send', id: 'm', data: 1 }), { ok: false, reason: 'timeout' })
+  t.equal(looks.length, 2)
+  t.equal(await reasonOf(asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 500 })), 'timeout')
+  t.ok(looks.length > 4, 'it is looked at again and again')
+})
+
 t.test('reminders come when they are due, and hold no more than they may', async t => {
   const now = Date.now()
   const reminders = new Reminders()

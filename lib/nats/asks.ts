@@ -4,7 +4,7 @@ import { isListed, type Answer, type Request } from '../backplane.ts'
 import { Failure } from '../errors.ts'
 import { MAX_TIMER } from '../peer.ts'
 import type { Link } from './link.ts'
-import { Lookout } from './lookout.ts'
+import { Lookout, type Look } from './lookout.ts'
 import type { Nodes } from './nodes.ts'
 import { heldOf, recordOf, wordsOf, type Word } from './owners.ts'
 import type { Records } from './records.ts'
@@ -54,27 +54,33 @@ export class Asks {
     const subject = wordsOf(deviceId)
     const nonce = `${this.#prefix}${++this.#asked}`
     // a handler of a worker takes the time that it takes; should the worker die, that is found out
-    const timeout = request.kind === 'answer' ? MAX_TIMER : ('timeout' in request ? request.timeout : PATIENCE) + ON_THE_WAY
+    const timeout = request.kind === 'answer' ? MAX_TIMER : (isTimed(request) ? request.timeout : PATIENCE) + ON_THE_WAY
     const asked = this.#link.request(subject, encode({ ...request, nonce }), timeout)
     const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies Word)) }
     if (signal?.aborted) giveUp()
     signal?.addEventListener('abort', giveUp, { once: true })
-    const lookout = new Lookout(() => this.#isThere(subject, nonce))
+    const lookout = new Lookout(() => this.#look(subject, nonce), { mayBeSilent: request.kind === 'answer' || isTimed(request) })
     try {
-      const message = await Promise.race([asked, lookout.lost])
-      return message && (message === 'lost' ? { ok: false, reason: 'dropped' } : decode(message.data))
+      const message = await Promise.race([asked, lookout.ended])
+      if (typeof message === 'string') return { ok: false, reason: message === 'lost' ? 'dropped' : 'timeout' }
+      return message && decode(message.data)
     } finally {
-      lookout.end()
+      lookout.stop()
       signal?.removeEventListener('abort', giveUp)
     }
   }
 
-  async #isThere (subject: string, nonce: string): Promise<boolean> {
+  async #look (subject: string, nonce: string): Promise<Look> {
     try {
       const answer = await this.#link.request(subject, encode({ kind: 'probe', nonce } satisfies Word), LOOK_WITHIN)
-      return answer?.string() === '1'
+      return answer?.string() === '1' ? 'there' : 'lost'
     } catch { // it is held still, or the link fell, which ends the request too
-      return true
+      return 'silent'
     }
   }
+}
+
+/** The caller says how long it waits: for the rest, an owner that is held still is given up before. */
+function isTimed (request: Request): request is Request & { timeout: number } {
+  return 'timeout' in request
 }

@@ -1,35 +1,44 @@
 /** When to look at first, and then. */
 const FIRST = 100
 const NEXT = 1_000
+/** So many looks in a row may stay without an answer before the owner counts as held still. */
+const SILENT_LOOKS = 2
+
+/** What a look finds: the owner works on the request, it does not, or it says nothing. */
+export type Look = 'there' | 'lost' | 'silent'
 
 /** Looks time and again whether whoever was asked is still there to answer: a node may die, and nobody says so. */
 export class Lookout {
-  /** Resolves when he is not. */
-  readonly lost: Promise<'lost'>
-  readonly #isThere: () => Promise<boolean>
-  #lose!: (word: 'lost') => void
+  /** Resolves when it is not, or, where silence counts, when it has said nothing for too long. */
+  readonly ended: Promise<'lost' | 'silent'>
+  readonly #look: () => Promise<Look>
+  readonly #mayBeSilent: boolean
+  #end!: (look: 'lost' | 'silent') => void
   #timer: NodeJS.Timeout
-  #ended = false
+  #silent = 0
+  #isOver = false
 
-  constructor (isThere: () => Promise<boolean>) {
-    this.#isThere = isThere
-    this.lost = new Promise(resolve => { this.#lose = resolve })
+  constructor (look: () => Promise<Look>, { mayBeSilent }: { mayBeSilent: boolean }) {
+    this.#look = look
+    this.#mayBeSilent = mayBeSilent
+    this.ended = new Promise(resolve => { this.#end = resolve })
     this.#timer = this.#lookIn(FIRST)
   }
 
-  end (): void {
-    this.#ended = true
+  stop (): void {
+    this.#isOver = true
     clearTimeout(this.#timer)
   }
 
   #lookIn (milliseconds: number): NodeJS.Timeout {
-    return setTimeout(() => void this.#look(), milliseconds).unref()
+    return setTimeout(() => void this.#next(), milliseconds).unref()
   }
 
-  async #look (): Promise<void> {
-    const isThere = await this.#isThere()
-    if (this.#ended) return
-    if (isThere) this.#timer = this.#lookIn(NEXT)
-    else this.#lose('lost')
+  async #next (): Promise<void> {
+    const look = await this.#look()
+    if (this.#isOver) return
+    this.#silent = look === 'silent' ? this.#silent + 1 : 0
+    if (look === 'lost' || (this.#silent === SILENT_LOOKS && !this.#mayBeSilent)) this.#end(look as 'lost' | 'silent')
+    else this.#timer = this.#lookIn(look === 'silent' ? 0 : NEXT)
   }
 }
