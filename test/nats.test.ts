@@ -10,6 +10,8 @@ import { Failure } from '../lib/errors.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { Reminders } from '../lib/mailboxes/reminders.ts'
 import { Asks } from '../lib/nats/asks.ts'
+import { Audit } from '../lib/nats/audit.ts'
+import { Nodes } from '../lib/nats/nodes.ts'
 import { heldOf, Owners } from '../lib/nats/owners.ts'
 import type { Stored } from '../lib/nats/records.ts'
 import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
@@ -137,6 +139,9 @@ function stage (t: Pick<Test, 'teardown'>) {
   const link = {
     up: true,
     troubles: [] as unknown[],
+    published: [] as Array<{ name: string, payload: unknown }>,
+    heard,
+    publish: (name: string, payload: Uint8Array) => { link.published.push({ name, payload: decode(payload) }) },
     trouble: (error: unknown) => { link.troubles.push(error) },
     request: () => script.before('request'),
     reply: (_message: unknown, payload: unknown) => { replies.push(payload) },
@@ -158,6 +163,7 @@ function stage (t: Pick<Test, 'teardown'>) {
       script.written()
       return { seq: script.seq, fresh: true }
     },
+    subjects: async () => Object.fromEntries([...stored.keys()].map(subject => [`bucket.${subject}`, 1])),
     async erase (subject: string, seq: number) {
       await script.before('erase')
       return stored.get(subject)?.seq === seq && stored.delete(subject)
@@ -168,7 +174,7 @@ function stage (t: Pick<Test, 'teardown'>) {
   const foreign = (since = 0) => stored.set('d', { seq: ++script.seq, subject: 'd', data: Buffer.from(JSON.stringify({ node: 'c', since, home: 'c', claim: `c${script.seq}` })) })
   const say = (word: object) => heard.get('device.d')!({ data: encode(word) })
   const demand = (word: object) => heard.get('node.self.yield')!({ data: encode(word) })
-  return { owners, link, script, stored, lapses, replies, told, foreign, say, demand }
+  return { owners, link, nodes, records, script, stored, lapses, replies, told, foreign, say, demand }
 }
 
 const heldBy = (stored: Map<string, Stored>) => heldOf(stored.get('d')!).node
@@ -247,6 +253,79 @@ t.test('a record that nothing on its node has made is erased, one that is held s
   t.strictSame([...stored.keys()], ['d'])
   t.strictSame(told, [{ kind: 'disconnected', presence: { deviceId: 'e', node: 'a', generation: 99, since: 1 } }])
   t.equal(stored.get('d')!.seq, generation)
+})
+
+t.test('a node that was taken for dead is told so when it is heard again, and then makes sure of what it holds', async t => {
+  const { now } = performance
+  let later = 0
+  performance.now = () => now.call(performance) + later
+  const published: string[] = []
+  let hear!: (message: { string: () => string }) => void
+  const heard = (beat: string) => hear({ string: () => beat })
+  const link = {
+    up: true,
+    onChange () {},
+    subscribe: (_name: string, listener: typeof hear) => { hear = listener },
+    publish (_name: string, beat: string) {
+      published.push(beat)
+      heard(beat)
+    }
+  }
+  const nodes = new Nodes(link as any)
+  t.teardown(() => {
+    performance.now = now
+    nodes.close()
+  })
+  let lapses = 0
+  nodes.onLapse(() => { lapses++ })
+  heard('+other')
+  t.equal(nodes.hears('other'), true)
+  later = 4_000
+  heard(`+${nodes.self}`) // only the other one fell silent
+  await until(() => lapses === 1)
+  t.equal(nodes.hears('other'), false)
+  published.length = 0
+  heard('+other')
+  heard('+other')
+  t.strictSame(published.filter(beat => !beat.startsWith('+')), ['!other'])
+  t.equal(lapses, 1)
+  heard(`!${nodes.self}`)
+  t.equal(lapses, 2)
+  heard('!other')
+  t.equal(lapses, 2)
+})
+
+t.test('an audit clears up behind dead nodes, one record after the other, and shows the living what is theirs', async t => {
+  const { link, nodes, records, owners, script, stored, told } = stage(t)
+  const record = (id: string, home: string) => stored.set(id, { seq: ++script.seq, subject: id, data: Buffer.from(JSON.stringify({ node: home, since: 1, home, claim: id })) })
+  const ids = ['d1', 'd2', 'd3']
+  for (const id of ids) record(id, 'dead')
+  record('d4', 'other')
+  let die!: () => void
+  const warned: string[] = []
+  const living = { ...nodes, leads: true, onDeath: (listener: () => void) => { die = listener }, warn: (node: string) => { warned.push(node) } }
+  let refusals = 2
+  script.before = async what => { if (what === 'erase' && refusals-- > 0) throw new Failure('unreachable') }
+  const audit = new Audit(link as any, living as any, records as any, owners, change => told.push(change))
+  t.teardown(() => audit.close())
+  die()
+  die()
+  await until(() => stored.size === 1)
+  t.strictSame(told.map(({ presence }) => presence.deviceId).toSorted(), ids)
+  t.equal(link.troubles.length, 1)
+  await until(() => link.published.length > 0)
+  t.match(link.published[0], { name: 'node.other.audit', payload: [{ deviceId: 'd4', claim: 'd4', generation: 4 }] })
+  t.strictSame(warned, [])
+  // one comes back while it is cleared up behind
+  record('d5', 'dead')
+  script.before = async what => { if (what === 'erase') living.alive = () => true }
+  die()
+  await until(() => warned.length > 0)
+  t.strictSame(warned, ['dead'])
+  // what its node has not made is erased there
+  record('d6', 'self')
+  link.heard.get('node.self.audit')!({ data: encode([heldOf(stored.get('d6')!)]) })
+  await until(() => !stored.has('d6'))
 })
 
 t.test('what is held is compared with its record all the time', async t => {
