@@ -1,3 +1,4 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { Failure } from './errors.ts'
 import { failed, type Failed } from './message.ts'
 
@@ -161,4 +162,15 @@ export function valueOf (answer: Answer): unknown {
 /** A name that begins with `$` is owned and asked like a device, and is none. */
 export function isListed (name: string): boolean {
   return !name.startsWith('$')
+}
+
+/** Logs that the other nodes are lost and found again. To reach them for the first time, after a start without them, is no reason to warn. */
+export function linkLog (log: FastifyBaseLogger, node: string): (up: boolean) => void {
+  let wasLost = false
+  return up => {
+    if (!up) log.warn({ node }, 'the other nodes cannot be reached')
+    else if (wasLost) log.warn({ node }, 'the other nodes can be reached again')
+    else log.info({ node }, 'the other nodes can be reached')
+    wasLost = !up
+  }
 }

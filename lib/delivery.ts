@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { answers, Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
+import { answers, Failure, goodbyes, type Detail, type Goodbye, type Reason } from './errors.ts'
 import { isUnreachable, type Letters } from './letters.ts'
-import type { Kept } from './mailbox.ts'
+import type { Ending, Kept } from './mailbox.ts'
 import { Pace } from './pace.ts'
 import type { Session } from './session.ts'
 
@@ -44,6 +44,8 @@ export class Delivery {
   readonly #log: FastifyBaseLogger
   readonly #rounds = new Map<Session, Round>()
   readonly #pace = new Pace(PER_TURN)
+  /** Those that the device has answered. */
+  readonly #answered = new WeakSet<Kept>()
   #paused = false
 
   constructor (letters: Letters, limits: DeliveryLimits, log: FastifyBaseLogger) {
@@ -70,7 +72,7 @@ export class Delivery {
     if (!round) return
     this.#rounds.delete(session)
     round.wake()
-    const [suspect] = round.inFlight.values()
+    const suspect = [...round.inFlight.values()].find(letter => !this.#answered.has(letter))
     if (suspect && !blameless.has(session.left!.code)) void this.#strike(session, suspect)
   }
 
@@ -145,7 +147,7 @@ export class Delivery {
     for (let written = session.room(); written; written = session.room()) await written.catch(() => {})
     const failure = await this.#call(session, letter)
     if (failure) return await this.#failed(session, letter, failure)
-    await this.#letters.settle(session.id, letter, 'delivered')
+    await this.#settle(session, letter, 'delivered')
     return undefined
   }
 
@@ -155,9 +157,23 @@ export class Delivery {
     if (pressed.has(reason)) return PAUSE
     const isUnanswered = reason === 'timeout' && session.patience !== undefined && Date.now() < letter.expiresAt
     if (isUnanswered || isAccident(failure)) return await this.#strike(session, letter)
-    if (reason === 'timeout') await this.#letters.settle(session.id, letter, 'expired')
-    else await this.#letters.settle(session.id, letter, 'refused', device)
+    if (reason === 'timeout') await this.#settle(session, letter, 'expired')
+    else await this.#settle(session, letter, 'refused', device)
     return undefined
+  }
+
+  /** Again and again while the mailbox is away or full: the device has answered, and is not asked again as long as it is here. */
+  async #settle (session: Session, letter: Kept, ending: Ending, device?: Detail): Promise<void> {
+    this.#answered.add(letter)
+    for (let tries = 1; ; tries++) {
+      try {
+        return void await this.#letters.settle(session.id, letter, ending, device)
+      } catch (error) {
+        if (!(error instanceof Failure) || !this.#mayHand(session)) throw error
+        if (tries === 1 && !isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
+      }
+      await sleep(PAUSE, undefined, { ref: false })
+    }
   }
 
   /** After a pause. False: it was taken back meanwhile. */
@@ -186,7 +202,7 @@ export class Delivery {
   async #strike (session: Session, letter: Kept): Promise<number | undefined> {
     try {
       const strikes = await this.#letters.strike(session.id, letter.id)
-      if (strikes >= this.#limits.attempts) await this.#letters.settle(session.id, letter, 'set-aside')
+      if (strikes >= this.#limits.attempts) await this.#settle(session, letter, 'set-aside')
       else if (strikes > 0) return Math.min(PAUSE * 2 ** (strikes - 1), MOST_PAUSE)
       return undefined
     } catch (error) {

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { Admission } from './admission.ts'
+import { linkLog } from './backplane.ts'
 import { localBackplane } from './backplanes/local.ts'
 import { addBuiltins } from './builtins.ts'
 import { jsonrpc } from './codecs/jsonrpc.ts'
@@ -81,8 +82,9 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     ring: session => delivery.ring(session)
   }
 
+  const logLink = linkLog(log, node)
   backplane.onLink?.(up => {
-    log.warn({ node }, up ? 'the other nodes can be reached again' : 'the other nodes cannot be reached')
+    logLink(up)
     // whoever rang meanwhile was not heard
     if (up) for (const session of registry) session.ring()
   })

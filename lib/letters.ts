@@ -46,6 +46,7 @@ export class Letters {
   #idle = (): void => {}
   readonly #sweeping: NodeJS.Timeout | undefined
   #isSweeping = false
+  readonly #closing = new AbortController()
   #isReachable = true
   readonly #unwatch: Unwatch
 
@@ -135,7 +136,7 @@ export class Letters {
 
   /** Takes out what has expired. */
   async sweep (now: number): Promise<void> {
-    for (const { deviceId, receipt } of await this.#mailbox.sweep(now)) this.#told(deviceId, receipt, { ending: 'expired' })
+    for (const { deviceId, receipt } of await this.#mailbox.sweep(now, this.#closing.signal)) this.#told(deviceId, receipt, { ending: 'expired' })
   }
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
@@ -166,6 +167,7 @@ export class Letters {
   /** Resolves once nothing is under way in the mailbox any more, and it is closed. */
   async close (): Promise<void> {
     clearInterval(this.#sweeping)
+    this.#closing.abort()
     this.#unwatch()
     this.giveUp()
     if (this.#underway > 0) await new Promise<void>(resolve => { this.#idle = resolve })

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Backplane, Page, Presence, Reach } from './backplane.ts'
+import { linkLog, type Backplane, type Page, type Presence, type Reach } from './backplane.ts'
 import type { Portrait } from './devices.ts'
 import { Failure } from './errors.ts'
 import type { EventMap } from './events.ts'
@@ -42,7 +42,7 @@ export async function createWorker ({ log = silent, ...options }: WorkerOptions)
     events.emit('message', (params as { data: unknown }).data, device)
     return {}
   })
-  backplane.onLink?.(up => log.warn({ node }, up ? 'the other nodes can be reached again' : 'the other nodes cannot be reached'))
+  backplane.onLink?.(linkLog(log, node))
   backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
   const workplace = new Workplace({
     backplane,

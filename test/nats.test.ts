@@ -164,9 +164,10 @@ function stage (t: Pick<Test, 'teardown'>) {
       return { seq: script.seq, fresh: true }
     },
     subjects: async () => Object.fromEntries([...stored.keys()].map(subject => [`bucket.${subject}`, 1])),
-    async erase (subject: string, seq: number) {
+    async erase (subject: string, seq: number, isExpected: (one: Stored) => boolean) {
       await script.before('erase')
-      return stored.get(subject)?.seq === seq && stored.delete(subject)
+      const one = stored.get(subject)
+      return one?.seq === seq && isExpected(one) && stored.delete(subject)
     }
   }
   const owners = new Owners(link as any, nodes as any, records as any, change => told.push(change))

@@ -1,7 +1,11 @@
+import { randomBytes } from 'node:crypto'
 import { Failure, type Detail } from '../errors.ts'
 import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../mailbox.ts'
+import { Clock } from '../nats/clock.ts'
+import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type Done, type Entry, type Head } from '../nats/letter-format.ts'
 import { Link, type LinkOptions } from '../nats/link.ts'
 import { Records, type Stored } from '../nats/records.ts'
+import { Scan } from '../nats/scan.ts'
 import { textOf, token } from '../nats/subjects.ts'
 import { Reminders } from './reminders.ts'
 
@@ -10,19 +14,6 @@ export interface JetStreamMailboxOptions extends LinkOptions {
   keepReceipts?: number
   /** Bytes of all letters together. */
   maxBytes?: number
-}
-
-/** What is written with a letter. */
-interface Head extends Omit<Receipt, 'status'> {
-  isText: boolean
-  /** What waited for the device when it had been put, at most. */
-  box: Caps
-}
-
-/** What is known of a letter that waits, by its id. */
-interface Entry extends Receipt {
-  position: number
-  strikes: number
 }
 
 /** A letter of which a put found that it may be kept. */
@@ -37,8 +28,7 @@ const NANOSECONDS = 1_000_000
 const FORGOTTEN = 32 * DAY * NANOSECONDS
 const WINDOW = 120_000 * NANOSECONDS
 const SWEPT_AT_ONCE = 1_000
-/** Entries that are looked at with each sweep: what a node has put that is no more expires, too. */
-const LOOKED_AT = 100
+const SIDE_BY_SIDE = 64
 
 /** Keeps letters in JetStream, for all nodes. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
 export async function jetstreamMailbox ({ keepReceipts = DAY, maxBytes = -1, ...options }: JetStreamMailboxOptions = {}): Promise<Mailbox> {
@@ -57,15 +47,22 @@ class JetStreamMailbox implements Mailbox {
   readonly #entries: Records
   /** By device and letter: the receipt of each that is done with, for a while. */
   readonly #receipts: Records
-  readonly #reminders = new Reminders()
-  /** How far the look at the entries has come. */
-  #lookedAt = 0
+  readonly #clock: Clock
+  readonly #reminders: Reminders
+  /** Looks at some entries with each sweep: what a node has put that is no more expires, too. */
+  readonly #scan: Scan
+  readonly #self = randomBytes(9).toString('base64url')
+  readonly #settling = new Map<string, Promise<boolean>>()
 
   constructor (link: Link, keepReceipts: number, maxBytes: number) {
     this.#link = link
     this.#letters = Records.stream(link, 'letters', { max_age: FORGOTTEN, max_bytes: maxBytes, duplicate_window: WINDOW })
     this.#entries = Records.bucket(link, 'entries', { max_age: FORGOTTEN })
     this.#receipts = Records.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: Math.min(keepReceipts, WINDOW) })
+    this.#clock = new Clock(this.#receipts)
+    this.#reminders = new Reminders(() => this.#there(Date.now()))
+    this.#scan = new Scan(this.#entries)
+    link.onChange(() => this.#clock.doubt())
   }
 
   async open (): Promise<void> {
@@ -79,11 +76,12 @@ class JetStreamMailbox implements Mailbox {
 
   async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
     const key = keyOf(deviceId, letter.id)
+    await this.#clock.refresh()
     for (;;) {
       const [known, last] = await Promise.all([this.receipt(deviceId, letter.id), this.#letters.last(token(deviceId))])
       if (known) return { receipt: known, fresh: false }
       const { box, replaced } = await this.#roomFor(deviceId, letter, caps, last)
-      const head = headOf(letter, box)
+      const head = this.#headOf(letter, box)
       const appended = await this.#letters.append(token(deviceId), encodeLetter(head, letter.body), { after: last?.seq ?? 0, id: `${deviceId} ${letter.id}` })
       if (!appended) continue // another letter was put, or settled
       if (!appended.fresh) {
@@ -91,19 +89,20 @@ class JetStreamMailbox implements Mailbox {
         continue
       }
       await this.#entries.append(key, JSON.stringify(entryOf(head, appended.seq)), { after: 0 })
-      this.#reminders.add({ deviceId, letterId: letter.id, expiresAt: letter.expiresAt })
-      return { receipt: receiptOf(head), fresh: true, ...await this.#replace(deviceId, replaced) }
+      this.#reminders.add({ deviceId, letterId: letter.id, expiresAt: head.expiresAt })
+      return { receipt: this.#here(receiptOf(head)), fresh: true, ...await this.#replace(deviceId, replaced) }
     }
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
     // so many and no more: to find that there is no other costs more than to find one
+    await this.#clock.refresh()
     const waiting = await this.waiting(deviceId)
     let from = after + 1
     for (let left = waiting; left > 0; left--) {
       const stored = await this.#letters.next(token(deviceId), from)
       if (!stored) break
-      yield decodeLetter(stored).kept
+      yield this.#keptOf(stored)
       from = stored.seq + 1
     }
     if (waiting > 0 && from === after + 1) yield * this.#hidden(deviceId, after)
@@ -116,7 +115,7 @@ class JetStreamMailbox implements Mailbox {
     const positions = entries.filter(entry => entry !== undefined).map(entry => parse<Entry>(entry).position)
     for (const position of positions.filter(position => position > after).toSorted((one, other) => one - other)) {
       const stored = await this.#letters.at(position)
-      if (stored) yield decodeLetter(stored).kept
+      if (stored) yield this.#keptOf(stored)
     }
   }
 
@@ -127,22 +126,39 @@ class JetStreamMailbox implements Mailbox {
 
   async settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
     const key = keyOf(deviceId, letterId)
+    // one after the other: of two in this mailbox that say the same, one tells of it
+    for (let other; (other = this.#settling.get(key));) if (await other.catch(() => false)) return false
+    const settling = this.#settle(deviceId, letterId, ending, device).finally(() => this.#settling.delete(key))
+    this.#settling.set(key, settling)
+    return await settling
+  }
+
+  /** The receipt comes first: wherever it breaks off, the letter ends so, and the next one who settles it does the rest. */
+  async #settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
+    const key = keyOf(deviceId, letterId)
     const found = await this.#entries.last(key)
     const entry = found ? parse<Entry>(found) : await this.#unentered(deviceId, letterId)
-    if (!entry || !await this.#letters.erase("",entry.position)) return false
-    const receipt: Receipt = { ...receiptOf(entry), status: ending, at: Date.now(), ...(device && { device }) }
-    await this.#receipts.append(key, JSON.stringify(receipt))
-    if (found) await this.#entries.erase("",found.seq)
+    if (!entry) return false
+    const erase = () => this.#letters.erase(token(deviceId), entry.position, stored => decodeLetter(stored).head.id === letterId)
+    const done: Done = { ...receiptOf(entry), status: ending, at: this.#there(Date.now()), ...(device && { device }), by: this.#self }
+    const isOurs = await this.#end(key, done).catch(async error => {
+      if (error.reason !== 'store-full') throw error
+      await erase() // which makes room
+      return await this.#end(key, done)
+    })
+    await erase()
+    if (found) await this.#entries.remove(found)
     this.#reminders.remove({ deviceId, letterId, expiresAt: entry.expiresAt })
-    return true
+    return isOurs
   }
 
   async receipt (deviceId: string, letterId: string): Promise<Receipt | undefined> {
     const key = keyOf(deviceId, letterId)
     // the receipt of a letter that is done with is written before its entry goes
-    const [entry, receipt] = await Promise.all([this.#entries.last(key), this.#receipts.last(key)])
-    if (receipt) return parse<Receipt>(receipt)
-    return entry && receiptOf(parse<Entry>(entry))
+    const [entry, found] = await Promise.all([this.#entries.last(key), this.#receipts.last(key)])
+    if (!found) return entry && this.#here(receiptOf(parse<Entry>(entry)))
+    const { by, ...receipt } = parse<Done>(found)
+    return this.#here(receipt)
   }
 
   async strike (deviceId: string, letterId: string): Promise<number> {
@@ -156,16 +172,24 @@ class JetStreamMailbox implements Mailbox {
     }
   }
 
-  /** Every node sweeps; who erases a letter is the one who tells of it. */
-  async sweep (now: number): Promise<Expired[]> {
-    await this.#look()
+  /** Every node sweeps; who ends a letter is the one who tells of it. */
+  async sweep (now: number, signal?: AbortSignal): Promise<Expired[]> {
+    await this.#clock.refresh()
+    await this.#scan.step(stored => this.#remember(stored), signal)
+    const due = this.#reminders.until(this.#there(now)).slice(0, SWEPT_AT_ONCE).values()
     const expired: Expired[] = []
-    for (const reminder of this.#reminders.until(now).slice(0, SWEPT_AT_ONCE)) {
-      const { deviceId, letterId } = reminder
-      if (await this.settle(deviceId, letterId, 'expired')) expired.push({ deviceId, receipt: (await this.receipt(deviceId, letterId))! })
-      else await this.#forget(deviceId, letterId)
-      this.#reminders.remove(reminder)
+    const lane = async () => {
+      for (const reminder of due) {
+        if (signal?.aborted) return
+        const { deviceId, letterId } = reminder
+        if (await this.settle(deviceId, letterId, 'expired')) expired.push({ deviceId, receipt: (await this.receipt(deviceId, letterId))! })
+        this.#reminders.remove(reminder)
+      }
     }
+    const lanes = await Promise.allSettled(Array.from({ length: SIDE_BY_SIDE }, lane))
+    const failed = lanes.find(({ status }) => status === 'rejected')
+    // those that have ended are told in any case: the rest fails again with the next sweep
+    if (failed && expired.length === 0) throw (failed as PromiseRejectedResult).reason
     return expired
   }
 
@@ -221,57 +245,39 @@ class JetStreamMailbox implements Mailbox {
     return undefined
   }
 
-  /** The entry of a letter that is done with: who settled it did not come as far. */
-  async #forget (deviceId: string, letterId: string): Promise<void> {
-    const found = await this.#entries.last(keyOf(deviceId, letterId))
-    if (found) await this.#entries.erase("",found.seq)
+  /** False: somebody else has ended it. One that tries again, after its answer was lost, has ended it. */
+  async #end (key: string, done: Done): Promise<boolean> {
+    if (await this.#receipts.append(key, JSON.stringify(done), { after: 0 })) return true
+    const found = await this.#receipts.last(key)
+    return found !== undefined && isSameEnd(parse<Done>(found), done)
   }
 
-  /** Goes through the entries, some at a time, and remembers when they expire. */
-  async #look (): Promise<void> {
-    for (let looked = 0; looked < LOOKED_AT; looked++) {
-      const stored = await this.#entries.next('>', this.#lookedAt + 1)
-      this.#lookedAt = stored?.seq ?? 0
-      if (!stored) return
-      const [deviceId, letterId] = stored.subject.split('.').slice(-2).map(textOf) as [string, string]
-      this.#reminders.add({ deviceId, letterId, expiresAt: parse<Entry>(stored).expiresAt })
-    }
+  #remember (stored: Stored): void {
+    const [deviceId, letterId] = stored.subject.split('.').map(textOf) as [string, string]
+    this.#reminders.add({ deviceId, letterId, expiresAt: parse<Entry>(stored).expiresAt })
   }
-}
 
-function keyOf (deviceId: string, letterId: string): string {
-  return `${token(deviceId)}.${token(letterId)}`
-}
+  #headOf ({ body, expiresAt, ...letter }: Letter, box: Caps): Head {
+    return { ...letter, expiresAt: this.#there(expiresAt), at: this.#there(Date.now()), size: sizeOf(body), isText: typeof body === 'string', box }
+  }
 
-function headOf ({ body, ...letter }: Letter, box: Caps): Head {
-  return { ...letter, at: Date.now(), size: sizeOf(body), isText: typeof body === 'string', box }
-}
+  #keptOf (stored: Stored): Kept {
+    const { kept } = decodeLetter(stored)
+    return { ...kept, expiresAt: kept.expiresAt - this.#clock.ahead }
+  }
 
-function entryOf ({ isText, box, ...letter }: Head, position: number): Entry {
-  return { ...letter, status: 'queued', position, strikes: 0 }
-}
+  /** A time of this machine's clock, as NATS has it. */
+  #there (time: number): number {
+    return time + this.#clock.ahead
+  }
 
-function receiptOf ({ id, at, expiresAt, size, collapse, digest, awaitedBy }: Omit<Receipt, 'status'>): Receipt {
-  return {
-    id, status: 'queued', at, expiresAt, size,
-    ...(collapse !== undefined && { collapse }), ...(digest !== undefined && { digest }), ...(awaitedBy !== undefined && { awaitedBy })
+  /** A receipt in the times of this machine's clock. */
+  #here (receipt: Receipt): Receipt {
+    const { ahead } = this.#clock
+    return { ...receipt, at: receipt.at - ahead, expiresAt: receipt.expiresAt - ahead }
   }
 }
 
-/** One line of JSON, then the body as it is. */
-function encodeLetter (head: Head, body: string | Uint8Array): Uint8Array {
-  return Buffer.concat([Buffer.from(`${JSON.stringify(head)}\n`), Buffer.from(body as string)])
-}
-
-function decodeLetter ({ seq, data }: Stored): { head: Head, kept: Kept } {
-  const bytes = Buffer.from(data)
-  const end = bytes.indexOf('\n')
-  const head: Head = JSON.parse(bytes.toString('utf8', 0, end))
-  const { isText, box, at, size, ...letter } = head
-  const body = bytes.subarray(end + 1)
-  return { head, kept: { ...letter, body: isText ? body.toString() : body, position: seq } }
-}
-
-function parse<T> ({ data }: Stored): T {
-  return JSON.parse(Buffer.from(data).toString())
+function isSameEnd (one: Done, other: Done): boolean {
+  return one.by === other.by && one.status === other.status
 }

@@ -10,13 +10,18 @@ const MOST = 100_000
 
 /** Letters that expire before long, by the second in which they do. */
 export class Reminders {
+  readonly #now: () => number
   readonly #due = new Map<number, Map<string, Reminder>>()
   #size = 0
+
+  constructor (now = Date.now) {
+    this.#now = now
+  }
 
   /** One that is too far ahead, or one too many, is not kept: somebody has to come by again. */
   add (reminder: Reminder): void {
     const { expiresAt } = reminder
-    if (expiresAt > Date.now() + AHEAD || this.#size >= MOST) return
+    if (expiresAt > this.#now() + AHEAD || this.#size >= MOST) return
     const others = this.#due.get(secondOf(expiresAt)) ?? new Map<string, Reminder>()
     const before = others.size
     others.set(keyOf(reminder), reminder)

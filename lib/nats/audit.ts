@@ -2,7 +2,7 @@ import type { Change } from '../backplane.ts'
 import { heldRecords, recordedIds } from './census.ts'
 import type { Link } from './link.ts'
 import type { Nodes } from './nodes.ts'
-import { heldOf, recordOf, type Held, type Owners } from './owners.ts'
+import { heldOf, isOf, recordOf, type Held, type Owners } from './owners.ts'
 import type { Records } from './records.ts'
 import { decode, encode } from './wire.ts'
 
@@ -84,8 +84,10 @@ export class Audit {
   }
 
   /** Whoever erases a record tells of it. */
-  async #erase ({ deviceId, node, generation, since }: Held): Promise<void> {
-    if (await this.#records.erase(recordOf(deviceId), generation)) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
+  async #erase (held: Held): Promise<void> {
+    const { deviceId, node, generation, since } = held
+    const erased = await this.#records.erase(recordOf(deviceId), generation, found => isOf(found, held))
+    if (erased) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
   }
 
   /** Whether it succeeded. What fails again and again is told once. */

@@ -123,7 +123,7 @@ export class Owners {
   async disown (found: Held[]): Promise<void> {
     for (const { deviceId, generation, claim, node, since } of found) {
       if (this.#claims.has(claim)) continue
-      const erased = await this.#records.erase(recordOf(deviceId), generation)
+      const erased = await this.#records.erase(recordOf(deviceId), generation, found => isOf(found, { claim }))
       if (erased) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
     }
   }
@@ -251,7 +251,8 @@ export class Owners {
   async #erase (owned: Owned): Promise<void> {
     if (!this.#claims.has(owned.claim)) return
     const place = owned.record === 'unknown' ? await this.#placeOf(owned) : owned.generation
-    const erased = owned.record !== 'none' && place !== undefined && await this.#records.erase(recordOf(owned.deviceId), place)
+    const erased = owned.record !== 'none' && place !== undefined &&
+      await this.#records.erase(recordOf(owned.deviceId), place, found => isOf(found, owned))
     this.#claims.delete(owned.claim)
     if (erased) this.#tell({ kind: 'disconnected', presence: { ...owned.owner.presence, generation: place } })
   }
@@ -392,7 +393,7 @@ export function presenceOf (stored: Stored): Presence {
   return { deviceId, node, generation, since }
 }
 
-function isOf (found: Stored | undefined, { claim }: Owned): boolean {
+export function isOf (found: Stored | undefined, { claim }: Pick<Held, 'claim'>): boolean {
   return found !== undefined && heldOf(found).claim === claim
 }
 

@@ -35,13 +35,22 @@ export class NatsServer {
     return `127.0.0.1:${this.port}`
   }
 
+  /** What it has written down of itself. */
+  get log (): string {
+    return readFileSync(this.#logFile, 'utf8')
+  }
+
+  get #logFile (): string {
+    return join(this.folder, 'nats-server.log')
+  }
+
   /** Of its process, while it runs. */
   get pid (): number {
     return this.#process!.pid!
   }
 
   async start (): Promise<void> {
-    const child = spawn(this.#path, ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.folder, ...this.#args], { stdio: 'ignore' })
+    const child = spawn(this.#path, ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.folder, '-l', this.#logFile, ...this.#args], { stdio: 'ignore' })
     this.#process = child
     let ended: unknown
     child.once('exit', (code, signal) => { ended = code ?? signal })
@@ -99,4 +108,12 @@ export async function natsServer (t: Pick<Test, 'teardown'>, path: string, args?
   const server = await NatsServer.start(path, args)
   t.teardown(() => server.remove())
   return server
+}
+
+/** Three servers that keep records together; they go when the test ends. */
+export async function natsCluster (t: Pick<Test, 'teardown'>, path: string): Promise<NatsServer[]> {
+  const routes = (await Promise.all(Array.from({ length: 3 }, freePort))).map(port => `nats://127.0.0.1:${port}`)
+  return await Promise.all(routes.map((route, at) => {
+    return natsServer(t, path, ['-n', `s${at}`, '--cluster_name', 'test', '--cluster', route, '--routes', routes.join()])
+  }))
 }

@@ -7,12 +7,16 @@ interface Pair {
   silent: boolean
 }
 
-/** Stands between a device and its gateway, and does to their connections what a network does. */
+/** Stands between a client and its server, a device and its gateway above all, and does to their connections what a network does. */
 export class Proxy {
   /** Connections that come from now on are accepted, and nothing of them goes further. */
   deaf = false
   /** How many came meanwhile. */
   swallowed = 0
+  /** Milliseconds that everything takes on its way, in either direction. */
+  delay = 0
+  /** Sees what clients say, before it goes further. */
+  watch: (said: string) => void = () => {}
   readonly #server: Server
   readonly #pairs = new Set<Pair>()
 
@@ -66,6 +70,7 @@ export class Proxy {
     if (this.deaf) return this.#swallow(client)
     const pair = { client, gateway: connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true }), silent: false }
     this.#pairs.add(pair)
+    client.on('data', data => this.watch(data.toString('latin1')))
     this.#pass(pair, client, pair.gateway)
     this.#pass(pair, pair.gateway, client)
   }
@@ -76,12 +81,17 @@ export class Proxy {
   }
 
   #pass (pair: Pair, from: Socket, to: Socket): void {
-    from.on('data', data => { if (!pair.silent && to.writable) to.write(data) })
-    from.on('end', () => pair.silent ? from.end() : to.end())
+    from.on('data', data => this.#later(() => { if (!pair.silent && to.writable) to.write(data) }))
+    from.on('end', () => this.#later(() => pair.silent ? from.end() : to.end()))
     from.on('error', () => { if (!pair.silent) to.resetAndDestroy() })
     from.on('close', () => {
-      if (!pair.silent) to.end()
+      this.#later(() => { if (!pair.silent) to.end() })
       if (from.destroyed && to.destroyed) this.#pairs.delete(pair)
     })
+  }
+
+  #later (act: () => void): void {
+    if (this.delay > 0) setTimeout(act, this.delay)
+    else act()
   }
 }

@@ -1,0 +1,212 @@
+import { writeFileSync } from 'node:fs'
+import { join as inFolder } from 'node:path'
+import { jetstreamManager } from '@nats-io/jetstream'
+import { connect } from '@nats-io/transport-node'
+import t, { type Test } from 'tap'
+import { jetstreamMailbox, type JetStreamMailboxOptions } from '../lib/mailboxes/jetstream.ts'
+import type { Mailbox } from '../lib/mailbox.ts'
+import { Clock } from '../lib/nats/clock.ts'
+import { natsServer } from './campaigns/nats.ts'
+import { Proxy } from './campaigns/proxy.ts'
+import { letter } from './contracts/mailbox.ts'
+import { all, reasonOf, until } from './fakes.ts'
+import { withProgram } from './programs.ts'
+import { listen } from './support.ts'
+
+const plenty = { letters: 1_000, bytes: 1_000_000 }
+const MINUTE = 60_000
+
+t.test('the clock of NATS is looked at once a minute, and when there is a doubt', async t => {
+  const { now } = performance
+  t.teardown(() => { performance.now = now })
+  let [passed, looks] = [0, 0]
+  performance.now = () => now.call(performance) + passed
+  let look = async (): Promise<number | undefined> => Date.now() + 120_000
+  const clock = new Clock({ time: () => { looks++; return look() } } as never)
+  t.equal(clock.ahead, 0)
+  await Promise.all([clock.refresh(), clock.refresh()])
+  await clock.refresh()
+  t.strictSame([clock.ahead, looks], [120_000, 1])
+  passed += MINUTE
+  t.equal(clock.ahead, 180_000, 'the clock of the machine was set back by a minute')
+  await clock.refresh()
+  t.strictSame([clock.ahead, looks], [120_000, 2])
+  clock.doubt()
+  look = async () => Date.now() - 5_000
+  await clock.refresh()
+  t.strictSame([clock.ahead, looks], [-5_000, 3])
+  for (const tellsNothing of [
+    async () => undefined,
+    async () => { throw new Error('NATS is away') },
+    async () => {
+      passed += 5_000
+      return 0
+    }
+  ]) {
+    clock.doubt()
+    look = tellsNothing
+    const before = clock.ahead
+    await clock.refresh()
+    t.ok(clock.ahead - before <= 5_000 && clock.ahead >= before)
+  }
+})
+
+withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
+  const server = await natsServer(t, path)
+  let prefixes = 0
+  const prefix = () => `p${++prefixes}`
+
+  const open = async (t: Pick<Test, 'teardown'>, options: JetStreamMailboxOptions): Promise<Mailbox> => {
+    const mailbox = await jetstreamMailbox({ servers: server.servers, ...options })
+    t.teardown(() => mailbox.close!())
+    return mailbox
+  }
+  /** Stands before NATS. */
+  const before = async (t: Pick<Test, 'teardown'>) => {
+    const proxy = await Proxy.start(server.port)
+    t.teardown(() => proxy.stop())
+    return { proxy, servers: proxy.url.slice('http://'.length) }
+  }
+  const reading = async (mailbox: Mailbox) => (await all(mailbox.letters('d'))).map(({ id }) => id)
+
+  /** What a mailbox says to NATS in order to settle a letter, in this order. */
+  const steps = (prefix: string) => [
+    `STREAM.MSG.GET.KV_${prefix}_entries`, `$KV.${prefix}_receipts.`, `STREAM.MSG.GET.${prefix}_letters`, `STREAM.MSG.DELETE.${prefix}_letters`,
+    `STREAM.MSG.DELETE.KV_${prefix}_entries`
+  ]
+  for (const [at, what] of ['the entry is read', 'the receipt is written', 'the letter is read', 'the letter is erased', 'the entry is erased'].entries()) {
+    for (const when of ['before', 'after'] as const) {
+      t.test(`a settlement that breaks off ${when} ${what} is settled by the next try`, async t => {
+        const { proxy, servers } = await before(t)
+        const over = { prefix: prefix() }
+        const other = await open(t, over)
+        const mailbox = await open(t, { ...over, servers })
+        await mailbox.put('d', letter('a'), plenty)
+        await mailbox.put('d', letter('b'), plenty)
+        const mark = steps(over.prefix)[at]!
+        let broken = 0
+        proxy.watch = said => {
+          if (broken || !said.includes(mark)) return
+          broken++
+          if (when === 'before') proxy.reset()
+          else setImmediate(() => proxy.reset()) // the answer is on its way
+        }
+        const first = await mailbox.settle('d', 'a', 'delivered').catch(error => error.reason)
+        t.equal(broken, 1)
+        t.ok(first === 'unreachable' || when === 'after', String(first))
+        let again: unknown
+        await until(async () => typeof (again = await mailbox.settle('d', 'a', 'delivered').catch(error => error.reason)) === 'boolean')
+        t.equal((await other.receipt('d', 'a'))!.status, 'delivered')
+        t.strictSame(await reading(other), ['b'])
+        t.equal(await other.settle('d', 'a', 'expired'), false)
+        // that it has ended is told once, unless nothing but the last answer was lost
+        if (at < 4) t.strictSame([first, again].filter(told => told === true).length, 1)
+        else t.not(first === true && again === true, true)
+      })
+    }
+  }
+
+  t.test('what one node has begun to settle another one completes, and does not tell', async t => {
+    const { proxy, servers } = await before(t)
+    const over = { prefix: prefix() }
+    const mailbox = await open(t, { ...over, servers })
+    const other = await open(t, over)
+    await mailbox.put('d', letter('a', { expiresAt: Date.now() + 500 }), plenty)
+    proxy.watch = said => { if (said.includes(`STREAM.MSG.DELETE.${over.prefix}_letters`)) proxy.reset() }
+    t.equal(await reasonOf(mailbox.settle('d', 'a', 'delivered')), 'unreachable')
+    t.strictSame(await reading(other), ['a'], 'it comes again, and the device is shown it once')
+    t.strictSame(await other.sweep(Date.now() + 1_000), [])
+    t.equal((await other.receipt('d', 'a'))!.status, 'delivered')
+    t.strictSame(await reading(other), [])
+  })
+
+  t.test('a sweep that breaks off goes on when NATS is back', async t => {
+    const { proxy, servers } = await before(t)
+    const over = { prefix: prefix() }
+    const mailbox = await open(t, { ...over, servers })
+    const now = Date.now()
+    await mailbox.put('d', letter('a', { expiresAt: now }), plenty)
+    proxy.watch = said => {
+      if (!said.includes(`$KV.${over.prefix}_receipts.d`)) return
+      proxy.watch = () => {}
+      proxy.reset()
+    }
+    t.equal(await reasonOf(mailbox.sweep(now)), 'unreachable')
+    let expired: unknown[] = []
+    await until(async () => (expired = await mailbox.sweep(now).catch(() => [])).length > 0)
+    t.match(expired, [{ deviceId: 'd', receipt: { id: 'a', status: 'expired' } }])
+  })
+
+  t.test('a letter that is done with makes room in a NATS that is full', async t => {
+    const config = inFolder(server.folder, 'small.conf')
+    writeFileSync(config, 'jetstream { max_file_store: 65536 }')
+    const small = await natsServer(t, path, ['-c', config])
+    const mailbox = await open(t, { servers: small.servers })
+    let kept = 0
+    const fill = async (size: number) => {
+      while (await reasonOf(mailbox.put('d', letter(`l${kept}`, { body: new Uint8Array(size) }), plenty)) === 'it did not fail') kept++
+    }
+    for (const size of [4_000, 100]) await fill(size)
+    const connection = await connect({ servers: small.servers })
+    t.teardown(() => connection.close())
+    const { storage } = await (await jetstreamManager(connection)).getAccountInfo()
+    t.ok(storage > 60_000)
+    t.equal(await mailbox.settle('d', 'l0', 'delivered'), true)
+    t.equal((await mailbox.receipt('d', 'l0'))!.status, 'delivered')
+    t.equal((await reading(mailbox)).includes('l0'), false)
+  })
+
+  t.test('letters expire by the clock of NATS, whatever those of the nodes say', async t => {
+    const { now } = Date
+    t.teardown(() => { Date.now = now })
+    for (const wrong of [120_000, -120_000]) {
+      const over = { prefix: prefix() }
+      const [right, other] = [await open(t, over), await open(t, over)]
+      const onWrong = async <T>(work: () => Promise<T>): Promise<T> => {
+        Date.now = () => now() + wrong
+        try {
+          return await work()
+        } finally {
+          Date.now = now
+        }
+      }
+      const near = (time: number, expected: number) => Math.abs(time - expected) < 10_000
+      await right.put('d', letter('a', { expiresAt: Date.now() + MINUTE }), plenty)
+      await onWrong(async () => {
+        t.strictSame(await other.sweep(Date.now()), [], `a clock that is wrong by ${wrong} lets nothing expire`)
+        const [a] = await all(other.letters('d'))
+        t.ok(near(a!.expiresAt, Date.now() + MINUTE))
+        const { receipt } = await other.put('d', letter('b', { expiresAt: Date.now() + MINUTE }), plenty)
+        t.ok(near(receipt.expiresAt, Date.now() + MINUTE))
+        t.ok(near(receipt.at, Date.now()))
+      })
+      const [, b] = await all(right.letters('d'))
+      t.ok(near(b!.expiresAt, Date.now() + MINUTE))
+      t.ok(near((await right.receipt('d', 'b'))!.expiresAt, Date.now() + MINUTE))
+      t.strictSame(await right.sweep(Date.now() + MINUTE - 20_000), [])
+      await onWrong(async () => {
+        t.strictSame((await other.sweep(Date.now() + MINUTE + 20_000)).map(({ receipt }) => receipt.id).toSorted(), ['a', 'b'])
+        t.ok(near((await other.receipt('d', 'a'))!.at, Date.now()))
+      })
+    }
+  })
+
+  t.test('who closes does not wait for all that a sweep has begun', async t => {
+    const { proxy, servers } = await before(t)
+    const over = { prefix: prefix() }
+    const filled = await open(t, over)
+    const later = Date.now() + 60 * MINUTE
+    await Promise.all([...Array(20).keys()].map(async device => {
+      for (let count = 0; count < 10; count++) await filled.put(`d${device}`, letter(`l${count}`, { expiresAt: later }), plenty)
+    }))
+    const app = await listen(t, { mailbox: await jetstreamMailbox({ ...over, servers }) })
+    proxy.delay = 100
+    let reads = 0
+    proxy.watch = said => { reads += said.split(`STREAM.MSG.GET.KV_${over.prefix}_entries`).length - 1 }
+    await until(() => reads > 0)
+    const begun = reads
+    await app.close()
+    t.ok(begun > 1, 'it reads side by side')
+    t.ok(reads - begun <= 10, `${reads - begun} more reads`)
+  })
+})

@@ -1,0 +1,191 @@
+import { jetstreamManager, StorageType, type StreamConfig } from '@nats-io/jetstream'
+import { connect } from '@nats-io/transport-node'
+import t, { type Test } from 'tap'
+import { nats } from '../lib/backplanes/nats.ts'
+import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
+import { Link } from '../lib/nats/link.ts'
+import { Records, type Stored } from '../lib/nats/records.ts'
+import { Scan } from '../lib/nats/scan.ts'
+import { natsCluster, natsServer } from './campaigns/nats.ts'
+import { Proxy } from './campaigns/proxy.ts'
+import { letter } from './contracts/mailbox.ts'
+import { all, reasonOf, until } from './fakes.ts'
+import { withProgram } from './programs.ts'
+
+const plenty = { letters: 1_000, bytes: 1_000_000 }
+const SECOND = 1_000_000_000
+
+let prefixes = 0
+const prefix = () => `p${++prefixes}`
+
+interface Over {
+  servers: string[] | string
+  replicas?: number
+  config?: Partial<StreamConfig>
+}
+
+/** A stream of six records, of which the first and the third are erased. */
+async function six (t: Pick<Test, 'teardown'>, { servers, replicas = 1, config = {} }: Over): Promise<Records> {
+  const link = new Link({ servers, replicas, prefix: prefix(), startWithout: true })
+  t.teardown(() => link.close())
+  const records = Records.stream(link, 'six', config)
+  await link.open(manager => records.prepare(manager))
+  await until(() => link.up)
+  for (const subject of ['a', 'b', 'c', 'd', 'e', 'f']) await records.append(subject, `of ${subject}`)
+  for (const [subject, seq] of [['a', 1], ['c', 3]] as const) await records.erase(subject, seq)
+  return records
+}
+
+/** Erases where no record is: before the first, in a hole, behind the last, a long way behind it. */
+async function eraseNothing (t: Test, records: Records, why: string): Promise<void> {
+  for (const [subject, seq] of [['a', 1], ['c', 3], ['g', 7], ['g', 100]] as const) t.equal(await records.erase(subject, seq), false, `${why}, ${seq}`)
+}
+
+async function managerOf (t: Pick<Test, 'teardown'>, servers: string[] | string) {
+  const connection = await connect({ servers })
+  t.teardown(() => connection.close())
+  return await jetstreamManager(connection, { checkAPI: false })
+}
+
+withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
+  const server = await natsServer(t, path)
+  const { servers } = server
+
+  t.test('a record is gone already, wherever it was', async t => {
+    for (const storage of [StorageType.File, StorageType.Memory]) {
+      const records = await six(t, { servers, config: { storage } })
+      await eraseNothing(t, records, storage)
+      t.equal(await records.erase('f', 6), true)
+      t.equal(await records.erase('f', 6), false, 'it was the last')
+    }
+  })
+
+  t.test('a record is erased once, whoever tries', async t => {
+    const records = await six(t, { servers })
+    const found = (await records.at(4))!
+    const erased = await Promise.all(Array.from({ length: 8 }, () => records.remove(found)))
+    t.equal(erased.filter(Boolean).length, 1)
+  })
+
+  t.test('what stands at a place and is not expected there stays', async t => {
+    const records = await six(t, { servers })
+    t.equal(await records.erase('e', 4), false)
+    t.equal(await records.erase('d', 4, ({ data }) => Buffer.from(data).toString() === 'of another'), false)
+    t.match(await records.at(4), { seq: 4, subject: 'd' })
+    t.equal(await records.erase('d', 4, ({ data }) => Buffer.from(data).toString() === 'of d'), true)
+    t.equal(await records.at(4), undefined)
+  })
+
+  t.test('what cannot be erased is not taken for gone', async t => {
+    const link = new Link({ servers, prefix: prefix() })
+    t.teardown(() => link.close())
+    const records = Records.stream(link, 'kept', { deny_delete: true })
+    await link.open(manager => records.prepare(manager))
+    await records.append('a', 'of a')
+    t.equal(await reasonOf(records.erase('a', 1)), 'unreachable')
+    t.match(await records.at(1), { subject: 'a' })
+  })
+
+  t.test('all records come by, however they lie, and each once in a round', async t => {
+    const link = new Link({ servers, prefix: prefix() })
+    t.teardown(() => link.close())
+    const records = Records.stream(link, 'round')
+    await link.open(manager => records.prepare(manager))
+    const scan = new Scan(records)
+    const round = async () => {
+      const seen: number[] = []
+      await scan.step(({ seq }) => seen.push(seq))
+      return seen.toSorted((one, other) => one - other)
+    }
+    t.strictSame(await round(), [])
+    for (let count = 0; count < 60; count++) await records.append(`s${count}`, '')
+    const found = await Promise.all([...Array(60).keys()].map(at => records.at(at + 1)))
+    for (const at of [...Array(59).keys()].filter(at => at % 7 > 0 && (at < 20 || at > 40))) await records.remove(found[at] as Stored)
+    const left = found.filter((_, at) => at % 7 === 0 || at === 59 || (at >= 20 && at <= 40)).map(one => one!.seq)
+    const seen: number[] = []
+    while (seen.length < left.length) seen.push(...await round())
+    t.strictSame(seen.toSorted((one, other) => one - other), left)
+    const aborted: number[] = []
+    await scan.step(({ seq }) => aborted.push(seq), AbortSignal.abort())
+    t.strictSame(aborted, [])
+  })
+
+  t.test('what is changed in the options is changed in the stream, when a node starts', async t => {
+    const over = { prefix: prefix() }
+    const proxy = await Proxy.start(server.port)
+    t.teardown(() => proxy.stop())
+    const manager = await managerOf(t, servers)
+    const maxAge = async () => (await manager.streams.info(`KV_${over.prefix}_receipts`)).config.max_age / SECOND
+    const before = await jetstreamMailbox({ ...over, servers: proxy.url.slice('http://'.length), keepReceipts: 50_000 })
+    t.teardown(() => before.close!())
+    await before.put('d', letter('a'), plenty)
+    t.equal(await maxAge(), 50)
+    const after = await jetstreamMailbox({ ...over, servers, keepReceipts: 60_000, maxBytes: 1_000_000 })
+    t.teardown(() => after.close!())
+    t.equal(await maxAge(), 60)
+    t.strictSame((await all(after.letters('d'))).map(({ id }) => id), ['a'])
+    // one that has the older options, and comes back to NATS, works with what is there
+    proxy.reset()
+    await until(async () => await reasonOf(before.waiting('d')) === 'unreachable')
+    await until(async () => await reasonOf(before.put('d', letter('b'), plenty)) === 'it did not fail')
+    t.equal(await maxAge(), 60)
+  })
+
+  t.test('what others have set in a stream stays', async t => {
+    const over = { prefix: prefix(), servers }
+    const manager = await managerOf(t, servers)
+    await (await jetstreamMailbox(over)).close!()
+    await manager.streams.update(`${over.prefix}_letters`, { description: 'of the operator' })
+    const mailbox = await jetstreamMailbox(over)
+    t.teardown(() => mailbox.close!())
+    await mailbox.put('d', letter('a'), plenty)
+    t.equal((await manager.streams.info(`${over.prefix}_letters`)).config.description, 'of the operator')
+  })
+
+  t.test('a server alone keeps no replicas, and says so at the start', async t => {
+    const over = { prefix: prefix(), servers }
+    await (await jetstreamMailbox(over)).close!()
+    await (await nats(over)).close!()
+    for (const open of [jetstreamMailbox, nats]) {
+      await t.rejects(async () => { await open({ ...over, replicas: 3 }) }, { message: /NATS at \S+ is of no use: replicas > 1 not supported in non-clustered mode/ })
+    }
+    const manager = await managerOf(t, servers)
+    t.equal((await manager.streams.info(`${over.prefix}_letters`)).config.num_replicas, 1)
+  })
+})
+
+withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
+  const cluster = await natsCluster(t, path)
+  const servers = cluster.map(server => server.servers)
+  const resets = () => cluster.flatMap(({ log }) => log.split('\n').filter(line => line.includes('Resetting stream')))
+
+  t.test('erasing where nothing is harms no replica', async t => {
+    const records = await six(t, { servers, replicas: 3 })
+    await eraseNothing(t, records, 'three replicas')
+    t.equal(await records.erase('f', 6), true)
+    t.equal(await records.erase('f', 6), false, 'it was the last')
+    t.match(await records.append('g', 'of g'), { seq: 7 })
+    t.strictSame(resets(), [])
+    const single = await six(t, { servers })
+    await eraseNothing(t, single, 'one replica')
+  })
+
+  t.test('streams get their replicas when a node starts that wants them', async t => {
+    const over = { prefix: prefix(), servers }
+    const [one, single] = [await jetstreamMailbox(over), await nats(over)]
+    await one.put('d', letter('a'), plenty)
+    for (const each of [one, single]) await each.close!()
+    const mailbox = await jetstreamMailbox({ ...over, replicas: 3 })
+    const backplane = await nats({ ...over, replicas: 3 })
+    for (const each of [mailbox, backplane]) t.teardown(() => each.close!())
+    const manager = await managerOf(t, servers)
+    for (const name of [`${over.prefix}_letters`, ...['entries', 'receipts', 'devices'].map(name => `KV_${over.prefix}_${name}`)]) {
+      t.equal((await manager.streams.info(name)).config.num_replicas, 3)
+    }
+    t.equal(await mailbox.settle('d', 'a', 'delivered'), true)
+    await mailbox.put('d', letter('b'), plenty)
+    t.strictSame((await all(mailbox.letters('d'))).map(({ id }) => id), ['b'])
+    t.strictSame(await backplane.list({ limit: 1 }), [])
+    await t.rejects(nats({ ...over, replicas: 5 }), { message: /cannot be changed \(num_replicas from 3 to 5\): no suitable peers/ })
+  })
+})
