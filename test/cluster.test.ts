@@ -11,7 +11,7 @@ import { memoryMailbox, type Options } from '../lib/index.ts'
 import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { natsServer, type NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
-import { gate } from './fakes.ts'
+import { fakeLog, gate } from './fakes.ts'
 import { expected, leaving, outcomes, ROOM, settings } from './outcomes.ts'
 import { withProgram } from './programs.ts'
 import { connect, listen, request, until } from './support.ts'
@@ -229,6 +229,32 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     const device = (await connect(a.url, 'd')).handle('message', () => ({}))
     await own.start()
     t.equal((await device.message()).params.data, 'before')
+  })
+
+  t.test('a letter that is acknowledged while NATS is away is delivered once it is back', async t => {
+    const own = await natsServer(t, path)
+    const [a, b] = await three(t, own, prefix())
+    const answer = gate()
+    const device = (await connect(a.url, 'd')).handle('message', () => answer.opened)
+    const { body: { id } } = await request(b, 'POST', '/devices/d/messages?ttl=60', 'letter')
+    await device.message()
+    await own.stop('SIGKILL')
+    await until(async () => (await request(a, 'POST', '/devices/d/messages?ttl=60', 'none')).status === 503)
+    answer.open()
+    await device.ask('ping')
+    await own.start()
+    await until(async () => (await request(b, 'GET', `/devices/d/messages/${id}`)).body?.status === 'delivered')
+    t.equal((await request(b, 'GET', '/devices/d')).body.waiting, 0)
+    t.equal(device.seen.filter(({ method }) => method === 'message').length, 1)
+  })
+
+  t.test('a start that may do without NATS, and finds it, warns of nothing', async t => {
+    const log = fakeLog()
+    const over = { servers: server.servers, prefix: prefix(), startWithout: true }
+    const [backplane, mailbox] = [await nats(over), await jetstreamMailbox(over)]
+    await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
+    await until(() => log.lines.some(({ words }) => words === 'the other nodes can be reached'))
+    t.strictSame(log.lines.filter(({ level }) => level === 'warn' || level === 'error'), [])
   })
 
   t.test('started without NATS, a node serves its own devices and joins when it is there', async t => {

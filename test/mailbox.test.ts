@@ -783,6 +783,80 @@ t.test('a letter that cannot be settled is logged, and its device gets the other
   t.strictSame(told, ['d b delivered'])
 })
 
+/** A mailbox that is away, or full, until the test says otherwise. */
+function failing (reason: Reason) {
+  const mailbox = memoryMailbox()
+  const fails = { now: true, tries: 0 }
+  return {
+    fails,
+    mailbox: {
+      ...mailbox,
+      async settle (...args) {
+        fails.tries++
+        if (fails.now) throw new Failure(reason)
+        return await mailbox.settle(...args)
+      }
+    } satisfies Mailbox
+  }
+}
+
+for (const [how, reason, logged] of [['away', 'unreachable', []], ['full', 'store-full', ['a', 'b']]] as const) {
+  t.test(`what a device answers while the mailbox is ${how} is settled later, and it is not asked again`, async t => {
+    const { fails, mailbox } = failing(reason)
+    const { delivery, device, put, status, errors, told } = delivering(t, { window: 2, attempts: 1, mailbox })
+    await put('a', 'b', 'c')
+    const it = device()
+    delivery.ring(it.session)
+    await it.sees('a b')
+    it.acknowledge('a')
+    it.refuse('b', 'refused')
+    await until(() => fails.tries > 3)
+    t.equal(it.handed, 'a b', 'no more are on their way than the window allows')
+    t.strictSame(errors(), logged.map(id => ['a letter cannot be settled', id]))
+    fails.now = false
+    await it.sees('a b c')
+    it.acknowledge('c')
+    await until(() => told.length === 3)
+    t.strictSame(await Promise.all(['a', 'b', 'c'].map(status)), ['delivered', 'refused', 'delivered'])
+  })
+}
+
+t.test('a letter that is answered and not settled is no suspect, and comes again to the next connection', async t => {
+  const { fails, mailbox } = failing('unreachable')
+  const { delivery, device, put, status, told } = delivering(t, { attempts: 1, mailbox })
+  await put('a', 'b')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a b')
+  it.acknowledge('a')
+  await until(() => fails.tries > 0)
+  it.leave()
+  fails.now = false
+  await until(() => told.length > 0)
+  t.strictSame(told, ['d b set-aside'])
+  await put('c')
+  const next = device()
+  delivery.ring(next.session)
+  await next.sees('a c')
+  next.acknowledge('a')
+  await until(() => told.length > 1)
+  t.equal(await status('a'), 'delivered')
+})
+
+t.test('who has left is not waited for with a letter that cannot be settled', async t => {
+  const { fails, mailbox } = failing('unreachable')
+  const { delivery, device, put, errors } = delivering(t, { mailbox })
+  await put('a')
+  const it = device()
+  delivery.ring(it.session)
+  await it.sees('a')
+  it.acknowledge('a')
+  await until(() => fails.tries > 0)
+  it.leave(1000)
+  await until(() => errors().length > 0)
+  t.strictSame(errors(), [['a letter cannot be settled', 'a']])
+})
+
 t.test('a letter that cannot be struck is logged', async t => {
   const { delivery, device, put, errors } = delivering(t, { mailbox: { ...memoryMailbox(), strike: async () => { throw new Error('the disk is gone') } } })
   await put('a')

@@ -676,6 +676,9 @@ t.test('a worker says what its backplane is in trouble with', async t => {
   const listener = (one: (told: any) => void) => { listeners.push(one) }
   await employ(t, { backplane: { ...localBackplane(), onLink: listener, onTrouble: listener }, log })
   const [link, trouble] = listeners
+  link!(true)
+  t.strictSame(spoken(log, 'warn'), [], 'to reach the others for the first time is nothing to warn of')
+  t.equal(spoken(log, 'info').at(-1), 'the other nodes can be reached')
   link!(false)
   link!(true)
   trouble!(new Error('no room'))
