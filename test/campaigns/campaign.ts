@@ -12,7 +12,7 @@ export interface Outcome {
   wrong: string[]
 }
 
-const LONGEST = 20 * 60_000
+const LONGEST = 60 * 60_000
 const SETTLED_WITHIN = 10_000
 const LOOK_AGAIN = 10
 
@@ -54,10 +54,10 @@ export async function settled<T> (look: () => Promise<T>, wanted: T, within = SE
 }
 
 /**
- * The command line of a campaign: `--name number` for each of its sizes. The same file serves when its host forks it;
+ * The command line of a campaign: `--name value` for each of its sizes, a number unless its default is text. The same file serves when its host forks it;
  * imported, it does nothing.
  */
-export async function command<Size extends Record<string, number>> (
+export async function command<Size extends Record<string, number | string>> (
   url: string, size: Size, campaign: (size: Size) => Promise<Outcome>, prepare?: Prepare
 ): Promise<void> {
   if (realpathSync(process.argv[1] ?? '.') !== fileURLToPath(url)) return
@@ -70,8 +70,8 @@ export async function command<Size extends Record<string, number>> (
   process.exitCode = wrong.length === 0 ? 0 : 1
 }
 
-function sizeOf<Size extends Record<string, number>> (size: Size): Size {
+function sizeOf<Size extends Record<string, number | string>> (size: Size): Size {
   const options = Object.fromEntries(Object.entries(size).map(([name, value]) => [name, { type: 'string' as const, default: String(value) }]))
   const { values } = parseArgs({ options })
-  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)])) as Size
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, typeof size[name] === 'number' ? Number(value) : value])) as Size
 }

@@ -35,6 +35,7 @@ interface Start {
   settings: object
   /** 0: a free one. */
   port: number
+  address: string
 }
 
 /** A server in a process of its own, so that its heap, its timers and its end are its own. */
@@ -67,8 +68,8 @@ export class Host {
   }
 
   /** Resolves once it listens. */
-  async begin (settings: object = {}, port = 0): Promise<void> {
-    const start: Start = { settings, port }
+  async begin (settings: object = {}, port = 0, address = '127.0.0.1'): Promise<void> {
+    const start: Start = { settings, port, address }
     this.#child.send(start)
     await Promise.race([once(this.#child, 'message'), this.ended])
     if (!this.url) throw new Error(`The host did not start: ${this.faults.join('; ')}`)
@@ -130,15 +131,15 @@ export async function serve (prepare: Prepare): Promise<void> {
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     process.on(event, (error: unknown) => fault(`${event}: ${(error as Error)?.stack ?? String(error)}`))
   }
-  const [{ settings, port }] = await once(process, 'message') as [Start]
+  const [{ settings, port, address }] = await once(process, 'message') as [Start]
   const { app, commands } = await prepare(settings)
-  await app.listen({ port, host: '127.0.0.1' })
+  await app.listen({ port, host: address })
   const known: Commands = { rest: () => rest(app), close: () => app.close(), ...commands }
   process.on('message', ({ id, command, params }: { id: number, command: string, params: unknown }) => {
     void answer(id, async () => await known[command]!(params))
   })
   process.channel!.unref()
-  say({ url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
+  say({ url: `http://${address}:${(app.server.address() as AddressInfo).port}` })
 }
 
 /** Tells of it at once: the process may not live long. */

@@ -11,28 +11,35 @@ import { freePort } from './port.ts'
 const SILENT = 5_000
 const PATIENCE = 60_000
 
+/** Where a server runs, if not beside us: its own address and port, and the words that start a program there. */
+export interface Place {
+  address: string
+  port: number
+  under: string[]
+}
+
 /** A nats-server of our own: on a port of its own, with a folder of its own, which it finds again when it is started again. */
 export class NatsServer {
   readonly port: number
   readonly folder = mkdtempSync(join(tmpdir(), 'nats-'))
-  readonly #path: string
-  readonly #args: string[]
+  readonly address: string
+  readonly #command: string[]
   #process: ChildProcess | undefined
 
-  private constructor (path: string, port: number, args: string[]) {
-    this.#path = path
+  private constructor (path: string, args: string[], { address, port, under }: Place) {
+    this.address = address
     this.port = port
-    this.#args = args
+    this.#command = [...under, path, '-a', address, '-p', String(port), '-js', '-sd', this.folder, '-l', this.#logFile, ...args]
   }
 
-  static async start (path: string, args: string[] = []): Promise<NatsServer> {
-    const server = new NatsServer(path, await freePort(), args)
+  static async start (path: string, args: string[] = [], place?: Place): Promise<NatsServer> {
+    const server = new NatsServer(path, args, place ?? { address: '127.0.0.1', port: await freePort(), under: [] })
     await server.start()
     return server
   }
 
   get servers (): string {
-    return `127.0.0.1:${this.port}`
+    return `${this.address}:${this.port}`
   }
 
   /** What it has written down of itself. */
@@ -50,7 +57,8 @@ export class NatsServer {
   }
 
   async start (): Promise<void> {
-    const child = spawn(this.#path, ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.folder, '-l', this.#logFile, ...this.#args], { stdio: 'ignore' })
+    const [program, ...args] = this.#command
+    const child = spawn(program!, args, { stdio: 'ignore' })
     this.#process = child
     let ended: unknown
     child.once('exit', (code, signal) => { ended = code ?? signal })
@@ -91,7 +99,7 @@ export class NatsServer {
 
   /** Whether it says who it is; what else may listen there may say nothing. */
   async #answers (): Promise<boolean> {
-    const socket = connect(this.port, '127.0.0.1').setTimeout(SILENT)
+    const socket = connect(this.port, this.address).setTimeout(SILENT)
     const says = await new Promise<boolean>(resolve => {
       socket.once('data', () => resolve(true))
       socket.once('close', () => resolve(false))

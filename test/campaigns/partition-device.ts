@@ -1,0 +1,194 @@
+import WebSocket from 'ws'
+import { connect, type Client, type ConnectOptions } from '../../lib/client/index.ts'
+
+/** Where a device finds the gateways. It picks any, also one that is down. */
+export interface Gateways {
+  pick (): { name: string, url: string }
+}
+
+/** A device that moves from gateway to gateway, whichever way it is programmed. */
+export interface Device {
+  readonly id: string
+  readonly seen: Sightings
+  /** The gateway it is connected to, as it believes. */
+  readonly at: string | undefined
+  /** How often it was told not to come back. It comes back all the same, so that the campaign can go on. */
+  readonly stops: string[]
+  /** Leaves its connection for another: with a reset, or without a word. */
+  move (silently: boolean): void
+  close (): void
+}
+
+/** What a message of the campaign holds: one member, by which it is known. */
+export type Content = { letter: number } | { once: string }
+
+export const TOPIC = 'partition/all'
+/** Soon, so that what the judge waits for is the server and not the device. */
+const BACKOFF = { first: 200, most: 1_500 }
+const HANDSHAKE_TIMEOUT = 3_000
+const VANISHED = 1006
+/** Longer than a server takes to give up a connection that is silent. */
+const FORGOTTEN_AFTER = 45_000
+
+/** What the application on a device was shown. */
+export class Sightings {
+  readonly letters: number[] = []
+  /** How often each message, call and broadcast was carried out. */
+  readonly times = new Map<string, number>()
+
+  take (content: Content): void {
+    if ('letter' in content) this.letters.push(content.letter)
+    else this.times.set(content.once, (this.times.get(content.once) ?? 0) + 1)
+  }
+}
+
+/** A WebSocket that can be left without a word, as when a device changes its network: the server is not told. */
+class Mobile extends WebSocket {
+  #isLeft = false
+
+  /** The device believes it to be closed, and reads no more. */
+  vanish (): void {
+    if (this.readyState !== WebSocket.OPEN) return this.terminate()
+    this.#isLeft = true
+    this.pause()
+    this.emit('close', VANISHED, Buffer.alloc(0))
+    setTimeout(() => super.terminate(), FORGOTTEN_AFTER).unref()
+  }
+
+  override terminate (): void {
+    if (!this.#isLeft) super.terminate()
+  }
+}
+
+/** A device that uses the client of this project. */
+export class ClientDevice implements Device {
+  readonly id: string
+  readonly seen = new Sightings()
+  readonly stops: string[] = []
+  readonly #gateways: Gateways
+  /** Ids of the messages seen by a client that was told not to come back; the next one does not know them. */
+  readonly #before = new Set<string>()
+  readonly #shown = new Set<string>()
+  #client!: Client
+  #socket: Mobile | undefined
+  #gateway = ''
+
+  constructor (id: string, gateways: Gateways) {
+    this.id = id
+    this.#gateways = gateways
+    this.#begin()
+  }
+
+  get at (): string | undefined {
+    return this.#client.status.state === 'connected' ? this.#gateway : undefined
+  }
+
+  move (silently: boolean): void {
+    if (silently) this.#socket?.vanish()
+    else this.#socket?.terminate()
+  }
+
+  close (): void {
+    this.#client.close()
+  }
+
+  #begin (): void {
+    const client = connect('ws://anywhere/ws', { deviceId: this.id, ...BACKOFF, timeout: HANDSHAKE_TIMEOUT, WebSocket: this.#roaming() })
+    client.on('message', ({ id, data }) => {
+      if (this.#before.has(id)) return
+      this.#shown.add(id)
+      this.seen.take(data)
+    })
+    client.handle('work', (params: { once: string }) => {
+      this.seen.take(params)
+      return params.once
+    })
+    client.subscribe(TOPIC, () => {})
+    client.on('status', ({ state, code, reason }) => {
+      if (state !== 'stopped' || code === 1000) return
+      this.stops.push(`${this.id} at ${this.#gateway}: ${code} ${reason}`)
+      for (const id of this.#shown) this.#before.add(id)
+      this.#begin()
+    })
+    client.on('error', () => {})
+    this.#client = client
+  }
+
+  #roaming (): NonNullable<ConnectOptions['WebSocket']> {
+    const begin = (url: string, protocols: string[]) => {
+      const { name, url: gateway } = this.#gateways.pick()
+      this.#gateway = name
+      this.#socket = new Mobile(`${gateway.replace('http', 'ws')}/ws${new URL(url).search}`, protocols)
+      return this.#socket
+    }
+    return new Proxy(Mobile, { construct: (_Mobile, [url, protocols]) => begin(url, protocols) }) as unknown as NonNullable<ConnectOptions['WebSocket']>
+  }
+}
+
+/** A device without the client: a bare WebSocket, and the least that the protocol asks of a device. */
+export class BareDevice implements Device {
+  readonly id: string
+  readonly seen = new Sightings()
+  readonly stops: string[] = []
+  readonly #gateways: Gateways
+  /** Ids of the letters seen: the second copy is acknowledged, and not shown. */
+  readonly #shown = new Set<string>()
+  #socket!: Mobile
+  #gateway = ''
+  #isWelcome = false
+  #isClosed = false
+
+  constructor (id: string, gateways: Gateways) {
+    this.id = id
+    this.#gateways = gateways
+    this.#begin()
+  }
+
+  get at (): string | undefined {
+    return this.#isWelcome ? this.#gateway : undefined
+  }
+
+  move (silently: boolean): void {
+    if (silently) this.#socket.vanish()
+    else this.#socket.terminate()
+  }
+
+  close (): void {
+    this.#isClosed = true
+    this.#socket.close()
+  }
+
+  #begin (): void {
+    const { name, url } = this.#gateways.pick()
+    const socket = new Mobile(`${url.replace('http', 'ws')}/ws?deviceId=${this.id}`, { handshakeTimeout: HANDSHAKE_TIMEOUT })
+    this.#gateway = name
+    this.#socket = socket
+    socket.on('error', () => {})
+    socket.on('message', (frame: Buffer) => { if (socket === this.#socket) this.#receive(JSON.parse(frame.toString())) })
+    socket.on('close', (code: number, reason: Buffer) => {
+      if (socket !== this.#socket) return
+      this.#isWelcome = false
+      if (this.#isClosed) return
+      if (code >= 4500) this.stops.push(`${this.id} at ${name}: ${code} ${reason.toString()}`)
+      setTimeout(() => { if (!this.#isClosed && socket === this.#socket) this.#begin() }, Math.random() * 2 * BACKOFF.first)
+    })
+  }
+
+  #receive ({ id, method, params }: { id?: unknown, method?: string, params?: any }): void {
+    if (method === 'welcome') {
+      this.#isWelcome = true
+      this.#send({ id: 'topics', method: 'subscribe', params: { topics: [TOPIC] } })
+    } else if (method === 'work') {
+      this.seen.take(params)
+      this.#send({ id, result: params.once })
+    } else if (method === 'message') {
+      if (!this.#shown.has(params.id)) this.seen.take(params.data)
+      this.#shown.add(params.id)
+      if (id !== undefined) this.#send({ id, result: {} })
+    }
+  }
+
+  #send (message: object): void {
+    this.#socket.send(JSON.stringify({ jsonrpc: '2.0', ...message }))
+  }
+}

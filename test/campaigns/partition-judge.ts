@@ -1,0 +1,178 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { lanes } from './campaign.ts'
+import type { Callers } from './partition-callers.ts'
+import type { Device } from './partition-device.ts'
+import { NODES, type Site } from './partition-site.ts'
+
+const WITHIN = 10_000
+/** How long the judge goes on looking, to say how long it took. */
+const PATIENCE = 60_000
+const LOOK_AGAIN = 300
+const PAGE = 100
+const WIDTH = 12
+const ARRIVES_WITHIN = 3_000
+const SECOND_COPY_WITHIN = 300
+const ALL_SEEN_WITHIN = 60_000
+const EMPTY_WITHIN = 15_000
+const NAMED = 4
+const EMPTY = ['KV_devices_devices', 'KV_devices_entries', 'devices_letters']
+
+/** Holds what the nodes say against what the devices know. */
+export class Judge {
+  readonly #site: Site
+  readonly #devices: Device[]
+  readonly #callers: Callers
+  /** How much of each list of what is wrong has been told. */
+  readonly #told = new Map<string, number>()
+
+  constructor (site: Site, devices: Device[], callers: Callers) {
+    this.#site = site
+    this.#devices = devices
+    this.#callers = callers
+  }
+
+  /** Resolves with what is wrong after a fault, and the milliseconds until the list was true. */
+  async afterFault (): Promise<{ wrong: string[], took: number }> {
+    const wrong = await this.#news()
+    const began = performance.now()
+    let found: string[] = []
+    let early: string[] | undefined
+    let took = Infinity
+    while (performance.now() - began < PATIENCE) {
+      found = await this.#untrue()
+      took = performance.now() - began
+      if (found.length === 0) break
+      if (took > WITHIN) early ??= found
+      await sleep(LOOK_AGAIN)
+    }
+    if (took > WITHIN) {
+      wrong.push(...early ?? found)
+      wrong.push(found.length === 0 ? `true only after ${Math.round(took)} ms` : `still so after ${PATIENCE} ms: ${found.join('; ')}`)
+    }
+    wrong.push(...await this.#broadcast(), ...await this.#news())
+    return { wrong, took }
+  }
+
+  /** Resolves with what is wrong once the letters that were promised have had time to arrive. */
+  async afterAll (): Promise<string[]> {
+    const missing = () => this.#devices.flatMap(device => {
+      const seen = new Set(device.seen.letters)
+      return [...this.#callers.posts.get(device)!.promised].filter(number => !seen.has(number)).map(number => `${device.id}/${number}`)
+    })
+    for (const until = performance.now() + ALL_SEEN_WITHIN; missing().length > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
+    return [...some('letters lost', missing()), ...await this.#news()]
+  }
+
+  /** Once all devices have closed: resolves with what is left. */
+  async leftOver (): Promise<string[]> {
+    const look = async () => {
+      const { messages, consumers } = await this.#site.holding()
+      const listed = await Promise.all(NODES.map(async node => ({ node, entries: await this.#list(node) })))
+      return [
+        ...EMPTY.filter(stream => messages[stream] !== 0).map(stream => `${messages[stream]} messages left in ${stream}`),
+        ...(consumers === 0 ? [] : [`${consumers} consumers left`]),
+        ...listed.filter(({ entries }) => entries?.length !== 0).map(({ node, entries }) => `${node} lists ${entries?.length ?? 'no'} devices when all are away`)
+      ]
+    }
+    let left = await look()
+    for (const until = performance.now() + EMPTY_WITHIN; left.length > 0 && performance.now() < until; left = await look()) await sleep(LOOK_AGAIN)
+    return left
+  }
+
+  /** What has been found wrong since the last time. */
+  async #news (): Promise<string[]> {
+    const twice = this.#devices.flatMap(({ id, seen: { letters, times } }) => [
+      ...letters.filter((number, at) => letters.indexOf(number) < at).map(number => `${id}/${number}`),
+      ...[...times].filter(([, count]) => count > 1).map(([name, count]) => `${name} ${count} times at ${id}`)
+    ])
+    const disordered = this.#devices.flatMap(({ id, seen: { letters } }) =>
+      letters.filter((number, at) => at > 0 && number < letters[at - 1]! && letters.indexOf(number) === at).map(number => `${id}/${number}`))
+    const unsent = this.#devices.flatMap(device => device.seen.letters.filter(number => number >= this.#callers.posts.get(device)!.next).map(number => `${device.id}/${number}`))
+    const undone = [...this.#callers.done].filter(([name, device]) => !device.seen.times.has(name)).map(([name, { id }]) => `${name} at ${id}`)
+    return [
+      ...some('seen twice', this.#unheard('twice', twice)),
+      ...some('letters out of order', this.#unheard('disordered', disordered)),
+      ...some('letters that nobody sent', this.#unheard('unsent', unsent)),
+      ...some('acknowledged and never seen', this.#unheard('undone', undone)),
+      ...some('devices told not to come back', this.#unheard('stops', this.#devices.flatMap(({ stops }) => stops))),
+      ...this.#unheard('answers', this.#callers.wrong),
+      ...this.#unheard('site', this.#site.wrong),
+      ...this.#unheard('faults', this.#site.faults),
+      ...this.#unheard('resets', this.#site.resets())
+    ]
+  }
+
+  #unheard (kind: string, all: string[]): string[] {
+    const told = this.#told.get(kind) ?? 0
+    this.#told.set(kind, Math.max(told, all.length))
+    return all.slice(told)
+  }
+
+  /** What is not true in the lists of the nodes, and, once they are, in what each says of each device. */
+  async #untrue (): Promise<string[]> {
+    const away = this.#devices.filter(({ at }) => at === undefined).map(({ id }) => id)
+    const found = [...some('devices that are away', away)]
+    for (const node of NODES) found.push(...await this.#untrueList(node))
+    if (found.length === 0) for (const node of NODES) found.push(...await this.#untrueOwners(node))
+    return found
+  }
+
+  async #untrueList (node: string): Promise<string[]> {
+    const listed = await this.#list(node)
+    if (!listed) return [`${node} gives no list`]
+    const owners = new Map(listed)
+    const ids = listed.map(([id]) => id)
+    return [
+      ...some(`${node} lists more than once`, ids.filter((id, at) => ids.indexOf(id) < at)),
+      ...some(`${node} does not list`, this.#devices.filter(({ id, at }) => at !== undefined && !owners.has(id)).map(({ id, at }) => `${id} at ${at}`)),
+      ...some(`${node} lists who is away`, this.#devices.filter(({ id, at }) => at === undefined && owners.has(id)).map(({ id }) => `${id} at ${owners.get(id)}`)),
+      ...some(`${node} lists elsewhere`, this.#devices
+        .filter(({ id, at }) => at !== undefined && owners.has(id) && owners.get(id) !== at)
+        .map(({ id, at }) => `${id} at ${owners.get(id)}, is at ${at}`))
+    ]
+  }
+
+  /** Whom each node takes for the owner of each device: itself, where it has a connection of it. */
+  async #untrueOwners (node: string): Promise<string[]> {
+    const wrong: string[] = []
+    await lanes(this.#devices.length, WIDTH, async number => {
+      const device = this.#devices[number]!
+      const { outcome, body } = await this.#callers.ask({ kind: 'describe', node, method: 'GET', path: `/devices/${device.id}` })
+      if (body?.node !== device.at) wrong.push(`${device.id} at ${body?.node ?? outcome}, is at ${device.at}`)
+    })
+    return some(`${node} has as owner of`, wrong)
+  }
+
+  /** All pages of one node's list. */
+  async #list (node: string): Promise<Array<[id: string, node: string]> | undefined> {
+    const all: Array<[string, string]> = []
+    for (let cursor: string | undefined = ''; cursor !== undefined;) {
+      const { outcome, body } = await this.#callers.ask({ kind: 'list', node, method: 'GET', path: `/devices?limit=${PAGE}${cursor && `&cursor=${cursor}`}` })
+      if (outcome !== '200') return undefined
+      for (const one of body.devices) all.push([one.deviceId, one.node])
+      cursor = body.cursor
+    }
+    return all
+  }
+
+  /** One message to all, as it arrives at each that is connected. */
+  async #broadcast (): Promise<string[]> {
+    const here = this.#devices.filter(({ at }) => at !== undefined)
+    const { node, once, answer } = await this.#callers.broadcast(false)
+    if (answer.outcome !== '200') return [`a broadcast by ${node}: ${answer.outcome}`]
+    const times = (device: Device) => device.seen.times.get(once) ?? 0
+    for (const until = performance.now() + ARRIVES_WITHIN; here.some(device => times(device) === 0) && performance.now() < until;) await sleep(LOOK_AGAIN)
+    await sleep(SECOND_COPY_WITHIN)
+    return [
+      ...some(`a broadcast by ${node} did not reach`, here.filter(device => times(device) === 0).map(({ id, at }) => `${id} at ${at}`)),
+      ...some(`a broadcast by ${node} came more than once to`, here.filter(device => times(device) > 1).map(({ id }) => id)),
+      ...(answer.body.sent === here.length ? [] : [`a broadcast by ${node} was handed to ${answer.body.sent} devices, and ${here.length} are connected`])
+    ]
+  }
+}
+
+/** One line for many of a kind. */
+function some (what: string, all: string[]): string[] {
+  if (all.length === 0) return []
+  return [`${what}: ${all.length} (${all.slice(0, NAMED).join(', ')}${all.length > NAMED ? ', ...' : ''})`]
+}

@@ -1,0 +1,23 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import { nats } from '../../lib/backplanes/nats.ts'
+import devices from '../../lib/index.ts'
+import { jetstreamMailbox } from '../../lib/mailboxes/jetstream.ts'
+import { serve, type Served } from './host.ts'
+
+export interface NodeSettings {
+  name: string
+  /** Its own NATS server first. */
+  servers: string[]
+  log: string
+}
+
+/** A gateway node as an application has it: logs on, pings as they are. Devices are told to come back sooner, so that the judge need not wait for them. */
+async function prepare ({ name, servers, log }: NodeSettings): Promise<Served> {
+  const app = Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'info', file: log } }) as FastifyInstance
+  const cluster = { servers, replicas: 3, noRandomize: true }
+  const [backplane, mailbox] = await Promise.all([nats(cluster), jetstreamMailbox(cluster)])
+  await app.register(devices, { node: name, backplane, mailbox, authenticate: false, guard: false, retrySpread: 2_000 })
+  return { app, commands: {} }
+}
+
+if (process.send && process.argv[2] === 'serve') await serve(prepare)

@@ -1,0 +1,112 @@
+import { readdirSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { chance, type Outcome } from './campaign.ts'
+import { enterConfinement } from './namespaces.ts'
+import { Callers } from './partition-callers.ts'
+import { BareDevice, ClientDevice, type Device } from './partition-device.ts'
+import { sequence, suffer } from './partition-faults.ts'
+import { Judge } from './partition-judge.ts'
+import { NODES, Site } from './partition-site.ts'
+
+/** A partition campaign in its confinement. */
+export interface RunSettings {
+  devices: number
+  seed: number
+  /** The kinds of faults, in their order; where there are fewer than `faults`, they are drawn from these. */
+  kinds: string[]
+  faults: number
+  /** The folder of the logs. */
+  logs: string
+}
+
+const BARE_SHARE = 10
+/** Of so many devices one moves each second. */
+const MOVES = 15
+const SILENT_SHARE = 0.4
+const LOOK_AGAIN = 100
+const CONNECTED_WITHIN = 60_000
+const ENDED_WITHIN = 5_000
+
+async function run ({ devices: count, seed, kinds: among, faults, logs }: RunSettings, tell: (line: string) => void): Promise<Outcome> {
+  const [random, chosen] = [chance(seed), chance(seed + 1)]
+  const wrong: string[] = []
+  const site = await Site.build(logs)
+  const gateways = { pick: () => ((name: string) => ({ name, url: site.url(name) }))(NODES[Math.floor(random() * NODES.length)]!) }
+  const devices: Device[] = Array.from({ length: count }, (_, at) => at % BARE_SHARE === 0 ? new BareDevice(`device-${at}`, gateways) : new ClientDevice(`device-${at}`, gateways))
+  const callers = new Callers(site, devices, random)
+  const judge = new Judge(site, devices, callers)
+  const movement = new Movement(devices, random)
+
+  await until(() => devices.every(({ at }) => at !== undefined), CONNECTED_WITHIN)
+  callers.start()
+  const settling: number[] = []
+  for (const [at, kind] of sequence(faults, among, chosen).entries()) {
+    movement.start()
+    const what = await suffer(kind, site, chosen)
+    await site.mend()
+    const healthy = await site.healthy()
+    movement.stop()
+    const { wrong: found, took } = await judge.afterFault()
+    settling.push(took)
+    tell(`${String(at + 1).padStart(2)} ${what}; NATS well after ${seconds(healthy)}, true after ${seconds(took)}${found.map(one => `\n   wrong: ${one}`).join('')}`)
+    wrong.push(...found.map(one => `fault ${at + 1}, ${kind}: ${one}`))
+  }
+
+  await callers.stop()
+  wrong.push(...await judge.afterAll())
+  for (const device of devices) device.close()
+  wrong.push(...await judge.leftOver())
+  await site.close()
+  wrong.push(...site.wrong.filter(one => !wrong.some(known => known.endsWith(one))))
+  await until(() => processes().length === 0, ENDED_WITHIN)
+  for (const one of processes()) wrong.push(`process ${one} is left`)
+  const letters = devices.reduce((sum, device) => sum + callers.posts.get(device)!.promised.size, 0)
+  return {
+    line: `partition: ${count} devices that moved ${movement.moves} times, ${faults} faults, seed ${seed}; ${letters} letters acknowledged to their senders, ` +
+      `${devices.reduce((sum, { seen }) => sum + seen.letters.length, 0)} seen, ${callers.done.size} calls and messages answered by devices; the list true after ${seconds(Math.max(...settling))} at most; ` +
+      `the slowest answers in ms ${JSON.stringify(callers.slowest)}; answers ${JSON.stringify(callers.outcomes)}; logged ${JSON.stringify(site.logged())}`,
+    wrong
+  }
+}
+
+/** Devices that leave one gateway for another, now and then. */
+class Movement {
+  moves = 0
+  readonly #devices: Device[]
+  readonly #random: () => number
+  #timer: NodeJS.Timeout | undefined
+
+  constructor (devices: Device[], random: () => number) {
+    this.#devices = devices
+    this.#random = random
+  }
+
+  start (): void {
+    this.#timer ??= setInterval(() => this.#move(), 1_000 * MOVES / this.#devices.length)
+  }
+
+  stop (): void {
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  #move (): void {
+    this.moves++
+    this.#devices[Math.floor(this.#random() * this.#devices.length)]!.move(this.#random() < SILENT_SHARE)
+  }
+}
+
+async function until (holds: () => boolean, within: number): Promise<void> {
+  for (const late = performance.now() + within; !holds() && performance.now() < late;) await sleep(LOOK_AGAIN)
+}
+
+/** Those that run beside this one. */
+function processes (): string[] {
+  return readdirSync('/proc').filter(name => /^\d+$/.test(name) && Number(name) !== process.pid)
+}
+
+function seconds (milliseconds: number): string {
+  return `${(milliseconds / 1_000).toFixed(1)} s`
+}
+
+await enterConfinement(run)

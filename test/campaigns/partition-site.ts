@@ -1,0 +1,204 @@
+import { mkdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { jetstreamManager } from '@nats-io/jetstream'
+import { connect } from '@nats-io/transport-node'
+import { programAt } from '../programs.ts'
+import { settled } from './campaign.ts'
+import { Host } from './host.ts'
+import { Network } from './namespaces.ts'
+import { NatsServer } from './nats.ts'
+import type { NodeSettings } from './partition-node.ts'
+
+/** What NATS holds: how many messages in each stream, and how many consumers in all. */
+export interface Holding {
+  messages: Record<string, number>
+  consumers: number
+}
+
+export const SERVERS = ['s1', 's2', 's3']
+export const NODES = ['n1', 'n2', 'n3']
+const PORT = 3_000
+const [CLIENTS, ROUTES, MONITOR] = [4222, 6222, 8222]
+const HEALTHY_WITHIN = 90_000
+const LEAVES_WITHIN = 15_000
+const LOOK_AGAIN = 200
+const WARN = 40
+
+/** Three NATS servers and three nodes, each in a network namespace of its own. */
+export class Site {
+  readonly network = new Network([...SERVERS, ...NODES])
+  readonly wrong: string[] = []
+  readonly #logs: string
+  readonly #servers = new Map<string, NatsServer>()
+  readonly #nodes = new Map<string, Host>()
+  readonly #faults: string[][] = []
+  /** When a node was held still, dead or leaving: from, and until. */
+  readonly #disturbed = new Map<string, Array<[from: number, to: number]>>(NODES.map(name => [name, []]))
+
+  private constructor (logs: string) {
+    this.#logs = logs
+    mkdirSync(logs, { recursive: true })
+  }
+
+  static async build (logs: string): Promise<Site> {
+    const site = new Site(logs)
+    await Promise.all(SERVERS.map(name => site.#install(name)))
+    await site.healthy()
+    for (const name of NODES) await site.startNode(name)
+    return site
+  }
+
+  url (node: string): string {
+    return `http://${this.network.address(node)}:${PORT}`
+  }
+
+  server (name: string): NatsServer {
+    return this.#servers.get(name)!
+  }
+
+  node (name: string): Host {
+    return this.#nodes.get(name)!
+  }
+
+  async startNode (name: string): Promise<void> {
+    const settings: NodeSettings = { name, servers: serversOf(name).map(server => this.server(server).servers), log: join(this.#logs, `${name}.log`) }
+    const host = Host.load(new URL(`./partition-node${import.meta.url.slice(-3)}`, import.meta.url).href, Network.on(name))
+    await host.begin(settings, PORT, this.network.address(name))
+    this.#faults.push(host.faults)
+    this.#nodes.set(name, host)
+    this.#calm(name)
+    void host.ended.then(exit => {
+      if (this.#nodes.get(name) !== host) return
+      this.#leaving(name)
+      this.wrong.push(`${name} ended by itself with ${JSON.stringify(exit)}`)
+    })
+  }
+
+  async killNode (name: string): Promise<void> {
+    await this.#leaving(name).kill()
+  }
+
+  /** Closes a node as a deploy does. */
+  async stopNode (name: string): Promise<void> {
+    const host = this.#leaving(name)
+    const exit = await Promise.race([host.stop().catch(String), sleep(LEAVES_WITHIN, `nothing within ${LEAVES_WITHIN} ms`, { ref: false })])
+    if (JSON.stringify(exit) !== '{"code":0,"signal":null}') this.wrong.push(`${name} left with ${JSON.stringify(exit)}`)
+    await host.kill()
+  }
+
+  pauseNode (name: string): void {
+    this.#disturb(name)
+    this.node(name).signal('SIGSTOP')
+  }
+
+  resumeNode (name: string): void {
+    this.node(name).signal('SIGCONT')
+    this.#calm(name)
+  }
+
+  /** Whether a node could not answer, all the time or for a part of it. */
+  isDisturbed (name: string, from: number, to: number): boolean {
+    return this.#disturbed.get(name)!.some(([begun, over]) => begun < to && over > from)
+  }
+
+  /** Starts those again that have ended. */
+  async mend (): Promise<void> {
+    for (const name of NODES) if (!this.#nodes.has(name)) await this.startNode(name)
+  }
+
+  /** Resolves with the milliseconds until every NATS server says that it and its streams are well. */
+  async healthy (): Promise<number> {
+    const began = performance.now()
+    const bad = await settled(async () => await this.#unhealthy(), [], HEALTHY_WITHIN)
+    if (bad.length > 0) this.wrong.push(`NATS is not well after ${HEALTHY_WITHIN} ms: ${bad.join('; ')}`)
+    return performance.now() - began
+  }
+
+  async holding (): Promise<Holding> {
+    const connection = await connect({ servers: this.server('s1').servers })
+    try {
+      const holding: Holding = { messages: {}, consumers: 0 }
+      for await (const { config, state } of (await jetstreamManager(connection)).streams.list()) {
+        holding.messages[config.name] = state.messages
+        holding.consumers += state.consumer_count
+      }
+      return holding
+    } finally {
+      await connection.close()
+    }
+  }
+
+  /** What nobody caught in a node. */
+  get faults (): string[] {
+    return this.#faults.flat()
+  }
+
+  /** How often each warning and error is in the logs of the nodes. */
+  logged (): Record<string, number> {
+    const counts: Record<string, number> = {}
+    for (const line of NODES.flatMap(name => readFileSync(join(this.#logs, `${name}.log`), 'utf8').split('\n'))) {
+      if (!line.startsWith('{')) continue
+      const { level, msg, err } = JSON.parse(line) as { level: number, msg: string, err?: { message: string } }
+      if (level < WARN) continue
+      const what = err ? `${msg} (${err.message})` : msg
+      counts[what] = (counts[what] ?? 0) + 1
+    }
+    return counts
+  }
+
+  /** Streams that a NATS server gave up and fetched anew from the others. */
+  resets (): string[] {
+    return SERVERS.flatMap(name => readFileSync(join(this.#logs, `${name}.log`), 'utf8').split('\n').filter(line => /reset/i.test(line)).map(line => `${name}: ${line}`))
+  }
+
+  async close (): Promise<void> {
+    for (const name of NODES) await this.stopNode(name)
+    await Promise.all([...this.#servers.values()].map(server => server.remove()))
+  }
+
+  async #install (name: string): Promise<void> {
+    const place = { address: this.network.address(name), port: CLIENTS, under: Network.on(name) }
+    const args = [
+      '-n', name, '-m', String(MONITOR), '-l', join(this.#logs, `${name}.log`),
+      '--cluster_name', 'partition', '--cluster', `nats://${place.address}:${ROUTES}`,
+      '--routes', SERVERS.map(server => `nats://${this.network.address(server)}:${ROUTES}`).join(',')
+    ]
+    this.#servers.set(name, await NatsServer.start(programAt('nats-server')!, args, place))
+  }
+
+  #leaving (name: string): Host {
+    const host = this.node(name)
+    this.#nodes.delete(name)
+    this.#disturb(name)
+    return host
+  }
+
+  #disturb (name: string): void {
+    this.#disturbed.get(name)!.push([performance.now(), Infinity])
+  }
+
+  #calm (name: string): void {
+    const last = this.#disturbed.get(name)!.at(-1)
+    if (last) last[1] = Math.min(last[1], performance.now())
+  }
+
+  async #unhealthy (): Promise<string[]> {
+    await sleep(LOOK_AGAIN)
+    const answers = await Promise.all(SERVERS.map(async name => {
+      try {
+        const response = await fetch(`http://${this.network.address(name)}:${MONITOR}/healthz`, { signal: AbortSignal.timeout(2_000) })
+        return response.ok ? [] : [`${name}: ${await response.text()}`]
+      } catch (error) {
+        return [`${name}: ${String(error)}`]
+      }
+    }))
+    return answers.flat()
+  }
+}
+
+/** All servers, the one beside the node first. */
+function serversOf (node: string): string[] {
+  const own = NODES.indexOf(node)
+  return SERVERS.map((_, at) => SERVERS[(own + at) % SERVERS.length]!)
+}
