@@ -88,7 +88,25 @@ t.test('a handler of a worker may take as long as a timer can hold', async t => 
   const connection = { id: 'd', node: 'n', generation: 1, since: 0, protocol: 'jsonrpc', topics: [], credentials: {} }
   await asks.ask('$worker/w', { kind: 'answer', method: 'm', params: {}, turn: 0, connection })
   await asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 300_000 })
-  t.strictSame(times, [2_147_483_647, 301_000])
+  t.strictSame(times, [2_147_483_647, 300_500])
+})
+
+t.test('a call takes no longer than its time, whatever must be looked up and asked again', async t => {
+  const times: number[] = []
+  const link = {
+    up: true,
+    request: async (_name: string, payload: Uint8Array) => {
+      times.push((decode(payload) as { timeout: number }).timeout)
+    }
+  }
+  const nodes = { alive: () => true, hears: () => true }
+  let look: () => Promise<unknown> = () => sleep(100, { subject: 'd', seq: 1, data: Buffer.from('{"home":"n"}') })
+  const asks = new Asks(link as never, nodes as never, { last: () => look() } as never)
+  t.equal(await asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 10_000 }), undefined)
+  t.equal(times[0], 10_000)
+  t.ok(times[1]! <= 9_901, 'the second time has what is left of the first')
+  look = () => new Promise(() => {})
+  t.equal(await reasonOf(asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 1 })), 'timeout')
 })
 
 t.test('an owner that is held still is waited for as long as the caller says, and not for long where it says nothing', async t => {

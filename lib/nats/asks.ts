@@ -13,7 +13,7 @@ import { decode, encode } from './wire.ts'
 /** A request that names no time of its own may take so long: more than a device that takes its messages slowly is given. */
 const PATIENCE = 15_000
 /** What an answer takes on its way, beyond the time that the owner allows itself. */
-const ON_THE_WAY = 1_000
+const ON_THE_WAY = 500
 /** How long a device may be between two owners. */
 const HAND_OVER = 10
 /** How long the owner may take to say that it is still there. */
@@ -34,11 +34,12 @@ export class Asks {
   }
 
   async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
-    const answer = await this.#ask(deviceId, request, signal)
-    const home = answer ? undefined : await this.#homeOf(deviceId)
+    const until = performance.now() + timeOf(request)
+    const answer = await this.#ask(deviceId, request, until, signal)
+    const home = answer ? undefined : await before(until + ON_THE_WAY, this.#homeOf(deviceId))
     if (home === undefined) return answer
     await sleep(HAND_OVER)
-    const second = await this.#ask(deviceId, request, signal)
+    const second = await this.#ask(deviceId, request, until, signal)
     if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
     throw new Failure('unreachable', { message: 'The node that has the device is not back yet' })
   }
@@ -50,12 +51,12 @@ export class Asks {
     return home !== undefined && this.#nodes.alive(home) ? home : undefined
   }
 
-  async #ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
+  async #ask (deviceId: string, request: Request, until: number, signal?: AbortSignal): Promise<Answer | undefined> {
     const subject = wordsOf(deviceId)
     const nonce = `${this.#prefix}${++this.#asked}`
-    // a handler of a worker takes the time that it takes; should the worker die, that is found out
-    const timeout = request.kind === 'answer' ? MAX_TIMER : (isTimed(request) ? request.timeout : PATIENCE) + ON_THE_WAY
-    const asked = this.#link.request(subject, encode({ ...request, nonce }), timeout)
+    const left = leftUntil(until)
+    const asking = isTimed(request) ? { ...request, timeout: left } : request
+    const asked = this.#link.request(subject, encode({ ...asking, nonce }), Math.min(left + ON_THE_WAY, MAX_TIMER))
     const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies Word)) }
     if (signal?.aborted) giveUp()
     signal?.addEventListener('abort', giveUp, { once: true })
@@ -83,4 +84,27 @@ export class Asks {
 /** The caller says how long it waits: for the rest, an owner that is held still is given up before. */
 function isTimed (request: Request): request is Request & { timeout: number } {
   return 'timeout' in request
+}
+
+/** A handler of a worker takes the time that it takes; should the worker die, that is found out. */
+function timeOf (request: Request): number {
+  if (request.kind === 'answer') return MAX_TIMER
+  return isTimed(request) ? request.timeout : PATIENCE
+}
+
+function leftUntil (moment: number): number {
+  return Math.max(1, Math.ceil(moment - performance.now()))
+}
+
+/** What comes of some work; rejects when it takes longer. */
+async function before<T> (moment: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Failure('timeout')), Math.min(leftUntil(moment), MAX_TIMER))
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
 }

@@ -353,11 +353,12 @@ export class Owners {
 
   async #answer (owned: Owned, { nonce, ...request }: Request & { nonce: string }, message: Msg): Promise<void> {
     const controller = new AbortController()
+    const askedAt = performance.now()
     this.#underway.set(nonce, controller)
     try {
       // who is not the owner any more keeps quiet: the owner answers
       if (!await this.#holds(owned)) return
-      const answer = await owned.owner.answer(request, controller.signal)
+      const answer = await owned.owner.answer(shortened(request, performance.now() - askedAt), controller.signal)
       this.#reply(message, encode(answer))
     } catch (error) {
       const { reason } = failed(null, error)
@@ -376,6 +377,11 @@ export class Owners {
     const { node, since } = owner.presence
     return { node, since, home: this.#nodes.self, claim }
   }
+}
+
+/** The request with as much less time as it has waited already. */
+function shortened (request: Request, waited: number): Request {
+  return 'timeout' in request ? { ...request, timeout: Math.max(1, Math.ceil(request.timeout - waited)) } : request
 }
 
 /** The subject of a device in the bucket, and the one on which its owner hears. */
