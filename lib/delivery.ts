@@ -162,14 +162,14 @@ export class Delivery {
     return undefined
   }
 
-  /** Again and again while the mailbox is away or full: the device has answered, and is not asked again as long as it is here. */
+  /** Again and again while the mailbox is away or full, also when the device has left meanwhile: it has answered. */
   async #settle (session: Session, letter: Kept, ending: Ending, device?: Detail): Promise<void> {
     this.#answered.add(letter)
     for (let tries = 1; ; tries++) {
       try {
         return void await this.#letters.settle(session.id, letter, ending, device)
       } catch (error) {
-        if (!(error instanceof Failure) || !this.#mayHand(session)) throw error
+        if (!(error instanceof Failure) || this.#paused) throw error
         if (tries === 1 && !isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
       }
       await sleep(PAUSE, undefined, { ref: false })

@@ -125,6 +125,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     heartbeat.stop()
     subscriptions.close()
     workers.close()
+    outbox.close()
     try {
       await letters.close()
     } finally {

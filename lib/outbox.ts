@@ -37,6 +37,10 @@ export interface OutboxLimits extends KeyLimits {
   maxBuffered: number
 }
 
+const RING_RETRY_MS = 1_000
+/** The others get their letters when they come back. */
+const MAX_UNRUNG = 10_000
+
 interface Posted {
   id: string
   deviceId: string
@@ -55,6 +59,10 @@ export class Outbox {
   readonly #keys: Keys
   readonly #prefix = randomBytes(6).toString('base64url')
   #minted = 0
+  /** Devices whose owners did not hear that there are letters for them. */
+  readonly #unrung = new Set<string>()
+  #ringing: NodeJS.Timeout | undefined
+  #isClosed = false
 
   constructor (
     { registry, backplane, letters, node, limits, log }:
@@ -99,6 +107,11 @@ export class Outbox {
     const answer = await this.#ask(deviceId, request, signal)
     if (!answer) throw new Failure('offline')
     return valueOf(answer)
+  }
+
+  close (): void {
+    this.#isClosed = true
+    clearTimeout(this.#ringing)
   }
 
   /** A message id that never comes again. */
@@ -154,9 +167,10 @@ export class Outbox {
   }
 
   /** The receipt of a letter that was put, or of the one it is a second try of. */
-  #rung (deviceId: string, { digest }: Letter, { receipt, fresh }: Put): Receipt {
+  #rung (deviceId: string, { digest }: Letter, { receipt }: Put): Receipt {
     if (receipt.digest !== digest) throw new Failure('key-mismatch')
-    if (fresh) this.#ring(deviceId)
+    // an earlier try may have kept the letter and told nobody
+    if (receipt.status === 'queued') this.#ring(deviceId)
     return receipt
   }
 
@@ -166,14 +180,24 @@ export class Outbox {
     else void this.#ringOwner(deviceId)
   }
 
-  /** A device that cannot be rung gets its letters when it comes back. */
+  /** Until its owner has heard, or nobody has the device: then it gets its letters when it comes back. */
   async #ringOwner (deviceId: string): Promise<void> {
     try {
       const answer = await this.#ask(deviceId, { kind: 'ring' })
       if (answer) valueOf(answer)
     } catch (error) {
-      this.#log.warn({ err: error, deviceId }, 'a device could not be rung')
+      if (this.#isClosed) return
+      if (!this.#unrung.has(deviceId)) this.#log.warn({ err: error, deviceId }, 'delivery wake-up failed')
+      if (this.#unrung.size < MAX_UNRUNG) this.#unrung.add(deviceId)
+      this.#ringing ??= setTimeout(() => this.#ringAgain(), RING_RETRY_MS).unref()
+      return
     }
+    this.#unrung.delete(deviceId)
+  }
+
+  #ringAgain (): void {
+    this.#ringing = undefined
+    for (const deviceId of this.#unrung) void this.#ringOwner(deviceId)
   }
 
   /** The session of a device that is here and speaks as we do: it needs nobody between. */

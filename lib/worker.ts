@@ -54,6 +54,7 @@ export async function createWorker ({ log = silent, ...options }: WorkerOptions)
   })
   const close = async () => {
     await workplace.close(settings.drainTimeout)
+    outbox.close()
     try {
       await letters.close()
     } finally {

@@ -843,9 +843,9 @@ t.test('a letter that is answered and not settled is no suspect, and comes again
   t.equal(await status('a'), 'delivered')
 })
 
-t.test('who has left is not waited for with a letter that cannot be settled', async t => {
+t.test('what a device has answered is settled also after it has left, and left to others when the node closes', async t => {
   const { fails, mailbox } = failing('unreachable')
-  const { delivery, device, put, errors } = delivering(t, { mailbox })
+  const { delivery, device, put, errors, status } = delivering(t, { mailbox })
   await put('a')
   const it = device()
   delivery.ring(it.session)
@@ -853,8 +853,19 @@ t.test('who has left is not waited for with a letter that cannot be settled', as
   it.acknowledge('a')
   await until(() => fails.tries > 0)
   it.leave(1000)
+  fails.now = false
+  await until(async () => await status('a') === 'delivered')
+
+  await put('b')
+  const other = device()
+  delivery.ring(other.session)
+  await other.sees('b')
+  fails.now = true
+  other.acknowledge('b')
+  await until(() => fails.tries > 2)
+  delivery.pause()
   await until(() => errors().length > 0)
-  t.strictSame(errors(), [['a letter cannot be settled', 'a']])
+  t.strictSame(errors(), [['a letter cannot be settled', 'b']])
 })
 
 t.test('a letter that cannot be struck is logged', async t => {

@@ -761,6 +761,25 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.equal((await mailbox.receipt('d', 'c'))!.status, 'expired')
   })
 
+  t.test('what a node that died left half settled is finished by the others', async t => {
+    const over = { servers: server.servers, prefix: prefix() }
+    const mailbox = await jetstreamMailbox(over)
+    t.teardown(() => mailbox.close!())
+    const { manager } = await behind(t)
+    const entries = `KV_${over.prefix}_entries`
+    await mailbox.put('d', letter('a'), plenty)
+    const { data } = (await manager.streams.getMessage(entries, { last_by_subj: `$KV.${over.prefix}_entries.d.a` }))!
+    await mailbox.settle('d', 'a', 'delivered')
+    // as if it had died before it took the entry away, a while ago
+    const entry = { ...JSON.parse(Buffer.from(data).toString()), at: Date.now() - 60_000 }
+    await manager.jetstream().publish(`$KV.${over.prefix}_entries.d.a`, JSON.stringify(entry))
+    await until(async () => {
+      t.strictSame(await mailbox.sweep(Date.now()), [])
+      return (await manager.streams.info(entries)).state.messages === 0
+    })
+    t.equal((await mailbox.receipt('d', 'a'))!.status, 'delivered', 'the receipt stays as it is')
+  })
+
   t.test('letters of a node that is gone expire all the same', async t => {
     const over = { servers: server.servers, prefix: prefix() }
     const gone = await jetstreamMailbox(over)

@@ -94,7 +94,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     const scan = new Scan(records)
     const round = async () => {
       const seen: number[] = []
-      await scan.step(({ seq }) => seen.push(seq))
+      await scan.step(async ({ seq }) => { seen.push(seq) })
       return seen.toSorted((one, other) => one - other)
     }
     t.strictSame(await round(), [])
@@ -106,7 +106,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     while (seen.length < left.length) seen.push(...await round())
     t.strictSame(seen.toSorted((one, other) => one - other), left)
     const aborted: number[] = []
-    await scan.step(({ seq }) => aborted.push(seq), AbortSignal.abort())
+    await scan.step(async ({ seq }) => { aborted.push(seq) }, AbortSignal.abort())
     t.strictSame(aborted, [])
   })
 

@@ -29,6 +29,8 @@ const FORGOTTEN = 32 * DAY * NANOSECONDS
 const WINDOW = 120_000 * NANOSECONDS
 const SWEPT_AT_ONCE = 1_000
 const SIDE_BY_SIDE = 64
+/** A letter that is being settled is without its entry for less than this. */
+const UNFINISHED_MS = 10_000
 
 /** Keeps letters in JetStream, for all nodes. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
 export async function jetstreamMailbox ({ keepReceipts = DAY, maxBytes = -1, ...options }: JetStreamMailboxOptions = {}): Promise<Mailbox> {
@@ -233,7 +235,9 @@ class JetStreamMailbox implements Mailbox {
   /** For somebody else who has put the letter, and may not have come as far as its entry. */
   async #enter (key: string, position: number): Promise<void> {
     const stored = await this.#letters.at(position)
-    if (stored) await this.#entries.append(key, JSON.stringify(entryOf(decodeLetter(stored).head, position)), { after: 0 })
+    const entered = stored && await this.#entries.append(key, JSON.stringify(entryOf(decodeLetter(stored).head, position)), { after: 0 })
+    // settled meanwhile: whoever did that found no entry to take away
+    if (entered && !await this.#letters.at(position)) await this.#entries.erase(key, entered.seq)
   }
 
   /** A letter that was put so far that it is handed out, and has no entry yet. */
@@ -252,9 +256,13 @@ class JetStreamMailbox implements Mailbox {
     return found !== undefined && isSameEnd(parse<Done>(found), done)
   }
 
-  #remember (stored: Stored): void {
+  /** Remembers when a letter expires; one that is gone although its entry is not was settled by a node that died over it. */
+  async #remember (stored: Stored): Promise<void> {
     const [deviceId, letterId] = stored.subject.split('.').map(textOf) as [string, string]
-    this.#reminders.add({ deviceId, letterId, expiresAt: parse<Entry>(stored).expiresAt })
+    const { expiresAt, at, position } = parse<Entry>(stored)
+    this.#reminders.add({ deviceId, letterId, expiresAt })
+    const isLeftOver = at < this.#there(Date.now()) - UNFINISHED_MS && !await this.#letters.at(position)
+    if (isLeftOver) await this.settle(deviceId, letterId, 'expired') // it has a receipt, which stays as it is
   }
 
   #headOf ({ body, expiresAt, ...letter }: Letter, box: Caps): Head {

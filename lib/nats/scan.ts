@@ -15,18 +15,18 @@ export class Scan {
   }
 
   /** The next ones, a hundred at most. */
-  async step (visit: (stored: Stored) => void, signal?: AbortSignal): Promise<void> {
+  async step (visit: (stored: Stored) => Promise<void>, signal?: AbortSignal): Promise<void> {
     if (this.#parts.length === 0) this.#parts = await this.#divide()
     await Promise.all(this.#parts.map(part => this.#read(part, visit, signal)))
     this.#parts = this.#parts.filter(({ from, end }) => from < end)
   }
 
-  async #read (part: { from: number, end: number }, visit: (stored: Stored) => void, signal?: AbortSignal): Promise<void> {
+  async #read (part: { from: number, end: number }, visit: (stored: Stored) => Promise<void>, signal?: AbortSignal): Promise<void> {
     for (let step = 0; step < STEPS && part.from < part.end; step++) {
       if (signal?.aborted) return
       const stored = await this.#records.next('>', part.from)
       part.from = stored ? stored.seq + 1 : part.end
-      if (stored && stored.seq < part.end) visit(stored)
+      if (stored && stored.seq < part.end) await visit(stored)
     }
   }
 

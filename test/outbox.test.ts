@@ -1,0 +1,60 @@
+import t, { type Test } from 'tap'
+import type { Answer, Backplane, Request } from '../lib/backplane.ts'
+import { Failure } from '../lib/errors.ts'
+import { Outbox } from '../lib/outbox.ts'
+import { Registry } from '../lib/registry.ts'
+import { fakeLog, until } from './fakes.ts'
+
+const limits = { callTimeout: 1_000, maxTtl: 60_000, maxBuffered: 65_536, maxKeys: 10, keyTtl: 60_000 }
+
+/** An outbox whose devices are all elsewhere, and what their owners say when there are letters for them. */
+function stage (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | Error>) {
+  const asked: Array<[string, Request['kind']]> = []
+  const backplane = {
+    async ask (deviceId: string, { kind }: Request) {
+      asked.push([deviceId, kind])
+      const answer = answers.shift()
+      if (answer instanceof Error) throw answer
+      return answer
+    }
+  } as unknown as Backplane
+  const known = new Set<string>()
+  const letters = {
+    async put (_deviceId: string, { id, digest }: { id: string, digest?: string }) {
+      const fresh = !known.has(id)
+      known.add(id)
+      return { fresh, receipt: { id, digest, status: 'queued' } }
+    }
+  }
+  const log = fakeLog()
+  const outbox = new Outbox({ registry: new Registry(), backplane, letters: letters as any, node: 'n', limits, log })
+  t.teardown(() => outbox.close())
+  return { outbox, asked, log }
+}
+
+const ok: Answer = { ok: true, value: undefined }
+
+t.test('an owner that could not be told of a letter is told again until it has heard', async t => {
+  const running = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(running))
+  const { outbox, asked, log } = stage(t, [new Failure('unreachable'), { ok: false, reason: 'dropped' }, ok])
+  await outbox.send('d', 1, { ttl: 1_000 })
+  await until(() => asked.length === 3)
+  t.strictSame(asked, [['d', 'ring'], ['d', 'ring'], ['d', 'ring']])
+  t.strictSame(log.lines.map(({ level, words }) => `${level}: ${words}`), ['warn: delivery wake-up failed'], 'which is logged once')
+})
+
+t.test('an owner is told of a letter that an earlier try may have kept without telling', async t => {
+  const { outbox, asked } = stage(t, [undefined, ok])
+  for (let tries = 0; tries < 2; tries++) await outbox.send('d', 1, { ttl: 1_000, key: 'k' })
+  await until(() => asked.length === 2)
+  t.strictSame(asked, [['d', 'ring'], ['d', 'ring']])
+})
+
+t.test('an outbox that is closed tells nobody any more', async t => {
+  const { outbox, asked, log } = stage(t, [new Failure('unreachable')])
+  await outbox.send('d', 1, { ttl: 1_000 })
+  outbox.close()
+  await until(() => asked.length === 1)
+  t.strictSame(log.lines, [])
+})
