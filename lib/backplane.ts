@@ -78,8 +78,8 @@ export interface Publication {
   data: unknown
 }
 
-/** Answers how many devices it handed the publication to. */
-export type Listener = (publication: Publication) => number
+/** Returns how many devices it handed the publication to; `undefined` if none listens to the topic, and then the node is not counted. */
+export type Listener = (publication: Publication) => number | undefined
 export type Unwatch = () => void
 
 /** A device came or went, on whichever node. The generation tells which of two is the later. */

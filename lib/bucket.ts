@@ -37,4 +37,9 @@ export class Bucket {
     this.#excess = Math.max(0, this.#excess - count)
     return true
   }
+
+  /** Takes `count` tokens for a message that has been accepted. The bucket may go below zero, by `burst` at most. */
+  charge (count: number): void {
+    this.#tokens = Math.max(this.#tokens - Math.max(count, 0), -this.#pace.burst)
+  }
 }

@@ -15,6 +15,8 @@ const Filters = Type.Object({ topics: Type.Array(Type.String()) })
 const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
 const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
 
+const FILTERS_PER_TOKEN = 8
+
 export const builtins: ReadonlySet<string> = new Set(['subscribe', 'unsubscribe', 'publish', 'message', 'ping'])
 
 /** The methods every device may call that speaks a protocol of ours. */
@@ -30,6 +32,7 @@ export function addBuiltins (
   }
 
   methods.handle('subscribe', { params: Filters }, async ({ topics }, { device }) => {
+    charge(device as Session, topics)
     subscriptions.check(device as Session, topics)
     await authorize(device, new Set(topics), 'subscribe')
     subscriptions.join(device as Session, topics)
@@ -38,6 +41,7 @@ export function addBuiltins (
   }, true)
 
   methods.handle('unsubscribe', { params: Filters }, ({ topics }, { device }) => {
+    charge(device as Session, topics)
     subscriptions.leave(device as Session, topics)
     return { topics: [...device.topics] }
   }, true)
@@ -60,4 +64,9 @@ export function addBuiltins (
   methods.handle('welcome', {}, () => ({}), true)
 
   methods.handle('ping', {}, () => ({ now: Date.now() }), true)
+}
+
+/** The token of the message itself covers the first filters. */
+function charge (session: Session, filters: string[]): void {
+  session.bucket.charge(Math.ceil(filters.length / FILTERS_PER_TOKEN) - 1)
 }

@@ -1,7 +1,6 @@
 import { answerOf, type Answer, type Owner, type Presence, type Request } from './backplane.ts'
 import type { Session } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
-import { matches } from './topics.ts'
 
 /** Answers for one session what any node may ask of its device. */
 export class SessionOwner implements Owner {
@@ -19,7 +18,7 @@ export class SessionOwner implements Owner {
   }
 
   listensTo (topic: string): boolean {
-    return [...this.#session.topics].some(filter => matches(filter, topic))
+    return this.#subscriptions.listens(this.#session, topic)
   }
 
   confirmAlive (): Promise<void> {

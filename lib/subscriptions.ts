@@ -12,7 +12,7 @@ export interface SubscriptionLimits {
   topic: TopicLimits
 }
 
-/** Which sessions on this node listen to what; hears from the backplane only what one of them listens to. */
+/** Which sessions on this node listen to what. A remote backplane is asked only for topics that one of them listens to. */
 export class Subscriptions {
   readonly #backplane: Backplane
   readonly #everyone: Iterable<Session>
@@ -20,14 +20,16 @@ export class Subscriptions {
   readonly #log: FastifyBaseLogger
   readonly #topics = new Topics<Session>()
   readonly #watched = new Map<string, Unwatch>()
-  readonly #unwatchEveryone: Unwatch
+  /** The last topic that was asked about, and who listens to it. */
+  #asked: { topic: string, listeners: Set<Session> } | undefined
 
   constructor (backplane: Backplane, everyone: Iterable<Session>, limits: SubscriptionLimits, log: FastifyBaseLogger) {
     this.#log = log
     this.#backplane = backplane
     this.#everyone = everyone
     this.#limits = limits
-    this.#unwatchEveryone = backplane.watch(EVERYONE, this.#deliver)
+    // a backplane within one process has nothing to filter out: watching each filter would only build a second tree
+    for (const filter of backplane.remote ? [EVERYONE] : [EVERYONE, '#']) this.#watch(filter)
   }
 
   get size (): number {
@@ -44,10 +46,17 @@ export class Subscriptions {
   /** All of the filters, or none. */
   join (session: Session, filters: string[]): void {
     this.check(session, filters)
-    for (const filter of filters.map(detached)) {
+    this.#asked = undefined
+    for (const filter of filters.filter(filter => !session.topics.has(filter)).map(detached)) {
       session.topics.add(filter)
-      if (this.#topics.add(filter, session)) this.#watched.set(filter, this.#backplane.watch(filter, this.#deliver))
+      if (this.#topics.add(filter, session) && this.#backplane.remote) this.#watch(filter)
     }
+  }
+
+  /** A page of devices by topic asks for one session after the other, so the last match is kept until a subscription changes. */
+  listens (session: Session, topic: string): boolean {
+    if (this.#asked?.topic !== topic) this.#asked = { topic, listeners: this.#topics.match(topic) }
+    return this.#asked.listeners.has(session)
   }
 
   /** Resolves once what was joined is heard from every node. */
@@ -67,11 +76,19 @@ export class Subscriptions {
   }
 
   close (): void {
-    this.#unwatchEveryone()
+    for (const filter of this.#watched.keys()) this.#unwatch(filter)
+  }
+
+  #watch (filter: string): void {
+    this.#watched.set(filter, this.#backplane.watch(filter, this.#deliver))
   }
 
   #remove (session: Session, filter: string): void {
-    if (!this.#topics.remove(filter, session)) return
+    this.#asked = undefined
+    if (this.#topics.remove(filter, session) && this.#backplane.remote) this.#unwatch(filter)
+  }
+
+  #unwatch (filter: string): void {
     const unwatch = this.#watched.get(filter)!
     this.#watched.delete(filter)
     try {
@@ -81,10 +98,15 @@ export class Subscriptions {
     }
   }
 
+  readonly #deliver = (publication: Publication): number | undefined => {
+    if (publication.topic === EVERYONE) return this.#send(publication, this.#everyone)
+    const listeners = this.#topics.match(publication.topic)
+    return listeners.size === 0 ? undefined : this.#send(publication, listeners)
+  }
+
   /** One encoded frame for all who speak the same protocol. */
-  readonly #deliver = ({ id, topic, data }: Publication): number => {
-    const toEveryone = topic === EVERYONE
-    const params = toEveryone ? { id, data } : { id, data, topic }
+  #send ({ id, topic, data }: Publication, sessions: Iterable<Session>): number {
+    const params = topic === EVERYONE ? { id, data } : { id, data, topic }
     const frames = new Map<Codec, Frame | undefined>()
     let failure: unknown
     const encoded = (session: Session): Frame | undefined => {
@@ -98,7 +120,7 @@ export class Subscriptions {
     let codec: Codec | undefined
     let frame: Frame | undefined
     let sent = 0
-    for (const session of toEveryone ? this.#everyone : this.#topics.match(topic)) {
+    for (const session of sessions) {
       if (session.codec !== codec) {
         codec = session.codec
         if (!frames.has(codec)) frames.set(codec, encoded(session))

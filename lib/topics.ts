@@ -3,21 +3,28 @@ export interface TopicLimits {
   levels: number
 }
 
+/** Each level at which `+` is allowed doubles the nodes that a topic can visit. */
+const WILDCARD_LEVELS = 8
+
 /** Levels joined by `/`, none of them a wildcard. What begins with `$` is ours. */
 export function isTopic (text: unknown, limits: TopicLimits): text is string {
-  return isShort(text, limits) && !text.split('/').some(isWild)
+  return levelsOf(text, limits)?.some(isWild) === false
 }
 
-/** A topic, in which `+` stands for one level and `#`, at the end, for the rest. */
+/** A topic, in which `+` stands for one of the first levels and `#`, at the end, for the rest. */
 export function isFilter (text: unknown, limits: TopicLimits): text is string {
-  if (!isShort(text, limits)) return false
-  const levels = text.split('/')
-  return levels.every((level, at) => !isWild(level) || level === '+' || (level === '#' && at === levels.length - 1))
+  const levels = levelsOf(text, limits)
+  return levels !== undefined && levels.every((level, at) => {
+    return !isWild(level) || (level === '+' && at < WILDCARD_LEVELS) || (level === '#' && at === levels.length - 1)
+  })
 }
 
-function isShort (text: unknown, { length, levels }: TopicLimits): text is string {
-  return typeof text === 'string' && text.length > 0 && text.length <= length && !text.startsWith('$') &&
-    !/[\0\p{Cs}]/u.test(text) && text.split('/').length <= levels
+/** Undefined: it is neither a topic nor a filter. */
+function levelsOf (text: unknown, limits: TopicLimits): string[] | undefined {
+  if (typeof text !== 'string' || text.length === 0 || text.length > limits.length) return undefined
+  if (text.startsWith('$') || /[\0\p{Cs}]/u.test(text)) return undefined
+  const levels = text.split('/')
+  return levels.length <= limits.levels ? levels : undefined
 }
 
 function isWild (level: string): boolean {
@@ -33,14 +40,34 @@ export function matches (filter: string, topic: string): boolean {
   return levels.every((level, at) => level === '+' || level === '#' || level === names[at])
 }
 
-class Level<T> {
-  readonly next = new Map<string, Level<T>>()
-  readonly here = new Set<T>()
+const SLASH = 0x2f
+
+/**
+ * The levels `text.slice(start, end)` of a filter. A node is split only where filters branch, so a filter adds two nodes at most, however
+ * many levels it has.
+ */
+class Node<T> {
+  readonly text: string
+  start: number
+  readonly end: number
+  listeners: Set<T> | undefined
+  /** By their first level. */
+  next: Map<string, Node<T>> | undefined
+
+  constructor (text: string, start: number, end: number) {
+    this.text = text
+    this.start = start
+    this.end = end
+  }
+
+  get key (): string {
+    return levelAt(this.text, this.start)
+  }
 }
 
-/** Who listens to what: filters in a tree of levels, so that a publish costs its depth and not the number of filters. */
+/** Who listens to what: filters in a tree of levels. The cost of a match is bounded by the levels of the topic, not by the number of filters. */
 export class Topics<T> {
-  readonly #root = new Level<T>()
+  readonly #root = new Node<T>('', 0, -1)
   #size = 0
 
   /** Filters held, each listener's own counted. */
@@ -50,36 +77,30 @@ export class Topics<T> {
 
   /** True when nobody listened to this filter before. */
   add (filter: string, listener: T): boolean {
-    let level = this.#root
-    for (const name of filter.split('/')) {
-      let next = level.next.get(name)
-      if (!next) level.next.set(name, next = new Level())
-      level = next
-    }
-    const before = level.here.size
-    level.here.add(listener)
-    this.#size += level.here.size - before
+    let node = this.#root
+    while (node.end < filter.length) node = childFor(node, filter)
+    node.listeners ??= new Set()
+    const before = node.listeners.size
+    node.listeners.add(listener)
+    this.#size += node.listeners.size - before
     return before === 0
   }
 
   /** True when nobody listens to this filter any more. */
   remove (filter: string, listener: T): boolean {
-    const names = filter.split('/')
     const path = [this.#root]
-    for (const name of names) {
-      const next = path.at(-1)!.next.get(name)
-      if (!next) return false
-      path.push(next)
+    for (let node = this.#root; node.end < filter.length; path.push(node)) {
+      const child = node.next?.get(levelAt(filter, node.end + 1))
+      if (!child || commonEnd(child, filter) < child.end) return false
+      node = child
     }
-    const last = path.at(-1)!
-    if (!last.here.delete(listener)) return false
+    const node = path.at(-1)!
+    if (!node.listeners?.delete(listener)) return false
     this.#size--
-    for (let depth = names.length; depth > 0; depth--) {
-      const level = path[depth]!
-      if (level.here.size > 0 || level.next.size > 0) break
-      path[depth - 1]!.next.delete(names[depth - 1]!)
-    }
-    return last.here.size === 0
+    if (node.listeners.size > 0) return false
+    node.listeners = undefined
+    prune(path)
+    return true
   }
 
   /** Each listener with a filter that matches, once. */
@@ -90,16 +111,91 @@ export class Topics<T> {
   }
 }
 
-function collect<T> (level: Level<T>, names: string[], at: number, found: Set<T>): void {
-  // as in MQTT, no wildcard reaches what begins with `$`, and `a/#` matches `a` too
-  const wild = at > 0 || !names[0]!.startsWith('$')
-  for (const listener of (wild && level.next.get('#')?.here) || []) found.add(listener)
-  if (at === names.length) {
-    for (const listener of level.here) found.add(listener)
-    return
+/** The next node on the way to a filter, created where there is none. */
+function childFor<T> (node: Node<T>, filter: string): Node<T> {
+  const start = node.end + 1
+  const key = levelAt(filter, start)
+  node.next ??= new Map()
+  let child = node.next.get(key)
+  if (!child) child = new Node(filter, start, filter.length)
+  else {
+    const end = commonEnd(child, filter)
+    if (end === child.end) return child
+    child = split(child, end)
   }
-  const exact = level.next.get(names[at]!)
-  if (exact) collect(exact, names, at + 1, found)
-  const any = wild && level.next.get('+')
-  if (any) collect(any, names, at + 1, found)
+  node.next.set(key, child)
+  return child
+}
+
+/** Splits a node in two and returns the upper one. */
+function split<T> (node: Node<T>, end: number): Node<T> {
+  const upper = new Node<T>(node.text, node.start, end)
+  node.start = end + 1
+  upper.next = new Map([[node.key, node]])
+  return upper
+}
+
+/** Removes the last node of a path if nothing ends or branches there, and joins a node with its only child. */
+function prune<T> (path: Array<Node<T>>): void {
+  const last = path.at(-1)!
+  if (!last.next) {
+    path.pop()
+    const above = path.at(-1)!
+    above.next!.delete(last.key)
+    if (above.next!.size === 0) above.next = undefined
+  }
+  const [above, node] = [path.at(-2), path.at(-1)!]
+  if (!above || node.listeners || node.next?.size !== 1) return
+  const [only] = node.next.values()
+  only!.start = node.start
+  above.next!.set(node.key, only!)
+}
+
+/** Where the levels end that a node and a filter have in common. The first level is known to be equal. */
+function commonEnd<T> ({ text, start, end }: Node<T>, filter: string): number {
+  let common = start
+  for (let at = start; signAt(text, at, end) === signAt(filter, at, filter.length); at++) {
+    if (at === end || at === filter.length) return at
+    if (text.charCodeAt(at) === SLASH) common = at
+  }
+  return common
+}
+
+/** The end of a text is the end of a level, too. */
+function signAt (text: string, at: number, end: number): number {
+  return at === end ? SLASH : text.charCodeAt(at)
+}
+
+function levelAt (text: string, start: number): string {
+  const end = text.indexOf('/', start)
+  return end === -1 ? text.slice(start) : text.slice(start, end)
+}
+
+function collect<T> (node: Node<T>, names: string[], at: number, found: Set<T>): void {
+  if (at === names.length && node.listeners) for (const listener of node.listeners) found.add(listener)
+  if (!node.next) return
+  if (at < names.length) descend(node.next.get(names[at]!), names, at, found)
+  // as in MQTT, no wildcard reaches what begins with `$`, and `a/#` matches `a` too
+  if (at === 0 && names[0]!.startsWith('$')) return
+  if (at < names.length) descend(node.next.get('+'), names, at, found)
+  descend(node.next.get('#'), names, at, found)
+}
+
+function descend<T> (node: Node<T> | undefined, names: string[], at: number, found: Set<T>): void {
+  const after = node && levelsAlong(node, names, at)
+  if (after !== undefined) collect(node!, names, after, found)
+}
+
+/** How many levels of a topic have been passed at the end of a node; undefined: one of them does not match. */
+function levelsAlong<T> ({ text, start, end }: Node<T>, names: string[], at: number): number | undefined {
+  for (let from = start; from <= end; from++, at++) {
+    if (text[from] === '#' && from + 1 === text.length) return names.length
+    const name = names[at]
+    if (name === undefined) return undefined
+    const isAny = text[from] === '+'
+    if (!isAny && !text.startsWith(name, from)) return undefined
+    from += isAny ? 1 : name.length
+    if (from !== end && text.charCodeAt(from) !== SLASH) return undefined
+  }
+  return at
 }

@@ -332,6 +332,7 @@ t.test('a backplane that fails while a device leaves keeps nothing of it', async
   const lines: string[] = []
   const failing: Backplane = {
     ...inner,
+    remote: true,
     async own (id, owner) {
       const { generation, release } = await inner.own(id, owner)
       return { generation, release: async () => { await release(); throw new Failure('unreachable') } }
@@ -341,7 +342,8 @@ t.test('a backplane that fails while a device leaves keeps nothing of it', async
       return () => { unwatch(); if (filter === 'a') throw new Error('the connection is closed') }
     }
   }
-  const app = await listen(t, { backplane: failing }, { logger: { level: 'warn', stream: { write: (line: string) => { lines.push(line) } } } })
+  const mailbox = { ...memoryMailbox(), shared: true }
+  const app = await listen(t, { backplane: failing, mailbox }, { logger: { level: 'warn', stream: { write: (line: string) => { lines.push(line) } } } })
   const left: string[][] = []
   app.devices.on('disconnected', device => left.push([...device.topics]))
   const device = await connect(app.url, 'd')

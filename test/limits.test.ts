@@ -305,6 +305,20 @@ t.test('pongs that nobody asked for count, and so does the size of a message', a
   for (let n = 0; n < 3; n++) t.strictSame((await large.ask('message', { data: 'x'.repeat(40_000) })).result, n < 2 ? {} : undefined)
 })
 
+t.test('filters count: those of one message as one for each 8', async t => {
+  const app = await listen(t, { rate: 1, burst: 20 })
+  const filters = Array.from({ length: 128 }, (_, n) => `t/${n}`)
+  const few = await connect(app.url, 'few')
+  for (const topics of [filters.slice(0, 8), [], filters.slice(8, 16)]) t.ok((await few.ask('subscribe', { topics })).result)
+  t.ok((await few.ask('ping')).result)
+  for (const method of ['subscribe', 'unsubscribe']) {
+    const many = await connect(app.url, method)
+    t.ok((await many.ask(method, { topics: filters })).result)
+    for (let n = 0; n < 4; n++) t.ok((await many.ask('ping')).result, 'of 20 it took 16')
+    t.equal((await many.ask(method, { topics: ['t/0'] })).error!.code, -32005)
+  }
+})
+
 t.test('a device that sends a large message slowly is not mute', async t => {
   const app = await listen(t, { pingInterval: 50, pongTimeout: 100 })
   const socket = await upgraded(app.url, 'slow')

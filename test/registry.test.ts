@@ -114,6 +114,19 @@ t.test('a bucket holds no more than its burst, and what it refuses costs nothing
   t.equal(bucket.take(1, 60_000), false)
 })
 
+t.test('what is charged is owed where it is not there, and no more than a burst', async t => {
+  const bucket = new Bucket({ rate: 10, burst: 5 }, 0)
+  bucket.charge(0)
+  bucket.charge(-1)
+  t.equal(bucket.take(5, 0), true)
+  bucket.charge(2)
+  t.equal(bucket.take(1, 200), false)
+  t.equal(bucket.take(1, 300), true)
+  bucket.charge(1_000)
+  t.equal(bucket.take(1, 800), false)
+  t.equal(bucket.take(1, 900), true)
+})
+
 t.test('a clock that is set back costs a device nothing', async t => {
   const bucket = new Bucket({ rate: 10, burst: 5 }, 3_600_000)
   t.equal(bucket.take(1, 0), true)

@@ -104,6 +104,10 @@ t.test('a topic holds no wildcards, a filter holds them as whole levels', async 
     [Array(16).fill('a').join('/'), true, true],
     [Array(17).fill('a').join('/'), false, false],
     [`${'a/'.repeat(15)}#`, false, true],
+    [`${'+/'.repeat(8)}a`, false, true],
+    [`${'+/'.repeat(8)}#`, false, true],
+    ['+/'.repeat(8) + '+', false, false],
+    [`${'a/'.repeat(8)}+`, false, false],
     [`${'a/'.repeat(16)}#`, false, false]
   ]
   for (const [text, topic, filter] of table) {
@@ -161,14 +165,14 @@ t.test('a listener with several filters that match is found once', async t => {
 t.test('many filters and topics match as they do one by one', async t => {
   const next = random(99)
   const name = (names: string[]) => names[Math.floor(next() * names.length)]!
-  const levels = (names: string[]) => Array.from({ length: 1 + Math.floor(next() * 4) }, () => name(names))
+  const levels = (names: string[]) => Array.from({ length: 1 + Math.floor(next() * 5) }, () => name(names))
   const topics = new Topics<string>()
   const kept = new Map<string, [filter: string, listener: string]>()
   const wrong: unknown[] = []
   let found = 0
 
   for (let step = 0; step < 4_000; step++) {
-    const filter = [...levels(['a', 'b', '', '+', '+']), ...(next() < 0.2 ? ['#'] : [])].join('/')
+    const filter = [...levels(['a', 'b', 'ab', '', '+', '+']), ...(next() < 0.2 ? ['#'] : [])].join('/')
     const listener = name(['x', 'y', 'z'])
     const key = `${filter} ${listener}`
     if (next() < 0.55) {
@@ -179,7 +183,7 @@ t.test('many filters and topics match as they do one by one', async t => {
       const last = kept.delete(key) && [...kept.values()].every(([other]) => other !== filter)
       if (topics.remove(filter, listener) !== last) wrong.push(['remove', key])
     }
-    const topic = levels(['a', 'b', '', 'c']).join('/')
+    const topic = levels(['a', 'b', 'ab', '', 'c']).join('/')
     const expected = new Set([...kept.values()].filter(([filter]) => matchesSlowly(filter, topic)).map(([, listener]) => listener))
     const got = topics.match(topic)
     found += got.size
@@ -201,16 +205,54 @@ function matchesSlowly (filter: string, topic: string): boolean {
   return new RegExp(`^${pattern}$`).test(topic)
 }
 
+const countOf = (constructor: Function) => Number(queryObjects(constructor))
+
 t.test('filters that nobody listens to any more take no room', async t => {
   const topics = new Topics<number>()
   const filters = Array.from({ length: 1_000 }, (_, at) => `a/${at % 50}/+/${at}/#`)
-  const maps = () => Number(queryObjects(Map))
-  const before = maps()
+  const [maps, sets] = [countOf(Map), countOf(Set)]
   for (const [at, filter] of filters.entries()) topics.add(filter, at)
-  t.ok(maps() > before + 2_000)
+  t.ok(countOf(Map) > maps + 50)
+  t.ok(countOf(Set) > sets + 900)
   for (const [at, filter] of filters.entries()) t.equal(topics.remove(filter, at), true)
-  t.ok(maps() < before + 100)
+  t.ok(countOf(Map) < maps + 30)
+  t.ok(countOf(Set) < sets + 100)
   t.equal(topics.size, 0)
+})
+
+t.test('levels that only one filter has take no room of their own', async t => {
+  const topics = new Topics<number>()
+  const maps = countOf(Map)
+  for (let at = 0; at < 128; at++) topics.add(Array.from({ length: 16 }, (_, level) => `${at}.${level}`).join('/'), 1)
+  t.ok(countOf(Map) < maps + 50, 'for 2,048 levels')
+  t.equal(topics.match(Array.from({ length: 16 }, (_, level) => `7.${level}`).join('/')).size, 1)
+  t.equal(topics.size, 128)
+})
+
+t.test('to match a topic takes a bounded number of steps, whatever devices subscribe to', async t => {
+  const topics = new Topics<number>()
+  const names = Array.from({ length: 16 }, (_, level) => `level${level}`)
+  let filters = 0
+  for (let seed = 0; filters < 65_536; seed++) {
+    const depth = 1 + seed % 16
+    const pattern = seed * 2_654_435_761 >>> 8
+    const levels = names.slice(0, depth).map((name, level) => pattern >> level & 1 ? '+' : name)
+    const filter = [...levels, ...(depth < 16 ? ['#'] : [])].join('/')
+    filters++
+    if (isFilter(filter, limits)) topics.add(filter, filters % 512)
+  }
+  const { get } = Map.prototype
+  let steps = 0
+  const counting = function (this: Map<unknown, unknown>, key: unknown) {
+    steps++
+    return get.call(this, key)
+  }
+  Object.assign(Map.prototype, { get: counting })
+  t.teardown(() => Object.assign(Map.prototype, { get }))
+  const found = topics.match(names.join('/')).size
+  Object.assign(Map.prototype, { get })
+  t.ok(found > 400)
+  t.ok(steps < 3 * 2_560, `${steps} steps`)
 })
 
 /** A device that keeps the frames it is handed. */
@@ -245,13 +287,14 @@ class FakeSession {
   }
 }
 
-function subscribed ({ maxTopics = 8 } = {}) {
+function subscribed ({ maxTopics = 8, remote = true } = {}) {
   const codec = jsonrpc()
   const devices = [new FakeSession('x', codec), new FakeSession('y', codec), new FakeSession('z', jsonrpc())]
   const local = localBackplane()
   const watched: string[] = []
   const backplane: Backplane = {
     ...local,
+    remote,
     watch (filter, listener) {
       watched.push(filter)
       const unwatch = local.watch(filter, listener)
@@ -331,6 +374,33 @@ t.test('a node watches a filter as long as one of its devices listens to it', as
   t.strictSame([...x.topics], ['a'], 'who has left is remembered with what it listened to')
   subscriptions.close()
   t.strictSame(watched, [])
+})
+
+t.test('within one process all topics are watched as one, and those that nobody listens to are heard by no node', async t => {
+  const { subscriptions, backplane, watched, x } = subscribed({ remote: false })
+  subscriptions.join(x.session, ['a', 'b/+'])
+  t.strictSame(watched, [EVERYONE, '#'])
+  t.strictSame(await backplane.publish({ id: 'm1', topic: 'a', data: null }), { sent: 1, nodes: 1 })
+  t.strictSame(await backplane.publish({ id: 'm2', topic: 'c', data: null }), { sent: 0, nodes: 0 })
+  subscriptions.leave(x.session, ['a'])
+  t.strictSame(await backplane.publish({ id: 'm3', topic: 'a', data: null }), { sent: 0, nodes: 0 })
+  t.strictSame(x.heard, [{ id: 'm1', data: null, topic: 'a' }])
+  subscriptions.close()
+  t.strictSame(watched, [])
+})
+
+t.test('whether a device listens to a topic is true at any time, also when many are asked in a row', async t => {
+  const { subscriptions, x, y } = subscribed()
+  subscriptions.join(x.session, ['a/+'])
+  const asked = (topic: string) => [x, y].map(({ session }) => subscriptions.listens(session, topic))
+  t.strictSame(asked('a/b'), [true, false])
+  subscriptions.join(y.session, ['a/b'])
+  t.strictSame(asked('a/b'), [true, true])
+  t.strictSame(asked('a/c'), [true, false])
+  subscriptions.leave(x.session, ['a/+'])
+  t.strictSame(asked('a/b'), [false, true])
+  subscriptions.drop(y.session)
+  t.strictSame(asked('a/b'), [false, false])
 })
 
 t.test('a device joins all of the filters, or none', async t => {

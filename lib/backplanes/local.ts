@@ -51,10 +51,8 @@ export function localBackplane (): Backplane {
     },
 
     async publish (publication) {
-      const heard = listeners.match(publication.topic)
-      let sent = 0
-      for (const listener of heard) sent += listener(publication)
-      return { sent, nodes: heard.size }
+      const counts = Array.from(listeners.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
+      return { sent: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length }
     },
 
     async list ({ limit, after = '', topic }) {

@@ -74,11 +74,8 @@ export class Channels {
     if (this.#wasHeard(inbox)) return
     const publication: Publication = decode(message.data)
     // the subject of a topic with very many levels is that of others, too
-    const listeners = this.#watchers.match(publication.topic)
-    if (listeners.size === 0) return
-    let sent = 0
-    for (const listener of listeners) sent += listener(publication)
-    this.#link.reply(message, String(sent))
+    const counts = Array.from(this.#watchers.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
+    if (counts.length > 0) this.#link.reply(message, String(counts.reduce((sum, count) => sum + count, 0)))
   }
 
   #wasHeard (inbox: string): boolean {

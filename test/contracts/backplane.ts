@@ -292,6 +292,21 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.equal(heard.length, 1)
     })
 
+    t.test('a listener that has nobody for a topic does not count', async t => {
+      const { a, b } = await join(t)
+      const heard: Publication[] = []
+      a.watch('#', publication => {
+        heard.push(publication)
+        return publication.topic === 'news' ? 3 : undefined
+      })
+      await heardBy(b, 'news', 1)
+      for (const node of [a, b]) {
+        t.strictSame(await node.publish({ id: 'm1', topic: 'news', data: 1 }), { sent: 3, nodes: 1 })
+        t.strictSame(await node.publish({ id: 'm2', topic: 'weather', data: 1 }), { sent: 0, nodes: 0 })
+      }
+      t.strictSame(heard.filter(({ id }) => id === 'm2').length, 2)
+    })
+
     t.test('wildcards match as in MQTT', async t => {
       const { a, b } = await join(t)
       const table: Array<[filter: string, matches: string[], others: string[]]> = [
