@@ -12,6 +12,29 @@ t.test('one process is not remote', async t => {
   t.equal(localBackplane().remote, false)
 })
 
+t.test('a page of devices costs the same, however many are connected', async t => {
+  const connected = async (count: number) => {
+    const backplane = localBackplane()
+    for (let at = 0; at < count; at++) {
+      const owner = { presence: { deviceId: `d${at}`, node: 'n', since: 1 } } as Owner
+      await backplane.own(`d${at}`, owner)
+    }
+    return backplane
+  }
+  const [few, many] = [await connected(500), await connected(100_000)]
+  const fastest = async (backplane: typeof few) => {
+    let least = Infinity
+    for (let round = 0; round < 30; round++) {
+      const since = performance.now()
+      t.equal((await backplane.list({ limit: 100, after: 'd3' })).length, 100)
+      least = Math.min(least, performance.now() - since)
+    }
+    return least
+  }
+  const [one, other] = [await fastest(few), await fastest(many)]
+  t.ok(other < 20 * one, `${one} ms among 500, ${other} ms among 100,000`)
+})
+
 t.test('generations grow over restarts', async t => {
   const owner = { presence: {} } as Owner
   const before = Date.now()

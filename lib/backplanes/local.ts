@@ -1,4 +1,5 @@
 import { isListed, type Backplane, type Change, type Listener, type Owner, type Ownership, type Presence } from '../backplane.ts'
+import { SortedIndex } from '../sorted-index.ts'
 import { Topics } from '../topics.ts'
 
 interface Owned extends Ownership {
@@ -8,6 +9,8 @@ interface Owned extends Ownership {
 /** Joins the nodes of one process: usually one. */
 export function localBackplane (): Backplane {
   const owners = new Map<string, Owned>()
+  /** The devices, in the order in which they are listed. */
+  const listed = new SortedIndex()
   const listeners = new Topics<Listener>()
   const followers = new Set<(change: Change) => void>()
   let generation = 0
@@ -30,11 +33,13 @@ export function localBackplane (): Backplane {
         async release () {
           if (owners.get(deviceId) !== owned) return
           owners.delete(deviceId)
+          listed.delete(deviceId)
           tell('disconnected', deviceId, owned)
         }
       }
       const older = owners.get(deviceId)
       owners.set(deviceId, owned)
+      if (isListed(deviceId)) listed.add(deviceId)
       if (older) tell('disconnected', deviceId, older)
       tell('connected', deviceId, owned)
       older?.owner.yield()
@@ -57,10 +62,10 @@ export function localBackplane (): Backplane {
 
     async list ({ limit, after = '', topic }) {
       const page: Presence[] = []
-      for (const deviceId of [...owners.keys()].filter(isListed).toSorted()) {
+      for (const deviceId of listed.after(after)) {
         if (page.length === limit) break
         const owned = owners.get(deviceId)!
-        if (deviceId > after && (topic === undefined || owned.owner.listensTo(topic))) page.push(presenceOf(owned))
+        if (topic === undefined || owned.owner.listensTo(topic)) page.push(presenceOf(owned))
       }
       return page
     },
