@@ -57,9 +57,9 @@ export class Census {
 
   #here ({ limit, after = '', topic = '' }: Page): Presence[] {
     const page: Presence[] = []
-    for (const { presence, owner } of this.#owners) {
+    for (const { presence, owner } of this.#owners.after(after)) {
       if (page.length === limit) break
-      if (presence.deviceId > after && isListed(presence.deviceId) && owner.listensTo(topic)) page.push(presence)
+      if (isListed(presence.deviceId) && owner.listensTo(topic)) page.push(presence)
     }
     return page
   }

@@ -4,6 +4,7 @@ import type { Msg } from '@nats-io/transport-node'
 import type { Answer, Change, Owner, Ownership, Presence, Request } from '../backplane.ts'
 import { Failure } from '../errors.ts'
 import { failed } from '../message.ts'
+import { SortedIndex } from '../sorted-index.ts'
 import type { Link, Subscribed } from './link.ts'
 import type { Nodes } from './nodes.ts'
 import type { Records, Stored } from './records.ts'
@@ -67,6 +68,8 @@ export class Owners {
   readonly #records: Records
   readonly #tell: (change: Change) => void
   readonly #owned = new Map<string, Owned>()
+  /** The keys of `#owned`, in order. */
+  readonly #ids = new SortedIndex()
   readonly #subscribed = new Map<string, Subscribed>()
   readonly #underway = new Map<string, AbortController>()
   /** All whose record is, or may come to be, in the bucket. */
@@ -111,9 +114,9 @@ export class Owners {
     }
   }
 
-  /** Those that are here, in the order of their ids. */
-  * [Symbol.iterator] (): IterableIterator<{ presence: Presence, owner: Owner }> {
-    for (const deviceId of [...this.#owned.keys()].toSorted()) {
+  /** The devices that are here, in the order of their ids, from behind this one. */
+  * after (id: string): IterableIterator<{ presence: Presence, owner: Owner }> {
+    for (const deviceId of this.#ids.after(id)) {
       const { owner, generation } = this.#owned.get(deviceId)!
       yield { presence: { ...owner.presence, generation }, owner }
     }
@@ -216,6 +219,7 @@ export class Owners {
     if (current === owned) return
     if (current && current.state === 'held' && current.generation > owned.generation) return void this.#lose(owned)
     this.#owned.set(deviceId, owned)
+    this.#ids.add(deviceId)
     if (current) this.#lose(current, { isReplaced: owned.record === 'written' })
     if (!this.#subscribed.has(deviceId)) this.#subscribed.set(deviceId, this.#link.subscribe(wordsOf(deviceId), message => this.#hear(deviceId, message)))
   }
@@ -236,6 +240,7 @@ export class Owners {
     const { deviceId } = owned
     if (this.#owned.get(deviceId) !== owned) return
     this.#owned.delete(deviceId)
+    this.#ids.delete(deviceId)
     this.#subscribed.get(deviceId)!.end()
     this.#subscribed.delete(deviceId)
   }
