@@ -42,6 +42,14 @@ export class Lines {
     return this.#bytes.subarray(start, end)
   }
 
+  /** Drops what has come of a line that is too long. False: its end has not come yet. */
+  skip (): boolean {
+    const length = this.#bytes.subarray(this.#seen, this.#end).indexOf(NEWLINE)
+    if (length === -1) this.#hold(NOTHING, false)
+    else this.#start = this.#seen += length + 1
+    return length !== -1
+  }
+
   /** Nothing is kept of the chunk, which may be large. */
   #wait (): undefined {
     if (this.waiting === 0) this.#hold(NOTHING, false)

@@ -1,9 +1,12 @@
 import { once } from 'node:events'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
+import { queryObjects } from 'node:v8'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { Failure, localBackplane, memoryMailbox, type Backplane } from '../lib/index.ts'
+import type { Outbox } from '../lib/outbox.ts'
+import { Receipts } from '../lib/routes/receipts.ts'
 import { reasonOf } from './fakes.ts'
 import { connect, listen, request, until } from './support.ts'
 
@@ -422,6 +425,37 @@ t.test('who hangs up in the middle of many messages harms nobody, and gives the 
   upload.destroy()
   await until(async () => (await request(app, 'GET', '/devices/d')).body.inFlight === 0)
   t.ok((await device.ask('ping')).result)
+})
+
+t.test('a line that comes byte by byte takes the room of one line, and not of its pieces', async t => {
+  const read: string[] = []
+  const receipts = new Receipts({
+    outbox: {} as Outbox,
+    read (text) {
+      read.push(text)
+      return new Failure('malformed')
+    },
+    maxLength: 50_000,
+    signal: new AbortController().signal
+  })
+  receipts.resume()
+  const pieces = async (text: string, count: number) => {
+    for (let n = 0; n < count; n++) {
+      // a view of what was read from the connection, as a parser hands it on
+      if (!receipts.write(Buffer.allocUnsafeSlow(4_096).fill(text).subarray(0, 1))) await once(receipts, 'drain')
+    }
+    await new Promise<void>(resolve => receipts.write('', () => resolve()))
+  }
+  const buffers = Number(queryObjects(Buffer))
+  await pieces('x', 50_000)
+  t.ok(Number(queryObjects(Buffer)) < buffers + 1_000)
+  await pieces('\n', 1)
+  await pieces('y', 50_001)
+  await pieces('\n', 1)
+  await pieces('z', 3)
+  receipts.end()
+  await once(receipts, 'end')
+  t.strictSame(read, ['x'.repeat(50_000), 'zzz'])
 })
 
 t.test('lines come in pieces of any size, and those that wait hold only so many others up', async t => {

@@ -517,4 +517,17 @@ t.test('however bytes are cut, the same lines come, and what is held of them sta
   whole.add(Buffer.from('0123456789\n0123456789a\n'))
   t.equal(whole.next()!.toString(), '0123456789')
   t.throws(() => whole.next(), { code: 'MESSAGE_TOO_LARGE' })
+
+  t.equal(whole.skip(), true)
+  whole.add(Buffer.from('ends 0123456789'))
+  t.throws(() => whole.next(), { code: 'MESSAGE_TOO_LARGE' })
+  for (let piece = 0; piece < 3; piece++) {
+    t.equal(whole.skip(), false)
+    t.equal(whole.waiting, 0)
+    whole.add(Buffer.from('0123456789'))
+  }
+  whole.add(Buffer.from('\nnext\n'))
+  t.equal(whole.skip(), true)
+  t.equal(whole.next()!.toString(), 'next')
+  t.equal(whole.next(), undefined)
 })

@@ -1,11 +1,12 @@
 import { Transform, type TransformCallback } from 'node:stream'
 import { Failure } from '../errors.ts'
+import { Lines } from '../lines.ts'
 import type { Outbox, Sent } from '../outbox.ts'
 import { Volley, type Addressed } from '../volley.ts'
 
 /** Lines after which others get their turn. */
 const BREATH = 256
-const NEWLINE = 0x0a
+const END_OF_LINE = Buffer.from('\n')
 
 interface Reading {
   outbox: Outbox
@@ -17,7 +18,9 @@ interface Reading {
 /** Turns a stream of lines into one of receipts, in order. No faster than either side: lines wait for receipts to be taken. */
 export class Receipts extends Transform {
   readonly #read: Reading['read']
-  readonly #cutter: Cutter
+  readonly #bytes: Lines
+  /** The rest of a line that is too long is to be skipped. */
+  #isTooLong = false
   readonly #volley: Volley
   /** Not begun yet. */
   #lines: Array<string | Failure> = []
@@ -32,24 +35,43 @@ export class Receipts extends Transform {
   constructor ({ outbox, read, maxLength, signal }: Reading) {
     super()
     this.#read = read
-    this.#cutter = new Cutter(maxLength)
+    this.#bytes = new Lines(maxLength)
     this.#volley = new Volley(outbox, () => { if (!this.#isBreathing) this.#go() }, signal)
   }
 
   override _transform (chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
-    this.#begin(this.#cutter.cut(chunk), done)
+    this.#begin(chunk, done)
   }
 
   override _flush (done: TransformCallback): void {
     this.#isLast = true
-    this.#begin(this.#cutter.rest(), done)
+    this.#begin(END_OF_LINE, done)
   }
 
-  #begin (lines: Array<string | Failure>, done: TransformCallback): void {
-    this.#lines = lines
+  #begin (chunk: Buffer, done: TransformCallback): void {
+    this.#lines = this.#split(chunk)
     this.#at = 0
     this.#done = done
     this.#go()
+  }
+
+  /** The lines that end in this chunk, without the empty ones. */
+  #split (chunk: Buffer): Array<string | Failure> {
+    const lines: Array<string | Failure> = []
+    this.#bytes.add(chunk)
+    for (let line = this.#next(); line !== undefined; line = this.#next()) if (line !== '') lines.push(line)
+    return lines
+  }
+
+  #next (): string | Failure | undefined {
+    if (this.#isTooLong && !this.#bytes.skip()) return undefined
+    this.#isTooLong = false
+    try {
+      return this.#bytes.next()?.toString().trim()
+    } catch (error) {
+      this.#isTooLong = true
+      return error as Failure
+    }
   }
 
   /** Begins with the lines that there is room for, and tells what is known. */
@@ -89,53 +111,4 @@ function receiptOf (outcome: Sent | Failure): object {
   if (!(outcome instanceof Failure)) return outcome
   const { statusCode, code, message, device } = outcome
   return { statusCode, code, message, ...(device && { device }) }
-}
-
-/** Cuts text into lines and leaves the empty ones out; one that is too long is a failure, and is not kept. */
-class Cutter {
-  readonly #maxLength: number
-  /** What has come of the last line. */
-  #parts: Buffer[] = []
-  #length = 0
-
-  constructor (maxLength: number) {
-    this.#maxLength = maxLength
-  }
-
-  cut (chunk: Buffer): Array<string | Failure> {
-    const lines: Array<string | Failure> = []
-    let start = 0
-    for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, start)) {
-      const line = this.#length === 0 ? this.#lineOf(chunk, start, end) : this.#whole(chunk.subarray(start, end))
-      if (line !== '') lines.push(line)
-      start = end + 1
-    }
-    this.#keep(chunk.subarray(start))
-    return lines
-  }
-
-  /** The last line, which has no end. */
-  rest (): Array<string | Failure> {
-    const line = this.#whole(Buffer.alloc(0))
-    return line === '' ? [] : [line]
-  }
-
-  #whole (end: Buffer): string | Failure {
-    this.#keep(end)
-    const bytes = Buffer.concat(this.#parts)
-    const line = this.#length > this.#maxLength ? new Failure('too-large') : this.#lineOf(bytes, 0, bytes.length)
-    this.#parts = []
-    this.#length = 0
-    return line
-  }
-
-  #lineOf (bytes: Buffer, start: number, end: number): string | Failure {
-    return end - start > this.#maxLength ? new Failure('too-large') : bytes.toString('utf8', start, end).trim()
-  }
-
-  #keep (part: Buffer): void {
-    this.#length += part.length
-    if (this.#length <= this.#maxLength) this.#parts.push(part)
-    else this.#parts = []
-  }
 }
