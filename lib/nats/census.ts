@@ -8,8 +8,10 @@ import { decode, encode } from './wire.ts'
 
 /** How long a node that is stuck is waited for. */
 const LIST_WITHIN = 250
+/** Devices that one message between nodes has room for. */
+const LARGEST_PAGE = 1_000
 
-/** Who is connected, on all nodes: as the bucket says, without what dead nodes left in it. */
+/** Who is connected, on all nodes: as those say that live. Clears up in the bucket behind those that died. */
 export class Census {
   readonly #nodes: Nodes
   readonly #records: Records
@@ -22,8 +24,29 @@ export class Census {
     link.subscribe(listOf(nodes.self), message => link.reply(message, encode(this.#here(decode(message.data)))))
   }
 
-  async list (page: Page): Promise<Presence[]> {
-    return page.topic === undefined ? await this.#recorded(page) : await this.#listening(page)
+  async list ({ limit, after, topic }: Page): Promise<Presence[]> {
+    const found: Presence[] = []
+    while (found.length < limit) {
+      const size = Math.min(limit - found.length, LARGEST_PAGE)
+      const page = await this.#page({ limit: size, after: found.at(-1)?.deviceId ?? after, topic })
+      found.push(...page)
+      if (page.length < size) break
+    }
+    return found
+  }
+
+  /** Each node knows its own devices in order, and what they listen to. The bucket knows all of them, but has to be read as a whole. */
+  async #page (page: Page): Promise<Presence[]> {
+    const question = encode(page)
+    const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, question)))
+    if (page.topic === undefined && answers.includes(undefined)) return await this.#recorded(page)
+    const found = new Map<string, Presence>()
+    for (const presence of answers.flatMap(answer => answer ?? [])) {
+      // a node that is about to lose a device may list it still
+      const other = found.get(presence.deviceId)
+      if (!other || other.generation < presence.generation) found.set(presence.deviceId, presence)
+    }
+    return [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
   }
 
   async #recorded ({ limit, after = '' }: Page): Promise<Presence[]> {
@@ -37,29 +60,16 @@ export class Census {
     return found
   }
 
-  /** What a device listens to is known to the node that has it, and to no other. */
-  async #listening (page: Page): Promise<Presence[]> {
-    const question = encode(page)
-    const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, question)))
-    const found = new Map<string, Presence>()
-    for (const presence of answers.flat()) {
-      // a node that is about to lose a device may list it still
-      const other = found.get(presence.deviceId)
-      if (!other || other.generation < presence.generation) found.set(presence.deviceId, presence)
-    }
-    return [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
-  }
-
-  async #ask (node: string, question: Uint8Array): Promise<Presence[]> {
+  async #ask (node: string, question: Uint8Array): Promise<Presence[] | undefined> {
     const answer = await this.#nodes.ask(node, listOf(node), question, LIST_WITHIN)
-    return answer ? decode(answer.data) : []
+    return answer && decode(answer.data)
   }
 
-  #here ({ limit, after = '', topic = '' }: Page): Presence[] {
+  #here ({ limit, after = '', topic }: Page): Presence[] {
     const page: Presence[] = []
     for (const { presence, owner } of this.#owners.after(after)) {
       if (page.length === limit) break
-      if (isListed(presence.deviceId) && owner.listensTo(topic)) page.push(presence)
+      if (isListed(presence.deviceId) && (topic === undefined || owner.listensTo(topic))) page.push(presence)
     }
     return page
   }
