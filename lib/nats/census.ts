@@ -11,7 +11,7 @@ const LIST_WITHIN = 250
 /** Devices that one message between nodes has room for. */
 const LARGEST_PAGE = 1_000
 
-/** Who is connected, on all nodes: as those say that live. Clears up in the bucket behind those that died. */
+/** Who is connected, on all nodes: as those say that live. */
 export class Census {
   readonly #nodes: Nodes
   readonly #records: Records
