@@ -24,6 +24,8 @@ interface Entrant {
   deviceId: string
   codec: Codec
   credentials: Credentials | undefined
+  /** When they end, in milliseconds since 1970. */
+  expiresAt: number | undefined
 }
 
 type Step = (entrant: Entrant) => void | false | Promise<void>
@@ -56,7 +58,7 @@ export class Admission implements Entrance {
   readonly #steps: Step[] = [
     () => { if (this.#parts.isDraining()) throw new Failure('draining') },
     ({ introduction }) => { if (this.#parts.rules.authenticate === undefined) protect(introduction, 'authenticate') },
-    ({ introduction }) => refuseForeign(introduction, this.#parts.rules.origins),
+    ({ introduction }) => refuseForeign(introduction, this.#parts.rules.origins, this.#parts.home.log),
     entrant => this.#identify(entrant),
     entrant => this.#choose(entrant),
     entrant => this.#parts.rules.authenticate && this.#authenticate(entrant, this.#parts.rules.authenticate)
@@ -64,7 +66,7 @@ export class Admission implements Entrance {
 
   /** Rejects with a `Failure` when the device may not come in. `usual` is for those who offer no protocol. */
   async admit (introduction: Introduction, departure: AbortController, usual?: Codec): Promise<Arrival> {
-    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined }
+    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined, expiresAt: undefined }
     try {
       for (const step of this.#steps) {
         const asked = step(entrant)
@@ -74,7 +76,8 @@ export class Admission implements Entrance {
       throw this.#refused(entrant, error)
     }
     const { address, localAddress } = introduction
-    return { deviceId: entrant.deviceId, credentials: entrant.credentials, codec: entrant.codec, address, localAddress }
+    const { deviceId, credentials, expiresAt, codec } = entrant
+    return { deviceId, credentials, expiresAt, codec, address, localAddress }
   }
 
   get isDraining (): boolean {
@@ -153,9 +156,10 @@ export class Admission implements Entrance {
     const proof = await inTime(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
     const credentials = proof === true ? {} : proof
     if (typeof credentials !== 'object' || credentials === null) throw new Failure('unauthenticated')
-    const { expiresAt = Infinity } = credentials
-    if (!(expiresAt > Date.now())) throw new Failure('unauthenticated')
+    const { expiresAt } = credentials
+    if (expiresAt !== undefined && !(Number(expiresAt) > Date.now())) throw new Failure('unauthenticated')
     entrant.credentials = credentials
+    entrant.expiresAt = expiresAt === undefined ? undefined : Number(expiresAt)
   }
 
   /** Fails closed: what `authenticate` threw is logged, and outside it is one more wrong credential. */

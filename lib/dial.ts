@@ -9,6 +9,7 @@ import type { Codec } from './message.ts'
 import { complete, Milliseconds, Part } from './options.ts'
 import { waitOf } from './retry.ts'
 import type { Session, Socket } from './session.ts'
+import { safeLog, wordsOf } from './thrown.ts'
 
 type Token = string | (() => string | undefined | Promise<string | undefined>)
 
@@ -190,10 +191,23 @@ class Dial implements Dialled {
   }
 
   async #reach (signal: AbortSignal): Promise<Outward> {
-    const { as, token, codec, tls } = this.#options
-    const bearer = typeof token === 'function' ? await token() : token
+    const { as, codec, tls } = this.#options
+    const bearer = await this.#token()
     signal.throwIfAborted()
     return await this.#way({ url: new URL(this.#url), as, token: bearer, codec, tls, ground: this.#ground, signal })
+  }
+
+  /** Throws an `Error` where there is none to be had, whatever the application gave or threw. */
+  async #token (): Promise<string | undefined> {
+    const { token } = this.#options
+    try {
+      const given: unknown = typeof token === 'function' ? await token() : token
+      if (given === undefined || typeof given === 'string') return given
+      throw new TypeError(`a ${typeof given} is no token`)
+    } catch (error) {
+      safeLog(this.#ground.app.log).error({ err: error, deviceId: this.deviceId }, 'the token for a dialled connection failed')
+      throw new Error(`No token: ${wordsOf(error)}`)
+    }
   }
 
   #ended ({ code, reason }: Farewell, lasted: number): void {

@@ -76,6 +76,15 @@ export class Failure extends Error {
   declare readonly flaw?: Flaw
   declare readonly mayPass?: boolean
 
+  /** What an application throws may be a proxy, and some throw when they are asked what they are. */
+  static override [Symbol.hasInstance] (value: unknown): boolean {
+    try {
+      return Function.prototype[Symbol.hasInstance].call(this, value)
+    } catch {
+      return false
+    }
+  }
+
   constructor (reason: Reason, options: FailureOptions = {}) {
     const { status, code, message, retryAfter } = answers[reason] ?? common.internal
     super(options.message ?? message)

@@ -2,6 +2,8 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Presence } from './backplane.ts'
 import type { Ending } from './mailbox.ts'
 import type { Device, Leave } from './device.ts'
+import { isThenable } from './peer.ts'
+import { promiseOf } from './thrown.ts'
 
 export interface LetterEvent {
   deviceId: string
@@ -50,7 +52,7 @@ export class Events {
     for (const listener of this.#of(name)) {
       try {
         const outcome = listener(...args)
-        if (outcome instanceof Promise) outcome.catch(error => this.#failed(name, error))
+        if (isThenable(outcome)) promiseOf(() => outcome).catch(error => this.#failed(name, error))
       } catch (error) {
         this.#failed(name, error)
       }

@@ -1,23 +1,46 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import { isIPv4 } from 'node:net'
+import { isIPv4, type Server, type Socket } from 'node:net'
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import { Failure } from './errors.ts'
+import { isThenable } from './peer.ts'
+import { promiseOf } from './thrown.ts'
 
 /** Where a request comes from. */
 export interface Caller {
-  /** Undefined on a Unix socket, and for a request injected in this process. */
+  /** Undefined where there is none (see `isLocal`), and once the connection was reset. */
   address: string | undefined
+  /** The connection cannot come from another machine: a Unix socket, or a request injected in this process. */
+  isLocal?: boolean
   headers: IncomingHttpHeaders
 }
 
-const forwarding = ['forwarded', 'via', 'x-real-ip', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-forwarded-port']
+/** Headers that proxies and CDNs add; one that ends with `*` stands for all that begin like it. */
+export const proxyHeaders = [
+  'forwarded', 'forwarded-for', 'via', 'x-forwarded*', 'x-original-*', 'x-real-ip', 'x-client-ip', 'x-cluster-client-ip', 'x-remote-ip', 'client-ip',
+  'true-client-ip', 'cdn-loop', 'cf-*', 'cloudfront-*', 'x-amz-cf-id', 'x-amzn-trace-id', 'x-azure-*', 'x-appengine-*', 'x-cloud-trace-context',
+  'x-envoy-*', 'fastly-*', 'fly-*', 'x-akamai-*', 'akamai-*', 'x-vercel-*', 'x-nf-*', 'do-connecting-ip', 'incap-client-ip', 'ali-cdn-real-ip'
+]
+
+const exact = new Set(proxyHeaders.filter(name => !name.endsWith('*')))
+const beginnings = proxyHeaders.filter(name => name.endsWith('*')).map(name => name.slice(0, -1))
+
+/** The caller behind an HTTP request. */
+export function callerOf (request: FastifyRequest): Caller {
+  const { headers, raw } = request
+  const socket = raw.socket as Connection | undefined
+  if (!socket) return { address: undefined, isLocal: true, headers } // `injectWS` makes requests without one
+  const address = request.ip
+  // a connection that is gone looks like one on a Unix socket; the server that accepted it keeps its path
+  return { address, isLocal: address === undefined && typeof socket.server?.address() === 'string', headers }
+}
 
 /**
  * Protected mode: nothing but this machine. The host name must be one of this machine too, or a page could reach us from
  * a browser here by pointing a name of its own at 127.0.0.1.
  */
-export function protect ({ address, headers }: Caller, option: 'authenticate' | 'guard'): void {
-  const near = isLoopback(address ?? '127.0.0.1') && isOurName(headers.host ?? 'localhost')
-  if (near && !forwarding.some(name => headers[name] !== undefined)) return
+export function protect (caller: Caller, option: 'authenticate' | 'guard'): void {
+  const { headers } = caller
+  if (isNear(caller) && isOurName(hostIn(headers) ?? 'localhost') && !Object.keys(headers).some(isOfProxy)) return
   throw new Failure('protected', {
     message: `Protected mode: only this machine may come in here. Set the option "${option}" to a function, or to false to leave this door open`
   })
@@ -27,11 +50,43 @@ export function protect ({ address, headers }: Caller, option: 'authenticate' | 
 export type Origins = string[] | ((origin: string, headers: IncomingHttpHeaders) => boolean)
 
 /** Browsers tell where a page came from; a page of another host has no business here unless it is listed. */
-export function refuseForeign ({ headers }: Caller, origins: Origins): void {
-  const { origin, host } = headers
+export function refuseForeign ({ headers }: Caller, origins: Origins, log: FastifyBaseLogger): void {
+  const { origin } = headers
+  const host = hostIn(headers)
   if (origin === undefined || (host !== undefined && hostOf(origin) === host)) return
-  if (typeof origins === 'function' ? origins(origin, headers) === true : origins.includes(origin)) return
+  if (typeof origins === 'function' ? allows(() => origins(origin, headers), log) : origins.includes(origin)) return
   throw new Failure('foreign-origin')
+}
+
+/** Only `true` lets a page in. A promise is not waited for: it is a mistake of the application, and logged. */
+function allows (ask: () => unknown, log: FastifyBaseLogger): boolean {
+  const failed = (error: unknown) => log.error({ err: error }, 'origins failed')
+  try {
+    const answer = ask()
+    if (!isThenable(answer)) return answer === true
+    promiseOf(() => answer).catch(failed)
+    failed(new TypeError('The function "origins" must return a boolean: a promise is not waited for'))
+  } catch (error) {
+    failed(error)
+  }
+  return false
+}
+
+/** As Node has it, past its types: the server that accepted it. */
+type Connection = Socket & { server?: Pick<Server, 'address'> }
+
+/** An unknown address is nobody's: a connection that was reset has none any more. */
+function isNear ({ address, isLocal = false }: Caller): boolean {
+  return address === undefined ? isLocal : isLoopback(address)
+}
+
+function isOfProxy (header: string): boolean {
+  return exact.has(header) || beginnings.some(beginning => header.startsWith(beginning))
+}
+
+/** HTTP/2 has `:authority` in place of `Host`; where both came, it counts. */
+function hostIn (headers: IncomingHttpHeaders): string | undefined {
+  return headers[':authority'] as string | undefined ?? headers.host
 }
 
 function isLoopback (address: string): boolean {

@@ -14,6 +14,7 @@ import { memoryMailbox } from './mailboxes/memory.ts'
 import { assemble } from './node.ts'
 import { settingsOf, type Options } from './options.ts'
 import { isThenable } from './peer.ts'
+import { hideAccidents } from './routes/accident.ts'
 import { acceptBodies } from './routes/body.ts'
 import { broadcast } from './routes/broadcast.ts'
 import { bulk } from './routes/bulk.ts'
@@ -24,6 +25,7 @@ import { messages } from './routes/messages.ts'
 import { topics } from './routes/topics.ts'
 import type { Home } from './session.ts'
 import { Subscriptions } from './subscriptions.ts'
+import { safeLog } from './thrown.ts'
 import { Tide } from './tide.ts'
 import { overStream, overWebSocket } from './transports/outward.ts'
 import './vocabulary.ts'
@@ -45,7 +47,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     throw new Error(`fastify-devices: the option "drainTimeout" must be less than Fastify's pluginTimeout of ${pluginTimeout} ms, or closing fails`)
   }
 
-  const { log } = app
+  const log = safeLog(app.log)
   const workers = new Workers(backplane, log)
   const lines = jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch, bytes: 'base64' })
   const [web, line] = [{ way: overWebSocket, codec: codecs[0]! }, { way: overStream, codec: lines }]
@@ -104,6 +106,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
   await app.register(async rest => {
     acceptBodies(rest)
     guardRest(rest, { settings, stats, isDraining })
+    hideAccidents(rest)
     rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
     for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, outbox, settings })
   }, { prefix: settings.prefix })

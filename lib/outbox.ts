@@ -10,6 +10,7 @@ import type { CallOptions, CallSignal } from './peer.ts'
 import type { Registry } from './registry.ts'
 import type { Session } from './session.ts'
 import { detached } from './text.ts'
+import { wordsOf } from './thrown.ts'
 
 export interface SendOptions {
   /** Milliseconds the message may wait; 0, the default: now or never. */
@@ -221,7 +222,7 @@ function bodyOf (data: unknown): string | Uint8Array {
     if (text === undefined) throw new TypeError(`a ${typeof data} is no data`)
     return text
   } catch (error) {
-    throw new Failure('bad-params', { message: `Cannot be encoded: ${(error as Error).message}` })
+    throw new Failure('bad-params', { message: `Cannot be encoded: ${wordsOf(error)}` })
   }
 }
 

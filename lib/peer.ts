@@ -107,10 +107,11 @@ export class Peer {
   }
 
   /** Settles exactly once: with the result, or with a `Failure`. */
-  call (method: string, params?: unknown, { timeout, signal, id = this.#mint(), patience }: QueuedOptions = {}): Promise<unknown> {
+  call (method: string, params?: unknown, { timeout, signal, id: known, patience }: QueuedOptions = {}): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(new Failure(this.#ended))
       if (signal?.aborted) return reject(givenUp())
+      const id = known ?? this.#mint()
       if (this.#pending?.has(id)) return reject(new Failure('busy'))
 
       const call: Call = { kind: 'call', id, method, params }
@@ -123,7 +124,7 @@ export class Peer {
         settle (outcome) {
           clearTimeout(timer)
           signal?.removeEventListener('abort', giveUp)
-          if (outcome instanceof Failure) reject(outcome)
+          if (outcome instanceof Error) reject(outcome)
           else resolve(outcome.result)
         },
         patience

@@ -10,6 +10,7 @@ import { failed, type Call, type Codec, type Failed, type Invalid, type Message,
 import { Output, type Sink } from './output.ts'
 import { Peer, type CallOptions, type Inbound, type Party, type PeerLimits } from './peer.ts'
 import type { Stats } from './stats.ts'
+import { promiseOf, wordsOf } from './thrown.ts'
 import type { Tide } from './tide.ts'
 
 const PIECE = 8_192
@@ -49,6 +50,8 @@ export interface Arrival {
   localAddress: string | undefined
   /** None, where nobody asks for any. */
   credentials?: Credentials | undefined
+  /** When they end, in milliseconds since 1970. */
+  expiresAt?: number | undefined
   codec: Codec
 }
 
@@ -82,7 +85,7 @@ export class Session implements Device, Party, PeerLimits {
   #messages = 0
   #expiresAt: number | undefined
 
-  constructor (home: Home, socket: Socket, { deviceId, address, localAddress, credentials, codec }: Arrival, bucket?: Bucket) {
+  constructor (home: Home, socket: Socket, { deviceId, address, localAddress, credentials, expiresAt, codec }: Arrival, bucket?: Bucket) {
     const now = clock()
     this.id = deviceId
     this.since = Date.now()
@@ -95,7 +98,7 @@ export class Session implements Device, Party, PeerLimits {
     this.#output = new Output(socket, home.limits.maxBuffered, home.tide)
     this.#pulse = new Pulse(home.limits, now)
     this.bucket = bucket ?? new Bucket(home.limits, now)
-    this.#expiresAt = credentials?.expiresAt
+    this.#expiresAt = expiresAt
     this.peer = new Peer(this, this)
   }
 
@@ -175,6 +178,15 @@ export class Session implements Device, Party, PeerLimits {
   /** A frame of so many bytes came in. */
   receive (payload: string | Uint8Array, size: number): void {
     if (this.left) return
+    try {
+      this.#take(payload, size)
+    } catch (error) { // a codec that is not ours
+      this.#home.log.error({ err: error, deviceId: this.id, protocol: this.protocol }, 'a frame could not be read or answered')
+      this.end('fault')
+    }
+  }
+
+  #take (payload: string | Uint8Array, size: number): void {
     const message = this.codec.decode(payload)
     this.#pulse.heard()
     this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
@@ -382,7 +394,7 @@ export class Session implements Device, Party, PeerLimits {
     try {
       return this.codec.encode(message)
     } catch (error) { // a circle, a bigint
-      throw new Failure('bad-params', { message: `Cannot be encoded: ${(error as Error).message}` })
+      throw new Failure('bad-params', { message: `Cannot be encoded: ${wordsOf(error)}` })
     }
   }
 
@@ -395,7 +407,18 @@ export class Session implements Device, Party, PeerLimits {
       if (answers.length === 0) throw error
       this.#home.log.error({ deviceId: this.id, code: (error as Failure).code }, 'the result of a handler cannot be sent')
       const failures = answers.map(({ id }) => failed(id, undefined))
-      return this.frame(Array.isArray(message) ? failures : failures[0]!)
+      return this.#frameOrFault(Array.isArray(message) ? failures : failures[0]!)
+    }
+  }
+
+  /** A codec that cannot even say that something went wrong is of no use to this device. */
+  #frameOrFault (failures: Message | Message[]): Frame | undefined {
+    try {
+      return this.frame(failures)
+    } catch (error) {
+      this.#home.log.error({ err: error, deviceId: this.id, protocol: this.protocol }, 'a codec failed')
+      this.end('fault')
+      return undefined
     }
   }
 
@@ -427,7 +450,9 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   #release (): void {
-    this.#ownership?.release().catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
+    const ownership = this.#ownership
+    if (!ownership) return
+    promiseOf(() => ownership.release()).catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
   }
 }
 

@@ -10,6 +10,7 @@ import { settingsOf, type Options } from './options.ts'
 import type { SendOptions, Sent } from './outbox.ts'
 import type { CallOptions } from './peer.ts'
 import { RemoteDevice } from './remote.ts'
+import { safeLog } from './thrown.ts'
 import './vocabulary.ts'
 import { Workplace } from './workplace.ts'
 
@@ -33,7 +34,8 @@ interface Parts extends Node {
 }
 
 /** Joins a backplane without doors of its own, and answers what devices call at the nodes that have some. */
-export async function createWorker ({ log = silent, ...options }: WorkerOptions): Promise<Worker> {
+export async function createWorker ({ log: given = silent, ...options }: WorkerOptions): Promise<Worker> {
+  const log = safeLog(given)
   const settings = settingsOf(options)
   const { backplane } = options
   const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log, sweeps: false })

@@ -1,9 +1,9 @@
 import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify'
 import { Failure } from '../errors.ts'
-import { protect, refuseForeign } from '../gate.ts'
+import { callerOf, protect, refuseForeign } from '../gate.ts'
 import type { Settings } from '../options.ts'
-import { isThenable } from '../peer.ts'
 import type { Stats } from '../stats.ts'
+import { promiseOf, safeLog } from '../thrown.ts'
 
 interface Rules {
   settings: Pick<Settings, 'guard' | 'origins'>
@@ -14,20 +14,21 @@ interface Rules {
 /** Lets into REST only those who may use it, before their body is read. The hooks wait for nothing that need not be waited for. */
 export function guardRest (app: FastifyInstance, { settings: { guard, origins }, stats, isDraining }: Rules): void {
   app.addHook('onRequest', (request, _reply, done) => {
+    const log = safeLog(request.log)
     const refuse = (error: unknown) => {
-      const refused = outward(error, request.log)
+      const refused = outward(error, log)
       stats.count('refusals', refused instanceof Failure ? refused.reason : 'guard')
       done(refused)
     }
     const decide = (allowed: unknown) => allowed === true ? done() : refuse(unlike(request))
     let allowed: unknown = true
     try {
-      check(request)
+      check(request, log)
       if (guard) allowed = guard(request)
     } catch (error) {
       return refuse(error)
     }
-    if (isThenable(allowed)) allowed.then(decide, refuse)
+    if (typeof allowed === 'object' && allowed !== null) promiseOf(() => allowed).then(decide, refuse)
     else decide(allowed)
   })
 
@@ -43,12 +44,12 @@ export function guardRest (app: FastifyInstance, { settings: { guard, origins },
     done(null, payload)
   })
 
-  function check (request: FastifyRequest): void {
+  function check (request: FastifyRequest, log: FastifyBaseLogger): void {
     if (isDraining()) throw new Failure('draining')
     if (request.ws) throw new Failure('malformed', { message: 'This is not where devices connect' })
-    const caller = { address: request.ip, headers: request.headers }
+    const caller = callerOf(request)
     if (guard === undefined) protect(caller, 'guard')
-    refuseForeign(caller, origins)
+    refuseForeign(caller, origins, log)
   }
 }
 
@@ -57,9 +58,24 @@ function unlike ({ headers }: FastifyRequest): Failure {
 }
 
 /** A guard may refuse with a status of its own; what it threw by accident stays here. */
-function outward (error: unknown, log: FastifyBaseLogger): Error {
-  const { statusCode } = error as { statusCode?: unknown }
-  if (error instanceof Error && typeof statusCode === 'number' && (error instanceof Failure || statusCode < 500)) return error
-  log.error({ err: error }, 'guard failed')
+function outward (thrown: unknown, log: FastifyBaseLogger): Error {
+  if (isRefusal(thrown)) return thrown
+  log.error({ err: thrown }, 'guard failed')
   return new Failure('internal')
+}
+
+/** Whether Fastify can answer with it: its status is that of a refusal, and nothing of it throws when it is read. */
+function isRefusal (thrown: unknown): thrown is Error {
+  try {
+    if (!(thrown instanceof Error)) return false
+    const { statusCode = 0 } = { ...thrown, ...read(thrown) }
+    return Number.isInteger(statusCode) && statusCode >= 400 && statusCode < (thrown instanceof Failure ? 600 : 500)
+  } catch {
+    return false
+  }
+}
+
+/** What may be on the prototype of an error. */
+function read ({ name, message, stack, code, headers, statusCode }: Error & Partial<Failure>): Partial<Failure> {
+  return { name, message, stack, code, headers, statusCode } as Partial<Failure>
 }

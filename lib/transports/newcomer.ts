@@ -10,6 +10,8 @@ import { Stream, type Keeper } from './stream.ts'
 
 /** What a newcomer tells the door it stands in. */
 export interface Host {
+  /** It is a Unix socket. */
+  readonly isLocal: boolean
   letIn (newcomer: Newcomer): void
   ended (newcomer: Newcomer): void
 }
@@ -102,7 +104,15 @@ export class Newcomer implements Keeper {
   #introductionOf ({ params }: Call | Notice): Introduction {
     const { deviceId, token } = { ...params as Record<string, unknown> }
     const { localAddress } = this.#socket
-    const introduction = { deviceId, token: typeof token === 'string' ? token : undefined, protocols: [], address: this.#address, localAddress, headers: {} }
+    const introduction: Introduction = {
+      deviceId,
+      token: typeof token === 'string' ? token : undefined,
+      protocols: [],
+      address: this.#address,
+      isLocal: this.#host.isLocal,
+      localAddress,
+      headers: {}
+    }
     if (!(this.#socket instanceof TLSSocket && this.#socket.authorized)) return introduction
     return { ...introduction, certificate: this.#socket.getPeerCertificate() }
   }
@@ -115,7 +125,7 @@ export class Newcomer implements Keeper {
   }
 
   #answer (asked: Call | Notice, reason: Reason, message: string): void {
-    if (asked.kind === 'call') this.#stream.say({ kind: 'failure', id: asked.id, reason, detail: { code: answers[reason].rpc, message } })
+    if (asked.kind === 'call') this.#stream.say({ kind: 'failure', id: asked.id, reason, detail: { code: (answers[reason] ?? answers.internal).rpc, message } })
   }
 
   #turnAway (goodbye: Goodbye, reason: string = goodbyes[goodbye].message): void {

@@ -47,6 +47,10 @@ export class TcpDoor implements Door, Host {
     return this.#server?.address() ?? null
   }
 
+  get isLocal (): boolean {
+    return this.#options.path !== undefined
+  }
+
   async open (ground: Ground): Promise<void> {
     const { tls, maxUnknown } = this.#options
     const common = { allowHalfOpen: true, noDelay: true }
@@ -92,7 +96,7 @@ export class TcpDoor implements Door, Host {
   #receive (socket: RawSocket, ground: Ground): void {
     const address = socket.remoteAddress
     // one that has gone already has no address either, and must not pass for a neighbour
-    if (address === undefined && this.#options.path === undefined) return this.#miss(socket, ground)
+    if (address === undefined && !this.isLocal) return this.#miss(socket, ground)
     this.#unknown.add(new Newcomer(socket, address, ground, this))
   }
 

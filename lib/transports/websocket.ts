@@ -8,11 +8,13 @@ import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
 import type { Door, Entrance, Ground } from '../door.ts'
 import { Failure, goodbyes } from '../errors.ts'
 import type { Form } from '../frame.ts'
+import { callerOf } from '../gate.ts'
 import { basicOf, tokenOf, type Introduction } from '../introduction.ts'
 import type { Settings } from '../options.ts'
 import type { Arrival } from '../session.ts'
 import { deflating } from './deflate.ts'
 import { Line, type RawStream } from './line.ts'
+import { narrowed, onlyToWebSocket } from './upgrades.ts'
 
 type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
 
@@ -80,10 +82,11 @@ export class WebSocketDoor implements Door {
       setImmediate(uncork, socket)
       this.#server.handleUpgrade(request, socket, head, done)
     }
-    const hangUp = (_request: IncomingMessage, socket: RawStream) => this.#hangUp(socket)
+    const hangUp = narrowed((_request, socket) => this.#hangUp(socket))
     app.server.on('upgrade', hangUp)
     // as early as the listener of @fastify/websocket: without one, upgrades are plain requests, and answered
     app.addHook('preClose', async () => { app.server.removeListener('upgrade', hangUp) })
+    onlyToWebSocket(app)
     await app.register(async scope => this.#addRoutes(scope, entrance), { prefix: this.#settings.prefix })
   }
 
@@ -169,9 +172,8 @@ function introductionOf (request: FastifyRequest, path: string | undefined): Int
     ...basicOf(request.headers.authorization, deviceId),
     protocols: offered.filter(name => !name.startsWith(BEARER)),
     path,
-    address: request.ip,
+    ...callerOf(request),
     localAddress: (request.raw.socket as RawStream | undefined)?.localAddress, // an injected request has none
-    headers: request.headers,
     request
   }
 }
