@@ -109,7 +109,7 @@ t.test('a reset while it waits for its turn harms nobody', async t => {
   const [served] = app.sockets
   socket.resetAndDestroy()
   answer()
-  if (!served!.closed) await once(served!, 'close')
+  await until(() => served!.closed)
   t.equal(statuses(await converse(app.dial(), last('/host')))[0], 200)
 })
 
@@ -152,10 +152,22 @@ for (const [title, server] of [
   ['over TLS', { https: secret }],
   ['by a server of HTTP/2 that also speaks HTTP/1', { http2: true, https: { ...secret, allowHTTP1: true } }]
 ] as Array<[string, FastifyServerOptions]>) {
-  t.test(`${title}, too`, async t => {
+  t.test(`a request that asks for HTTP/2 is answered ${title}`, async t => {
     const app = await serving(t, { server, options: { authenticate: false, guard: false } })
     const socket = connectTls({ port: Number(new URL(app.url).port), host: '127.0.0.1', rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
     const said = await converse(socket, requestOf('POST', '/host', { body: '{"a":1}' }), requestOf('GET', '/devices'), last('/host'))
     t.strictSame(statuses(said), [200, 200, 200])
   })
 }
+
+t.test('a request that asks for HTTP/2 is answered on the other addresses of localhost', async t => {
+  const app = Fastify()
+  await app.register(devices)
+  app.get('/host', async () => ({ from: 'host' }))
+  t.teardown(() => app.close())
+  await app.listen({ port: 0 })
+  for (const { address, port } of app.addresses()) {
+    const said = await converse(connectTcp(port, address), requestOf('GET', '/host'), last('/host'))
+    t.strictSame(statuses(said), [200, 200], address)
+  }
+})
