@@ -206,7 +206,7 @@ class Dial implements Dialled {
       throw new TypeError(`a ${typeof given} is no token`)
     } catch (error) {
       safeLog(this.#ground.app.log).error({ err: error, deviceId: this.deviceId }, 'the token for a dialled connection failed')
-      throw new Error(`No token: ${wordsOf(error)}`)
+      throw new Error(`No token: ${wordsOf(error)}`, { cause: error })
     }
   }
 
@@ -228,6 +228,10 @@ class Dial implements Dialled {
 }
 
 /** What went wrong before there was a session: the goodbye of the other side, or words for what happened here. */
-function farewellOf (error: Farewell | Error): Farewell {
-  return error instanceof Error ? { code: goodbyes.vanished.code, reason: error.message } : error
+function farewellOf (thrown: unknown): Farewell {
+  try {
+    const { code, reason } = thrown as Farewell
+    if (!(thrown instanceof Error) && Number.isInteger(code)) return { code, reason }
+  } catch {} // nothing that can be read, from a codec that is not ours
+  return { code: goodbyes.vanished.code, reason: wordsOf(thrown) }
 }

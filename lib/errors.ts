@@ -79,7 +79,7 @@ export class Failure extends Error {
   /** What an application throws may be a proxy, and some throw when they are asked what they are. */
   static override [Symbol.hasInstance] (value: unknown): boolean {
     try {
-      return Function.prototype[Symbol.hasInstance].call(this, value)
+      return super[Symbol.hasInstance](value)
     } catch {
       return false
     }

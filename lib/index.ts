@@ -25,7 +25,7 @@ import { messages } from './routes/messages.ts'
 import { topics } from './routes/topics.ts'
 import type { Home } from './session.ts'
 import { Subscriptions } from './subscriptions.ts'
-import { safeLog } from './thrown.ts'
+import { promiseOf, safeLog } from './thrown.ts'
 import { Tide } from './tide.ts'
 import { overStream, overWebSocket } from './transports/outward.ts'
 import './vocabulary.ts'
@@ -36,7 +36,16 @@ import { Workers } from './workers.ts'
 const ROUTER_DEFAULT = 100
 const PLUGIN_TIMEOUT = 10_000
 
+/** Fastify takes a rejection with nothing for success. */
 const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
+  try {
+    await register(app, options)
+  } catch (error) {
+    throw error ?? new Error('fastify-devices: a part of the application failed while it was registered, and did not say why')
+  }
+}
+
+const register: FastifyPluginAsync<Options> = async (app, options) => {
   if (app.hasDecorator('devices')) throw new Error('fastify-devices is registered in this scope already')
   const settings = settingsOf(options)
   const mailbox = settings.mailbox ?? memoryMailbox()
@@ -121,7 +130,7 @@ const devicesPlugin: FastifyPluginAsync<Options> = async (app, options) => {
     const cut = setTimeout(() => app.server.closeAllConnections?.(), settings.drainTimeout).unref() // HTTP/2 has none
     app.server.once('close', () => clearTimeout(cut))
     await drain(registry, settings)
-    await Promise.all(doors.map(door => door.close(deadline)))
+    await Promise.all(doors.map(door => promiseOf(() => door.close(deadline)).catch(error => log.error({ err: error }, 'a door could not be closed'))))
   })
 
   app.addHook('onClose', async () => {

@@ -8,9 +8,7 @@ export interface Backoff {
 export function waitOf (code: number, reason: string, tries: number, { first, most }: Backoff): number | undefined {
   // 1000 was asked for, and 4500 to 4999 stand until something changes
   if (code === 1000 || (code >= 4500 && code < 5000)) return undefined
-  const told = Number(/^retry=(\d{1,9})$/.exec(reason)?.[1] ?? 0)
-  // full jitter: any wait up to the bound is as likely as any other
-  const own = Math.random() * Math.min(most, first * 2 ** tries)
-  // a server that tells many to come back at once, again and again, is not obeyed
-  return Math.max(told, own)
+  const [, told = 0] = /^retry=(\d{1,9})$/.exec(reason) ?? []
+  // full jitter: any wait up to the bound is as likely as any other; a server may ask for a longer one, and not for a shorter
+  return Math.max(Number(told), Math.random() * Math.min(most, first * 2 ** tries))
 }

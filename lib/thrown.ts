@@ -6,9 +6,9 @@ type Level = 'error' | 'warn' | 'info' | 'debug'
 /** The words of what was thrown. Functions of an application may throw anything, and some of it throws again when it is read. */
 export function wordsOf (thrown: unknown): string {
   try {
-    return String(thrown instanceof Error ? thrown.message : thrown)
+    return String((thrown as Partial<Error> | undefined)?.message ?? thrown)
   } catch {
-    return 'what was thrown cannot be read'
+    return 'unreadable'
   }
 }
 

@@ -214,7 +214,7 @@ t.test('a node that leaves says when to come back, and is found again', async t 
   const waiting = new Promise<Status>(resolve => device.on('status', status => { if (status.code === 1012) resolve(status) }))
   await app.close()
   const { retryIn, reason } = await waiting
-  t.equal(reason, `retry=${retryIn}`)
+  t.ok(retryIn! >= Number(reason!.slice('retry='.length)))
   const call = device.call('ping', undefined, { timeout: 20_000 })
   const again = Fastify()
   await again.register(devices)

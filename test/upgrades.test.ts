@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { connect as connectTcp, type Socket } from 'node:net'
+import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { text } from 'node:stream/consumers'
 import fastifyWebsocket from '@fastify/websocket'
@@ -35,7 +35,7 @@ async function serving (t: Test, { options, server, before }: {
 } = {}): Promise<FastifyInstance & { url: string, dial: () => Socket, sockets: Set<Socket> }> {
   const app = Fastify(server) as FastifyInstance
   await before?.(app)
-  await app.register(devices, options)
+  await app.register(devices, options ?? {})
   app.get('/host', async () => ({ from: 'host' }))
   app.post('/host', async ({ body }) => ({ from: 'host', body }))
   const sockets = new Set<Socket>()
@@ -151,7 +151,7 @@ t.test('an upgrade that another listener of the host waits for is left to it', a
 for (const [title, server] of [
   ['over TLS', { https: secret }],
   ['by a server of HTTP/2 that also speaks HTTP/1', { http2: true, https: { ...secret, allowHTTP1: true } }]
-] as Array<[string, FastifyServerOptions]>) {
+] as unknown as Array<[string, FastifyServerOptions]>) {
   t.test(`a request that asks for HTTP/2 is answered ${title}`, async t => {
     const app = await serving(t, { server, options: { authenticate: false, guard: false } })
     const socket = connectTls({ port: Number(new URL(app.url).port), host: '127.0.0.1', rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
@@ -166,7 +166,7 @@ t.test('a request that asks for HTTP/2 is answered on the other addresses of loc
   app.get('/host', async () => ({ from: 'host' }))
   t.teardown(() => app.close())
   await app.listen({ port: 0 })
-  for (const { address, port } of app.addresses()) {
+  for (const { address, port } of app.addresses() as AddressInfo[]) {
     const said = await converse(connectTcp(port, address), requestOf('GET', '/host'), last('/host'))
     t.strictSame(statuses(said), [200, 200], address)
   }

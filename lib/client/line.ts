@@ -2,7 +2,6 @@ import { jsonrpc } from '../codecs/jsonrpc.ts'
 import { Failure } from '../errors.ts'
 import { failed, type Call, type Message, type Notice, type Result } from '../message.ts'
 import { Peer, type Inbound, type Party } from '../peer.ts'
-import { wordsOf } from '../thrown.ts'
 
 /** The WebSocket of browsers, and the one of `ws`. */
 export interface WebSocketLike {
@@ -123,7 +122,7 @@ export class Line implements Party {
     try {
       return codec.encode(message)!
     } catch (error) { // a circle, a bigint
-      if ('method' in message) throw new Failure('bad-params', { message: wordsOf(error) })
+      if ('method' in message) throw new Failure('bad-params', { message: (error as Error | undefined)?.message })
       this.#end.failed(error)
       return codec.encode(([message].flat() as Result[]).map(({ id }) => failed(id, undefined)))!
     }
