@@ -155,7 +155,9 @@ export class Admission implements Entrance {
     const { introduction, deviceId, departure } = entrant
     const proof = await inTime(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
     const credentials = proof === true ? {} : proof
-    if (typeof credentials !== 'object' || credentials === null) throw new Failure('unauthenticated')
+    if (credentials instanceof Error) throw credentials
+    // a list is no credentials: it may be the empty one of a search that found nobody
+    if (typeof credentials !== 'object' || credentials === null || Array.isArray(credentials)) throw new Failure('unauthenticated')
     const { expiresAt } = credentials
     if (expiresAt !== undefined && !(Number(expiresAt) > Date.now())) throw new Failure('unauthenticated')
     entrant.credentials = credentials

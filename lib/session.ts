@@ -145,6 +145,7 @@ export class Session implements Device, Party, PeerLimits {
 
   /** The device is this session's now; one that has left meanwhile gives it back. */
   own (ownership: Ownership): void {
+    if (typeof ownership.generation !== 'number') throw new TypeError('The backplane gave no generation')
     this.#ownership = ownership
     if (this.left) this.#release()
   }
@@ -188,6 +189,7 @@ export class Session implements Device, Party, PeerLimits {
 
   #take (payload: string | Uint8Array, size: number): void {
     const message = this.codec.decode(payload)
+    if (!Array.isArray(message) && typeof message.kind !== 'string') throw new TypeError('The codec gave no message')
     this.#pulse.heard()
     this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
     if (Array.isArray(message)) this.#receiveBatch(message, size)

@@ -299,7 +299,7 @@ export class Client implements End {
     this.#status = status
     for (const listener of this.#listeners.status) {
       if (this.#status !== status) return // a listener closed it
-      (async () => listener(status))().catch(error => this.failed(error))
+      (async () => listener(status))().catch(error => { this.failed(error) })
     }
   }
 }

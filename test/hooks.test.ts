@@ -1,0 +1,67 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import type { Found } from './hooks.ts'
+import { things, ways } from './anything.ts'
+
+const internal = /^500 \{"statusCode":500,"code":"INTERNAL_ERROR","error":"Internal Server Error","message":"Internal error"\}$/
+const refused = /^40[13] \{"statusCode":40[13],"code":"(UNAUTHENTICATED|FORBIDDEN|ORIGIN_REFUSED)"/
+const pong = /^\{"jsonrpc":"2.0","id":"ask-\d","result":\{"now":\d+\}\}$/
+const error = /"error":\{"code":-32(603,"message":"Internal error"|008,"message":"Not allowed")\}\}$/
+
+/** How a use may end whose hook gave anything at all: carried out only where the hook has no say in that. */
+const outcomes: Record<string, RegExp[]> = {
+  guard: [refused, internal],
+  // an object is credentials, whatever it holds
+  authenticate: [refused, internal, /^101$/],
+  'authenticate over TCP': [/^\{"jsonrpc":"2.0","method":"goodbye","params":\{"code":(450[13]|1013),/, /^\{"jsonrpc":"2.0","method":"welcome"/],
+  origins: [refused],
+  'origins of an upgrade': [refused],
+  authorizeTopic: [error],
+  handler: [error, /"result":/],
+  'on connected': [pong],
+  'on connected everywhere': [pong],
+  'on disconnected': [pong],
+  'on message': [/"result":\{\}\}$/],
+  'on delivered': [/^"200 .*\\"status\\":\\"delivered\\"\}"$/],
+  'codec.decode': [/^closed 1011$/, pong],
+  'codec.encode': [/^closed 1011$/, pong],
+  'codec.mint': [/^"200 \\"usual\\""$/],
+  'mailbox.put': [internal, refused],
+  'mailbox.waiting': [/^closed 1013$/, pong],
+  'mailbox.receipt': [internal, refused],
+  'mailbox.settle': [internal, refused, /^200 \{"cancelled":[01]\}$/],
+  'mailbox.onTrouble': [/^told$/],
+  'mailbox.onDamage': [/^told$/],
+  'backplane.own': [/^closed 1013$/],
+  'ownership.release': [pong],
+  'backplane.publish': [internal, refused],
+  'backplane.ask': [internal, refused],
+  'backplane.list': [internal, refused],
+  'dial token': [/^waiting$/],
+  'client token': [/^(connected|waiting)$/],
+  'client WebSocket': [/^waiting$/],
+  'client handler': [/^connected (200 |403 |500 |502 |422 )/],
+  'client on message': [/^connected 200 .*"status":"sent"/],
+  'client on status': [/^connected$/],
+  'client on error': [/^waiting$/],
+  'worker handler': [error, /"result":/]
+}
+
+/** What these give is told to whoever asked; of all others nothing gets out. */
+const told = /handler$/
+
+t.test('whatever a function of the application gives or throws, the process goes on, and nothing is let in or told', async t => {
+  const child = fork(fileURLToPath(new URL('hooks.ts', import.meta.url)), ['run'], { execArgv: [...process.execArgv, '--unhandled-rejections=strict'] })
+  const found: Found[] = []
+  child.on('message', one => found.push(one as Found))
+  const [code, signal] = await once(child, 'exit')
+  t.strictSame({ code, signal }, { code: 0, signal: null }, `the last was ${JSON.stringify(found.at(-1))}`)
+  t.strictSame(new Set(found.map(({ hook }) => hook)), new Set(Object.keys(outcomes)))
+  t.strictSame(new Set(found.map(({ way }) => way)), new Set(Object.keys(ways)))
+  t.strictSame(new Set(found.map(({ thing }) => thing)), new Set(Object.keys(things)))
+  t.strictSame(found.filter(({ hook, outcome }) => !outcomes[hook]!.some(pattern => pattern.test(outcome))), [])
+  t.strictSame(found.filter(({ hook, outcome }) => outcome.includes('secret') && !told.test(hook)), [])
+  t.comment(`${found.length} uses of ${Object.keys(outcomes).length} hooks`)
+})
