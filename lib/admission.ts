@@ -57,6 +57,7 @@ export class Admission implements Entrance {
   /** The order is the documentation. */
   readonly #steps: Step[] = [
     () => { if (this.#parts.isDraining()) throw new Failure('draining') },
+    ({ departure }) => departure.signal.throwIfAborted(),
     ({ introduction }) => { if (this.#parts.rules.authenticate === undefined) protect(introduction, 'authenticate') },
     ({ introduction }) => refuseForeign(introduction, this.#parts.rules.origins, this.#parts.home.log),
     entrant => this.#identify(entrant),

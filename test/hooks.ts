@@ -98,7 +98,6 @@ async function withDevice (app: Reached, act: (device: TestDevice) => Promise<un
   const outcome = await Promise.race([act(device).then(answer => JSON.stringify(answer)), ended])
   device.socket.terminate()
   await ended
-  armed = undefined
   await until(() => !app.devices.has('d'))
   return outcome
 }
@@ -143,7 +142,6 @@ async function client (app: Reached, options: Partial<ConnectOptions>, meanwhile
   const { state } = device.status
   const outcome = await meanwhile(device)
   device.close()
-  armed = undefined
   await until(() => !app.devices.has('d'))
   return outcome === undefined ? state : `${state} ${String(outcome)}`
 }

@@ -133,7 +133,9 @@ export class WebSocketDoor implements Door {
     if (!request.ws) return
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
-    if (socket) this.#expect(socket, departure)
+    // one that is gone has closed already: a hook of the host may have taken long
+    if (socket?.destroyed) departure.abort(new Failure('departed'))
+    else if (socket) this.#expect(socket, departure)
     try {
       this.#arrivals.set(request.raw, await entrance.admit(introductionOf(request, path), departure))
     } catch (error) {
