@@ -106,6 +106,8 @@ export class Methods {
       const { path, message } = result.Errors(value).First()!
       throw new Error(`The result of "${name}" does not fit its schema at "${path}": ${message}`)
     }
+    // JSON would leave it out, and an answer without a result is none
+    if (typeof value === 'function' || typeof value === 'symbol') throw new TypeError(`The result of "${name}" is a ${typeof value}`)
     this.#stats.count('answers', 'ok')
     return value
   }

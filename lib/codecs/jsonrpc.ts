@@ -103,16 +103,10 @@ function toMembers (message: Message): Members {
   switch (message.kind) {
     case 'call': return { jsonrpc: '2.0', id: message.id, method: message.method, params: message.params }
     case 'notice': return { jsonrpc: '2.0', method: message.method, params: message.params }
-    case 'result': return { jsonrpc: '2.0', id: message.id, result: written(message.result) }
+    case 'result': return { jsonrpc: '2.0', id: message.id, result: message.result }
     case 'failure': return { jsonrpc: '2.0', id: message.id, error: toError(message.reason, message.detail) }
     case 'invalid': return toMembers({ kind: 'failure', id: message.id, reason: message.reason })
   }
-}
-
-/** JSON leaves out what it has no words for, and an answer without a result is none. */
-function written (result: unknown): unknown {
-  if (typeof result === 'function' || typeof result === 'symbol') throw new TypeError(`a ${typeof result} is no result`)
-  return result
 }
 
 function toError (reason: Reason, detail?: Detail): Detail {
