@@ -342,6 +342,18 @@ t.test('how long to wait follows from the goodbye', async t => {
   }
 })
 
+t.test('a server that says to come back at once, again and again, is tried ever more rarely', async t => {
+  t.intercept(Math, 'random', { value: () => 0.5 })
+  t.equal(waitOf(1012, 'retry=0', 0, { first: 1_000, most: 30_000 }), 500)
+  t.equal(waitOf(1012, 'retry=8143', 6, { first: 1_000, most: 30_000 }), 15_000)
+  const { url } = await server(t, socket => socket.close(1012, 'retry=0'))
+  const device = client(t, url, { first: 10, most: 50 })
+  const waits: unknown[] = []
+  device.on('status', ({ state, retryIn }) => { if (state === 'waiting') waits.push(retryIn) })
+  await until(() => waits.length >= 5)
+  t.strictSame(waits.slice(0, 5), [5, 10, 20, 25, 25])
+})
+
 t.test('an address may be relative, where there is a page', async t => {
   const app = await listen(t)
   const global = globalThis as { location?: unknown }

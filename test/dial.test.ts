@@ -106,6 +106,20 @@ t.test('it does not come back once it is told not to, replaced, or not let in', 
   t.match(refused.status, { state: 'stopped' })
 })
 
+t.test('a device that says to come back at once, again and again, is dialled ever more rarely', async t => {
+  t.intercept(Math, 'random', { value: () => 0.5 })
+  const waits: unknown[] = []
+  const stream = { write (line: string) { waits.push(JSON.parse(line).retryIn) } }
+  const a = await listen(t, {}, { logger: { level: 'info', stream }, disableRequestLogging: true })
+  const device = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => device.close())
+  device.on('connection', socket => socket.close(1012, 'retry=0'))
+  a.devices.dial(`ws://127.0.0.1:${(device.address() as AddressInfo).port}`, { deviceId: 'b', first: 10, most: 50 })
+  const told = () => waits.filter(wait => wait !== undefined)
+  await until(() => told().length >= 5)
+  t.strictSame(told().slice(0, 5), [5, 10, 20, 25, 25])
+})
+
 t.test('what cannot be reached is tried again, until nobody wants it', async t => {
   const a = await listen(t, { admissionTimeout: 50 })
   for (const url of ['ws://127.0.0.1:9', 'tcp://127.0.0.1:9', 'unix:/nowhere/at/all']) {
