@@ -113,6 +113,7 @@ t.test('a device that says to come back at once, again and again, is dialled eve
   const a = await listen(t, {}, { logger: { level: 'info', stream }, disableRequestLogging: true })
   const device = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   t.teardown(() => device.close())
+  await once(device, 'listening')
   device.on('connection', socket => socket.close(1012, 'retry=0'))
   a.devices.dial(`ws://127.0.0.1:${(device.address() as AddressInfo).port}`, { deviceId: 'b', first: 10, most: 50 })
   const told = () => waits.filter(wait => wait !== undefined)
