@@ -1,0 +1,199 @@
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify, { type FastifyInstance } from 'fastify'
+import devices, { Failure, type Options } from '../../lib/index.ts'
+import { tcp } from '../../lib/transports/tcp.ts'
+import { connect, type TestDevice } from '../support.ts'
+import { command, settled, Verdict, type Outcome } from './campaign.ts'
+import { Host, quiet, tally, type Served } from './host.ts'
+import { namespacesRefused } from './namespaces.ts'
+import { forkNeighbour } from './neighbour.ts'
+import { stranger, type Tally, type Target } from './stranger.ts'
+
+interface Size extends Record<string, number> {
+  requests: number
+  seed: number
+}
+
+/** What happened at one application. */
+interface Told {
+  refusals: Tally
+  /** Requests that went past every refusal, by what they were. */
+  passed: string[]
+  /** What was done for somebody, and to the device that is connected. */
+  done: Tally
+}
+
+const VICTIM = 'victim'
+const SLOWEST_REFUSAL = 5
+
+/** Requests and upgrades of a stranger that end at any moment, in any way: none of them is carried out. */
+export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
+  const why = namespacesRefused()
+  if (why) return { line: `intruder: skipped, it ${why}`, wrong: [] }
+  const verdict = new Verdict()
+  const host = await Host.start(import.meta.url)
+  const { child, here } = await forkNeighbour(stranger)
+  const targets: Target[] = await host.ask('targets')
+  const before = await host.ask('held')
+  const resources = await host.ask('resources')
+
+  child.send({ host: here, targets, requests, seed })
+  const [ended] = await Promise.race([once(child, 'message') as Promise<[Tally]>, host.ended.then(() => [{}] as [Tally])])
+  const gone = once(child, 'exit')
+  child.disconnect()
+  await gone
+
+  verdict.same('what the server holds', await settled(async () => await host.ask('held'), before), before)
+  verdict.same('listeners, timers, sockets', await settled(async () => await host.ask('resources'), resources), resources)
+  const told: Record<string, Told> = await host.ask('told')
+  for (const [name, { passed, done }] of Object.entries(told)) {
+    verdict.same(`${name}: requests that were not refused`, passed, [])
+    verdict.same(`${name}: what was carried out`, Object.entries(done).filter(([, count]) => count !== 0), [])
+  }
+  const addresses: Tally = await host.ask('addresses')
+  verdict.same('requests from this machine', addresses.loopback ?? 0, 0)
+  verdict.holds('some came from another machine', (addresses.other ?? 0) > 0)
+  verdict.holds('some had no address any more', (addresses.none ?? 0) > 0)
+  verdict.same('what nobody caught', host.faults, [])
+  verdict.same('exit', await host.stop(), { code: 0, signal: null })
+
+  const refused = Object.entries(told).map(([name, { refusals }]) => `${name} ${JSON.stringify(refusals)}`)
+  const carriedOut = Object.values(told).reduce((sum, { passed, done }) => sum + passed.length + done.admitted!, 0)
+  return {
+    line: `intruder: ${requests} requests, upgrades and lines from another machine (seed ${seed}), ended by ${JSON.stringify(ended)}; carried out ${carriedOut}; ` +
+      `addresses ${JSON.stringify(addresses)}; refused: ${refused.join(', ')}; ${host.faults.length} uncaught`,
+    wrong: verdict.wrong
+  }
+}
+
+// The server.
+
+/** Timeouts that end what a stranger never finishes, as docs/security.md advises, only sooner. */
+const impatient = { requestTimeout: 1_500, keepAliveTimeout: 500 }
+const checks = { headersTimeout: 1_000, connectionsCheckingInterval: 100 }
+
+const certificates = new URL(import.meta.url.endsWith('.ts') ? '../certificates/' : '../../../test/certificates/', import.meta.url)
+const secret = (name: string) => readFileSync(new URL(name, certificates))
+const takesTime = () => sleep(Math.random() * SLOWEST_REFUSAL)
+const isVictim = ({ token }: { token: string | undefined }) => token === VICTIM
+
+/** Each has one refusal under test, and nothing else would refuse what the stranger sends. */
+const applications: Record<string, { options?: Options, server?: object, headers?: string[] }> = {
+  'protected mode': {},
+  'protected mode behind trusted proxies': { server: { trustProxy: true } },
+  'protected mode over TLS': { server: { https: { ...checks, key: secret('server.key'), cert: secret('server.pem') } } },
+  'guard and authenticate': { options: { guard: () => false, authenticate: isVictim } },
+  'slow guard and authenticate': {
+    options: {
+      guard: async () => { await takesTime(); return false },
+      authenticate: async introduction => { await takesTime(); return isVictim(introduction) }
+    }
+  },
+  'guard and authenticate that fail': {
+    options: {
+      guard: () => { throw undefined }, // eslint-disable-line
+      authenticate: async introduction => isVictim(introduction) || await Promise.reject(new Failure('forbidden'))
+    }
+  },
+  origins: { options: { guard: false, authenticate: false }, headers: ['Origin: https://stranger.example'] }
+}
+
+/** One application, and a device that is connected to it from this machine. */
+class House {
+  readonly #name: string
+  readonly #app: FastifyInstance
+  readonly #entry = tcp({ port: 0, host: '0.0.0.0' })
+  readonly #passed: string[] = []
+  readonly #done = { called: 0, events: 0 }
+  #victim!: TestDevice
+  #generation = 0
+
+  constructor (name: string, addresses: Array<string | undefined>) {
+    this.#name = name
+    this.#app = Fastify({ ...impatient, http: checks, ...applications[name]!.server }) as unknown as FastifyInstance
+    // to ask for the address any sooner would keep it for whoever asks later
+    this.#app.addHook('onError', async ({ raw }) => { addresses.push(raw.socket.remoteAddress) })
+    this.#app.addHook('preHandler', async ({ method, url }) => { if (!url.startsWith('/ws')) this.#passed.push(`${method} ${url}`) })
+  }
+
+  async open (): Promise<void> {
+    const app = this.#app
+    await app.register(devices, { admissionTimeout: 1_000, ...applications[this.#name]!.options, doors: [this.#entry] })
+    await app.listen({ port: 0, host: '0.0.0.0' })
+    const url = `${this.#isSecure ? 'https' : 'http'}://127.0.0.1:${this.#port}`
+    this.#victim = await connect(url, VICTIM, { headers: { authorization: `Bearer ${VICTIM}` }, rejectUnauthorized: false })
+    this.#victim.handle('run', () => { this.#done.called++ })
+    this.#generation = app.devices.get(VICTIM)!.generation
+    for (const event of ['connected', 'disconnected', 'message'] as const) app.devices.on(event, () => { this.#done.events++ })
+  }
+
+  get targets (): Target[] {
+    const { headers = [] } = applications[this.#name]!
+    const http: Target = { port: this.#port, kind: this.#isSecure ? 'https' : 'http', headers }
+    // there are no pages that speak lines
+    return headers.length > 0 ? [http] : [http, { port: portOf(this.#entry.address), kind: 'lines', headers }]
+  }
+
+  get told (): Told {
+    const { admissions, refusals, letters } = this.#app.devices.stats()
+    const victim = this.#app.devices.get(VICTIM)
+    const took = victim?.generation === this.#generation ? 0 : 1
+    const done = { admitted: admissions - 1, took, heard: this.#victim.seen.length - 1, letters: Object.keys(letters).length, topics: victim?.topics.size ?? 0, ...this.#done }
+    return { refusals, passed: this.#passed, done }
+  }
+
+  async held (): Promise<{ sessions: number, connections: number }> {
+    const connections = await new Promise<number>(resolve => this.#app.server.getConnections((_error, count) => resolve(count)))
+    return { sessions: this.#app.devices.size, connections }
+  }
+
+  get listeners (): number {
+    const { server } = this.#app
+    return server.eventNames().reduce((sum, name) => sum + server.listenerCount(name), 0)
+  }
+
+  async close (): Promise<void> {
+    await this.#victim.close()
+    await this.#app.close()
+  }
+
+  get #port (): number {
+    return portOf(this.#app.server.address())
+  }
+
+  get #isSecure (): boolean {
+    return 'https' in (applications[this.#name]!.server ?? {})
+  }
+}
+
+function portOf (address: unknown): number {
+  return (address as AddressInfo).port
+}
+
+function sumOf<Key extends string> (items: Array<Record<Key, number>>, key: Key): number {
+  return items.reduce((sum, item) => sum + item[key], 0)
+}
+
+async function prepare (): Promise<Served> {
+  const app = quiet()
+  const addresses: Array<string | undefined> = []
+  const houses = Object.keys(applications).map(name => new House(name, addresses))
+  for (const house of houses) await house.open()
+  app.addHook('onClose', async () => { for (const house of houses) await house.close() })
+  const commands = {
+    targets: () => houses.flatMap(({ targets }) => targets),
+    held: async () => {
+      const held = await Promise.all(houses.map(house => house.held()))
+      return { sessions: sumOf(held, 'sessions'), connections: sumOf(held, 'connections') }
+    },
+    resources: () => ({ listeners: houses.reduce((sum, { listeners }) => sum + listeners, 0), ...tally(process.getActiveResourcesInfo()) }),
+    told: () => Object.fromEntries(houses.map(({ told }, at) => [Object.keys(applications)[at], told])),
+    addresses: () => tally(addresses.map(address => address === undefined ? 'none' : address.startsWith('127.') ? 'loopback' : 'other'))
+  }
+  return { app, commands }
+}
+
+await command(import.meta.url, { requests: 20_000, seed: 20_260_101 }, intruder, prepare)
