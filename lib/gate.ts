@@ -5,7 +5,7 @@ import { Failure } from './errors.ts'
 import { isThenable } from './peer.ts'
 import { promiseOf } from './thrown.ts'
 
-/** Where a request comes from. */
+/** The other side of a request. */
 export interface Caller {
   /** Undefined where there is none (see `isLocal`), and once the connection was reset. */
   address: string | undefined
@@ -30,7 +30,7 @@ export function callerOf (request: FastifyRequest): Caller {
   const socket = raw.socket as Connection | undefined
   if (!socket) return { address: undefined, isLocal: true, headers } // `injectWS` makes requests without one
   const address = request.ip
-  // a connection that is gone looks like one on a Unix socket; the server that accepted it keeps its path
+  // neither a Unix socket nor a connection that was reset has an address; only the server of the former is bound to a path
   return { address, isLocal: address === undefined && typeof socket.server?.address() === 'string', headers }
 }
 
@@ -72,10 +72,10 @@ function allows (ask: () => unknown, log: FastifyBaseLogger): boolean {
   return false
 }
 
-/** As Node has it, past its types: the server that accepted it. */
+/** With the server that accepted it, which the types of Node leave out. */
 type Connection = Socket & { server?: Pick<Server, 'address'> }
 
-/** An unknown address is nobody's: a connection that was reset has none any more. */
+/** An undefined address alone proves nothing: a connection that was reset has none either. */
 function isNear ({ address, isLocal = false }: Caller): boolean {
   return address === undefined ? isLocal : isLoopback(address)
 }

@@ -44,7 +44,7 @@ t.test('no frame, however it was tampered with, throws or holds the process up',
   await passes(t, fuzz({ frames: 20_000, seed: Date.now() }))
 })
 
-withProgram(t, 'ip', 'nothing that a stranger sends is carried out, however and whenever it leaves', async t => {
+withProgram(t, 'ip', 'no request of a stranger is carried out, however and whenever its connection ends', async t => {
   const why = namespacesRefused()
   if (why) return t.plan(0, why)
   await passes(t, intruder({ requests: 1_000, seed: Date.now() }))

@@ -5,6 +5,7 @@ import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { answers, goodbyes } from '../lib/errors.ts'
+import { proxyHeaders } from '../lib/gate.ts'
 import { OptionsSchema } from '../lib/options.ts'
 import { connect, request, until } from './support.ts'
 
@@ -49,6 +50,11 @@ t.test('the protocol names every answer, with its HTTP status and its codes', as
 t.test('the protocol names every goodbye, and whether the device comes back', async t => {
   const rows = table(section(read('docs/protocol.md'), 'Goodbyes')).map(cells => cells.map(plain))
   t.strictSame(rows, Object.entries(goodbyes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
+})
+
+t.test('the page on security names every header that gives a proxy away', async t => {
+  const named = new Set(read('docs/security.md').match(/`[a-z-]+\*?`/g)!.map(plain))
+  t.strictSame(proxyHeaders.filter(name => !named.has(name)), [])
 })
 
 t.test('the range of a code of ours tells whether to come back', async t => {

@@ -58,7 +58,7 @@ for (const [title, server, send] of [
   ['where proxies are trusted', { trustProxy: true }, sendAndReset],
   ['over TLS', { https: certificate }, sendOverTlsAndReset]
 ] as unknown as Array<[string, FastifyServerOptions, typeof sendAndReset]>) {
-  t.test(`protected mode keeps out who reset the connection, ${title}: an unknown address is nobody's`, async t => {
+  t.test(`protected mode refuses requests whose connection was reset, ${title}`, async t => {
     const app = await seat(t, { server })
     const device = await connect(app.url, 'd', { rejectUnauthorized: false })
     const { generation } = app.devices.get('d')!
@@ -73,7 +73,7 @@ for (const [title, server, send] of [
   })
 }
 
-t.test('protected mode keeps out who left while a hook of the host waited', async t => {
+t.test('protected mode refuses requests whose connection was reset while a hook of the host waited', async t => {
   const app = Fastify()
   const held: Socket[] = []
   app.addHook('onRequest', async ({ raw }) => {
@@ -169,7 +169,7 @@ for (const [title, server, scheme] of [
     t.equal(await ask({ ':authority': `localhost:${app.port}`, origin: 'https://evil.example' }), '403 ORIGIN_REFUSED')
   })
 
-  t.test(`over HTTP/2 ${title}, who left while a hook of the host waited is nobody`, async t => {
+  t.test(`protected mode refuses requests over HTTP/2 ${title} whose connection was reset while a hook of the host waited`, async t => {
     const app = Fastify(server) as unknown as FastifyInstance
     let held: unknown
     app.addHook('onRequest', async ({ raw }) => {

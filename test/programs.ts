@@ -2,6 +2,9 @@ import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import type { Test } from 'tap'
 
+/** The Debian packages that are not named like their program. */
+const packages: Record<string, string> = { ip: 'iproute2' }
+
 /** Where a program is, if this machine has it; Debian keeps some where only root looks. */
 export function programAt (name: string): string | undefined {
   const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin']
@@ -12,7 +15,7 @@ export function programAt (name: string): string | undefined {
 export function withProgram (t: Test, name: string, title: string, body: (t: Test, path: string) => Promise<void>, options: object = {}): void {
   const path = programAt(name)
   if (path) void t.test(title, options, t => body(t, path))
-  else void t.test(title, { skip: `needs ${name}, which this machine does not have (Debian: apt-get install ${name})` }, () => {})
+  else void t.test(title, { skip: `needs ${name}, which this machine does not have (Debian: apt-get install ${packages[name] ?? name})` }, () => {})
 }
 
 function isProgram (path: string): boolean {
