@@ -11,6 +11,7 @@ import { jetstreamMailbox } from '../lib/mailboxes/jetstream.ts'
 import { Reminders } from '../lib/mailboxes/reminders.ts'
 import { Asks } from '../lib/nats/asks.ts'
 import { Audit } from '../lib/nats/audit.ts'
+import { Lateness } from '../lib/nats/lateness.ts'
 import { Nodes } from '../lib/nats/nodes.ts'
 import { heldOf, Owners } from '../lib/nats/owners.ts'
 import type { Stored } from '../lib/nats/records.ts'
@@ -312,6 +313,27 @@ t.test('a node that was taken for dead is told so when it is heard again, and th
   t.equal(lapses, 2)
   heard('!other')
   t.equal(lapses, 2)
+})
+
+t.test('how late a message is shows against the quickest of its node, whatever its clock says', async t => {
+  const { now } = performance
+  let later = 0
+  performance.now = () => later
+  t.teardown(() => { performance.now = now })
+  const lateness = new Lateness()
+  t.equal(lateness.of('n', 5), 0, 'of a node that was never heard nothing is known')
+  const ahead = 1_000_000
+  for (; later < 30_000; later += 500) lateness.note('n', later + ahead - 20)
+  t.equal(lateness.of('n', later + ahead - 20), 0)
+  later += 8_000
+  // what was held back comes first, and all at once
+  lateness.note('n', 30_000 + ahead - 20)
+  t.equal(lateness.of('n', 30_000 + ahead - 20), 8_000)
+  // a machine that was suspended has another clock from then on
+  for (const until = later + 25_000; later < until; later += 500) lateness.note('n', later + ahead - 8_020)
+  t.equal(lateness.of('n', later + ahead - 8_020), 0)
+  lateness.forget('n')
+  t.equal(lateness.of('n', 0), 0)
 })
 
 t.test('an audit clears up behind dead nodes, one record after the other, and shows the living what is theirs', async t => {
@@ -650,6 +672,23 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.strictSame(await b.publish({ id: 'm', topic: 'a', data: 1 }), { sent: 0, nodes: 0 })
     t.match(troubles, [{ message: 'broken' }])
     t.strictSame(await b.publish({ id: 'm', topic: 'b', data: 1 }), { sent: 0, nodes: 0 })
+  })
+
+  t.test('a broadcast that NATS held back reaches nobody, and what nodes tell each other comes all the same', async t => {
+    const { backplanes: [a], prefix } = await join(t)
+    const { connection } = await behind(t)
+    const heard: unknown[] = []
+    for (const filter of ['#', '$everyone', '$letters/a']) a.watch(filter, ({ data }) => heard.push(data))
+    await a.flush!()
+    connection.publish(`${prefix}.beat`, '+x 60000')
+    const publish = (topic: string, subject: string, data: string, sentAt: number) =>
+      connection.publish(`${prefix}.${subject}`, JSON.stringify({ id: 'm', topic, data, from: 'x', sentAt }), { reply: `inbox.${data.replaceAll(' ', '-')}` })
+    publish('news', subjectOf('news'), 'late', 50_000)
+    publish('$everyone', subjectOf('$everyone'), 'late for all', 50_000)
+    publish('$letters/a', subjectOf('$letters/a'), 'told late', 50_000)
+    publish('news', subjectOf('news'), 'in time', 60_000)
+    await until(() => heard.includes('in time'))
+    t.strictSame(heard, ['told late', 'in time'])
   })
 
   t.test('many publications are heard, each once', async t => {

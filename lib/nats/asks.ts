@@ -39,6 +39,7 @@ export class Asks {
     const home = answer ? undefined : await before(until + ON_THE_WAY, this.#homeOf(deviceId))
     if (home === undefined) return answer
     await sleep(HAND_OVER)
+    if (performance.now() >= until) throw new Failure('timeout')
     const second = await this.#ask(deviceId, request, until, signal)
     if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
     throw new Failure('unreachable', { message: 'The node that has the device is not back yet' })

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Msg } from '@nats-io/transport-node'
 import { Failure } from '../errors.ts'
+import { Lateness } from './lateness.ts'
 import type { Link } from './link.ts'
 
 /** Every node says so often that it lives, */
@@ -19,6 +20,7 @@ const INTRODUCTIONS = 100
 export class Nodes {
   /** This node, from its start to its end: one that starts again under the same name is another. */
   readonly self = randomBytes(9).toString('base64url')
+  readonly lateness = new Lateness()
   readonly #link: Link
   readonly #heard = new Map<string, number>()
   /** Those that were taken for dead. */
@@ -108,7 +110,7 @@ export class Nodes {
   #beat (): void {
     if (!this.#link.up) return
     this.check()
-    this.#link.publish('beat', `+${this.self}`)
+    this.#say('+')
     const now = performance.now()
     for (const [node, at] of this.#heard) if (now - at >= LIFE) this.#giveUp(node)
     if (!this.#changed || now - this.#since < LIFE) return
@@ -120,8 +122,13 @@ export class Nodes {
   #giveUp (node: string): void {
     this.#forget(node)
     this.#givenUp.add(node)
-    if (this.#givenUp.size > MAX_GIVEN_UP) this.#givenUp.delete(this.#givenUp.values().next().value!)
+    if (this.#givenUp.size > MAX_GIVEN_UP) this.#forgetGivenUp(this.#givenUp.values().next().value!)
     this.#lapse()
+  }
+
+  #forgetGivenUp (node: string): void {
+    this.#givenUp.delete(node)
+    this.lateness.forget(node)
   }
 
   #lapse (): void {
@@ -133,19 +140,31 @@ export class Nodes {
     this.#heard.clear()
     this.#changed = true
     if (!this.#link.up) return
-    this.#link.publish('beat', `?${this.self}`)
+    this.#say('?')
     this.#lapse()
   }
 
   /** `+` lives, `?` lives and wants to know who else does, `-` leaves, `!` was taken for dead. */
   #hear (beat: string): void {
-    const [sign, node] = [beat[0], beat.slice(1)]
-    if (sign === '-') return this.#forget(node)
+    const [node = '', sentAt] = beat.slice(1).split(' ')
+    const sign = beat[0]
+    if (sign === '-') return this.#leave(node)
     if (sign === '!') return node === this.self ? this.#lapse() : undefined
     if (this.#givenUp.delete(node)) this.warn(node)
+    this.lateness.note(node, Number(sentAt))
     this.#heard.set(node, performance.now())
     if (node === this.self) this.#echo = performance.now()
-    else if (sign === '?' && this.#link.up) this.#link.publish('beat', `+${this.self}`)
+    else if (sign === '?' && this.#link.up) this.#say('+')
+  }
+
+  /** A word of this node, and what its clock shows. */
+  #say (sign: '+' | '?'): void {
+    this.#link.publish('beat', `${sign}${this.self} ${Math.round(performance.now())}`)
+  }
+
+  #leave (node: string): void {
+    this.#forget(node)
+    this.lateness.forget(node)
   }
 
   #forget (node: string): void {
