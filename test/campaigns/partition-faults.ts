@@ -9,7 +9,7 @@ export interface Fault {
 
 type Begin = (site: Site, random: () => number) => Promise<Fault>
 
-const [SHORTEST, LONGEST] = [2_000, 12_000]
+const SHORTEST = 2_000
 const [LEAST_LOSS, MOST_LOSS] = [10, 40]
 
 /** Every kind of fault, by its name. */
@@ -77,11 +77,11 @@ export const kinds: Record<string, Begin> = {
   }
 }
 
-/** Brings a fault about, waits, and undoes it; resolves with what it was. */
-export async function suffer (kind: string, site: Site, random: () => number): Promise<string> {
+/** Brings a fault about, waits for up to `longest` milliseconds, and undoes it; resolves with what it was. */
+export async function suffer (kind: string, site: Site, longest: number, random: () => number): Promise<string> {
   const began = performance.now()
   const { what, end } = await kinds[kind]!(site, random)
-  if (kind !== 'deploy') await sleep(SHORTEST + random() * (LONGEST - SHORTEST))
+  if (kind !== 'deploy') await sleep(SHORTEST + random() * (longest - SHORTEST))
   await end()
   return `${kind}: ${what} for ${((performance.now() - began) / 1_000).toFixed(1)} s`
 }

@@ -5,14 +5,11 @@ import type { Device } from './partition-device.ts'
 import { NODES, type Site } from './partition-site.ts'
 
 const WITHIN = 10_000
-/** How long the judge goes on looking, to say how long it took. */
-const PATIENCE = 60_000
 const LOOK_AGAIN = 300
 const PAGE = 100
 const WIDTH = 12
 const ARRIVES_WITHIN = 3_000
 const SECOND_COPY_WITHIN = 300
-const ALL_SEEN_WITHIN = 60_000
 const EMPTY_WITHIN = 15_000
 const NAMED = 4
 const EMPTY = ['KV_devices_devices', 'KV_devices_entries', 'devices_letters']
@@ -22,10 +19,13 @@ export class Judge {
   readonly #site: Site
   readonly #devices: Device[]
   readonly #callers: Callers
+  /** Milliseconds for which it goes on looking where something is wrong, to say how long it was so. */
+  readonly #patience: number
   /** How much of each list of what is wrong has been told. */
   readonly #told = new Map<string, number>()
 
-  constructor (site: Site, devices: Device[], callers: Callers) {
+  constructor (site: Site, devices: Device[], callers: Callers, patience: number) {
+    this.#patience = patience
     this.#site = site
     this.#devices = devices
     this.#callers = callers
@@ -33,12 +33,12 @@ export class Judge {
 
   /** Resolves with what is wrong after a fault, and the milliseconds until the list was true. */
   async afterFault (): Promise<{ wrong: string[], took: number }> {
-    const wrong = await this.#news()
+    const wrong = await this.news()
     const began = performance.now()
     let found: string[] = []
     let early: string[] | undefined
     let took = Infinity
-    while (performance.now() - began < PATIENCE) {
+    while (performance.now() - began < this.#patience) {
       found = await this.#untrue()
       took = performance.now() - began
       if (found.length === 0) break
@@ -47,9 +47,9 @@ export class Judge {
     }
     if (took > WITHIN) {
       wrong.push(...early ?? found)
-      wrong.push(found.length === 0 ? `true only after ${Math.round(took)} ms` : `still so after ${PATIENCE} ms: ${found.join('; ')}`)
+      wrong.push(found.length === 0 ? `true only after ${Math.round(took)} ms` : `still so after ${this.#patience} ms: ${found.join('; ')}`)
     }
-    wrong.push(...await this.#broadcast(), ...await this.#news())
+    wrong.push(...await this.#broadcast(), ...await this.news())
     return { wrong, took }
   }
 
@@ -59,8 +59,8 @@ export class Judge {
       const seen = new Set(device.seen.letters)
       return [...this.#callers.posts.get(device)!.promised].filter(number => !seen.has(number)).map(number => `${device.id}/${number}`)
     })
-    for (const until = performance.now() + ALL_SEEN_WITHIN; missing().length > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
-    return [...some('letters lost', missing()), ...await this.#news()]
+    for (const until = performance.now() + this.#patience; missing().length > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
+    return [...some('letters lost', missing()), ...await this.news()]
   }
 
   /** Once all devices have closed: resolves with what is left. */
@@ -71,7 +71,7 @@ export class Judge {
       return [
         ...EMPTY.filter(stream => messages[stream] !== 0).map(stream => `${messages[stream]} messages left in ${stream}`),
         ...(consumers === 0 ? [] : [`${consumers} consumers left`]),
-        ...listed.filter(({ entries }) => entries?.length !== 0).map(({ node, entries }) => `${node} lists ${entries?.length ?? 'no'} devices when all are away`)
+        ...listed.filter(({ entries }) => entries?.length !== 0).map(({ node, entries }) => entries ? `${node} lists ${entries.length} devices when all are away` : `${node} gives no list`)
       ]
     }
     let left = await look()
@@ -80,7 +80,7 @@ export class Judge {
   }
 
   /** What has been found wrong since the last time. */
-  async #news (): Promise<string[]> {
+  async news (): Promise<string[]> {
     const twice = this.#devices.flatMap(({ id, seen: { letters, times } }) => [
       ...letters.filter((number, at) => letters.indexOf(number) < at).map(number => `${id}/${number}`),
       ...[...times].filter(([, count]) => count > 1).map(([name, count]) => `${name} ${count} times at ${id}`)
@@ -95,10 +95,10 @@ export class Judge {
       ...some('letters that nobody sent', this.#unheard('unsent', unsent)),
       ...some('acknowledged and never seen', this.#unheard('undone', undone)),
       ...some('devices told not to come back', this.#unheard('stops', this.#devices.flatMap(({ stops }) => stops))),
-      ...this.#unheard('answers', this.#callers.wrong),
+      ...some('wrong answers', this.#unheard('answers', this.#callers.wrong)),
       ...this.#unheard('site', this.#site.wrong),
       ...this.#unheard('faults', this.#site.faults),
-      ...this.#unheard('resets', this.#site.resets())
+      ...some('streams that NATS gave up', this.#unheard('resets', this.#site.resets()))
     ]
   }
 

@@ -1,4 +1,5 @@
 import { readdirSync } from 'node:fs'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { chance, type Outcome } from './campaign.ts'
 import { enterConfinement } from './namespaces.ts'
@@ -15,6 +16,10 @@ export interface RunSettings {
   /** The kinds of faults, in their order; where there are fewer than `faults`, they are drawn from these. */
   kinds: string[]
   faults: number
+  /** Milliseconds that a fault lasts at most. */
+  longest: number
+  /** Milliseconds for which the judge goes on looking where something is wrong. */
+  patience: number
   /** The folder of the logs. */
   logs: string
 }
@@ -27,14 +32,16 @@ const LOOK_AGAIN = 100
 const CONNECTED_WITHIN = 60_000
 const ENDED_WITHIN = 5_000
 
-async function run ({ devices: count, seed, kinds: among, faults, logs }: RunSettings, tell: (line: string) => void): Promise<Outcome> {
+async function run ({ devices: count, seed, kinds: among, faults, longest, patience, logs }: RunSettings, tell: (line: string) => void): Promise<Outcome> {
   const [random, chosen] = [chance(seed), chance(seed + 1)]
   const wrong: string[] = []
   const site = await Site.build(logs)
+  const delay = monitorEventLoopDelay()
+  delay.enable()
   const gateways = { pick: () => ((name: string) => ({ name, url: site.url(name) }))(NODES[Math.floor(random() * NODES.length)]!) }
   const devices: Device[] = Array.from({ length: count }, (_, at) => at % BARE_SHARE === 0 ? new BareDevice(`device-${at}`, gateways) : new ClientDevice(`device-${at}`, gateways))
   const callers = new Callers(site, devices, random)
-  const judge = new Judge(site, devices, callers)
+  const judge = new Judge(site, devices, callers, patience)
   const movement = new Movement(devices, random)
 
   await until(() => devices.every(({ at }) => at !== undefined), CONNECTED_WITHIN)
@@ -42,29 +49,29 @@ async function run ({ devices: count, seed, kinds: among, faults, logs }: RunSet
   const settling: number[] = []
   for (const [at, kind] of sequence(faults, among, chosen).entries()) {
     movement.start()
-    const what = await suffer(kind, site, chosen)
+    const what = await suffer(kind, site, longest, chosen)
     await site.mend()
     const healthy = await site.healthy()
     movement.stop()
     const { wrong: found, took } = await judge.afterFault()
     settling.push(took)
     tell(`${String(at + 1).padStart(2)} ${what}; NATS well after ${seconds(healthy)}, true after ${seconds(took)}${found.map(one => `\n   wrong: ${one}`).join('')}`)
-    wrong.push(...found.map(one => `fault ${at + 1}, ${kind}: ${one}`))
+    if (found.length > 0) wrong.push(`fault ${at + 1}, ${kind}: ${found[0]}${found.length > 1 ? `, and ${found.length - 1} more` : ''}`)
   }
 
-  await callers.stop()
+  wrong.push(...await callers.stop(patience))
   wrong.push(...await judge.afterAll())
   for (const device of devices) device.close()
   wrong.push(...await judge.leftOver())
   await site.close()
-  wrong.push(...site.wrong.filter(one => !wrong.some(known => known.endsWith(one))))
+  wrong.push(...await judge.news())
   await until(() => processes().length === 0, ENDED_WITHIN)
   for (const one of processes()) wrong.push(`process ${one} is left`)
   const letters = devices.reduce((sum, device) => sum + callers.posts.get(device)!.promised.size, 0)
   return {
     line: `partition: ${count} devices that moved ${movement.moves} times, ${faults} faults, seed ${seed}; ${letters} letters acknowledged to their senders, ` +
       `${devices.reduce((sum, { seen }) => sum + seen.letters.length, 0)} seen, ${callers.done.size} calls and messages answered by devices; the list true after ${seconds(Math.max(...settling))} at most; ` +
-      `the slowest answers in ms ${JSON.stringify(callers.slowest)}; answers ${JSON.stringify(callers.outcomes)}; logged ${JSON.stringify(site.logged())}`,
+      `the judge itself held up by ${Math.round(delay.percentile(99) / 1e6)} ms (99 %), ${Math.round(delay.max / 1e6)} ms at most; the slowest answers in ms ${JSON.stringify(callers.slowest)}; answers ${JSON.stringify(callers.outcomes)}; logged ${JSON.stringify(site.logged())}`,
     wrong
   }
 }

@@ -8,6 +8,10 @@ interface Size extends Record<string, number | string> {
   devices: number
   faults: number
   seed: number
+  /** Milliseconds that a fault lasts at most. */
+  longest: number
+  /** Milliseconds for which the judge goes on looking where something is wrong, to say how long it was so. */
+  patience: number
   /** Kinds of faults, with commas between; by default all. */
   only: string
   /** A folder for the logs of the nodes and of NATS; without it they go with the confinement. */
@@ -18,14 +22,14 @@ interface Size extends Record<string, number | string> {
  * Three nodes and three NATS servers in network namespaces lose each other, die and stand still, while devices move and letters flow:
  * what devices receive, what callers are told and what the nodes list stays true.
  */
-export async function partition ({ devices, faults, seed, only, logs }: Size, watch: (line: string) => void = console.log): Promise<Outcome> {
+export async function partition ({ only, logs, ...size }: Size, watch: (line: string) => void = console.log): Promise<Outcome> {
   const refused = namespacesRefused()
   if (refused !== undefined) return { line: `partition: skipped, ${refused}`, wrong: [] }
   const chosen = only === '' ? Object.keys(kinds) : only.split(',')
   const unknown = chosen.filter(kind => !Object.hasOwn(kinds, kind))
   if (unknown.length > 0) throw new Error(`There is no fault ${unknown.join(', ')}; there are ${Object.keys(kinds).join(', ')}`)
-  const settings: RunSettings = { devices, faults, seed, kinds: chosen, logs: logs === '' ? join('/run', 'logs') : logs }
+  const settings: RunSettings = { ...size, kinds: chosen, logs: logs === '' ? join('/run', 'logs') : logs }
   return await confined(new URL(`./partition-run${import.meta.url.slice(-3)}`, import.meta.url).href, settings, watch)
 }
 
-await command(import.meta.url, { devices: 200, faults: 60, seed: Date.now() % 1_000_000, only: '', logs: '' }, partition)
+await command(import.meta.url, { devices: 200, faults: 60, seed: Date.now() % 1_000_000, longest: 12_000, patience: 60_000, only: '', logs: '' }, partition)
