@@ -165,14 +165,17 @@ export class Delivery {
   /** Again and again while the mailbox is away or full, also when the device has left meanwhile: it has answered. */
   async #settle (session: Session, letter: Kept, ending: Ending, device?: Detail): Promise<void> {
     this.#answered.add(letter)
-    for (let tries = 1; ; tries++) {
-      try {
-        return void await this.#letters.settle(session.id, letter, ending, device)
-      } catch (error) {
-        if (!(error instanceof Failure) || this.#paused) throw error
-        if (tries === 1 && !isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
-      }
-      await sleep(PAUSE, undefined, { ref: false })
+    for (let tries = 1; !await this.#isSettled(session, letter, { ending, device, tries }); tries++) await sleep(PAUSE, undefined, { ref: false })
+  }
+
+  async #isSettled (session: Session, letter: Kept, { ending, device, tries }: { ending: Ending, device: Detail | undefined, tries: number }): Promise<boolean> {
+    try {
+      await this.#letters.settle(session.id, letter, ending, device)
+      return true
+    } catch (error) {
+      if (!(error instanceof Failure) || this.#paused) throw error
+      if (tries === 1 && !isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
+      return false
     }
   }
 

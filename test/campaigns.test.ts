@@ -7,7 +7,6 @@ import { fuzz } from './campaigns/fuzz.ts'
 import { intruder } from './campaigns/intruder.ts'
 import { namespacesRefused } from './campaigns/namespaces.ts'
 import { owner } from './campaigns/owner.ts'
-import { partition } from './campaigns/partition.ts'
 import { resets } from './campaigns/resets.ts'
 import { rivals } from './campaigns/rivals.ts'
 import { slow } from './campaigns/slow.ts'
@@ -48,14 +47,6 @@ withProgram(t, 'ip', 'no request of a stranger is carried out, however and whene
   const why = namespacesRefused()
   if (why) return t.plan(0, why)
   await passes(t, intruder({ requests: 1_000, seed: Date.now() }))
-})
-
-withProgram(t, 'nats-server', 'nodes and NATS servers that lose each other lose no letter and no device', async t => {
-  const why = namespacesRefused()
-  if (why) return t.plan(0, why)
-  // one fault of each kind that the others do not cover
-  const only = 'split,outage,node-nats,one-way,pause-node,kill-nats'
-  await passes(t, partition({ devices: 40, faults: 6, seed: Date.now() % 1_000_000, only, logs: '' }, line => t.comment(line)))
 })
 
 withProgram(t, 'nats-server', 'nodes that die, stand still, lose NATS and leave lose no letter and no device', async t => {

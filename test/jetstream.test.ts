@@ -128,7 +128,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     await mailbox.put('d', letter('a', { expiresAt: now }), plenty)
     proxy.watch = said => {
       if (!said.includes(`$KV.${over.prefix}_receipts.d`)) return
-      proxy.watch = () => {}
+      proxy.watch = undefined
       proxy.reset()
     }
     t.equal(await reasonOf(mailbox.sweep(now)), 'unreachable')
@@ -142,18 +142,18 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     writeFileSync(config, 'jetstream { max_file_store: 65536 }')
     const small = await natsServer(t, path, ['-c', config])
     const mailbox = await open(t, { servers: small.servers })
-    let kept = 0
-    const fill = async (size: number) => {
-      while (await reasonOf(mailbox.put('d', letter(`l${kept}`, { body: new Uint8Array(size) }), plenty)) === 'it did not fail') kept++
-    }
-    for (const size of [4_000, 100]) await fill(size)
+    await mailbox.put('d', letter('l', { body: new Uint8Array(4_000) }), plenty)
     const connection = await connect({ servers: small.servers })
     t.teardown(() => connection.close())
-    const { storage } = await (await jetstreamManager(connection)).getAccountInfo()
-    t.ok(storage > 60_000)
-    t.equal(await mailbox.settle('d', 'l0', 'delivered'), true)
-    t.equal((await mailbox.receipt('d', 'l0'))!.status, 'delivered')
-    t.equal((await reading(mailbox)).includes('l0'), false)
+    const manager = await jetstreamManager(connection)
+    await manager.streams.add({ name: 'others', subjects: ['others'] })
+    for (const size of [1_000, 1]) {
+      while (await reasonOf(manager.jetstream().publish('others', new Uint8Array(size))) === 'it did not fail');
+    }
+    t.equal(await reasonOf(mailbox.put('d', letter('no room'), plenty)), 'store-full')
+    t.equal(await mailbox.settle('d', 'l', 'delivered'), true)
+    t.equal((await mailbox.receipt('d', 'l'))!.status, 'delivered')
+    t.strictSame(await reading(mailbox), [])
   })
 
   t.test('letters expire by the clock of NATS, whatever those of the nodes say', async t => {
@@ -189,6 +189,23 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
         t.ok(near((await other.receipt('d', 'a'))!.at, Date.now()))
       })
     }
+  })
+
+  t.test('of many in one mailbox who settle a letter at once, one tells of it', async t => {
+    const mailbox = await open(t, { prefix: prefix() })
+    const settle = async () => (await Promise.all(Array.from({ length: 4 }, () => mailbox.settle('d', 'a', 'expired')))).filter(Boolean).length
+    t.equal(await settle(), 0, 'there is none')
+    await mailbox.put('d', letter('a'), plenty)
+    t.equal(await settle(), 1)
+  })
+
+  t.test('a sweep that is to end begins nothing more', async t => {
+    const mailbox = await open(t, { prefix: prefix() })
+    const now = Date.now()
+    await mailbox.put('d', letter('a', { expiresAt: now }), plenty)
+    t.strictSame(await mailbox.sweep(now, AbortSignal.abort()), [])
+    t.strictSame(await reading(mailbox), ['a'])
+    t.match(await mailbox.sweep(now), [{ receipt: { id: 'a', status: 'expired' } }])
   })
 
   t.test('who closes does not wait for all that a sweep has begun', async t => {

@@ -129,7 +129,8 @@ class JetStreamMailbox implements Mailbox {
   async settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
     const key = keyOf(deviceId, letterId)
     // one after the other: of two in this mailbox that say the same, one tells of it
-    for (let other; (other = this.#settling.get(key));) if (await other.catch(() => false)) return false
+    const other = this.#settling.get(key)
+    if (other) return !await other.catch(() => false) && await this.settle(deviceId, letterId, ending, device)
     const settling = this.#settle(deviceId, letterId, ending, device).finally(() => this.#settling.delete(key))
     this.#settling.set(key, settling)
     return await settling

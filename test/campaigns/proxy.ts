@@ -16,7 +16,7 @@ export class Proxy {
   /** Milliseconds that everything takes on its way, in either direction. */
   delay = 0
   /** Sees what clients say, before it goes further. */
-  watch: (said: string) => void = () => {}
+  watch: ((said: string) => void) | undefined
   readonly #server: Server
   readonly #pairs = new Set<Pair>()
 
@@ -70,7 +70,7 @@ export class Proxy {
     if (this.deaf) return this.#swallow(client)
     const pair = { client, gateway: connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true }), silent: false }
     this.#pairs.add(pair)
-    client.on('data', data => this.watch(data.toString('latin1')))
+    client.on('data', data => this.watch?.(data.toString('latin1')))
     this.#pass(pair, client, pair.gateway)
     this.#pass(pair, pair.gateway, client)
   }
