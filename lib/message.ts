@@ -40,6 +40,13 @@ export interface Codec {
   callOf? (data: unknown): Named | undefined
 }
 
+/** What a codec made of a frame; throws where that is no message, as one that is not ours may have it. */
+export function decoded (codec: Codec, frame: string | Uint8Array): Message | Message[] {
+  const message = codec.decode(frame)
+  if (!Array.isArray(message) && typeof message.kind !== 'string') throw new TypeError('The codec gave no message')
+  return message
+}
+
 /** The message that tells the other side why its call failed; an accident is an internal error to it. */
 export function failed (id: Id | null, error: unknown): Failed {
   if (!(error instanceof Failure)) return { kind: 'failure', id, reason: 'internal' }

@@ -6,7 +6,7 @@ import { checkTime, type Credentials, type Description, type Device, type Leave 
 import { Failure, goodbyes, type Goodbye, type Reason } from './errors.ts'
 import { Frame } from './frame.ts'
 import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
-import { failed, type Call, type Codec, type Failed, type Invalid, type Message, type Named, type Notice, type Result } from './message.ts'
+import { decoded, failed, type Call, type Codec, type Failed, type Invalid, type Message, type Named, type Notice, type Result } from './message.ts'
 import { Output, type Sink } from './output.ts'
 import { Peer, type CallOptions, type Inbound, type Party, type PeerLimits } from './peer.ts'
 import type { Stats } from './stats.ts'
@@ -188,8 +188,7 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   #take (payload: string | Uint8Array, size: number): void {
-    const message = this.codec.decode(payload)
-    if (!Array.isArray(message) && typeof message.kind !== 'string') throw new TypeError('The codec gave no message')
+    const message = decoded(this.codec, payload)
     this.#pulse.heard()
     this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
     if (Array.isArray(message)) this.#receiveBatch(message, size)

@@ -1,9 +1,12 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
+import Fastify from 'fastify'
 import t from 'tap'
-import type { Found } from './hooks.ts'
+import devices, { jsonrpc, type Codec, type Door } from '../lib/index.ts'
 import { things, ways } from './anything.ts'
+import type { Found } from './hooks.ts'
+import { connect, listen } from './support.ts'
 
 const internal = /^500 \{"statusCode":500,"code":"INTERNAL_ERROR","error":"Internal Server Error","message":"Internal error"\}$/
 const refused = /^40[13] \{"statusCode":40[13],"code":"(UNAUTHENTICATED|FORBIDDEN|ORIGIN_REFUSED)"/
@@ -15,7 +18,7 @@ const outcomes: Record<string, RegExp[]> = {
   guard: [refused, internal],
   // an object is credentials, whatever it holds
   authenticate: [refused, internal, /^101$/],
-  'authenticate over TCP': [/^\{"jsonrpc":"2.0","method":"goodbye","params":\{"code":(450[13]|1013),/, /^\{"jsonrpc":"2.0","method":"welcome"/],
+  'authenticate over TCP': [/^\{"jsonrpc":"2.0","id":1,"error":.*\n\{"jsonrpc":"2.0","method":"goodbye","params":\{"code":(450[13]|1013),/, /^\{"jsonrpc":"2.0","id":1,"result":\{\}\}\n/],
   origins: [refused],
   'origins of an upgrade': [refused],
   authorizeTopic: [error],
@@ -40,6 +43,8 @@ const outcomes: Record<string, RegExp[]> = {
   'backplane.ask': [internal, refused],
   'backplane.list': [internal, refused],
   'dial token': [/^waiting$/],
+  'dial codec.encode': [/^(connected|waiting|stopped)$/],
+  'dial codec.decode': [/^(connected|waiting|stopped)$/],
   'client token': [/^(connected|waiting)$/],
   'client WebSocket': [/^waiting$/],
   'client handler': [/^connected (200 |403 |500 |502 |422 )/],
@@ -64,4 +69,28 @@ t.test('whatever a function of the application gives or throws, the process goes
   t.strictSame(found.filter(({ hook, outcome }) => !outcomes[hook]!.some(pattern => pattern.test(outcome))), [])
   t.strictSame(found.filter(({ hook, outcome }) => outcome.includes('secret') && !told.test(hook)), [])
   t.comment(`${found.length} uses of ${Object.keys(outcomes).length} hooks`)
+})
+
+t.test('a device whose codec has no words even for a failure is let go', async t => {
+  const codec: Codec = { ...jsonrpc(), subprotocol: 'mute', encode: () => { throw null } } // eslint-disable-line
+  const app = await listen(t, { codecs: [codec, jsonrpc()] })
+  const device = await connect(app.url, 'd', { protocols: ['mute'], unwelcomed: true })
+  t.match(await device.closed, { code: 1013 })
+
+  const later: Codec = { ...jsonrpc(), subprotocol: 'later', encode: message => 'method' in message ? jsonrpc().encode(message) : codec.encode(message) }
+  const other = await listen(t, { codecs: [later] })
+  const talking = await connect(other.url, 'd', { protocols: ['later'] })
+  talking.notify('ping')
+  talking.send({ jsonrpc: '2.0', id: 1, method: 'message' })
+  t.match(await talking.closed, { code: 1011, reason: 'our fault' })
+  other.devices.handle('slow', async () => await new Promise(resolve => setImmediate(resolve)))
+  const waiting = await connect(other.url, 'd', { protocols: ['later'] })
+  waiting.send({ jsonrpc: '2.0', id: 1, method: 'slow' })
+  t.match(await waiting.closed, { code: 1011 })
+})
+
+t.test('a door that does not open, and does not say why, fails the start', async t => {
+  const door: Door = { open: async () => { throw undefined }, close: async () => {} } // eslint-disable-line
+  const app = Fastify()
+  await t.rejects(async () => await app.register(devices, { doors: [door] }), { message: /did not say why/ })
 })

@@ -18,7 +18,7 @@ export interface Found {
 }
 
 /** These answer at once: what they give is no promise, and a rejected one would be theirs to catch. They misbehave once. */
-const atOnce = new Set(['codec.decode', 'codec.encode', 'codec.mint', 'mailbox.onTrouble', 'mailbox.onDamage', 'client WebSocket'])
+const atOnce = new Set(['codec.decode', 'codec.encode', 'codec.mint', 'dial codec.encode', 'dial codec.decode', 'mailbox.onTrouble', 'mailbox.onDamage', 'client WebSocket'])
 
 /** The ways that fail; in the others something comes that is of no use. */
 const failing = new Set(['throws', 'rejects with'])
@@ -41,7 +41,7 @@ function part<Part extends object> (name: string, whole: Part, methods: Array<ke
   return { ...whole, ...Object.fromEntries(methods.map(method => [method, hook(`${name}.${method}`, whole[method] as () => unknown)])) }
 }
 
-const usual = jsonrpc()
+const [usual, lines] = [jsonrpc(), jsonrpc({ bytes: 'base64' })]
 const codec: Codec = { ...usual, subprotocol: 'theirs', decode: hook('codec.decode', usual.decode), encode: hook('codec.encode', usual.encode), mint: hook('codec.mint', () => crypto.randomUUID()) }
 const door: Door = { open: async () => {}, close: hook('door.close', async () => {}) }
 const mailbox: Mailbox = part('mailbox', memoryMailbox({}), ['put', 'waiting', 'settle', 'receipt', 'strike', 'sweep'])
@@ -127,7 +127,7 @@ async function upgrade (app: Reached, headers: Record<string, string> = {}): Pro
 
 async function overTcp (app: Reached): Promise<string> {
   const socket = connectTcp(app.tcpPort, '127.0.0.1')
-  socket.end('{"jsonrpc":"2.0","method":"connect","params":{"deviceId":"d"}}\n')
+  socket.end('{"jsonrpc":"2.0","id":1,"method":"connect","params":{"deviceId":"d"}}\n')
   let said = ''
   for await (const chunk of socket) said += chunk
   return said.trim()
@@ -181,6 +181,8 @@ const uses: Record<string, (app: Reached) => Promise<string>> = {
   'backplane.ask': app => message(app, 'ttl=0'),
   'backplane.list': app => ask(app, 'GET', '/devices'),
   'dial token': app => dialled(app, hook('dial token', () => 'usual')),
+  'dial codec.encode': app => dialledTo(app),
+  'dial codec.decode': app => dialledTo(app),
   'client token': app => client(app, { token: hook('client token', () => 'usual') }),
   'client WebSocket': app => client(app, { WebSocket: function () { return thing() } as never }),
   'client handler': app => client(app, {}, async () => await ask(app, 'POST', '/devices/d/calls/method')),
@@ -200,6 +202,18 @@ async function dialled (app: Reached, token: () => string): Promise<string> {
   await until(() => dial.status.state === 'waiting')
   dial.close()
   return 'waiting'
+}
+
+/** To our own TCP door, over a codec that misbehaves. */
+async function dialledTo (app: Reached): Promise<string> {
+  const codec: Codec = { ...lines, decode: hook('dial codec.decode', lines.decode), encode: hook('dial codec.encode', lines.encode) }
+  const dial = app.devices.dial(`tcp://127.0.0.1:${app.tcpPort}`, { deviceId: 'e', as: 'd', codec, first: 60_000, most: 60_000 })
+  await until(() => dial.status.state !== 'connecting')
+  const { state } = dial.status
+  armed = undefined
+  dial.close()
+  await until(() => dial.status.state === 'stopped' && !app.devices.has('d') && !app.devices.has('e'))
+  return state
 }
 
 async function worker (app: Reached): Promise<string> {

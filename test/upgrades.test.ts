@@ -7,6 +7,7 @@ import fastifyWebsocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import devices, { type Options } from '../lib/index.ts'
+import { gate } from './fakes.ts'
 import { connect, open, until } from './support.ts'
 
 const certificates = new URL('certificates/', import.meta.url)
@@ -100,15 +101,27 @@ t.test('a request that asks for HTTP/2 while an earlier one is answered waits fo
 })
 
 t.test('a reset while it waits for its turn harms nobody', async t => {
-  let answer = () => {}
-  const app = await serving(t, { before: async app => { app.get('/slow', async () => await new Promise<string>(resolve => { answer = () => resolve('late') })) } })
+  const reset = gate()
+  const app = await serving(t, {
+    before: async app => {
+      app.get('/slow', async ({ raw }, reply) => {
+        reply.hijack()
+        await reset.opened
+        // what is written to it now tells the server that it is gone
+        await until(() => {
+          reply.raw.write('part of the answer')
+          return raw.socket.destroyed
+        })
+      })
+    }
+  })
   const socket = app.dial()
   socket.on('error', () => {})
   socket.write(requestOf('GET', '/slow', { asks: [] }) + requestOf('GET', '/host'))
   await until(() => [...app.sockets].some(one => one.listenerCount('error') > 0 && one.listenerCount('data') === 0))
   const [served] = app.sockets
   socket.resetAndDestroy()
-  answer()
+  reset.open()
   await until(() => served!.closed)
   t.equal(statuses(await converse(app.dial(), last('/host')))[0], 200)
 })

@@ -4,6 +4,7 @@ import { WebSocket, type ClientOptions } from 'ws'
 import type { Errand, Outward } from '../dial.ts'
 import { connectTo } from '../endpoint.ts'
 import type { Farewell } from '../farewell.ts'
+import { decoded } from '../message.ts'
 import { Line } from './line.ts'
 import { Stream, type Keeper } from './stream.ts'
 
@@ -49,11 +50,20 @@ export async function overStream ({ url, as, token, codec, tls, ground, signal }
   if (as === undefined) {
     stream.hold()
   } else {
-    stream.say({ kind: 'call', id: 'connect', method: 'connect', params: { deviceId: as, token } })
+    introduce(stream, socket, { deviceId: as, token })
     await caller.accepted
   }
   const { remoteAddress: address, localAddress } = socket
   return { line: stream, address, localAddress, over: caller.over, release: () => stream.release(), cut: () => stream.cut() }
+}
+
+function introduce (stream: Stream, socket: RawSocket, params: object): void {
+  try {
+    stream.say({ kind: 'call', id: 'connect', method: 'connect', params })
+  } catch (error) { // a codec that is not ours
+    socket.destroy()
+    throw error
+  }
 }
 
 /** Waits for the other side to accept us, and for the end. */
@@ -76,7 +86,7 @@ class Caller implements Keeper {
 
   /** The answer to our introduction; an error comes with a goodbye. */
   greet (text: string): void {
-    const answer = this.stream.codec.decode(text)
+    const answer = decoded(this.stream.codec, text)
     if (Array.isArray(answer) || answer.kind !== 'result') return
     this.stream.hold()
     this.#accept()

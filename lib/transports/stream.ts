@@ -114,8 +114,10 @@ export class Stream implements Socket {
 
   close (code: number, reason: string): void {
     if (!this.isOpen) return
-    this.say(farewell(code, reason))
     this.farewell = { code, reason }
+    try {
+      this.say(farewell(code, reason))
+    } catch {} // a codec that is not ours has no words for it
     this.#finish()
   }
 
@@ -167,6 +169,14 @@ export class Stream implements Socket {
   #take (line: Buffer): void {
     if (isBlank(line) && !this.#early) return void this.session?.spend(1)
     if (!isUtf8(line)) return this.#spoil('text')
+    try {
+      this.#hear(line)
+    } catch { // a codec that is not ours cannot read it
+      this.#spoil('fault')
+    }
+  }
+
+  #hear (line: Buffer): void {
     const text = line.toString()
     const said = farewellIn(text, this.codec)
     if (said) this.#left(said.code, said.reason)

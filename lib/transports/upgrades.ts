@@ -48,6 +48,7 @@ function answerPlainly (this: Server, request: IncomingMessage, socket: Duplex, 
 
 /** Gives the connection back to the server, with the same request in front, less the header that asks for the upgrade. */
 function parseAgain (server: Server, request: IncomingMessage, socket: Connection, head: Buffer): void {
+  if (socket.destroyed) return
   // an earlier request on this connection is still being answered
   if (socket._httpMessage) return void socket._httpMessage.once('close', () => parseAgain(server, request, socket, head))
   // one that is not known whole could be taken for another
