@@ -23,8 +23,8 @@ interface Asked {
 interface Post {
   /** The number of the next letter. */
   next: number
-  /** Acknowledged to their sender. */
-  promised: Set<number>
+  /** Acknowledged to their sender: number and message id. */
+  promised: Map<number, string>
   /** Sent, and not acknowledged yet; it is sent again. */
   pending: number | undefined
 }
@@ -54,6 +54,7 @@ const documented = {
   call: ['200', ...device],
   broadcast: ['200', ...elsewhere],
   list: ['200', ...elsewhere],
+  receipt: ['200 queued', '200 delivered', '404 MESSAGE_UNKNOWN', ...elsewhere],
   describe: ['200', '404 DEVICE_OFFLINE', ...elsewhere, '504 DEVICE_TIMEOUT', '502 DEVICE_DROPPED']
 }
 
@@ -78,7 +79,7 @@ export class Callers {
     this.#site = site
     this.#devices = devices
     this.#random = random
-    this.posts = new Map(devices.map(device => [device, { next: 0, promised: new Set(), pending: undefined }]))
+    this.posts = new Map(devices.map(device => [device, { next: 0, promised: new Map(), pending: undefined }]))
   }
 
   start (): void {
@@ -144,7 +145,7 @@ export class Callers {
   async #letter (device: Device, confirm: boolean): Promise<void> {
     const post = this.posts.get(device)!
     const number = post.pending ??= post.next++
-    const { outcome } = await this.ask({
+    const { outcome, body } = await this.ask({
       kind: confirm ? 'letter with confirm' : 'letter',
       node: this.#node(),
       path: `/devices/${device.id}/messages?ttl=3600${confirm ? `&confirm=true&timeout=${TIMEOUT_S}` : ''}`,
@@ -153,7 +154,7 @@ export class Callers {
       ...(confirm && { timeout: TIMEOUT_S })
     })
     if (!outcome.startsWith('20')) return
-    post.promised.add(number)
+    post.promised.set(number, body.id)
     post.pending = undefined
   }
 

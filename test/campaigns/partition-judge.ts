@@ -55,12 +55,12 @@ export class Judge {
 
   /** Resolves with what is wrong once the letters that were promised have had time to arrive. */
   async afterAll (): Promise<string[]> {
-    const missing = () => this.#devices.flatMap(device => {
-      const seen = new Set(device.seen.letters)
-      return [...this.#callers.posts.get(device)!.promised].filter(number => !seen.has(number)).map(number => `${device.id}/${number}`)
-    })
-    for (const until = performance.now() + this.#patience; missing().length > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
-    return [...some('letters lost', missing()), ...await this.news()]
+    for (const until = performance.now() + this.#patience; this.#undelivered().length > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
+    const undelivered = await Promise.all(this.#undelivered().map(async ({ device, number, id }) => {
+      const { outcome } = await this.#callers.ask({ kind: 'receipt', node: NODES[0]!, method: 'GET', path: `/devices/${device.id}/messages/${encodeURIComponent(id)}` })
+      return `${device.id}/${number}: ${outcome}`
+    }))
+    return [...some('letters acknowledged to their sender and never seen', undelivered), ...await this.news()]
   }
 
   /** Once all devices have closed: resolves with what is left. */
@@ -106,6 +106,13 @@ export class Judge {
     const told = this.#told.get(kind) ?? 0
     this.#told.set(kind, Math.max(told, all.length))
     return all.slice(told)
+  }
+
+  #undelivered (): Array<{ device: Device, number: number, id: string }> {
+    return this.#devices.flatMap(device => {
+      const seen = new Set(device.seen.letters)
+      return [...this.#callers.posts.get(device)!.promised].filter(([number]) => !seen.has(number)).map(([number, id]) => ({ device, number, id }))
+    })
   }
 
   /** What is not true in the lists of the nodes, and, once they are, in what each says of each device. */
