@@ -55,7 +55,7 @@ async function run ({ devices: count, seed, kinds: among, faults, longest, patie
     movement.stop()
     const { wrong: found, took } = await judge.afterFault()
     settling.push(took)
-    tell(`${String(at + 1).padStart(2)} ${what}; NATS well after ${seconds(healthy)}, true after ${seconds(took)}${found.map(one => `\n   wrong: ${one}`).join('')}`)
+    tell(`${String(at + 1).padStart(2)} ${what}; ${healthy}, true after ${seconds(took)}${found.map(one => `\n   wrong: ${one}`).join('')}`)
     if (found.length > 0) wrong.push(`fault ${at + 1}, ${kind}: ${found[0]}${found.length > 1 ? `, and ${found.length - 1} more` : ''}`)
   }
 
@@ -71,9 +71,14 @@ async function run ({ devices: count, seed, kinds: among, faults, longest, patie
   return {
     line: `partition: ${count} devices that moved ${movement.moves} times, ${faults} faults, seed ${seed}; ${letters} letters acknowledged to their senders, ` +
       `${devices.reduce((sum, { seen }) => sum + seen.letters.length, 0)} seen, ${callers.done.size} calls and messages answered by devices; the list true after ${seconds(Math.max(...settling))} at most; ` +
-      `the judge itself held up by ${Math.round(delay.percentile(99) / 1e6)} ms (99 %), ${Math.round(delay.max / 1e6)} ms at most; the slowest answers in ms ${JSON.stringify(callers.slowest)}; answers ${JSON.stringify(callers.outcomes)}; logged ${JSON.stringify(site.logged())}`,
+      `the judge itself held up by ${Math.round(delay.percentile(99) / 1e6)} ms (99 %), ${Math.round(delay.max / 1e6)} ms at most; ${resetsOf(site)}; the slowest answers in ms ${JSON.stringify(callers.slowest)}; answers ${JSON.stringify(callers.outcomes)}; logged ${JSON.stringify(site.logged())}`,
     wrong
   }
+}
+
+function resetsOf (site: Site): string {
+  const all = [...site.resets()].flatMap(([stream, servers]) => [...servers].map(([server, count]) => `${stream} on ${server} ${count} times`))
+  return all.length === 0 ? 'NATS gave up no stream' : `NATS gave up ${all.join(', ')}`
 }
 
 /** Devices that leave one gateway for another, now and then. */
