@@ -97,7 +97,7 @@ export class Records {
   }
 
   async at (seq: number): Promise<Stored | undefined> {
-    return await this.#get({ seq })
+    return seq > 0 ? await this.#get({ seq }) : undefined // NATS answers 0 with "bad request"
   }
 
   /**
