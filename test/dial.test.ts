@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { WebSocketServer } from 'ws'
 import { connect as connectClient, type Client, type ConnectOptions } from '../lib/client/index.ts'
 import { tcpSocket, type TcpSocketOptions } from '../lib/client/tcp.ts'
-import { localBackplane, type Dialled, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
+import { jsonrpc, localBackplane, type Codec, type Dialled, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
 import { tcp } from '../lib/transports/tcp.ts'
 import { gate } from './fakes.ts'
 import { connect, introduce, listen, request, until } from './support.ts'
@@ -104,6 +104,24 @@ t.test('it does not come back once it is told not to, replaced, or not let in', 
   t.match(await becomes(refused, 'waiting'), { code: 1006, reason: /401/, retryIn: Number })
   refused.close()
   t.match(refused.status, { state: 'stopped' })
+})
+
+t.test('a connection whose codec has no words for a goodbye ends all the same', async t => {
+  const b = await gateway(t)
+  const a = await listen(t)
+  const lines = jsonrpc({ bytes: 'base64' })
+  const codec: Codec = {
+    ...lines,
+    encode (message) {
+      if ('method' in message && message.method === 'goodbye') throw undefined // eslint-disable-line
+      return lines.encode(message)
+    }
+  }
+  const dialled = a.devices.dial(b.tcp, { deviceId: 'b', as: 'a', codec })
+  await becomes(dialled, 'connected')
+  await a.devices.disconnect('b')
+  t.match(await becomes(dialled, 'stopped'), { code: 4511 })
+  await until(() => !b.app.devices.has('a'))
 })
 
 t.test('a device that says to come back at once, again and again, is dialled ever more rarely', async t => {
