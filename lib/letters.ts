@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { lettersOf, type Backplane, type Unwatch } from './backplane.ts'
 import { briefly, Failure } from './errors.ts'
@@ -44,8 +45,7 @@ export class Letters {
   /** What is under way in the mailbox. */
   #underway = 0
   #idle = (): void => {}
-  readonly #sweeping: NodeJS.Timeout | undefined
-  #isSweeping = false
+  #nextSweep: NodeJS.Timeout | undefined
   readonly #closing = new AbortController()
   #isReachable = true
   readonly #unwatch: Unwatch
@@ -66,7 +66,7 @@ export class Letters {
       log.error(damage, 'a record of the mailbox is damaged')
     })
     mailbox.onTrouble?.(error => log.error({ err: error }, 'the mailbox is in trouble'))
-    if (sweeps) this.#sweeping = setInterval(() => void this.#track(this.#sweepNow()), SWEEP_INTERVAL).unref()
+    if (sweeps) this.#sweepIn(SWEEP_INTERVAL)
     this.#unwatch = backplane.watch(lettersOf(node), ({ id, data }) => {
       this.#settle(id, data as Outcome)
       return 0
@@ -134,9 +134,15 @@ export class Letters {
     return purged
   }
 
-  /** Takes out what has expired. */
+  /** Takes out all that has expired; other work of the event loop comes between. */
   async sweep (now: number): Promise<void> {
-    for (const { deviceId, receipt } of await this.#mailbox.sweep(now, this.#closing.signal)) this.#told(deviceId, receipt, { ending: 'expired' })
+    const { signal } = this.#closing
+    while (!signal.aborted) {
+      const expired = await this.#mailbox.sweep(now, signal)
+      if (expired.length === 0) return
+      for (const { deviceId, receipt } of expired) this.#told(deviceId, receipt, { ending: 'expired' })
+      await turn()
+    }
   }
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
@@ -166,7 +172,7 @@ export class Letters {
 
   /** Resolves once nothing is under way in the mailbox any more, and it is closed. */
   async close (): Promise<void> {
-    clearInterval(this.#sweeping)
+    clearTimeout(this.#nextSweep)
     this.#closing.abort()
     this.#unwatch()
     this.giveUp()
@@ -184,9 +190,13 @@ export class Letters {
     }
   }
 
+  /** One sweep at a time: one that took longer than the interval is followed by the next at once. */
+  #sweepIn (delay: number): void {
+    this.#nextSweep = setTimeout(() => void this.#track(this.#sweepNow()), delay).unref()
+  }
+
   async #sweepNow (): Promise<void> {
-    if (this.#isSweeping) return
-    this.#isSweeping = true
+    const since = performance.now()
     try {
       await this.sweep(Date.now())
       this.#reach(true)
@@ -194,7 +204,7 @@ export class Letters {
       if (isUnreachable(error)) this.#reach(false)
       else this.#log.error({ err: error }, 'letters cannot be swept')
     }
-    this.#isSweeping = false
+    if (!this.#closing.signal.aborted) this.#sweepIn(Math.max(since + SWEEP_INTERVAL - performance.now(), 0))
   }
 
   #reach (isReachable: boolean): void {

@@ -70,7 +70,10 @@ export interface Mailbox {
   receipt (deviceId: string, letterId: string): Promise<Receipt | undefined>
   /** One more connection ended without an acknowledgement; how many there were. */
   strike (deviceId: string, letterId: string): Promise<number>
-  /** Takes out what has expired, some at a time, and tells one caller what it was. Stops early once the signal is aborted. */
+  /**
+   * Takes out what has expired, some at a time, and tells one caller what it was. It is asked again until nothing is left, and stops early
+   * once the signal is aborted.
+   */
   sweep (now: number, signal?: AbortSignal): Promise<Expired[]>
   /** Tells of what was found damaged, also before somebody listened. */
   onDamage? (listener: (damage: { key: string, reason: string }) => void): void

@@ -10,6 +10,7 @@ import { ClassicLevel } from 'classic-level'
 import t from 'tap'
 import type { Mailbox } from '../lib/mailbox.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/mailboxes/disk.ts'
+import { sealed } from '../lib/mailboxes/checksum.ts'
 import { crc32c } from '../lib/mailboxes/crc32c.ts'
 import { Journal } from '../lib/mailboxes/journal.ts'
 import { readManifest } from '../lib/mailboxes/manifest.ts'
@@ -101,13 +102,13 @@ t.test('a folder belongs to one mailbox at a time', async t => {
   await mailbox.close!()
 })
 
-t.test('a folder of a newer format is left alone', async t => {
+t.test('a folder of another format is left alone', async t => {
   const path = await folder(t)
   const journal = await Journal.open(path, () => {})
-  await journal.write(batch => batch.put('format', 'fastify-devices letters 2'))
+  await journal.write(batch => batch.put('format', 'fastify-devices letters 3'))
   await journal.close()
-  await t.rejects(diskMailbox({ path }), { message: /of a newer format/ })
-  await t.rejects(diskMailbox({ path }), { message: /of a newer format/ }, 'and not locked either')
+  await t.rejects(diskMailbox({ path }), { message: /of another format/ })
+  await t.rejects(diskMailbox({ path }), { message: /of another format/ }, 'and not locked either')
 })
 
 t.test('nobody else may read the folder', async t => {
@@ -281,10 +282,10 @@ t.test('what builds on a letter that could not be kept is refused with it', asyn
   await mailbox.close!()
 })
 
-t.test('what has expired is told, whatever fails behind it', async t => {
+t.test('what has expired is told once, whatever fails behind it', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
-  await mailbox.put('d', letter('a', { expiresAt: 1_000 }), plenty)
-  await mailbox.put('d', letter('b', { expiresAt: 2_500 }), plenty)
+  const [many, most] = [1_200, { letters: 2_000, bytes: 1_000_000 }]
+  await Promise.all(Array.from({ length: many }, (_, n) => mailbox.put('d', letter(String(n), { expiresAt: 1_000 + n }), most)))
   let writes = 0
   const { restore } = intercept(t, async go => {
     if (++writes === 1 || writes > 3) throw new Error('IO error: No space left on device')
@@ -292,12 +293,16 @@ t.test('what has expired is told, whatever fails behind it', async t => {
   })
   t.equal(await reasonOf(mailbox.sweep(5_000)), 'store-full', 'nothing has')
   await sleep(300)
-  t.match(await mailbox.sweep(5_000), [{ receipt: { id: 'a' } }])
+  const told = (await mailbox.sweep(5_000)).map(({ receipt }) => receipt.id)
+  t.ok(told.length > 0 && told.length < many, `${told.length} have`)
+  t.equal(await mailbox.waiting('d'), many - told.length)
   t.equal(await reasonOf(mailbox.sweep(5_000)), 'store-full')
   restore()
   await heals(mailbox)
-  t.match(await mailbox.sweep(5_000), [{ receipt: { id: 'b' } }])
+  told.push(...(await mailbox.sweep(5_000)).map(({ receipt }) => receipt.id))
+  t.strictSame(told.toSorted(), Array.from({ length: many }, (_, n) => String(n)).toSorted())
   t.strictSame(await mailbox.sweep(5_000), [])
+  t.equal(await mailbox.waiting('d'), 0)
   await mailbox.close!()
 })
 
@@ -440,10 +445,13 @@ t.test('what a damaged list held is listed again', async t => {
   await tamper(path, async db => {
     for await (const key of db.keys({ gte: 'd!', lt: 'd"' })) await flip(db, key)
   })
-  t.match(await damagesOf(path), [/^d!.*: the checksum does not fit/])
-  t.strictSame(await damagesOf(path), [], 'once')
   mailbox = await diskMailbox({ path })
+  const damages: string[] = []
+  mailbox.onDamage!(({ key, reason }) => damages.push(`${key}: ${reason}`))
+  t.strictSame(await mailbox.sweep(now + 61_000), [])
+  t.match(damages, [/^d!.*: the checksum does not fit/, /^d!/])
   t.strictSame((await mailbox.sweep(now + 61_000)).map(({ receipt }) => receipt.id), ['a', 'b'])
+  t.equal(damages.length, 2, 'each is told once')
   t.ok(await mailbox.receipt('d', 'c'))
   await mailbox.sweep(later)
   t.equal(await mailbox.receipt('d', 'c'), undefined)
@@ -627,7 +635,21 @@ t.test('of a damaged table only what is damaged is lost', async t => {
   }
 })
 
-t.test('what belongs together is mended from what is left of it, and that is told', async t => {
+/** What a mailbox that found damage before leaves for the next time that the folder is opened. */
+const suspect = (path: string) => tamper(path, db => db.put('suspect', Buffer.from(sealed('suspect', ''))))
+
+/** Changes the value of a record, or removes it, and nothing tells. */
+async function alter (path: string, pattern: RegExp, change: (value: string) => string | undefined): Promise<void> {
+  const journal = await Journal.open(path, () => {})
+  for (const [key, value] of await all(journal.range('a', 'z'))) {
+    if (!pattern.test(key)) continue
+    const changed = change(Buffer.from(value).toString())
+    await journal.write(batch => changed === undefined ? batch.del(key) : batch.put(key, changed))
+  }
+  await journal.close()
+}
+
+t.test('where damage was found, what belongs together is mended from what is left of it, and that is told', async t => {
   const cases: Array<[what: string, key: RegExp, change: (value: string) => string | undefined, report: RegExp, left: string[]]> = [
     ['the place of a letter', /^l!d!.*1$/, () => undefined, /^l!d!.*1: the record is missing/, ['a', 'b']],
     ['a letter', /^r!d!a$/, () => undefined, /^r!d!a: the record is missing/, ['b']],
@@ -639,13 +661,8 @@ t.test('what belongs together is mended from what is left of it, and that is tol
     for (const id of ['a', 'b', 'c']) await mailbox.put('d', letter(id), plenty)
     await mailbox.settle('d', 'c', 'delivered')
     await mailbox.close!()
-    const journal = await Journal.open(path, () => {})
-    for (const [key, value] of await all(journal.range('a', 'z'))) {
-      if (!pattern.test(key)) continue
-      const changed = change(Buffer.from(value).toString())
-      await journal.write(batch => changed === undefined ? batch.del(key) : batch.put(key, changed))
-    }
-    await journal.close()
+    await alter(path, pattern, change)
+    await suspect(path)
     const damages = await damagesOf(path)
     t.equal(damages.length, 1, what)
     t.match(damages[0], report, what)
@@ -656,11 +673,52 @@ t.test('what belongs together is mended from what is left of it, and that is tol
   }
 })
 
+t.test('a place that has no letter is told of when the letters are read, and mended', async t => {
+  const cases: Array<[what: string, change: (value: string) => string | undefined, status: string]> = [
+    ['a letter that is gone', () => undefined, 'damaged'],
+    ['one that is done with', value => value.replace('queued', 'delivered'), 'delivered']
+  ]
+  for (const [what, change, status] of cases) {
+    const path = await folder(t)
+    let mailbox = await diskMailbox({ path })
+    for (const id of ['a', 'b']) await mailbox.put('d', letter(id, { collapse: id }), plenty)
+    await mailbox.close!()
+    await alter(path, /^r!d!a$/, change)
+    for (const look of ['found', 'opened anew']) {
+      mailbox = await diskMailbox({ path })
+      const damages: string[] = []
+      mailbox.onDamage!(({ key }) => damages.push(key))
+      t.strictSame(await ids(mailbox, 'd'), ['b'], what)
+      t.strictSame(await ids(mailbox, 'd'), ['b'], what)
+      t.strictSame(damages, look === 'found' ? ['l!d!0000000000000001'] : [], `${what}: told once`)
+      t.equal(await mailbox.waiting('d'), 1, what)
+      t.match(await mailbox.receipt('d', 'a'), { status }, what)
+      t.match(await mailbox.put('d', letter('c', { collapse: 'a' }), plenty), { fresh: true })
+      await mailbox.settle('d', 'c', 'cancelled')
+      await mailbox.close!()
+    }
+  }
+})
+
+t.test('a letter whose place is gone without a trace can be taken back, and expires', async t => {
+  const path = await folder(t)
+  let mailbox = await diskMailbox({ path })
+  for (const id of ['a', 'b']) await mailbox.put('d', letter(id, { expiresAt: 1_000 }), plenty)
+  await mailbox.close!()
+  await alter(path, /^l!/, () => undefined)
+  mailbox = await diskMailbox({ path })
+  t.equal(await mailbox.settle('d', 'a', 'cancelled'), true)
+  t.match(await mailbox.sweep(1_000), [{ receipt: { id: 'b' } }])
+  t.equal(await mailbox.waiting('d'), 0)
+  await mailbox.close!()
+})
+
 t.test('what the database does not find, though it is there, is written anew', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
   await mailbox.put('d', letter('a'), plenty)
   await mailbox.close!()
+  await suspect(path)
   const prototype = ClassicLevel.prototype as unknown as { getSync (key: string): Uint8Array | undefined }
   const { getSync } = prototype
   t.teardown(() => { prototype.getSync = getSync })
@@ -737,12 +795,22 @@ t.test('what the database cannot read is reported and mended, and until then who
   await mailbox.close!()
 })
 
-t.test('what is due is looked at so much at a time', async t => {
-  const mailbox = await diskMailbox({ path: await folder(t) })
-  await Promise.all(Array.from({ length: 1_001 }, (_, n) => mailbox.put('d', letter(String(n), { expiresAt: 1_000 + n }), { letters: 2_000, bytes: 1_000_000 })))
-  t.equal((await mailbox.sweep(Date.now())).length, 1_000)
-  t.match(await mailbox.sweep(Date.now()), [{ deviceId: 'd', receipt: { id: '1000', status: 'expired' } }])
+t.test('what is due is ended so much at a time, each once', async t => {
+  const mailbox = await diskMailbox({ path: await folder(t), keepReceipts: 1_000 })
+  const many = 6_000
+  await Promise.all(Array.from({ length: many }, (_, n) => mailbox.put('d', letter(String(n), { expiresAt: 1_000 + n }), { letters: many, bytes: 1_000_000 })))
+  const told: string[] = []
+  let sweeps = 0
+  for (let expired = await mailbox.sweep(10_000); expired.length > 0; expired = await mailbox.sweep(10_000)) {
+    told.push(...expired.map(({ receipt }) => receipt.id))
+    sweeps++
+  }
+  t.ok(sweeps > 1)
+  t.strictSame(told.toSorted(), Array.from({ length: many }, (_, n) => String(n)).toSorted())
   t.equal(await mailbox.waiting('d'), 0)
+  t.strictSame(await mailbox.sweep(Date.now() + 2_000), [])
+  t.equal(await mailbox.receipt('d', '0'), undefined)
+  t.equal(await mailbox.receipt('d', String(many - 1)), undefined, 'what is forgotten is all forgotten in one sweep')
   await mailbox.close!()
 })
 

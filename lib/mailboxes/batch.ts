@@ -9,6 +9,7 @@ export class Batch {
   readonly #batch: ReturnType<Database['batch']>
   readonly #number: number
   readonly #lists = new Map<string, string>()
+  readonly #marks = new Map<string, string>()
 
   constructor (db: Database, number: number) {
     this.#batch = db.batch()
@@ -29,7 +30,13 @@ export class Batch {
     this.#lists.set(list, items === undefined ? item : `${items}\n${item}`)
   }
 
+  /** Of all that one batch has for a mark the last becomes its record. */
+  mark (key: string, value: string): void {
+    this.#marks.set(key, value)
+  }
+
   async write (): Promise<void> {
+    for (const [key, value] of this.#marks) this.put(key, value)
     for (const [list, items] of this.#lists) this.put(`${list}!${this.#number}`, items)
     this.put(BATCH, String(this.#number))
     await this.#batch.write({ sync: true })

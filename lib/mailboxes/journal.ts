@@ -14,6 +14,7 @@ type Fill = (batch: Batch) => void
 interface Waiting {
   fill: Fill
   undo: Fill
+  records: number
   resolve: () => void
   reject: (error: unknown) => void
 }
@@ -27,8 +28,10 @@ interface Parts {
 }
 
 const REOPEN_AFTER = 250
-/** Writes in one batch at most: a larger one would hold up the event loop. */
+/** A batch takes no more writes once it has so many records: a larger one would hold up the event loop. */
 const TOGETHER = 500
+const PAGE = 1_000
+const PAGE_BYTES = 1_048_576
 const TALLY = 'batches'
 
 /**
@@ -107,18 +110,43 @@ export class Journal {
     }
   }
 
+  /** The same, many at a time: it costs half as much to read them all, and holds more in memory. */
+  async * pages (gte: string, lt: string): AsyncGenerator<Array<[key: string, value: Uint8Array]>> {
+    this.#checkHaunted()
+    try {
+      const iterator = this.#db.iterator({ gte, lt, highWaterMarkBytes: PAGE_BYTES })
+      try {
+        for (let page = await iterator.nextv(PAGE); page.length > 0; page = await iterator.nextv(PAGE)) yield this.#believed(page)
+      } finally {
+        await iterator.close()
+      }
+    } catch (error) {
+      throw this.#unreadable(gte, error)
+    }
+  }
+
   /** The keys from `gte` up to `lt`, those of damaged records too. */
   async keys (gte: string, lt: string): Promise<string[]> {
     return await this.#db.keys({ gte, lt }).all()
+  }
+
+  /** Reads records into the caches, on a thread of its own: to read them one by one after that does not wait for the disk. */
+  async warm (keys: string[]): Promise<void> {
+    this.#checkHaunted()
+    try {
+      await this.#db.hasMany(keys)
+    } catch (error) {
+      throw this.#unreadable(keys[0]!, error)
+    }
   }
 
   /**
    * Resolves once what was filled in is on disk, all of it or, after a crash, nothing. Where it rejects, `undo` is written before anything else
    * is: a write that failed may have come to the disk.
    */
-  write (fill: Fill, undo: Fill = nothing): Promise<void> {
+  write (fill: Fill, undo: Fill = nothing, records = 1): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ fill, undo, resolve, reject })
+      this.#waiting.push({ fill, undo, records, resolve, reject })
       this.#writing ??= this.#writeAll()
     })
   }
@@ -151,7 +179,7 @@ export class Journal {
   async #writeAll (): Promise<void> {
     while (this.#waiting.length > 0) {
       await turn() // all that is asked for in this turn goes together
-      const together = this.#waiting.splice(0, TOGETHER)
+      const together = this.#waiting.splice(0, this.#together())
       try {
         await this.#write(together)
         for (const { resolve } of together) resolve()
@@ -161,6 +189,13 @@ export class Journal {
       }
     }
     this.#writing = undefined
+  }
+
+  /** How many of the writes that wait go into the next batch. */
+  #together (): number {
+    let records = 0
+    const end = this.#waiting.findIndex(waiting => (records += waiting.records) >= TOGETHER)
+    return end === -1 ? this.#waiting.length : end + 1
   }
 
   /** After a write that failed, LevelDB refuses all others until it is opened anew; that is tried now and then. */
@@ -208,6 +243,15 @@ export class Journal {
     }
     this.write(nothing).catch(() => {})
     return unreadable()
+  }
+
+  #believed (page: Array<[key: string, record: Uint8Array]>): Array<[key: string, value: Uint8Array]> {
+    const believed: Array<[key: string, value: Uint8Array]> = []
+    for (const [key, record] of page) {
+      const value = this.#believe(key, record)
+      if (value) believed.push([key, value])
+    }
+    return believed
   }
 
   #believe (key: string, record: Uint8Array): Uint8Array | undefined {

@@ -23,7 +23,7 @@ class Box {
 
 /** What a letter holds besides its body, about. */
 const OVERHEAD = 256
-const SWEPT_AT_ONCE = 10_000
+const SWEPT_AT_ONCE = 1_000
 
 /** Keeps letters as long as the process lives. */
 export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_000 }: MemoryMailboxOptions = {}): Mailbox {
@@ -116,12 +116,14 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
       if (secondOf(now) < earliest) return expired
       earliest = Infinity
       for (const [second, letters] of due) {
-        for (const letter of second <= secondOf(now) ? letters : []) {
-          if (letter.expiresAt > now || expired.length === SWEPT_AT_ONCE) continue
+        earliest = Math.min(earliest, second)
+        if (second > secondOf(now)) continue
+        for (const letter of letters) {
+          if (expired.length === SWEPT_AT_ONCE) return expired
+          if (letter.expiresAt > now) continue
           take(letter, 'expired')
           expired.push({ deviceId: letter.deviceId, receipt: receiptOf(letter, 'expired', now) })
         }
-        if (letters.size > 0) earliest = Math.min(earliest, second)
       }
       return expired
     }

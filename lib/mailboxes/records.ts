@@ -1,5 +1,6 @@
 import type { Detail } from '../errors.ts'
 import { sizeOf, type Ending, type Letter, type Receipt } from '../mailbox.ts'
+import type { Batch } from './batch.ts'
 
 /** What is known of a letter, of one that is done with too. */
 export interface Entry extends Omit<Receipt, 'device'> {
@@ -13,17 +14,32 @@ export interface Entry extends Omit<Receipt, 'device'> {
 /** The entry of a letter that waits, which is the letter too. */
 export type Waiting = Entry & Required<Pick<Entry, 'body'>>
 
+/** What is known of a letter from its place alone: enough to count it. */
+export interface Place {
+  readonly deviceId: string
+  readonly position: number
+  readonly id: string
+  readonly size: number
+  readonly collapse: string | undefined
+}
+
 export const formatKey = 'format'
+/** The record of the highest position given so far. */
+export const positionKey = 'position'
+/** The record that is there while damage was found and not everything was checked since. */
+export const suspectKey = 'suspect'
 
 // no id holds a `!`, and `"` is the character behind it
 export const entryKey = (deviceId: string, letterId: string) => `r!${deviceId}!${letterId}`
 /** Where the id of a letter that waits stands, in the order of the letters. */
 export const placeKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
-/** The list of all that is due in one second. */
-export const dueList = (at: number) => `d!${padded(Math.floor(at / 1_000))}`
+/** The list of all that is due in one slot of time. */
+export const dueList = (at: number) => `d!${padded(Math.floor(at / SLOT_MS))}`
 
 const DIGITS = 16
 const NEWLINE = 10
+/** A list is read as a whole, so the sweep reads at most this far ahead of its time. */
+const SLOT_MS = 100
 
 function padded (number: number): string {
   return String(number).padStart(DIGITS, '0')
@@ -33,9 +49,23 @@ export function placesBehind (deviceId: string, after: number): [gte: string, lt
   return [placeKey(deviceId, after + 1), `l!${deviceId}"`]
 }
 
-export function decodePlace (key: string, value: Uint8Array): { deviceId: string, position: number, letterId: string } {
+export function encodePlace ({ id, size, collapse }: Entry): string {
+  return collapse === undefined ? `${id}!${size}` : `${id}!${size}!${collapse}`
+}
+
+export function decodePlace (key: string, value: Uint8Array): Place {
   const [, deviceId, position] = key.split('!') as [string, string, string]
-  return { deviceId, position: Number(position), letterId: textOf(value) }
+  const [id, size, ...collapse] = textOf(value).split('!') as [string, string, ...string[]]
+  return { deviceId, position: Number(position), id, size: Number(size), collapse: collapse.length > 0 ? collapse.join('!') : undefined }
+}
+
+/** Writes an entry, its place and when it is due. The place goes once the letter is done with; the entry stays for a while as its receipt. */
+export function fillIn (batch: Batch, deviceId: string, entry: Entry, dueAt: number): void {
+  const place = placeKey(deviceId, entry.position)
+  batch.put(entryKey(deviceId, entry.id), encodeEntry(entry))
+  if (entry.status === 'queued') batch.put(place, encodePlace(entry))
+  else batch.del(place)
+  batch.list(dueList(dueAt), dueItem(deviceId, entry.id))
 }
 
 /** The records of lists up to a time. */

@@ -1,0 +1,197 @@
+import { mkdtemp, readdir, rm, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { Failure } from '../../lib/errors.ts'
+import devices, { type Devices } from '../../lib/index.ts'
+import { diskMailbox } from '../../lib/mailboxes/disk.ts'
+import { command, settled, Verdict, type Outcome } from './campaign.ts'
+import { fault, Host, quiet, type Served } from './host.ts'
+
+interface Size extends Record<string, number> {
+  /** Letters a second. */
+  rate: number
+  seconds: number
+  /** Milliseconds that something may wait once it is due. */
+  behind: number
+  /** Milliseconds for the event loop. */
+  delay: number
+}
+
+/** What the server has seen so far. */
+interface Figures {
+  sent: number
+  refused: number
+  expired: number
+  /** Letters that wait, and receipts of the sample that are kept. */
+  waiting: number
+  receipts: number
+  /** Milliseconds since the oldest of them was due: now, and at most so far. */
+  late: number
+  latest: number
+}
+
+interface Delay {
+  p50: number
+  p99: number
+  most: number
+}
+
+const TTL = 2_000
+const KEEP_RECEIPTS = 5_000
+const DEVICES = 10_000
+const TICK = 10
+/** One receipt of so many is asked for until it is gone. */
+const SAMPLE = 50
+/** Sends that wait for the disk: with more, the sender waits too. */
+const MOST_UNDERWAY = 5_000
+const GONE_WITHIN = 20_000
+const MILLISECOND = 1e6
+const MiB = 1_048_576
+/** What an idle folder holds besides letters. */
+const IDLE_SIZE = MiB
+
+/** Letters that nobody fetches come faster than most disks are asked to write: they expire in time, their receipts go in time, and so do the files. */
+export async function backlog ({ rate, seconds, behind, delay: maxDelay }: Size): Promise<Outcome> {
+  const verdict = new Verdict()
+  const path = await mkdtemp(join(tmpdir(), 'backlog-'))
+  const host = await Host.start(import.meta.url, { path })
+  let most = 0
+  const measuring = setInterval(async () => { most = Math.max(most, await sizeOf(path)) }, 1_000)
+  const atEnd: Figures = await host.ask('send', { rate, seconds })
+  const { p50, p99, most: longest }: Delay = await host.ask('delay')
+  clearInterval(measuring)
+
+  const left = async () => {
+    const { waiting, receipts }: Figures = await host.ask('figures')
+    return { waiting, receipts }
+  }
+  verdict.same('what is left', await settled(left, { waiting: 0, receipts: 0 }, GONE_WITHIN), { waiting: 0, receipts: 0 })
+  const shrunk = await settled(async () => await sizeOf(path) <= IDLE_SIZE, true, GONE_WITHIN)
+  const last: Figures = await host.ask('figures')
+  verdict.same('letters refused', last.refused, 0)
+  verdict.same('letters that expired', last.expired, last.sent)
+  verdict.same('letters by outcome', await host.ask('outcomes'), { queued: last.sent, expired: last.sent })
+  verdict.within('milliseconds behind at the end', atEnd.late, behind)
+  verdict.within('milliseconds behind at most', last.latest, behind)
+  verdict.within('milliseconds of delay of the event loop, p99', p99, maxDelay)
+  const size = await sizeOf(path)
+  verdict.holds(`the files shrank from ${megabytes(most)} to ${megabytes(size)} only`, shrunk)
+  verdict.same('exit', await host.stop(), { code: 0, signal: null })
+  verdict.same('faults and error logs', host.faults, [])
+  await rm(path, { recursive: true })
+  return {
+    line: `backlog: ${last.sent} letters in ${seconds} s, of which each expired after ${TTL} ms and its receipt was forgotten after ${KEEP_RECEIPTS} ms more; ` +
+      `${atEnd.late} ms behind at the end, ${last.latest} ms at most; delay of the event loop p50 ${p50} ms, p99 ${p99} ms, at most ${longest} ms; ` +
+      `files ${megabytes(most)} at most, ${megabytes(size)} in the end`,
+    wrong: verdict.wrong
+  }
+}
+
+async function sizeOf (path: string): Promise<number> {
+  let size = 0
+  for (const name of await readdir(path)) size += (await stat(join(path, name)).catch(() => ({ size: 0 }))).size // one may go meanwhile
+  return size
+}
+
+function megabytes (size: number): string {
+  return `${(size / MiB).toFixed(1)} MiB`
+}
+
+// The server, which sends to itself: a client would take the other core from the disk.
+
+class Sender {
+  readonly #devices: Devices
+  /** When each letter that waits expires, by its id; the oldest first. */
+  readonly #waiting = new Map<string, number>()
+  /** When the receipts of the sample are to be forgotten; the oldest first. */
+  readonly #receipts: Array<{ deviceId: string, id: string, dueAt: number }> = []
+  #sent = 0
+  #refused = 0
+  #expired = 0
+  #underway = 0
+  #latest = 0
+
+  constructor (devices: Devices) {
+    this.#devices = devices
+    devices.on('expired', ({ deviceId, id }) => {
+      this.#expired++
+      this.#waiting.delete(id)
+      if (this.#expired % SAMPLE === 0) this.#receipts.push({ deviceId, id, dueAt: Date.now() + KEEP_RECEIPTS })
+    })
+    setInterval(() => void this.#look(), TICK).unref()
+  }
+
+  async send (rate: number, seconds: number): Promise<Figures> {
+    const since = performance.now()
+    for (let now = since; now < since + seconds * 1_000; now = performance.now()) {
+      const due = Math.ceil((now - since) / 1_000 * rate)
+      while (this.#sent < due && this.#underway < MOST_UNDERWAY) void this.#put(this.#sent++)
+      await new Promise(resolve => setTimeout(resolve, TICK))
+    }
+    return this.figures
+  }
+
+  get figures (): Figures {
+    const late = this.#late
+    return {
+      sent: this.#sent, refused: this.#refused, expired: this.#expired, waiting: this.#waiting.size, receipts: this.#receipts.length,
+      late, latest: Math.max(this.#latest, late)
+    }
+  }
+
+  get #late (): number {
+    const [expiresAt = Infinity] = this.#waiting.values()
+    const oldest = Math.min(expiresAt, this.#receipts[0]?.dueAt ?? Infinity)
+    return Math.max(Math.round(Date.now() - oldest), 0)
+  }
+
+  async #put (number: number): Promise<void> {
+    this.#underway++
+    try {
+      const { id } = await this.#devices.send(`device-${number % DEVICES}`, { number, filling: 'x'.repeat(100) }, { ttl: TTL })
+      this.#waiting.set(id, Date.now() + TTL)
+    } catch {
+      this.#refused++
+    }
+    this.#underway--
+  }
+
+  /** Takes out the receipts that are gone. */
+  async #look (): Promise<void> {
+    for (let oldest = this.#receipts[0]; oldest && oldest.dueAt < Date.now() && await this.#isGone(oldest); oldest = this.#receipts[0]) this.#receipts.shift()
+    this.#latest = Math.max(this.#latest, this.#late)
+  }
+
+  async #isGone ({ deviceId, id }: { deviceId: string, id: string }): Promise<boolean> {
+    try {
+      await this.#devices.receipt(deviceId, id)
+      return false
+    } catch (error) {
+      if (error instanceof Failure && error.reason === 'unknown-message') return true
+      throw error
+    }
+  }
+}
+
+async function prepare ({ path }: { path: string }): Promise<Served> {
+  const app = quiet({ push: fault })
+  await app.register(devices, { mailbox: await diskMailbox({ path, keepReceipts: KEEP_RECEIPTS }) })
+  const sender = new Sender(app.devices)
+  const delay = monitorEventLoopDelay({ resolution: 1 })
+  const milliseconds = (nanoseconds: number) => Math.round(nanoseconds / MILLISECOND)
+  const commands = {
+    async send ({ rate, seconds }: { rate: number, seconds: number }) {
+      delay.enable()
+      const figures = await sender.send(rate, seconds)
+      delay.disable()
+      return figures
+    },
+    delay: (): Delay => ({ p50: milliseconds(delay.percentile(50)), p99: milliseconds(delay.percentile(99)), most: milliseconds(delay.max) }),
+    figures: () => sender.figures,
+    outcomes: () => app.devices.stats().letters
+  }
+  return { app, commands }
+}
+
+await command(import.meta.url, { rate: 10_000, seconds: 60, behind: 2_000, delay: 50 }, backlog, prepare)
