@@ -48,6 +48,7 @@ export class Letters {
   #nextSweep: NodeJS.Timeout | undefined
   readonly #closing = new AbortController()
   #isReachable = true
+  #isSweepFailing = false
   readonly #unwatch: Unwatch
 
   constructor (
@@ -200,11 +201,18 @@ export class Letters {
     try {
       await this.sweep(Date.now())
       this.#reach(true)
+      this.#isSweepFailing = false
     } catch (error) {
       if (isUnreachable(error)) this.#reach(false)
-      else this.#log.error({ err: error }, 'letters cannot be swept')
+      else this.#failSweep(error)
     }
     if (!this.#closing.signal.aborted) this.#sweepIn(Math.max(since + SWEEP_INTERVAL - performance.now(), 0))
+  }
+
+  /** Once is said enough: the next sweep is likely to fail as this one did. */
+  #failSweep (error: unknown): void {
+    if (!this.#isSweepFailing) this.#log.error({ err: error }, 'letters cannot be swept')
+    this.#isSweepFailing = true
   }
 
   #reach (isReachable: boolean): void {

@@ -1,4 +1,5 @@
 import t from 'tap'
+import { backlog } from './campaigns/backlog.ts'
 import { churn } from './campaigns/churn.ts'
 import { cluster } from './campaigns/cluster.ts'
 import { drain } from './campaigns/drain.ts'
@@ -41,6 +42,10 @@ t.test('a closing application sends everyone off, mute devices or not', async t 
 
 t.test('no frame, however it was tampered with, throws or holds the process up', async t => {
   await passes(t, fuzz({ frames: 20_000, seed: Date.now() }))
+})
+
+t.test('thousands of letters a second expire, are forgotten, and leave no files behind', async t => {
+  await passes(t, backlog({ rate: 2_500, seconds: 4, over: 60_000, behind: 60_000, delay: 10_000 }))
 })
 
 withProgram(t, 'ip', 'no request of a stranger is carried out, however and whenever its connection ends', async t => {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -20,7 +20,7 @@ import { Tally } from '../lib/mailboxes/tally.ts'
 import { varintsOf } from '../lib/mailboxes/varints.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
-import { until } from './support.ts'
+import { listen, request, until } from './support.ts'
 import { interceptWrites } from './writes.ts'
 
 const plenty = { letters: 1_000, bytes: 1_000_000 }
@@ -35,6 +35,8 @@ async function reopened (mailbox: Mailbox, options: DiskMailboxOptions): Promise
   await mailbox.close!()
   return await diskMailbox(options)
 }
+
+const silent = { damaged () {}, troubled () {} }
 
 const ids = async (mailbox: Mailbox, deviceId: string) => (await all(mailbox.letters(deviceId))).map(({ id }) => id)
 
@@ -104,7 +106,7 @@ t.test('a folder belongs to one mailbox at a time', async t => {
 
 t.test('a folder of another format is left alone', async t => {
   const path = await folder(t)
-  const journal = await Journal.open(path, () => {})
+  const journal = await Journal.open(path, silent)
   await journal.write(batch => batch.put('format', 'fastify-devices letters 3'))
   await journal.close()
   await t.rejects(diskMailbox({ path }), { message: /of another format/ })
@@ -262,6 +264,50 @@ t.test('what failed is not read as if it had not, before it is taken back', asyn
   await put
   t.match(await mailbox.put('d', letter('a', { digest: 'a' }), plenty), { fresh: true })
   t.strictSame(await ids(mailbox, 'd'), ['a'])
+  await mailbox.close!()
+})
+
+t.test('a folder that was removed or replaced promises nothing, is told of once, and goes on when it is back', async t => {
+  const path = await folder(t)
+  const mailbox = await diskMailbox({ path })
+  const errors: Array<{ msg: string, err: Error }> = []
+  const stream = { write: (line: string) => { errors.push(JSON.parse(line)) } }
+  const app = await listen(t, { mailbox, authenticate: false, guard: false }, { logger: { level: 'error', stream } })
+  const send = async () => (await request(app, 'POST', '/devices/d/messages?ttl=60', 1)).status
+  t.equal(await send(), 202)
+  const elsewhere = `${path}-elsewhere`
+  t.teardown(() => rm(elsewhere, { recursive: true, force: true }))
+  for (const replaced of [false, true]) {
+    await rename(path, elsewhere)
+    if (replaced) await mkdir(path)
+    t.match(await request(app, 'POST', '/devices/d/messages?ttl=60', 2), { status: 507, body: { code: 'STORE_FULL' } })
+    await sleep(300) // it is tried now and then
+    t.equal(await send(), 507)
+    await mailbox.sweep(Date.now() + 61_000).catch(() => {})
+    if (replaced) t.strictSame(await readdir(path), [], 'what is there now is left alone')
+    if (replaced) await rm(path, { recursive: true })
+    const told = errors.filter(({ msg }) => msg === 'the mailbox is in trouble').map(({ err }) => err.message)
+    t.strictSame(told, Array(replaced ? 2 : 1).fill(`The folder "${path}" was removed or replaced: letters are refused until it is back`))
+    await rename(elsewhere, path)
+    await until(async () => await send() === 202)
+  }
+  t.equal(await mailbox.waiting('d'), 3)
+  t.equal((await ids(mailbox, 'd')).length, 3)
+  await rm(path, { recursive: true })
+  t.equal(await send(), 507)
+})
+
+t.test('what was written while the folder was taken away is not promised', async t => {
+  const path = await folder(t)
+  const elsewhere = `${path}-elsewhere`
+  const mailbox = await diskMailbox({ path })
+  const { restore } = intercept(t, async go => { await go(); await rename(path, elsewhere) })
+  t.equal(await reasonOf(mailbox.put('d', letter('a'), plenty)), 'store-full')
+  restore()
+  await rename(elsewhere, path)
+  await heals(mailbox)
+  t.strictSame(await ids(mailbox, 'd'), [])
+  t.equal(await mailbox.receipt('d', 'a'), undefined)
   await mailbox.close!()
 })
 
@@ -640,7 +686,7 @@ const suspect = (path: string) => tamper(path, db => db.put('suspect', Buffer.fr
 
 /** Changes the value of a record, or removes it, and nothing tells. */
 async function alter (path: string, pattern: RegExp, change: (value: string) => string | undefined): Promise<void> {
-  const journal = await Journal.open(path, () => {})
+  const journal = await Journal.open(path, silent)
   for (const [key, value] of await all(journal.range('a', 'z'))) {
     if (!pattern.test(key)) continue
     const changed = change(Buffer.from(value).toString())

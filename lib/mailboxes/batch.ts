@@ -6,6 +6,8 @@ export const BATCH = 'batch'
 
 /** Changes that are written and synced together. They are filled in one by one: as one list they cost more than twice as much. */
 export class Batch {
+  /** Records that were removed. */
+  removed = 0
   readonly #batch: ReturnType<Database['batch']>
   readonly #number: number
   readonly #lists = new Map<string, string>()
@@ -22,6 +24,7 @@ export class Batch {
 
   del (key: string): void {
     this.#batch.del(key)
+    this.removed++
   }
 
   /** All that one batch has for a list becomes one record, its items a line each. */

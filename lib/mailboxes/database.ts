@@ -16,6 +16,8 @@ export interface DatabaseOptions {
 
 const WRITE_BUFFER = 16_777_216
 export const CORRUPT = 'LEVEL_CORRUPTION'
+/** Behind all keys. */
+export const END = '\uffff'
 
 /** Opens the database in a folder that is locked. Damage is mended first, and told; so is what a damaged log has lost. */
 export async function openDatabase (path: string, { isNew = false, isCorrupt = false, damaged }: DatabaseOptions): Promise<Database> {
@@ -35,7 +37,7 @@ export async function openDatabase (path: string, { isNew = false, isCorrupt = f
     mending = true
   }
   for (const loss of await lossesOf(path)) damaged(loss)
-  if (mending) await db.compactRange('', '\uffff') // a repair compresses what it writes
+  if (mending) await db.compactRange('', END) // a repair compresses what it writes
   return db
 }
 

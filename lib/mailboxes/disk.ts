@@ -21,7 +21,7 @@ export interface DiskMailboxOptions {
 
 const FORMAT = 'fastify-devices letters 2'
 const DAY = 86_400_000
-const SEAL_EVERY = 60_000
+const TIDY_EVERY = 60_000
 const MENDS = 2
 /** Letters of one device that are worth to be at hand. */
 const FEW = 64
@@ -46,15 +46,16 @@ class DiskMailbox implements Mailbox {
   /** Places that had no letter. */
   readonly #mended = new Set<string>()
   #report = (damage: Damage): void => { this.#damages.set(damage.key, damage) }
+  #tell: (error: unknown) => void = nothing
   #journal!: Journal
   #entries!: Entries
   #isOpen = false
   /** A list was lost, so it is not known when something is due. */
   #isListLost = false
-  #sealedAt = 0
+  #tidiedAt = 0
 
   async open (path: string, keepReceipts: number): Promise<void> {
-    this.#journal = await Journal.open(path, damage => this.#found(damage))
+    this.#journal = await Journal.open(path, { damaged: damage => this.#found(damage), troubled: error => this.#tell(error) })
     this.#entries = new Entries(this.#journal, keepReceipts)
     try {
       await this.#checkFormat(path)
@@ -71,6 +72,10 @@ class DiskMailbox implements Mailbox {
     this.#report = listener
     for (const damage of this.#damages.values()) listener(damage)
     this.#damages.clear()
+  }
+
+  onTrouble (listener: (error: unknown) => void): void {
+    this.#tell = listener
   }
 
   async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
@@ -145,12 +150,16 @@ class DiskMailbox implements Mailbox {
   /** Looks only at what is due: a letter that waits costs nothing. */
   async sweep (now: number): Promise<Expired[]> {
     if (this.#isListLost) await this.#listAgain()
+    let isIdle = true
     for await (const lists of dueLists(this.#journal, now)) {
+      isIdle = false
       const expired = await this.#endAll(lists, now)
       if (expired.length > 0) return expired
     }
-    if (now - this.#sealedAt > SEAL_EVERY) {
-      this.#sealedAt = now
+    const isTime = now - this.#tidiedAt > TIDY_EVERY
+    if (isIdle || isTime) this.#journal.shrink()
+    if (isTime) {
+      this.#tidiedAt = now
       await this.#journal.seal()
     }
     return []

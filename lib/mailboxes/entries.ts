@@ -17,7 +17,7 @@ export class Entries {
   readonly #keepReceipts: number
   /** Entries on their way to the disk, and when they are there. */
   readonly #underway = new Map<string, { entry: Entry, written: Promise<void> }>()
-  /** Those that could not be written. */
+  /** Of letters that could not be kept. */
   readonly #unkept = new WeakSet<Entry>()
 
   constructor (journal: Journal, keepReceipts: number) {
@@ -38,6 +38,7 @@ export class Entries {
     return this.#underway.get(entryKey(deviceId, letterId))?.written
   }
 
+  /** False: the letter is not there, because its first write failed. */
   isKept (entry: Entry): boolean {
     return !this.#unkept.has(entry)
   }
@@ -57,7 +58,7 @@ export class Entries {
     }, records)
     for (const { deviceId, entry } of changes) this.#underway.set(entryKey(deviceId, entry.id), { entry, written })
     written.then(() => this.#arrived(changes), () => {
-      for (const { entry } of changes) this.#unkept.add(entry)
+      for (const { entry, before } of changes) if (!before) this.#unkept.add(entry)
       this.#arrived(changes)
     })
     return written

@@ -5,7 +5,7 @@ import { Failure } from '../errors.ts'
 import { Batch, BATCH } from './batch.ts'
 import { unsealed } from './checksum.ts'
 import type { Damage } from './damage.ts'
-import { CORRUPT, openDatabase, type Database } from './database.ts'
+import { CORRUPT, END, openDatabase, type Database } from './database.ts'
 import { lockFolder } from './lock.ts'
 import { Tally } from './tally.ts'
 
@@ -19,17 +19,27 @@ interface Waiting {
   reject: (error: unknown) => void
 }
 
+/** What a journal tells of. */
+export interface JournalListeners {
+  damaged (damage: Damage): void
+  /** What went wrong where nobody waits. */
+  troubled (error: Error): void
+}
+
 interface Parts {
   path: string
   db: Database
   tally: Tally
-  damaged: (damage: Damage) => void
+  listeners: JournalListeners
   release: () => Promise<void>
 }
 
 const REOPEN_AFTER = 250
 /** A batch takes no more writes once it has so many records: a larger one would hold up the event loop. */
 const TOGETHER = 500
+/** So many records are removed before it is worth to write the files anew, and so large is one of them, about. */
+const LEAST_REMOVED = 10_000
+const RECORD_BYTES = 256
 const PAGE = 1_000
 const PAGE_BYTES = 1_048_576
 const TALLY = 'batches'
@@ -40,13 +50,16 @@ const TALLY = 'batches'
  */
 export class Journal {
   readonly #path: string
-  readonly #damaged: (damage: Damage) => void
+  readonly #listeners: JournalListeners
   readonly #tally: Tally
   readonly #release: () => Promise<void>
   #db: Database
   #batch = 0
   readonly #waiting: Waiting[] = []
   #writing: Promise<void> | undefined
+  #compacting: Promise<void> | undefined
+  /** Records that were removed since the files were written anew. */
+  #removed = 0
   /** On the clock that does not jump. */
   #brokenUntil = 0
   /** What takes back a batch that failed, and may be on the disk all the same. */
@@ -54,21 +67,23 @@ export class Journal {
   /** What failed may be read as if it had not, until it is taken back. */
   #isHaunted = false
   #corrupt = false
+  /** The folder was removed or replaced. */
+  #isAway = false
   #closed = false
   /** Damaged records stay where they are, and are told of once. */
   readonly #quarantined = new Set<string>()
 
-  private constructor ({ path, db, tally, damaged, release }: Parts) {
+  private constructor ({ path, db, tally, listeners, release }: Parts) {
     this.#path = path
     this.#db = db
     this.#tally = tally
-    this.#damaged = damaged
+    this.#listeners = listeners
     this.#release = release
     this.#count()
   }
 
   /** Mends what a crash left behind; rejects where another process has the folder. */
-  static async open (path: string, damaged: (damage: Damage) => void): Promise<Journal> {
+  static async open (path: string, listeners: JournalListeners): Promise<Journal> {
     await mkdir(path, { recursive: true, mode: 0o700 })
     await chmod(path, 0o700)
     const lock = await lockFolder(path)
@@ -78,8 +93,8 @@ export class Journal {
       await lock.release()
     }
     try {
-      const db = await openDatabase(path, { isNew: tally.count === 0, damaged })
-      return new Journal({ path, db, tally, damaged, release })
+      const db = await openDatabase(path, { isNew: tally.count === 0, damaged: listeners.damaged })
+      return new Journal({ path, db, tally, listeners, release })
     } catch (error) {
       await release()
       throw error
@@ -153,14 +168,21 @@ export class Journal {
 
   /** LevelDB makes its files readable by all; the folder is not, and neither are they after this. */
   async seal (): Promise<void> {
+    if (!this.#tally.isInPlace) return
     for (const entry of await readdir(this.#path, { withFileTypes: true })) {
       await chmod(join(this.#path, entry.name), entry.isDirectory() ? 0o700 : 0o600).catch(() => {})
     }
   }
 
+  /** Begins to write the files anew where much of them has been removed: LevelDB does so only as long as there is more to write. */
+  shrink (): void {
+    this.#compacting ??= this.#compact().catch(nothing).finally(() => { this.#compacting = undefined }) // whoever writes next hears of it
+  }
+
   async close (): Promise<void> {
     await this.#writing
     this.#closed = true
+    await this.#compacting
     await this.#db.close()
     await this.#release()
   }
@@ -171,8 +193,8 @@ export class Journal {
     this.#batch = found ? Number(Buffer.from(found).toString()) : 0
     const { count } = this.#tally
     // after the very first batch the tally may not have been written yet
-    if (count === undefined || (count === 0 && this.#batch > 1)) this.#damaged({ key: TALLY, reason: 'it cannot be told whether the newest writes are here' })
-    else if (count > this.#batch) this.#damaged({ key: TALLY, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
+    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: TALLY, reason: 'it cannot be told whether the newest writes are here' })
+    else if (count > this.#batch) this.#listeners.damaged({ key: TALLY, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
     this.#batch = Math.max(this.#batch, count ?? 0)
   }
 
@@ -202,6 +224,7 @@ export class Journal {
   async #write (together: Waiting[]): Promise<void> {
     if (this.#closed || performance.now() < this.#brokenUntil) throw new Failure('store-full')
     try {
+      this.#checkPlace()
       if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
       if (this.#undo.length > 0) await this.#writeBatch(this.#undo)
       this.#isHaunted = false
@@ -220,13 +243,34 @@ export class Journal {
     const batch = new Batch(this.#db, ++this.#batch)
     for (const fill of fills) fill(batch)
     await batch.write()
+    this.#removed += batch.removed
     this.#tally.record(this.#batch)
+    this.#checkPlace()
+  }
+
+  /** The files of a folder that is gone can be written, and nobody will ever read them. */
+  #checkPlace (): void {
+    const isAway = !this.#tally.isInPlace
+    const wasAway = this.#isAway
+    this.#isAway = isAway
+    if (!isAway) return
+    const error = new Error(`The folder "${this.#path}" was removed or replaced: letters are refused until it is back`)
+    if (!wasAway) this.#listeners.troubled(error)
+    throw error
+  }
+
+  async #compact (): Promise<void> {
+    if (this.#removed < LEAST_REMOVED || !this.#tally.isInPlace) return
+    const size = await this.#db.approximateSize('', END)
+    if (this.#removed * RECORD_BYTES < size / 2) return
+    this.#removed = 0
+    await this.#db.compactRange('', END)
   }
 
   async #reopen (): Promise<void> {
     this.#isHaunted = this.#undo.length > 0
     await this.#db.close()
-    this.#db = await openDatabase(this.#path, { isCorrupt: this.#corrupt, damaged: this.#damaged })
+    this.#db = await openDatabase(this.#path, { isCorrupt: this.#corrupt, damaged: this.#listeners.damaged })
     this.#corrupt = false
   }
 
@@ -238,7 +282,7 @@ export class Journal {
   #unreadable (key: string, error: unknown): Failure {
     const { code, message } = error as Error & { code?: string }
     if (code === CORRUPT) {
-      this.#damaged({ key, reason: message })
+      this.#listeners.damaged({ key, reason: message })
       this.#corrupt = true
     }
     this.write(nothing).catch(() => {})
@@ -258,7 +302,7 @@ export class Journal {
     const value = unsealed(key, record)
     if (!value && !this.#quarantined.has(key)) {
       this.#quarantined.add(key)
-      this.#damaged({ key, reason: 'the checksum does not fit' })
+      this.#listeners.damaged({ key, reason: 'the checksum does not fit' })
     }
     return value
   }

@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readSync, statSync, writeSync, type Stats } from 'node:fs'
 import { crc32 } from 'node:zlib'
 
 const DIGITS = 16
@@ -12,12 +12,26 @@ const LENGTH = 64
 export class Tally {
   /** As it was found; undefined where the file cannot be believed. */
   readonly count: number | undefined
+  readonly #path: string
   readonly #file: number
+  readonly #stats: Stats
 
   constructor (path: string) {
+    this.#path = path
     this.#file = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600)
     const bytes = Buffer.alloc(LENGTH)
     this.count = countOf(bytes.toString('latin1', 0, readSync(this.#file, bytes, 0, LENGTH, 0)))
+    this.#stats = fstatSync(this.#file)
+  }
+
+  /** False: the file that was opened is not the one under its path any more; its folder was removed or replaced. */
+  get isInPlace (): boolean {
+    try {
+      const { dev, ino } = statSync(this.#path)
+      return dev === this.#stats.dev && ino === this.#stats.ino
+    } catch {
+      return false
+    }
   }
 
   record (count: number): void {
