@@ -6,52 +6,89 @@ export interface KeyLimits {
   keyTtl: number
 }
 
-interface Used {
+/** A message under way, or what became of it. */
+interface Sending {
   digest: string
   answer: Promise<unknown>
+}
+
+interface Remembered extends Sending {
   until: number
 }
 
 /** Failures after which nothing is on its way: the same key may try again. */
-const nothingSent = new Set<Reason>(['offline', 'busy', 'congested', 'mailbox-full', 'store-full', 'draining', 'unreachable', 'too-large'])
+const nothingSent = new Set<Reason>([
+  'offline', 'busy', 'congested', 'mailbox-full', 'store-full', 'draining', 'unreachable', 'too-large', 'bad-params', 'key-mismatch'
+])
 
 /** Idempotency keys of this node: the same key and body get the same answer, and one delivery. */
 export class Keys {
   readonly #limits: KeyLimits
-  readonly #used = new Map<string, Used>()
+  readonly #underway = new Map<string, Sending>()
+  /** Oldest first. */
+  readonly #remembered = new Map<string, Remembered>()
 
   constructor (limits: KeyLimits) {
     this.#limits = limits
   }
 
   get size (): number {
-    return this.#used.size
+    return this.#underway.size + this.#remembered.size
   }
 
-  once<T> (key: string, digest: string, send: () => Promise<T>): Promise<T> {
-    const now = Date.now()
-    const used = this.#used.get(key)
-    if (used && used.until > now) {
-      return used.digest === digest ? used.answer as Promise<T> : Promise.reject(new Failure('key-mismatch'))
+  /**
+   * Sends, or joins what was sent under the same key. Where nothing was sent after all, the one that joined tries itself: it may wait where the first
+   * would not. An answer is remembered if it is final.
+   */
+  async once<T> (key: string, digest: string, send: () => Promise<T>, isFinal: (answer: T) => boolean = always): Promise<T> {
+    for (;;) {
+      const first = this.#underway.get(key) ?? this.#recall(key)
+      if (!first) return await this.#send(key, digest, send, isFinal)
+      if (first.digest !== digest) throw new Failure('key-mismatch')
+      try {
+        return await first.answer as T
+      } catch (error) {
+        if (!isNothingSent(error)) throw error
+      }
     }
+  }
+
+  #send<T> (key: string, digest: string, send: () => Promise<T>, isFinal: (answer: T) => boolean): Promise<T> {
     const sent = send()
     const answer = sent.catch(error => { throw lightened(error) })
-    this.#used.delete(key) // so that the order of the map is that of age
-    this.#used.set(key, { digest, answer, until: now + this.#limits.keyTtl })
-    this.#trim(now)
-    answer.catch(error => {
-      const uncertain = error instanceof Failure && !nothingSent.has(error.reason)
-      if (!uncertain && this.#used.get(key)?.answer === answer) this.#used.delete(key)
-    })
+    this.#underway.set(key, { digest, answer })
+    const settled = (isKnown: boolean) => {
+      this.#underway.delete(key)
+      if (isKnown) this.#remember(key, { digest, answer, until: Date.now() + this.#limits.keyTtl })
+    }
+    sent.then(value => settled(isFinal(value)), error => settled(!isNothingSent(error)))
+    answer.catch(() => {}) // there may be nobody who joined
     return sent
   }
 
-  #trim (now: number): void {
-    for (const [key, { until }] of this.#used) {
-      if (until > now && this.#used.size <= this.#limits.maxKeys) return
-      this.#used.delete(key)
+  #recall (key: string): Remembered | undefined {
+    const remembered = this.#remembered.get(key)
+    return remembered && remembered.until > Date.now() ? remembered : undefined
+  }
+
+  #remember (key: string, remembered: Remembered): void {
+    this.#remembered.delete(key) // so that the order of the map is that of age
+    this.#remembered.set(key, remembered)
+    const now = Date.now()
+    for (const [oldest, { until }] of this.#remembered) {
+      if (until > now && this.#remembered.size <= this.#limits.maxKeys) return
+      this.#remembered.delete(oldest)
     }
   }
+}
+
+/** An accident of ours is taken for one before anything was sent. */
+function isNothingSent (error: unknown): boolean {
+  return !(error instanceof Failure) || nothingSent.has(error.reason)
+}
+
+function always (): boolean {
+  return true
 }
 
 /** What is remembered for long holds little of what the device said. */

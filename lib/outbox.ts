@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import { EVERYONE, type Answer, valueOf, type Backplane, type Reach, type Request } from './backplane.ts'
-import { Failure } from './errors.ts'
+import { Failure, type Detail } from './errors.ts'
 import { digestOf, Keys, type KeyLimits } from './idempotency.ts'
 import { isDeviceId } from './device.ts'
-import { failureOf, type Letters, type Wait } from './letters.ts'
-import { sizeOf, type Letter, type Put, type Receipt } from './mailbox.ts'
+import { failureOf, type Letters } from './letters.ts'
+import { sizeOf, type Letter, type Receipt } from './mailbox.ts'
 import type { CallOptions, CallSignal } from './peer.ts'
 import type { Registry } from './registry.ts'
 import type { Session } from './session.ts'
@@ -49,6 +49,11 @@ interface Posted {
   digest?: string
 }
 
+/** How far a message has come, and what the device said when it refused. */
+interface Progress extends Sent {
+  device?: Detail | undefined
+}
+
 /** Decides where a message goes: here, elsewhere, or later. */
 export class Outbox {
   readonly #registry: Registry
@@ -85,11 +90,7 @@ export class Outbox {
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
     if (key === undefined) return this.#post({ id: this.#mint(), deviceId, data }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', bodyOf(data))
-    const posted: Posted = { id: digestOf(deviceId, key), deviceId, data, digest }
-    // the mailbox knows its letters by their ids, and longer than this node could
-    if (ttl > 0) return this.#post(posted, options)
-    // who retries wants to know what became of the first try, so the first caller's hanging up must not end it
-    return this.#keys.once(`${deviceId} ${key}`, digest, async () => await this.#post(posted, { ...options, signal: undefined }))
+    return this.#once({ id: digestOf(deviceId, key), deviceId, data, digest }, key, options)
   }
 
   call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal }: CallOptions): Promise<unknown> {
@@ -122,8 +123,23 @@ export class Outbox {
 
   #post (posted: Posted, options: SendOptions): Sent | Promise<Sent> {
     const { ttl = 0, confirm = false } = options
-    if (ttl > 0) return this.#keep(posted, options, ttl)
-    return confirm ? this.#confirm(posted, options) : this.#hand(posted)
+    if (ttl === 0) return confirm ? this.#confirm(posted, options) : this.#hand(posted)
+    const letter = this.#letterOf(posted, options, ttl)
+    return this.#settled(posted, options, () => this.#put(posted, letter))
+  }
+
+  /**
+   * One delivery under one key, whatever the options. This node remembers what it sent, and the mailbox its letters, by their ids and for longer. Who
+   * retries wants to know what became of the first try, so the first caller's hanging up must not end it.
+   */
+  #once (posted: Posted, key: string, options: SendOptions): Promise<Sent> {
+    const { ttl = 0 } = options
+    const begin = async () => {
+      if (ttl > 0) return await this.#put(posted, this.#letterOf(posted, options, ttl))
+      return await this.#earlier(posted) ?? await this.#post(posted, { ...options, signal: undefined })
+    }
+    const isFinal = ({ status }: Progress) => ttl === 0 && status !== 'queued'
+    return this.#settled(posted, options, () => this.#keys.once(`${posted.deviceId} ${key}`, posted.digest!, begin, isFinal))
   }
 
   #hand ({ id, deviceId, data = null }: Posted): Sent | Promise<Sent> {
@@ -138,41 +154,47 @@ export class Outbox {
     return { id, status: 'delivered' }
   }
 
-  /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
-  #keep (posted: Posted, { confirm, timeout = this.#limits.callTimeout, collapse, signal }: SendOptions, ttl: number): Promise<Sent> {
-    const { id, deviceId, data, digest } = posted
+  #letterOf ({ id, deviceId, data, digest }: Posted, { confirm, collapse }: SendOptions, ttl: number): Letter {
     const body = bodyOf(data)
     if (sizeOf(body) > this.#limits.maxBuffered / 2) throw new Failure('too-large')
     const session = this.#registry.get(deviceId)
     if (session?.isForeign) session.bringing(id, data) // what cannot be delivered is better refused at once
-    const expiresAt = Date.now() + ttl
-    const letter = { id, body, expiresAt, collapse: collapse && detached(collapse), digest, awaitedBy: confirm ? this.#node : undefined }
-    if (!confirm) return this.#kept(posted, letter)
-    return this.#delivered(posted, letter, this.#letters.outcome(id, timeout, signal))
+    return { id, body, expiresAt: Date.now() + ttl, collapse: collapse && detached(collapse), digest, awaitedBy: confirm ? this.#node : undefined }
   }
 
-  async #kept ({ id, deviceId }: Posted, letter: Letter): Promise<Sent> {
-    const { status } = this.#rung(deviceId, letter, await this.#letters.put(deviceId, letter))
-    return { id, status }
+  /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
+  async #put ({ id, deviceId, digest }: Posted, letter: Letter): Promise<Progress> {
+    const { receipt } = await this.#letters.put(deviceId, letter)
+    if (receipt.digest !== digest) throw new Failure('key-mismatch')
+    // also for a repeat: an earlier try may have kept the letter and told nobody
+    if (receipt.status === 'queued') this.#ring(deviceId)
+    return { id, status: receipt.status, device: receipt.device }
   }
 
-  async #delivered ({ id, deviceId }: Posted, letter: Letter, wait: Wait): Promise<Sent> {
+  /** The letter that was put under the same key. A mailbox that cannot be read keeps back nothing that is sent now. */
+  async #earlier ({ id, deviceId, digest }: Posted): Promise<Progress | undefined> {
+    const receipt = await this.#letters.receipt(deviceId, id).catch(ifFailure)
+    if (!receipt) return undefined
+    if (receipt.digest !== digest) throw new Failure('key-mismatch')
+    return { id, status: receipt.status, device: receipt.device }
+  }
+
+  /** Begins, and waits for the acknowledgement where that is asked for. */
+  async #settled ({ id }: Posted, { confirm, timeout = this.#limits.callTimeout, signal }: SendOptions, begin: () => Promise<Progress>): Promise<Sent> {
+    if (!confirm) {
+      const { status } = await begin()
+      return { id, status }
+    }
+    const wait = this.#letters.outcome(id, timeout, signal) // before it can have come
     try {
-      const { status, device } = this.#rung(deviceId, letter, await this.#letters.put(deviceId, letter))
+      const { status, device } = await begin()
+      if (status === 'sent') return { id, status }
       const outcome = status === 'queued' ? await wait.outcome : { ending: status, device }
       if (outcome && outcome.ending !== 'delivered') throw failureOf(outcome)
       return { id, status: outcome ? 'delivered' : 'queued' }
     } finally {
       wait.forget()
     }
-  }
-
-  /** The receipt of a letter that was put, or of the one it is a second try of. */
-  #rung (deviceId: string, { digest }: Letter, { receipt }: Put): Receipt {
-    if (receipt.digest !== digest) throw new Failure('key-mismatch')
-    // an earlier try may have kept the letter and told nobody
-    if (receipt.status === 'queued') this.#ring(deviceId)
-    return receipt
   }
 
   #ring (deviceId: string): void {
@@ -212,6 +234,11 @@ export class Outbox {
     const owner = this.#registry.get(deviceId)?.owner
     return owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
   }
+}
+
+/** For what can do without an answer; an accident is still one. */
+function ifFailure (error: unknown): undefined {
+  if (!(error instanceof Failure)) throw error
 }
 
 /** JSON text or bytes, as a letter holds it. */

@@ -1,11 +1,20 @@
+import { isDeepStrictEqual } from 'node:util'
 import { answerOf, type Answer, type Owner, type Presence, type Request } from './backplane.ts'
 import type { Session } from './session.ts'
 import type { Subscriptions } from './subscriptions.ts'
+
+/** A message that the device has not acknowledged yet. */
+interface Unacknowledged {
+  data: unknown
+  acknowledged: Promise<unknown>
+}
 
 /** Answers for one session what any node may ask of its device. */
 export class SessionOwner implements Owner {
   readonly #session: Session
   readonly #subscriptions: Subscriptions
+  /** By message id. */
+  readonly #confirming = new Map<string, Unacknowledged>()
 
   constructor (session: Session, subscriptions: Subscriptions) {
     this.#session = session
@@ -40,10 +49,7 @@ export class SessionOwner implements Owner {
     const session = this.#session
     switch (request.kind) {
       case 'send': return await session.offer(request.id, request.data)
-      case 'confirm': {
-        const { method, params, id } = session.bringing(request.id, request.data)
-        return await session.call(method, params, { id, timeout: request.timeout, signal })
-      }
+      case 'confirm': return await this.#confirm(request, signal)
       case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
       case 'ring': return session.ring()
       case 'describe': return session.describe()
@@ -51,6 +57,21 @@ export class SessionOwner implements Owner {
       case 'join': return await this.#join(request.topic)
       case 'leave': return this.#leave(request.topic)
       case 'renew': return this.#renew(request.generation, request.expiresAt)
+    }
+  }
+
+  /** A message that comes again, as a retry over another node, joins the one under way. */
+  async #confirm ({ id, data, timeout }: Request & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
+    const first = this.#confirming.get(id)
+    if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
+    const { method, params, ...named } = this.#session.bringing(id, data)
+    const acknowledged = this.#session.call(method, params, { ...named, timeout, signal })
+    if (first) return await acknowledged
+    this.#confirming.set(id, { data, acknowledged })
+    try {
+      return await acknowledged
+    } finally {
+      this.#confirming.delete(id)
     }
   }
 

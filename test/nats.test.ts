@@ -106,6 +106,7 @@ t.test('a call takes no longer than its time, whatever must be looked up and ask
   t.equal(await asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 10_000 }), undefined)
   t.equal(times[0], 10_000)
   t.ok(times[1]! <= 9_901, 'the second time has what is left of the first')
+  t.equal(await reasonOf(asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 50 })), 'timeout', 'it is not asked again when its time is over')
   look = () => new Promise(() => {})
   t.equal(await reasonOf(asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 1 })), 'timeout')
 })
@@ -313,6 +314,14 @@ t.test('a node that was taken for dead is told so when it is heard again, and th
   t.equal(lapses, 2)
   heard('!other')
   t.equal(lapses, 2)
+  // so many and no more are remembered
+  for (let count = 0; count <= 1_000; count++) heard(`+n${count}`)
+  later = 8_000
+  heard(`+${nodes.self}`)
+  await until(() => !nodes.hears('n1000'))
+  published.length = 0
+  for (const node of ['n0', 'n1', 'n1000']) heard(`+${node}`)
+  t.equal(published.filter(beat => beat.startsWith('!')).length, 2)
 })
 
 t.test('how late a message is shows against the quickest of its node, whatever its clock says', async t => {

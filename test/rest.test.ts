@@ -7,7 +7,7 @@ import t from 'tap'
 import { Failure, localBackplane, memoryMailbox, type Backplane } from '../lib/index.ts'
 import type { Outbox } from '../lib/outbox.ts'
 import { Receipts } from '../lib/routes/receipts.ts'
-import { reasonOf } from './fakes.ts'
+import { gate, reasonOf } from './fakes.ts'
 import { connect, listen, request, until } from './support.ts'
 
 t.test('a message reaches its device as JSON, text or bytes', async t => {
@@ -160,6 +160,73 @@ t.test('an idempotency key makes one delivery of many tries', async t => {
   const kept = await send('/devices/away/messages?ttl=60', 1)
   t.match(await send('/devices/away/messages?ttl=60', 1), { status: 202, body: { id: kept.body.id } })
   t.equal((await app.devices.describe('away')).waiting, 1)
+})
+
+t.test('one idempotency key is one delivery, whatever the options of each try', async t => {
+  const app = await listen(t)
+  const ways = { now: {}, confirmed: { confirm: true }, kept: { ttl: 60_000 }, 'kept and confirmed': { ttl: 60_000, confirm: true } }
+  /** What each try becomes while the first is not acknowledged yet, and once it is. */
+  const cases: Array<[first: keyof typeof ways, underway: string[], afterwards: string]> = [
+    ['now', ['sent', 'sent', 'sent', 'sent'], 'sent'],
+    ['confirmed', ['delivered', 'delivered', 'delivered', 'delivered'], 'delivered'],
+    ['kept', ['queued', 'delivered', 'queued', 'delivered'], 'delivered'],
+    ['kept and confirmed', ['queued', 'delivered', 'queued', 'delivered'], 'delivered']
+  ]
+  for (const [at, [first, underway, afterwards]] of cases.entries()) {
+    const send = async (options: object) => (await app.devices.send(`d${at}`, 1, { ...options, key: 'k' })).status
+    const acknowledged = gate<object>()
+    const device = (await connect(app.url, `d${at}`)).handle('message', () => acknowledged.opened)
+    const trying = send(ways[first])
+    await device.message()
+    const again = Object.values(ways).map(send)
+    acknowledged.open({})
+    await trying
+    t.strictSame(await Promise.all(again), underway, `while what was sent ${first} is under way`)
+    for (const [way, options] of Object.entries(ways)) t.equal(await send(options), afterwards, `${way}, once what was sent ${first} has been acknowledged`)
+    await app.devices.send(`d${at}`, 'last', { ttl: 60_000, confirm: true })
+    const messages = device.seen.filter(({ method }) => method === 'message').map(({ params }) => params.data)
+    t.strictSame(messages, [1, 'last'], `what was sent ${first} has come once`)
+  }
+})
+
+t.test('a retry over another node joins the message that waits to be acknowledged', async t => {
+  const backplane = localBackplane()
+  const [here, elsewhere] = [await listen(t, { backplane }), await listen(t, { backplane })]
+  const acknowledged = gate<object>()
+  const device = (await connect(here.url, 'd')).handle('message', () => acknowledged.opened)
+  const options = { confirm: true, key: 'k' }
+  const first = here.devices.send('d', { a: [1] }, options)
+  await device.message()
+  const again = elsewhere.devices.send('d', { a: [1] }, options)
+  const other = elsewhere.devices.send('d', { a: [2] }, { ...options, key: 'other' })
+  acknowledged.open({})
+  t.match(await Promise.all([first, again, other]), [{ status: 'delivered' }, { status: 'delivered' }, { status: 'delivered' }])
+  t.equal(device.seen.filter(({ method }) => method === 'message').length, 2)
+})
+
+t.test('another message under an id that is under way is refused', async t => {
+  const backplane = localBackplane()
+  const [here, elsewhere] = [await listen(t, { backplane }), await listen(t, { backplane })]
+  const acknowledged = gate<object>()
+  const device = (await connect(here.url, 'd')).handle('message', () => acknowledged.opened)
+  const first = here.devices.send('d', 1, { confirm: true, key: 'k' })
+  await device.message()
+  t.equal(await reasonOf(elsewhere.devices.send('d', 2, { confirm: true, key: 'k' })), 'busy')
+  acknowledged.open({})
+  t.match(await first, { status: 'delivered' })
+})
+
+t.test('under a key that could not be sent at once a message may wait, and then it is that message', async t => {
+  const app = await listen(t)
+  const send = async (query: string, body: unknown = 1) => await request(app, 'POST', `/devices/d/messages${query}`, body, { 'idempotency-key': 'k' })
+  t.match(await send(''), { status: 404 })
+  const { body: { id } } = await send('?ttl=60')
+  t.match(await send(''), { status: 202, body: { id } })
+  t.match(await send('', 2), { status: 409, body: { code: 'IDEMPOTENCY_MISMATCH' } })
+  t.match(await send('?confirm=true&timeout=0.01'), { status: 202, body: { id } })
+  await app.devices.cancel('d', id)
+  t.match(await send(''), { status: 200, body: { id, status: 'cancelled' } })
+  t.match(await send('?confirm=true'), { status: 409, body: { code: 'MESSAGE_SETTLED' } })
 })
 
 t.test('a retry learns what became of the first try, however long ago that was', async t => {
