@@ -154,6 +154,34 @@ t.test('what has expired is swept out, counted and told', async t => {
   t.strictSame(counted(), { queued: 2, expired: 1 })
 })
 
+t.test('however many expire at once, all are told in one sweep, and others have their turn meanwhile', async t => {
+  const { letters, told } = office()
+  const now = Date.now() + 60_000
+  for (let number = 0; number < 2_500; number++) await letters.put(`d${number}`, letter('a', { expiresAt: now }))
+  await letters.put('d', letter('later', { expiresAt: now + 1 }))
+  const seen: number[] = []
+  const sweeping = letters.sweep(now).then(() => { seen.push(told.length) })
+  while (seen.at(-1) !== 2_500) {
+    seen.push(told.length)
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  await sweeping
+  t.equal(new Set(told).size, 2_500)
+  t.ok(new Set(seen).size > 2, `${[...new Set(seen)]}`)
+})
+
+t.test('a node that closes leaves the rest of what has expired to the next', async t => {
+  const mailbox = memoryMailbox()
+  const { letters, told } = office({ mailbox })
+  const now = Date.now() + 60_000
+  for (let number = 0; number < 2_500; number++) await letters.put(`d${number}`, letter('a', { expiresAt: now }))
+  const sweeping = letters.sweep(now)
+  await letters.close()
+  await sweeping
+  t.ok(told.length < 2_500)
+  t.ok((await mailbox.sweep(now)).length > 0)
+})
+
 t.test('a letter of which no receipt is left is counted and told all the same', async t => {
   const { letters, told } = office({ mailbox: memoryMailbox({ maxReceipts: 0 }) })
   const now = Date.now() + 60_000
@@ -902,6 +930,21 @@ t.test('a sweep that fails is logged, and one that is slow is not joined by anot
   t.equal(closed, false, 'closing waits for what is under way')
   door.open([])
   await closing
+})
+
+t.test('a sweep that goes on failing is logged once, until one works', async t => {
+  let sweeps = 0
+  const works = new Set([3])
+  const mailbox: Mailbox = { ...memoryMailbox(), sweep: async () => { if (!works.has(++sweeps)) throw new Error('no disk'); return [] } }
+  const { letters, log } = office({ mailbox })
+  t.teardown(() => letters.close())
+  const logged: number[] = []
+  for (const sweep of [1, 2, 3, 4]) {
+    await until(() => sweeps === sweep)
+    await turn()
+    logged.push(log.lines.length)
+  }
+  t.strictSame(logged, [1, 1, 1, 2])
 })
 
 t.test('a letter that cannot be read is not taken for one that the device refused', async t => {

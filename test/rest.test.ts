@@ -189,6 +189,15 @@ t.test('one idempotency key is one delivery, whatever the options of each try', 
   }
 })
 
+t.test('what is sent now goes though the mailbox cannot tell whether it was a letter before', async t => {
+  const failures = [new Failure('unreachable'), new Failure('store-full'), new Error('an accident')]
+  const app = await listen(t, { mailbox: { ...memoryMailbox(), async receipt () { throw failures.shift()! } } })
+  await connect(app.url, 'd')
+  t.match(await app.devices.send('d', 1, { key: 'a' }), { status: 'sent' })
+  t.match(await app.devices.send('d', 1, { key: 'b' }), { status: 'sent' })
+  await t.rejects(app.devices.send('d', 1, { key: 'c' }), { message: 'an accident' })
+})
+
 t.test('a retry over another node joins the message that waits to be acknowledged', async t => {
   const backplane = localBackplane()
   const [here, elsewhere] = [await listen(t, { backplane }), await listen(t, { backplane })]
