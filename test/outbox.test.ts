@@ -3,17 +3,17 @@ import type { Answer, Backplane, Request } from '../lib/backplane.ts'
 import { Failure } from '../lib/errors.ts'
 import { Outbox } from '../lib/outbox.ts'
 import { Registry } from '../lib/registry.ts'
-import { fakeLog, until } from './fakes.ts'
+import { fakeLog, gate, turn, until } from './fakes.ts'
 
 const limits = { callTimeout: 1_000, maxTtl: 60_000, maxBuffered: 65_536, maxKeys: 10, keyTtl: 60_000 }
 
 /** An outbox whose devices are all elsewhere, and what their owners say when there are letters for them. */
-function stage (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | Error>) {
+function stage (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | Error | Promise<never>>) {
   const asked: Array<[string, Request['kind']]> = []
   const backplane = {
     async ask (deviceId: string, { kind }: Request) {
       asked.push([deviceId, kind])
-      const answer = answers.shift()
+      const answer = await answers.shift()
       if (answer instanceof Error) throw answer
       return answer
     }
@@ -52,9 +52,12 @@ t.test('an owner is told of a letter that an earlier try may have kept without t
 })
 
 t.test('an outbox that is closed tells nobody any more', async t => {
-  const { outbox, asked, log } = stage(t, [new Failure('unreachable')])
+  const closed = gate()
+  const { outbox, asked, log } = stage(t, [closed.opened.then(() => { throw new Failure('unreachable') })])
   await outbox.send('d', 1, { ttl: 1_000 })
-  outbox.close()
   await until(() => asked.length === 1)
+  outbox.close()
+  closed.open()
+  await turn()
   t.strictSame(log.lines, [])
 })
