@@ -16,7 +16,8 @@ export interface DatabaseOptions {
 
 const WRITE_BUFFER = 16_777_216
 export const CORRUPT = 'LEVEL_CORRUPTION'
-/** Behind all keys. */
+/** Before and behind all keys. */
+export const BEGIN = '!'
 export const END = '\uffff'
 
 /** Opens the database in a folder that is locked. Damage is mended first, and told; so is what a damaged log has lost. */
@@ -37,7 +38,7 @@ export async function openDatabase (path: string, { isNew = false, isCorrupt = f
     mending = true
   }
   for (const loss of await lossesOf(path)) damaged(loss)
-  if (mending) await db.compactRange('', END) // a repair compresses what it writes
+  if (mending) await db.compactRange(BEGIN, END) // a repair compresses what it writes
   return db
 }
 

@@ -5,7 +5,7 @@ import { Failure } from '../errors.ts'
 import { Batch, BATCH } from './batch.ts'
 import { unsealed } from './checksum.ts'
 import type { Damage } from './damage.ts'
-import { CORRUPT, END, openDatabase, type Database } from './database.ts'
+import { BEGIN, CORRUPT, END, openDatabase, type Database } from './database.ts'
 import { lockFolder } from './lock.ts'
 import { Tally } from './tally.ts'
 
@@ -261,10 +261,16 @@ export class Journal {
 
   async #compact (): Promise<void> {
     if (this.#removed < LEAST_REMOVED || !this.#tally.isInPlace) return
-    const size = await this.#db.approximateSize('', END)
+    const size = await this.#db.approximateSize(BEGIN, END)
     if (this.#removed * RECORD_BYTES < size / 2) return
     this.#removed = 0
-    await this.#db.compactRange('', END)
+    await this.#db.compactRange(END, END) // what is in memory becomes a table
+    // tables are merged only with those that they overlap, and these two overlap all
+    await this.write(batch => {
+      batch.del(BEGIN)
+      batch.del(END)
+    })
+    await this.#db.compactRange(BEGIN, END)
   }
 
   async #reopen (): Promise<void> {
