@@ -11,7 +11,7 @@ export class Batch {
   readonly #batch: ReturnType<Database['batch']>
   readonly #number: number
   readonly #lists = new Map<string, string>()
-  readonly #marks = new Map<string, string>()
+  readonly #marks = new Map<string, number>()
 
   constructor (db: Database, number: number) {
     this.#batch = db.batch()
@@ -34,12 +34,12 @@ export class Batch {
   }
 
   /** Of all that one batch has for a mark the last becomes its record. */
-  mark (key: string, value: string): void {
+  mark (key: string, value: number): void {
     this.#marks.set(key, value)
   }
 
   async write (): Promise<void> {
-    for (const [key, value] of this.#marks) this.put(key, value)
+    for (const [key, value] of this.#marks) this.put(key, String(value))
     for (const [list, items] of this.#lists) this.put(`${list}!${this.#number}`, items)
     this.put(BATCH, String(this.#number))
     await this.#batch.write({ sync: true })

@@ -15,7 +15,7 @@ const LISTED_AT_ONCE = 1_000
  * missing, it was lost, whether or not anything else tells. Resolves with the highest position.
  */
 export async function checkEntries ({ journal, dueAt, damaged }: CheckOptions): Promise<number> {
-  const save = (deviceId: string, entry: Entry) => journal.write(batch => fillIn(batch, deviceId, entry, dueAt(entry)))
+  const save = (deviceId: string, entry: Entry) => journal.write(batch => fillIn(batch, entryKey(deviceId, entry.id), deviceId, entry, dueAt(entry)))
   const mend = async (key: string, mended: () => Promise<void>) => {
     damaged({ key, reason: 'the record is missing, or should be' })
     await mended()

@@ -9,6 +9,9 @@ export interface Change {
   readonly before?: Entry | undefined
 }
 
+/** With the key of its entry. */
+type Keyed = Change & { readonly key: string }
+
 /** The entries, as they are now or are about to be: a change counts as soon as it is asked for, and is promised once it is on disk. */
 export class Entries {
   /** The highest position given so far. */
@@ -50,35 +53,33 @@ export class Entries {
 
   /** Writes changes together, with whatever `more` adds. Where that fails, what was there before is written again. */
   write (changes: Change[], more: (batch: Batch) => void = nothing, records = changes.length): Promise<void> {
+    const keyed = changes.map(({ deviceId, entry, before }): Keyed => ({ key: entryKey(deviceId, entry.id), deviceId, entry, before }))
     const written = this.#journal.write(batch => {
-      for (const { deviceId, entry } of changes) this.#fillIn(batch, deviceId, entry)
+      for (const { key, deviceId, entry } of keyed) this.#fillIn(batch, key, deviceId, entry)
       more(batch)
     }, batch => {
-      for (const change of changes) this.#takeBack(batch, change)
+      for (const change of keyed) this.#takeBack(batch, change)
     }, records)
-    for (const { deviceId, entry } of changes) this.#underway.set(entryKey(deviceId, entry.id), { entry, written })
-    written.then(() => this.#arrived(changes), () => {
-      for (const { entry, before } of changes) if (!before) this.#unkept.add(entry)
-      this.#arrived(changes)
+    for (const { key, entry } of keyed) this.#underway.set(key, { entry, written })
+    written.then(() => this.#arrived(keyed), () => {
+      for (const { entry, before } of keyed) if (!before) this.#unkept.add(entry)
+      this.#arrived(keyed)
     })
     return written
   }
 
-  #arrived (changes: Change[]): void {
-    for (const { deviceId, entry } of changes) {
-      const key = entryKey(deviceId, entry.id)
-      if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
-    }
+  #arrived (changes: Keyed[]): void {
+    for (const { key, entry } of changes) if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
   }
 
-  #takeBack (batch: Batch, { deviceId, entry, before }: Change): void {
-    batch.del(entryKey(deviceId, entry.id))
+  #takeBack (batch: Batch, { key, deviceId, entry, before }: Keyed): void {
+    batch.del(key)
     batch.del(placeKey(deviceId, entry.position))
-    if (before && this.isKept(before)) this.#fillIn(batch, deviceId, before)
+    if (before && this.isKept(before)) this.#fillIn(batch, key, deviceId, before)
   }
 
-  #fillIn (batch: Batch, deviceId: string, entry: Entry): void {
-    fillIn(batch, deviceId, entry, this.dueAt(entry))
-    if (entry.status === 'queued') batch.mark(positionKey, String(this.position))
+  #fillIn (batch: Batch, key: string, deviceId: string, entry: Entry): void {
+    fillIn(batch, key, deviceId, entry, this.dueAt(entry))
+    if (entry.status === 'queued') batch.mark(positionKey, this.position)
   }
 }

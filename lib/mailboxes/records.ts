@@ -60,9 +60,9 @@ export function decodePlace (key: string, value: Uint8Array): Place {
 }
 
 /** Writes an entry, its place and when it is due. The place goes once the letter is done with; the entry stays for a while as its receipt. */
-export function fillIn (batch: Batch, deviceId: string, entry: Entry, dueAt: number): void {
+export function fillIn (batch: Batch, key: string, deviceId: string, entry: Entry, dueAt: number): void {
   const place = placeKey(deviceId, entry.position)
-  batch.put(entryKey(deviceId, entry.id), encodeEntry(entry))
+  batch.put(key, encodeEntry(entry))
   if (entry.status === 'queued') batch.put(place, encodePlace(entry))
   else batch.del(place)
   batch.list(dueList(dueAt), dueItem(deviceId, entry.id))
