@@ -54,9 +54,16 @@ export function encodePlace ({ id, size, collapse }: Entry): string {
 }
 
 export function decodePlace (key: string, value: Uint8Array): Place {
-  const [, deviceId, position] = key.split('!') as [string, string, string]
-  const [id, size, ...collapse] = textOf(value).split('!') as [string, string, ...string[]]
-  return { deviceId, position: Number(position), id, size: Number(size), collapse: collapse.length > 0 ? collapse.join('!') : undefined }
+  const text = textOf(value)
+  const first = text.indexOf('!')
+  const second = text.indexOf('!', first + 1)
+  return {
+    deviceId: key.slice(2, -DIGITS - 1),
+    position: Number(key.slice(-DIGITS)),
+    id: text.slice(0, first),
+    size: Number(text.slice(first + 1, second === -1 ? undefined : second)),
+    collapse: second === -1 ? undefined : text.slice(second + 1)
+  }
 }
 
 /** Writes an entry, its place and when it is due. The place goes once the letter is done with; the entry stays for a while as its receipt. */
