@@ -318,6 +318,21 @@ t.test('the files shrink once much has been removed and nothing is due', async t
   await mailbox.close!()
 })
 
+t.test('files of which little was removed are not written anew', async t => {
+  const path = await folder(t)
+  const most = { letters: 10_000, bytes: 100_000_000 }
+  let mailbox = await diskMailbox({ path, keepReceipts: 0 })
+  for (let n = 0; n < 40; n++) await mailbox.put('d', letter(`large ${n}`, { body: 'x'.repeat(200_000) }), most)
+  mailbox = await reopened(mailbox, { path, keepReceipts: 0 })
+  const tables = async () => (await readdir(path)).filter(name => name.endsWith('.ldb'))
+  const before = await tables()
+  await Promise.all(Array.from({ length: 6_000 }, (_, n) => mailbox.put('d', letter(String(n), { expiresAt: 1_000 }), most)))
+  t.equal((await expiredOf(mailbox, 1_000)).length, 6_000)
+  for (let sweep = 0; sweep < 3; sweep++) await mailbox.sweep(Date.now() + 1_000)
+  await mailbox.close!()
+  t.strictSame(await tables(), before)
+})
+
 t.test('what was written while the folder was taken away is not promised', async t => {
   const path = await folder(t)
   const elsewhere = `${path}-elsewhere`
