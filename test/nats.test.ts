@@ -378,6 +378,22 @@ t.test('an audit clears up behind dead nodes, one record after the other, and sh
   await until(() => !stored.has('d6'))
 })
 
+t.test('an older record that NATS brings back takes no device from a newer owner', async t => {
+  const { owners, stored, lapses, foreign } = stage(t)
+  foreign()
+  const older = stored.get('d')!
+  const newer = new Connection('d', 'a')
+  const { generation } = await owners.own('d', newer)
+  t.ok(generation > older.seq)
+  // servers that lose each other may go back to what they had before
+  stored.set('d', older)
+  lapses[0]!()
+  await until(() => newer.yielded > 0 || stored.get('d') !== older)
+  t.equal(newer.yielded, 0)
+  t.equal(heldBy(stored), 'a')
+  t.ok(stored.get('d')!.seq > generation)
+})
+
 t.test('what is held is compared with its record all the time', async t => {
   const { owners, stored, foreign } = stage(t)
   const [erased, taken] = [new Connection('e', 'a'), new Connection('d', 'a')]

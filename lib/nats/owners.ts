@@ -30,7 +30,7 @@ export type Word =
   | Request & { nonce: string }
   | { kind: 'cancel' | 'probe', nonce: string }
 
-/** How long the node of an older owner may take to let go before it is told again; one that is stuck finds out when it wakes. */
+/** Time for the node of an older owner to let go; without an answer the demand is repeated. */
 const YIELD_TIMEOUT_MS = 250
 const YIELD_RETRY_MS = 1_000
 /** What failed is tried again after this time, and ever more rarely. */
@@ -178,7 +178,7 @@ export class Owners {
     return true
   }
 
-  /** Each time before it takes the place of an older owner: the device may have given this connection up meanwhile. */
+  /** Repeated before each attempt to replace an older owner, because the device may have given this connection up meanwhile. */
   async #confirmAlive ({ deviceId, owner }: Owned, older: Stored | undefined): Promise<void> {
     if (older || this.#owned.has(deviceId)) await owner.confirmAlive?.()
   }
@@ -198,7 +198,7 @@ export class Owners {
     if (owned.state !== 'lost') owned.state = 'held'
   }
 
-  /** Tells the node of an older owner to let go, again and again if it does not answer; the first time is waited for. */
+  /** Tells the node of an older owner to let go. Resolves after the first try, and repeats until the node has answered or is dead. */
   async #demand (home: string, demand: Yield): Promise<void> {
     if (home === this.#nodes.self || !this.#nodes.alive(home)) return
     const answer = await this.#link.request(yieldOf(home), encode(demand), YIELD_TIMEOUT_MS).catch(() => undefined)
@@ -409,11 +409,12 @@ export function isOf (found: Stored | undefined, { claim }: Pick<Held, 'claim'>)
 }
 
 /** One that came just now takes the device from everybody, one that came while NATS was away from those that were before it. */
-function mayTake ({ state, owner }: Owned, found: Stored | undefined): boolean {
+function mayTake ({ state, owner, generation }: Owned, found: Stored | undefined): boolean {
   switch (state) {
     case 'new': return true
     case 'alone': return !found || heldOf(found).since <= owner.presence.since
-    case 'held': return !found // a node took this one for dead
+    // another node took this one for dead, or NATS went back to an earlier state: the higher generation owns
+    case 'held': return !found || found.seq < generation
     case 'lost': return false
   }
 }
