@@ -162,7 +162,7 @@ export class Delivery {
     return undefined
   }
 
-  /** Again and again while the mailbox is away or full, also when the device has left meanwhile: it has answered. */
+  /** Retries while the mailbox is away or full, even after the device has left, because its answer is known. */
   async #settle (session: Session, letter: Kept, ending: Ending, device?: Detail): Promise<void> {
     this.#answered.add(letter)
     for (let tries = 1; !await this.#isSettled(session, letter, { ending, device, tries }); tries++) await sleep(PAUSE, undefined, { ref: false })

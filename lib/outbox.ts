@@ -39,7 +39,7 @@ export interface OutboxLimits extends KeyLimits {
 }
 
 const RING_RETRY_MS = 1_000
-/** The others get their letters when they come back. */
+/** Devices beyond this number get their letters when they reconnect. */
 const MAX_UNRUNG = 10_000
 
 interface Posted {
@@ -203,7 +203,7 @@ export class Outbox {
     else void this.#ringOwner(deviceId)
   }
 
-  /** Until its owner has heard, or nobody has the device: then it gets its letters when it comes back. */
+  /** Retries until the owner has answered. A device that is away gets its letters when it reconnects. */
   async #ringOwner (deviceId: string): Promise<void> {
     try {
       const answer = await this.#ask(deviceId, { kind: 'ring' })

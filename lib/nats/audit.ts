@@ -83,14 +83,14 @@ export class Audit {
     if (failed) throw (failed as PromiseRejectedResult).reason
   }
 
-  /** Whoever erases a record tells of it. */
+  /** The node that erases a record also publishes the change. */
   async #erase (held: Held): Promise<void> {
     const { deviceId, node, generation, since } = held
     const erased = await this.#records.erase(recordOf(deviceId), generation, found => isOf(found, held))
     if (erased) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
   }
 
-  /** Whether it succeeded. What fails again and again is told once. */
+  /** Resolves with whether it succeeded. Repeated failures are reported once. */
   async #guarded (work: () => Promise<void>): Promise<boolean> {
     try {
       await work()

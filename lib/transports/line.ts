@@ -13,7 +13,7 @@ export class Line implements Socket {
   sent = 0
   session: Session | undefined
   readonly #socket: Lined
-  /** What came before the session may have it; undefined: it may. */
+  /** Frames received before the welcome; undefined once frames go to the session at once. */
   #held: Held | undefined
   /** The connection below it. What leaves is framed already, and is written past the sender of `ws`. */
   readonly stream: RawStream
