@@ -76,6 +76,8 @@ export interface Publication {
   id: string
   topic: string
   data: unknown
+  /** Milliseconds ago that it was published, where that is long. Devices that have connected since do not get it: they may have got it on another node. */
+  age?: number | undefined
 }
 
 /** Returns how many devices it handed the publication to; `undefined` if none listens to the topic, and then the node is not counted. */

@@ -78,7 +78,8 @@ export class Session implements Device, Party, PeerLimits {
   #ownership: Ownership | undefined
   #topics: Set<string> | undefined
   #credentials: Credentials | undefined
-  #entered = false
+  /** When the device was welcomed, as `clock` says. */
+  #enteredAt: number | undefined
   /** Who asks for the device before it is welcomed. */
   #early: Array<() => void> | undefined
   #calls = 0
@@ -152,17 +153,22 @@ export class Session implements Device, Party, PeerLimits {
 
   /** It is in the registry and welcomed. */
   enter (): void {
-    this.#entered = true
+    this.#enteredAt = clock()
     this.#admitEarly()
   }
 
   get isIn (): boolean {
-    return this.#entered
+    return this.#enteredAt !== undefined
+  }
+
+  /** Whether it was in at a moment, as `clock` says. */
+  wasIn (moment: number): boolean {
+    return this.#enteredAt !== undefined && this.#enteredAt <= moment
   }
 
   /** Resolves once it has entered, or left; nothing, if it has already. */
   entered (): Promise<void> | undefined {
-    if (this.#entered || this.left) return undefined
+    if (this.isIn || this.left) return undefined
     return new Promise(resolve => { (this.#early ??= []).push(resolve) })
   }
 

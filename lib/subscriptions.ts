@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { EVERYONE, type Backplane, type Publication, type Unwatch } from './backplane.ts'
+import { clock } from './clock.ts'
 import { Failure } from './errors.ts'
 import { Frame } from './frame.ts'
 import type { Codec } from './message.ts'
@@ -99,9 +100,10 @@ export class Subscriptions {
   }
 
   readonly #deliver = (publication: Publication): number | undefined => {
-    if (publication.topic === EVERYONE) return this.#send(publication, this.#everyone)
-    const listeners = this.#topics.match(publication.topic)
-    return listeners.size === 0 ? undefined : this.#send(publication, listeners)
+    const { topic, age } = publication
+    const listeners = topic === EVERYONE ? this.#everyone : this.#topics.match(topic)
+    if (listeners instanceof Set && listeners.size === 0) return undefined
+    return this.#send(publication, age === undefined ? listeners : thoseIn(listeners, clock() - age))
   }
 
   /** One encoded frame for all who speak the same protocol. */
@@ -134,4 +136,8 @@ export class Subscriptions {
     if (failure) this.#log.warn({ err: failure, topic, id }, 'a broadcast could not be told to all')
     return sent
   }
+}
+
+function * thoseIn (sessions: Iterable<Session>, moment: number): Iterable<Session> {
+  for (const session of sessions) if (session.wasIn(moment)) yield session
 }

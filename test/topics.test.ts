@@ -1,6 +1,6 @@
 import { queryObjects } from 'node:v8'
 import t from 'tap'
-import { EVERYONE, type Backplane } from '../lib/backplane.ts'
+import { EVERYONE, type Backplane, type Listener } from '../lib/backplane.ts'
 import { localBackplane } from '../lib/backplanes/local.ts'
 import { jsonrpc } from '../lib/codecs/jsonrpc.ts'
 import { Frame } from '../lib/frame.ts'
@@ -9,6 +9,7 @@ import type { Session } from '../lib/session.ts'
 import { Subscriptions } from '../lib/subscriptions.ts'
 import { isFilter, isTopic, matches as matchesFilter, Topics } from '../lib/topics.ts'
 import { fakeLog, random, reasonOf } from './fakes.ts'
+import { connect, listen } from './support.ts'
 
 const limits = { length: 255, levels: 16 }
 const matches = (filter: string, topic: string) => {
@@ -335,6 +336,24 @@ t.test('what is for everyone reaches those too who listen to nothing, and names 
   subscriptions.join(x.session, ['#'])
   t.strictSame(await backplane.publish({ id: 'm1', topic: EVERYONE, data: 'hi' }), { sent: 3, nodes: 1 })
   for (const device of [x, y, z]) t.strictSame(device.heard, [{ id: 'm1', data: 'hi' }])
+})
+
+t.test('what was published long ago reaches the devices that were here then, and no others', async t => {
+  const local = localBackplane()
+  const listeners = new Map<string, Listener>()
+  const watch: Backplane['watch'] = (filter, listener) => {
+    listeners.set(filter, listener)
+    return local.watch(filter, listener)
+  }
+  const app = await listen(t, { backplane: { ...local, watch } })
+  const hear = listeners.get(EVERYONE)!
+  const device = await connect(app.url, 'd')
+  await device.ask('subscribe', { topics: ['a'] })
+  for (const topic of [EVERYONE, 'a']) {
+    t.equal(hear({ id: 'm1', topic, data: 1, age: 60_000 }), 0)
+    t.equal(hear({ id: 'm2', topic, data: 2, age: 0 }), 1)
+    t.match(await device.next(({ method }) => method === 'message'), { params: { id: 'm2', data: 2 } })
+  }
 })
 
 t.test('what nodes tell each other does not reach devices', async t => {

@@ -1,6 +1,6 @@
 import { createInbox } from '@nats-io/transport-node'
 import type { Msg } from '@nats-io/transport-node'
-import { EVERYONE, type Listener, type Publication, type Reach, type Unwatch } from '../backplane.ts'
+import type { Listener, Publication, Reach, Unwatch } from '../backplane.ts'
 import { Topics } from '../topics.ts'
 import type { Link, Subscribed } from './link.ts'
 import type { Nodes } from './nodes.ts'
@@ -11,9 +11,8 @@ import { decode, encode } from './wire.ts'
 const REMEMBERED = 5_000
 /** How long a node may take to say how many of its devices it handed a publication to. */
 const COUNT_WITHIN = 250
-
-/** A broadcast that was held back for longer reaches nobody: it would come twice to devices that have changed their node meanwhile. */
-const TOO_LATE_MS = 2_000
+/** Less lateness than this is not told from the drift of two clocks. */
+const NOTICEABLE_MS = 25
 
 /** A publication on its way: which node published it, and what its clock showed. */
 interface Sent extends Publication {
@@ -82,7 +81,8 @@ export class Channels {
     const inbox = message.reply!
     if (this.#wasHeard(inbox)) return
     const { from, sentAt, ...publication }: Sent = decode(message.data)
-    if (isForDevices(publication) && this.#nodes.lateness.of(from, sentAt) > TOO_LATE_MS) return
+    const age = this.#nodes.lateness.of(from, sentAt)
+    if (age > NOTICEABLE_MS) publication.age = age
     // the subject of a topic with very many levels is that of others, too
     const counts = Array.from(this.#watchers.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
     if (counts.length > 0) this.#link.reply(message, String(counts.reduce((sum, count) => sum + count, 0)))
@@ -107,8 +107,3 @@ export class Channels {
 }
 
 const rollOf = (node: string): string => `node.${node}.roll`
-
-/** The other topics are for the nodes themselves. */
-function isForDevices ({ topic }: Publication): boolean {
-  return topic === EVERYONE || !topic.startsWith('$')
-}

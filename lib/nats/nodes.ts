@@ -91,9 +91,8 @@ export class Nodes {
     const isSelf = node === this.self
     try {
       return await this.#link.request(subject, question, isSelf ? LAPSE : timeout)
-    } catch (error) {
-      if (!this.#link.up) throw error
-      if (isSelf) throw new Failure('unreachable')
+    } catch {
+      if (isSelf || !this.#link.up) throw new Failure('unreachable')
       return undefined
     }
   }

@@ -174,6 +174,7 @@ export class Owners {
       found = await this.#records.last(subject)
     }
     this.#written(owned, found!.seq)
+    if (owned.state === 'alone') owned.state = 'held'
     owned.sureAt = doubts
     return true
   }
@@ -195,7 +196,8 @@ export class Owners {
   #written (owned: Owned, generation: number): void {
     owned.generation = generation
     owned.record = 'written'
-    if (owned.state !== 'lost') owned.state = 'held'
+    // a NATS cluster before 2.11 may write two records after the same one, so one that came alone is compared once more
+    if (owned.state === 'new') owned.state = 'held'
   }
 
   /** Tells the node of an older owner to let go. Resolves after the first try, and repeats until the node has answered or is dead. */
@@ -410,11 +412,12 @@ export function isOf (found: Stored | undefined, { claim }: Pick<Held, 'claim'>)
 
 /** One that came just now takes the device from everybody, one that came while NATS was away from those that were before it. */
 function mayTake ({ state, owner, generation }: Owned, found: Stored | undefined): boolean {
+  const isOlder = (found: Stored) => heldOf(found).since <= owner.presence.since
   switch (state) {
     case 'new': return true
-    case 'alone': return !found || heldOf(found).since <= owner.presence.since
-    // another node took this one for dead, or NATS went back to an earlier state: the higher generation owns
-    case 'held': return !found || found.seq < generation
+    case 'alone': return !found || isOlder(found)
+    // another node took this one for dead, or NATS went back to an earlier state
+    case 'held': return !found || (found.seq < generation && isOlder(found))
     case 'lost': return false
   }
 }
