@@ -383,8 +383,14 @@ t.test('an older record that NATS brings back takes no device from a newer owner
   foreign()
   const older = stored.get('d')!
   const newer = new Connection('d', 'a')
+  const asked: string[] = []
+  newer.reply = ({ kind }) => {
+    asked.push(kind)
+    return { ok: true, value: null }
+  }
   const { generation } = await owners.own('d', newer)
   t.ok(generation > older.seq)
+  t.strictSame(asked, [])
   // servers that lose each other may go back to what they had before
   stored.set('d', older)
   lapses[0]!()
@@ -392,6 +398,8 @@ t.test('an older record that NATS brings back takes no device from a newer owner
   t.equal(newer.yielded, 0)
   t.equal(heldBy(stored), 'a')
   t.ok(stored.get('d')!.seq > generation)
+  await until(() => asked.length > 0)
+  t.strictSame(asked, ['ring'], 'letters of which the older owner was told meanwhile are looked for')
 
   // nor is a newer one taken for older because its place comes again
   foreign(Date.now() + 1_000)

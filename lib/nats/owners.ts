@@ -185,12 +185,15 @@ export class Owners {
   }
 
   async #took (owned: Owned, generation: number, older: Stored | undefined): Promise<void> {
+    const isAgain = owned.state !== 'new'
     this.#written(owned, generation)
     this.#highest = Math.max(this.#highest, generation)
     if (older) this.#tell({ kind: 'disconnected', presence: presenceOf(older) })
     this.#tell({ kind: 'connected', presence: { ...owned.owner.presence, generation } })
     if (older) await this.#demand(heldOf(older).home, { deviceId: owned.deviceId, generation })
     if (owned.state === 'held') this.#enter(owned)
+    // the older owner, or nobody, was told of letters that came before
+    if (isAgain && owned.state !== 'lost') owned.owner.answer({ kind: 'ring' }).catch(error => this.#link.trouble(error))
   }
 
   #written (owned: Owned, generation: number): void {

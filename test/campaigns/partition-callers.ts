@@ -117,7 +117,7 @@ export class Callers {
 
   /** Lets a node send to all; resolves with its name and the content by which the message is known. */
   async broadcast (topic: boolean): Promise<{ node: string, once: string, answer: Answer }> {
-    const [node, once] = [this.#node(), this.#name()]
+    const [node, once] = [this.#node(), this.#name('broadcast')]
     return { node, once, answer: await this.ask({ kind: 'broadcast', node, path: topic ? `/broadcast?topic=${TOPIC}` : '/broadcast', body: { once } }) }
   }
 
@@ -159,18 +159,18 @@ export class Callers {
   }
 
   async #send (device: Device): Promise<void> {
-    await this.ask({ kind: 'send', node: this.#node(), path: `/devices/${device.id}/messages`, body: { once: this.#name() } })
+    await this.ask({ kind: 'send', node: this.#node(), path: `/devices/${device.id}/messages`, body: { once: this.#name('send') } })
   }
 
   async #confirm (device: Device): Promise<void> {
-    const once = this.#name()
+    const once = this.#name('confirm')
     const path = `/devices/${device.id}/messages?confirm=true&timeout=${TIMEOUT_S}`
     const { outcome } = await this.ask({ kind: 'confirm', node: this.#node(), path, body: { once }, timeout: TIMEOUT_S })
     if (outcome.startsWith('200')) this.done.set(once, device)
   }
 
   async #call (device: Device): Promise<void> {
-    const once = this.#name()
+    const once = this.#name('call')
     const path = `/devices/${device.id}/calls/work?timeout=${TIMEOUT_S}`
     const { outcome, body } = await this.ask({ kind: 'call', node: this.#node(), path, body: { once }, timeout: TIMEOUT_S })
     if (outcome !== '200') return
@@ -182,8 +182,8 @@ export class Callers {
     return NODES[Math.floor(this.#random() * NODES.length)]!
   }
 
-  #name (): string {
-    return `m${this.#asked++}`
+  #name (kind: Kind): string {
+    return `${kind}-${this.#asked++}`
   }
 
   async #fetch (url: string, method: string, body?: unknown, key?: string): Promise<Answer> {

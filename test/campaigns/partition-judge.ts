@@ -21,8 +21,9 @@ export class Judge {
   readonly #callers: Callers
   /** Milliseconds for which it goes on looking where something is wrong, to say how long it was so. */
   readonly #patience: number
-  /** How much of each list of what is wrong has been told. */
-  readonly #told = new Map<string, number>()
+  /** What has been told: each that devices saw wrong, and how much of the lists that only grow. */
+  readonly #told = new Set<string>()
+  readonly #lengths = new Map<string, number>()
 
   constructor (site: Site, devices: Device[], callers: Callers, patience: number) {
     this.#patience = patience
@@ -94,10 +95,10 @@ export class Judge {
       ...some('letters out of order', this.#unheard('disordered', disordered)),
       ...some('letters that nobody sent', this.#unheard('unsent', unsent)),
       ...some('acknowledged and never seen', this.#unheard('undone', undone)),
-      ...some('devices told not to come back', this.#unheard('stops', this.#devices.flatMap(({ stops }) => stops))),
-      ...some('wrong answers', this.#unheard('answers', this.#callers.wrong)),
-      ...this.#unheard('site', this.#site.wrong),
-      ...this.#unheard('faults', this.#site.faults),
+      ...some('devices told not to come back', this.#added('stops', this.#devices.flatMap(({ stops }) => stops))),
+      ...some('wrong answers', this.#added('answers', this.#callers.wrong)),
+      ...this.#added('site', this.#site.wrong),
+      ...this.#added('faults', this.#site.faults),
       ...this.#unheard('resets', this.#lostStreams())
     ]
   }
@@ -107,10 +108,16 @@ export class Judge {
     return [...this.#site.resets()].filter(([, servers]) => servers.size === SERVERS.length).map(([stream]) => `all NATS servers gave up ${stream}`)
   }
 
+  #added (kind: string, list: string[]): string[] {
+    const told = this.#lengths.get(kind) ?? 0
+    this.#lengths.set(kind, list.length)
+    return list.slice(told)
+  }
+
   #unheard (kind: string, all: string[]): string[] {
-    const told = this.#told.get(kind) ?? 0
-    this.#told.set(kind, Math.max(told, all.length))
-    return all.slice(told)
+    const fresh = all.filter(one => !this.#told.has(`${kind}: ${one}`))
+    for (const one of fresh) this.#told.add(`${kind}: ${one}`)
+    return fresh
   }
 
   #undelivered (): Array<{ device: Device, number: number, id: string }> {
