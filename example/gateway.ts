@@ -31,14 +31,14 @@ await app.register(page)
 
 /** One machine: letters on its disk. */
 async function alone (): Promise<Options> {
-  const { diskMailbox } = await import('fastify-devices/mailboxes/disk')
+  const { diskMailbox } = await import('fastify-devices/disk')
   return { mailbox: await diskMailbox({ path: DATA }) }
 }
 
 /** One of many nodes, which all have the same NATS. */
 async function together (url: string): Promise<Options> {
-  const { nats } = await import('fastify-devices/backplanes/nats')
-  const { jetstreamMailbox } = await import('fastify-devices/mailboxes/jetstream')
+  const { nats } = await import('fastify-devices/nats')
+  const { jetstreamMailbox } = await import('fastify-devices/nats')
   const options = { servers: url.split(','), startWithout: true }
   return { backplane: await nats(options), mailbox: await jetstreamMailbox(options) }
 }

@@ -2,7 +2,7 @@ import { timingSafeEqual } from 'node:crypto'
 import { Type } from '@sinclair/typebox'
 import Fastify from 'fastify'
 import devices, { jsonrpc } from 'fastify-devices'
-import { ocpp } from 'fastify-devices/codecs/ocpp'
+import { ocpp } from 'fastify-devices/ocpp'
 
 // A small central system for chargers that speak OCPP 1.6, beside devices that speak JSON-RPC.
 const { PORT = '3000', HOST = '127.0.0.1', PASSWORD } = process.env

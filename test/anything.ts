@@ -1,4 +1,4 @@
-import { Failure } from '../lib/errors.ts'
+import { Failure } from '../lib/protocol/errors.ts'
 
 /** What a function of an application may give in place of what it should, or throw. */
 export const things: Record<string, () => unknown> = {

@@ -1,6 +1,6 @@
 import t from 'tap'
-import { EVERYONE, lettersOf, type Owner } from '../lib/backplane.ts'
-import { localBackplane } from '../lib/backplanes/local.ts'
+import { EVERYONE, lettersOf, type Owner } from '../lib/cluster/backplane.ts'
+import { localBackplane } from '../lib/cluster/local.ts'
 import { backplaneContract } from './contracts/backplane.ts'
 
 backplaneContract(t, 'localBackplane()', async () => {

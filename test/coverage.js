@@ -2,7 +2,7 @@ import { accessSync, constants, readdirSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
 /** What only the tests over NATS run; where nats-server is missing these say so and are skipped. */
-const overNats = /^lib\/(nats\/|backplanes\/nats\.ts|mailboxes\/jetstream\.ts)/
+const overNats = /^lib\/nats\//
 const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin']
 const hasNats = folders.some(folder => isProgram(join(folder, 'nats-server')))
 

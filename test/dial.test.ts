@@ -8,7 +8,7 @@ import { WebSocketServer } from 'ws'
 import { connect as connectClient, type Client, type ConnectOptions } from '../lib/client/index.ts'
 import { tcpSocket, type TcpSocketOptions } from '../lib/client/tcp.ts'
 import { jsonrpc, localBackplane, type Codec, type Dialled, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
-import { tcp } from '../lib/transports/tcp.ts'
+import { tcp } from '../lib/transports/tcp/index.ts'
 import { gate } from './fakes.ts'
 import { connect, introduce, listen, request, until } from './support.ts'
 

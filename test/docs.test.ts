@@ -4,9 +4,9 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { answers, goodbyes } from '../lib/errors.ts'
-import { proxyHeaders } from '../lib/gate.ts'
-import { OptionsSchema } from '../lib/options.ts'
+import { answers, goodbyes } from '../lib/protocol/errors.ts'
+import { proxyHeaders } from '../lib/gateway/access.ts'
+import { OptionsSchema } from '../lib/gateway/options.ts'
 import { connect, request, until } from './support.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -139,20 +139,12 @@ const imports: Import[] = files.flatMap(from =>
   }))
 )
 
-/** Where a file of an implementation lives: `codecs`, `routes`, ...; nowhere for the core. */
-const implementation = (file: string) => file.includes('/') ? dirname(file) : undefined
+/** Its first folder; a file without one is a room of its own. */
+const roomOf = (file: string) => file.split('/')[0]!
 
 t.test('every import of a file of ours names a file there is', async t => {
   t.ok(imports.length > files.length)
   for (const { from, to } of imports) t.ok(files.includes(to), `${from} imports ${to}`)
-})
-
-t.test('the core knows no implementation, and none of them knows another; index.ts and worker.ts wire them, the client its codec, and those over NATS what they share', async t => {
-  const overNats = new Set(['backplanes/nats.ts', 'mailboxes/jetstream.ts'])
-  const wires = ({ from, to }: Import) => from === 'index.ts' || from === 'worker.ts' || (from.startsWith('client/') && to === 'codecs/jsonrpc.ts') ||
-    (overNats.has(from) && implementation(to) === 'nats')
-  const wrong = imports.filter(one => !wires(one) && implementation(one.to) !== undefined && implementation(one.to) !== implementation(one.from))
-  t.strictSame(wrong, [])
 })
 
 t.test('the client loads nothing that a browser lacks, the worker no server, and the plugin nothing that is optional', async t => {
@@ -164,24 +156,19 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
     return [...own, ...imports.filter(({ from }) => from === file).flatMap(({ to }) => packages(to, seen))]
   }
   t.strictSame(packages('client/index.ts'), [])
-  t.strictSame(packages('worker.ts').filter(name => !/^(node:|@sinclair\/typebox)/.test(name)), [])
+  t.strictSame(packages('workers/worker.ts').filter(name => !/^(node:|@sinclair\/typebox)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
-  t.notOk(imports.some(({ from, to }) => from !== 'transports/tcp.ts' && to === 'transports/tcp.ts'), 'a door that nobody asked for is not loaded')
+  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts']) t.notOk(imports.some(({ to }) => to === optional), `${optional} is loaded only by those who ask for it`)
 })
 
-t.test('nobody imports index.ts, or worker.ts', async t => {
-  t.strictSame(imports.filter(({ to }) => to === 'index.ts' || to === 'worker.ts'), [])
-})
-
-t.test('the architecture names every file, and each imports from its own layer or from those below', async t => {
-  const layers = new Map<string, number>()
-  let layer = 0
-  for (const [cell] of table(section(read('docs/architecture.md'), 'The files'))) {
-    if (cell!.startsWith('**')) layer++
-    else layers.set(plain(cell!).replace(/^lib\//, ''), layer)
+t.test('the architecture names every room, and each imports only what its row names', async t => {
+  const rows = table(section(read('docs/architecture.md'), 'The rooms'))
+  const rooms = new Map(rows.map(([room, , allowed]): [string, string[]] => [plain(room!).replace(/\/$/, ''), allowed!.match(/[a-z]+/g) ?? []]))
+  t.strictSame([...rooms.keys()].toSorted(), readdirSync(join(root, 'lib')).toSorted())
+  for (const { from, to } of imports) {
+    const [room, allowed] = [roomOf(from), rooms.get(roomOf(from))!]
+    t.ok(room === roomOf(to) || allowed.includes('all') || allowed.includes(roomOf(to)), `${from} imports ${to}`)
   }
-  t.strictSame([...layers.keys()].toSorted(), files.toSorted())
-  t.strictSame(imports.filter(({ from, to }) => layers.get(to)! < layers.get(from)!), [])
 })
 
 t.test('imports run one way, those of types too', async t => {

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { Failure } from '../lib/errors.ts'
-import '../lib/vocabulary.ts'
+import { Failure } from '../lib/protocol/errors.ts'
+import '../lib/protocol/vocabulary.ts'
 
 export interface Logged {
   level: string

@@ -12,8 +12,8 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import devices, { type Options } from '../lib/index.ts'
-import { proxyHeaders } from '../lib/gate.ts'
-import { tcp, type TcpDoor } from '../lib/transports/tcp.ts'
+import { proxyHeaders } from '../lib/gateway/access.ts'
+import { tcp, type TcpDoor } from '../lib/transports/tcp/index.ts'
 import { upgradeRequest } from './campaigns/raw.ts'
 import { connect, introduce, listen, open, request, until } from './support.ts'
 

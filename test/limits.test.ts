@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { randomBytes } from 'node:crypto'
 import t from 'tap'
-import type { Session } from '../lib/session.ts'
+import type { Session } from '../lib/connection/session.ts'
 import { reasonOf } from './fakes.ts'
 import { connect, listen, request, until, type TestDevice } from './support.ts'
 

@@ -1,8 +1,8 @@
 import t, { type Test } from 'tap'
-import type { Answer, Backplane, Request } from '../lib/backplane.ts'
-import { Failure } from '../lib/errors.ts'
-import { Outbox } from '../lib/outbox.ts'
-import { Registry } from '../lib/registry.ts'
+import type { Answer, Backplane, Request } from '../lib/cluster/backplane.ts'
+import { Failure } from '../lib/protocol/errors.ts'
+import { Outbox } from '../lib/messaging/dispatcher.ts'
+import { Registry } from '../lib/connection/registry.ts'
 import { fakeLog, gate, turn, until } from './fakes.ts'
 
 const limits = { callTimeout: 1_000, maxTtl: 60_000, maxBuffered: 65_536, maxKeys: 10, keyTtl: 60_000 }

@@ -1,8 +1,8 @@
 import t from 'tap'
-import { Frame, type Outgoing } from '../lib/frame.ts'
-import { Output, type Sink } from '../lib/output.ts'
-import { Pace } from '../lib/pace.ts'
-import { Tide } from '../lib/tide.ts'
+import { Frame, type Outgoing } from '../lib/connection/frame.ts'
+import { Output, type Sink } from '../lib/connection/write-queue.ts'
+import { Pace } from '../lib/messaging/turn-limiter.ts'
+import { Tide } from '../lib/connection/flush-scheduler.ts'
 import { reasonOf } from './fakes.ts'
 
 /** A connection that takes what it is given and lets it go when a test says so. */

@@ -1,8 +1,8 @@
 import { getEventListeners } from 'node:events'
 import t from 'tap'
-import { answers, Failure, goodbyes, Refusal, type Reason } from '../lib/errors.ts'
-import { failed, type Call, type Failed, type Id, type Invalid, type Message, type Notice, type Result } from '../lib/message.ts'
-import { Peer, type Inbound, type Party, type PeerLimits } from '../lib/peer.ts'
+import { answers, Failure, goodbyes, Refusal, type Reason } from '../lib/protocol/errors.ts'
+import { failed, type Call, type Failed, type Id, type Invalid, type Message, type Notice, type Result } from '../lib/protocol/message.ts'
+import { Peer, type Inbound, type Party, type PeerLimits } from '../lib/protocol/peer.ts'
 import { gate, random, reasonOf, turn } from './fakes.ts'
 
 type Answering = (asked: Call | Notice, inbound: Inbound) => unknown

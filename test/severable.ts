@@ -1,4 +1,4 @@
-import type { Answer, Backplane, Owner } from '../lib/backplane.ts'
+import type { Answer, Backplane, Owner } from '../lib/cluster/backplane.ts'
 
 export interface Severable {
   backplane: Backplane

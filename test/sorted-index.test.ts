@@ -1,5 +1,5 @@
 import t from 'tap'
-import { SortedIndex } from '../lib/sorted-index.ts'
+import { SortedIndex } from '../lib/cluster/sorted-index.ts'
 import { random } from './fakes.ts'
 
 t.test('keys come in order, each once, from where a page begins', async t => {

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { connect as connectClient } from '../lib/client/index.ts'
 import type { Options } from '../lib/index.ts'
-import { tcp } from '../lib/transports/tcp.ts'
+import { tcp } from '../lib/transports/tcp/index.ts'
 import { connect, introduce, LineSocket, listen, TestDevice, until } from './support.ts'
 
 const atTcp = async (t: Pick<Test, 'teardown'>, options: Options = {}) => {

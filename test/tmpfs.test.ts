@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
-import { diskMailbox } from '../lib/mailboxes/disk.ts'
+import { diskMailbox } from '../lib/storage/disk/index.ts'
 import { all } from './fakes.ts'
 import { connect, listen, request, until } from './support.ts'
 

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { Duplex } from 'node:stream'
-import { toWire } from '../../lib/transports/wire.ts'
+import { toWire } from '../../lib/transports/websocket/frame.ts'
 import { posts } from './posts.ts'
 import { stand } from './stand.ts'
 

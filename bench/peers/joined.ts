@@ -1,7 +1,7 @@
 import Fastify from 'fastify'
 import devices from 'fastify-devices'
-import { nats } from 'fastify-devices/backplanes/nats'
-import { jetstreamMailbox } from 'fastify-devices/mailboxes/jetstream'
+import { nats } from 'fastify-devices/nats'
+import { jetstreamMailbox } from 'fastify-devices/nats'
 import { settingsOfChild } from '../child.ts'
 import { standFastify } from './stand.ts'
 

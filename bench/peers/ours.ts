@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import Fastify from 'fastify'
 import devices from 'fastify-devices'
-import { diskMailbox } from 'fastify-devices/mailboxes/disk'
+import { diskMailbox } from 'fastify-devices/disk'
 import { settingsOfChild } from '../child.ts'
 import { standFastify } from './stand.ts'
 

@@ -1,13 +1,13 @@
-import { isDeviceId } from '../device.ts'
-import { Failure } from '../errors.ts'
-import type { Call, Notice } from '../message.ts'
-import { MAX_TIMER, type Inbound } from '../peer.ts'
-import { waitOf, type Backoff } from '../retry.ts'
-import { matches } from '../topics.ts'
-import { Line, VANISHED, type End, type WebSocketLike } from './line.ts'
+import { isDeviceId } from '../protocol/device-id.ts'
+import { Failure } from '../protocol/errors.ts'
+import type { Call, Notice } from '../protocol/message.ts'
+import { MAX_TIMER, type Inbound } from '../protocol/peer.ts'
+import { waitOf, type Backoff } from '../protocol/reconnect.ts'
+import { matches } from '../protocol/topics.ts'
+import { Line, VANISHED, type End, type WebSocketLike } from './connection.ts'
 
-export { Failure, Refusal, type Detail, type Reason } from '../errors.ts'
-export type { WebSocketLike } from './line.ts'
+export { Failure, Refusal, type Detail, type Reason } from '../protocol/errors.ts'
+export type { WebSocketLike } from './connection.ts'
 
 export interface ConnectOptions extends Partial<Backoff> {
   deviceId: string

@@ -1,10 +1,10 @@
 import type { Socket } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
-import { jsonrpc } from '../codecs/jsonrpc.ts'
-import { connectTo } from '../endpoint.ts'
-import { farewell, farewellIn, type Farewell } from '../farewell.ts'
-import { Lines } from '../lines.ts'
-import type { WebSocketLike } from './line.ts'
+import { jsonrpc } from '../protocol/jsonrpc.ts'
+import { connectTo } from '../protocol/connect.ts'
+import { farewell, farewellIn, type Farewell } from '../protocol/close-notice.ts'
+import { Lines } from '../protocol/line-splitter.ts'
+import type { WebSocketLike } from './connection.ts'
 
 export interface TcpSocketOptions {
   /** Speak TLS; with `cert` and `key` the device shows a certificate. */

@@ -1,5 +1,5 @@
-import type { Caps, Kept, Receipt } from '../mailbox.ts'
-import type { Stored } from './records.ts'
+import type { Caps, Kept, Receipt } from '../storage/mailbox.ts'
+import type { Stored } from './stream-store.ts'
 import { token } from './subjects.ts'
 
 /** What is written with a letter. All times that are written are those of NATS. */

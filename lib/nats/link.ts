@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager, type JetStreamManager } from '@nats-io/jetstream'
 import { connect, RequestError, TimeoutError, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node'
-import { Failure } from '../errors.ts'
+import { Failure } from '../protocol/errors.ts'
 
 /** How to reach NATS; everything that its client takes (`user`, `pass`, `token`, `tls`, `authenticator`, ...) goes to it. */
 export interface LinkOptions extends NodeConnectionOptions {

@@ -1,9 +1,9 @@
 import { cp, mkdtemp, open, readdir, rm, stat, truncate } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Letter, Mailbox } from '../../lib/mailbox.ts'
-import { diskMailbox } from '../../lib/mailboxes/disk.ts'
-import { readManifest } from '../../lib/mailboxes/manifest.ts'
+import type { Letter, Mailbox } from '../../lib/storage/mailbox.ts'
+import { diskMailbox } from '../../lib/storage/disk/index.ts'
+import { readManifest } from '../../lib/storage/disk/manifest.ts'
 import { chance, command, Verdict, type Outcome } from './campaign.ts'
 
 interface Size extends Record<string, number> {

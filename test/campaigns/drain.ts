@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import devices from '../../lib/index.ts'
-import { settingsOf } from '../../lib/options.ts'
+import { settingsOf } from '../../lib/gateway/options.ts'
 import { connect, refusal, request, until, type TestDevice } from '../support.ts'
 import { command, lanes, Verdict, type Outcome } from './campaign.ts'
 import { Host, quiet, type Served } from './host.ts'

@@ -1,6 +1,6 @@
-import { jsonrpc } from '../../lib/codecs/jsonrpc.ts'
-import { ocpp } from '../../lib/codecs/ocpp.ts'
-import type { Codec, Message } from '../../lib/message.ts'
+import { jsonrpc } from '../../lib/protocol/jsonrpc.ts'
+import { ocpp } from '../../lib/protocol/ocpp.ts'
+import type { Codec, Message } from '../../lib/protocol/message.ts'
 import { isMessage } from '../contracts/codec.ts'
 import { chance, command, Verdict, type Outcome } from './campaign.ts'
 

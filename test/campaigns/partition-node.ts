@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import { nats } from '../../lib/backplanes/nats.ts'
+import { nats } from '../../lib/nats/backplane.ts'
 import devices from '../../lib/index.ts'
-import { jetstreamMailbox } from '../../lib/mailboxes/jetstream.ts'
+import { jetstreamMailbox } from '../../lib/nats/mailbox.ts'
 import { serve, type Served } from './host.ts'
 
 export interface NodeSettings {

@@ -1,4 +1,4 @@
-import { diskMailbox } from '../../lib/mailboxes/disk.ts'
+import { diskMailbox } from '../../lib/storage/disk/index.ts'
 
 // Puts letters until it is killed, and says each id once it is promised.
 

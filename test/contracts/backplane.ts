@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import type { Answer, Backplane, Owner, Presence, Publication, Request } from '../../lib/backplane.ts'
+import type { Answer, Backplane, Owner, Presence, Publication, Request } from '../../lib/cluster/backplane.ts'
 import { gate, until } from '../fakes.ts'
 
 /** Two nodes' views of what joins them; where that is one process, both are the same. */

@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import type { Codec, Message } from '../../lib/message.ts'
+import type { Codec, Message } from '../../lib/protocol/message.ts'
 import { random } from '../fakes.ts'
 
 const kinds = new Set(['call', 'notice', 'result', 'failure', 'invalid'])

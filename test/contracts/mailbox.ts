@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import type { Caps, Ending, Kept, Letter, Mailbox } from '../../lib/mailbox.ts'
+import type { Caps, Ending, Kept, Letter, Mailbox } from '../../lib/storage/mailbox.ts'
 import { all, reasonOf } from '../fakes.ts'
 
 const HOUR = 3_600_000

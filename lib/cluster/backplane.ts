@@ -1,0 +1,166 @@
+import { Failure } from '../protocol/errors.ts'
+import { failed, type Failed } from '../protocol/message.ts'
+
+/** What may be asked of the owner of a device, and of a worker. */
+export type Request =
+  | { kind: 'send', id: string, data: unknown }
+  | { kind: 'confirm', id: string, data: unknown, timeout: number }
+  | { kind: 'call', method: string, params: unknown, timeout: number }
+  | { kind: 'ring' }
+  | { kind: 'describe' }
+  | { kind: 'end' }
+  | { kind: 'join' | 'leave', topic: string }
+  | { kind: 'renew', generation: number, expiresAt: number }
+  | Errand
+
+/** What a worker is asked: to answer a method for a device, or whether all that came before has reached it. */
+export type Errand =
+  | { kind: 'answer', method: string, params: unknown, connection: Connection, turn: number }
+  | { kind: 'reached' }
+
+/** The connection of the device that called. */
+export interface Connection {
+  id: string
+  node: string
+  generation: number
+  since: number
+  address?: string | undefined
+  localAddress?: string | undefined
+  protocol: string
+  topics: string[]
+  credentials: Record<string, unknown>
+}
+
+/** Its answer: a value, or why there is none. */
+export type Answer =
+  | { ok: true, value: unknown }
+  | { ok: false, message?: string } & Pick<Failed, 'reason' | 'detail'>
+
+/** Who is connected, as told to all nodes. */
+export interface Presence {
+  deviceId: string
+  node: string
+  generation: number
+  since: number
+}
+
+/** The connection that holds a device. */
+export interface Owner {
+  readonly presence: Omit<Presence, 'generation'>
+  answer (request: Request, signal?: AbortSignal): Promise<Answer>
+  listensTo (topic: string): boolean
+  /**
+   * Resolves once the device has answered a ping; rejects if it has left. A backplane waits for it before it takes the device from an
+   * older owner: a handshake that the device gave up must not end the connection it has.
+   */
+  confirmAlive? (): Promise<void>
+  /** A newer connection owns the device now. */
+  yield (): void
+}
+
+export interface Ownership {
+  readonly generation: number
+  /** May be called again. */
+  release (): Promise<void>
+}
+
+/** How many devices a message was handed to, and how many nodes heard it. */
+export interface Reach {
+  sent: number
+  nodes: number
+}
+
+/** What is published: to those who listen to its topic, or between nodes. */
+export interface Publication {
+  id: string
+  topic: string
+  data: unknown
+  /** Milliseconds ago that it was published, where that is long. Devices that have connected since do not get it: they may have got it on another node. */
+  age?: number | undefined
+}
+
+/** Returns how many devices it handed the publication to; `undefined` if none listens to the topic, and then the node is not counted. */
+export type Listener = (publication: Publication) => number | undefined
+export type Unwatch = () => void
+
+/** A device came or went, on whichever node. The generation tells which of two is the later. */
+export interface Change {
+  kind: 'connected' | 'disconnected'
+  presence: Presence
+}
+
+export interface Page {
+  limit: number
+  /** The device id behind which the page begins. */
+  after?: string | undefined
+  topic?: string | undefined
+}
+
+/**
+ * Joins nodes. Rejects with the failure `unreachable` when it cannot. A name that begins with `$` is owned and asked like a device,
+ * and never listed.
+ */
+export interface Backplane {
+  /** Whether it joins more than one machine. */
+  readonly remote: boolean
+  /** The device is here now. Older owners are told to let go, once the new one has confirmed that it is alive. */
+  own (deviceId: string, owner: Owner): Promise<Ownership>
+  /** Undefined: nobody owns the device, and nobody was asked. What one node asks of an owner reaches it in the order asked. */
+  ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined>
+  /** A listener that watches several filters which match hears a publication once. */
+  watch (filter: string, listener: Listener): Unwatch
+  publish (publication: Publication): Promise<Reach>
+  /** In the order of device ids. */
+  list (page: Page): Promise<Presence[]>
+  /** Tells who comes and goes, on all nodes. */
+  follow (listener: (change: Change) => void): Unwatch
+  /** Resolves once what is watched is heard from everywhere. */
+  flush? (): Promise<void>
+  /** Tells when the other nodes cannot be reached, and when they can again. */
+  onLink? (listener: (up: boolean) => void): void
+  /** Tells what went wrong where nobody waits. */
+  onTrouble? (listener: (error: unknown) => void): void
+  close? (): Promise<void>
+}
+
+/** The topics that begin with `$` are for the nodes themselves. */
+export const EVERYONE = '$everyone'
+export const lettersOf = (node: string): string => `$letters/${node}`
+
+/** Where workers tell what they answer, and where a node that comes asks them to. */
+export const WORKERS = '$workers'
+export const MUSTER = '$workers/muster'
+/** How often they tell, and how many times in a row one may not be heard before it is taken for gone. */
+export const WORKERS_TELL = 1_000
+export const WORKERS_PATIENCE = 5
+
+/** What a worker tells. */
+export interface Announcement {
+  /** The name it owns. */
+  name: string
+  /** What it answers; `message` stands among them when it listens to messages. */
+  methods: string[]
+  /** It takes nothing new. */
+  leaving: boolean
+}
+
+/** What became of some work, as an answer. The work is begun at once. */
+export async function answerOf (work: () => unknown): Promise<Answer> {
+  try {
+    return { ok: true, value: await work() }
+  } catch (error) {
+    const { reason, detail } = failed(null, error)
+    return { ok: false, reason, detail, ...(error instanceof Failure && { message: error.message }) }
+  }
+}
+
+/** Throws the failure that an answer tells of. */
+export function valueOf (answer: Answer): unknown {
+  if (!answer.ok) throw new Failure(answer.reason, answer)
+  return answer.value
+}
+
+/** A name that begins with `$` is owned and asked like a device, and is none. */
+export function isListed (name: string): boolean {
+  return !name.startsWith('$')
+}

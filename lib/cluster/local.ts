@@ -1,0 +1,78 @@
+import { isListed, type Backplane, type Change, type Listener, type Owner, type Ownership, type Presence } from './backplane.ts'
+import { SortedIndex } from './sorted-index.ts'
+import { Topics } from '../protocol/topics.ts'
+
+interface Owned extends Ownership {
+  readonly owner: Owner
+}
+
+/** Joins the nodes of one process: usually one. */
+export function localBackplane (): Backplane {
+  const owners = new Map<string, Owned>()
+  /** The devices, in the order in which they are listed. */
+  const listed = new SortedIndex()
+  const listeners = new Topics<Listener>()
+  const followers = new Set<(change: Change) => void>()
+  let generation = 0
+
+  const presenceOf = ({ owner, generation }: Owned): Presence => ({ ...owner.presence, generation })
+  const tell = (kind: Change['kind'], name: string, owned: Owned) => {
+    if (isListed(name)) for (const follower of followers) follower({ kind, presence: presenceOf(owned) })
+  }
+
+  return {
+    remote: false,
+
+    async own (deviceId, owner) {
+      if (owners.has(deviceId)) await owner.confirmAlive?.()
+      // grows over restarts too, as long as the clock does not go back
+      generation = Math.max(generation + 1, Date.now())
+      const owned: Owned = {
+        owner,
+        generation,
+        async release () {
+          if (owners.get(deviceId) !== owned) return
+          owners.delete(deviceId)
+          listed.delete(deviceId)
+          tell('disconnected', deviceId, owned)
+        }
+      }
+      const older = owners.get(deviceId)
+      owners.set(deviceId, owned)
+      if (isListed(deviceId)) listed.add(deviceId)
+      if (older) tell('disconnected', deviceId, older)
+      tell('connected', deviceId, owned)
+      older?.owner.yield()
+      return owned
+    },
+
+    async ask (deviceId, request, signal) {
+      return owners.get(deviceId)?.owner.answer(request, signal)
+    },
+
+    watch (filter, listener) {
+      listeners.add(filter, listener)
+      return () => { listeners.remove(filter, listener) }
+    },
+
+    async publish (publication) {
+      const counts = Array.from(listeners.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
+      return { sent: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length }
+    },
+
+    async list ({ limit, after = '', topic }) {
+      const page: Presence[] = []
+      for (const deviceId of listed.after(after)) {
+        if (page.length === limit) break
+        const owned = owners.get(deviceId)!
+        if (topic === undefined || owned.owner.listensTo(topic)) page.push(presenceOf(owned))
+      }
+      return page
+    },
+
+    follow (listener) {
+      followers.add(listener)
+      return () => { followers.delete(listener) }
+    }
+  }
+}

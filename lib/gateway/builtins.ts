@@ -1,0 +1,72 @@
+import { Type } from '@sinclair/typebox'
+import { Failure } from '../protocol/errors.ts'
+import type { Events } from '../messaging/events.ts'
+import type { Elsewhere, Methods } from './methods.ts'
+import type { Outbox } from '../messaging/dispatcher.ts'
+import type { Device } from '../connection/device.ts'
+import type { Session } from '../connection/session.ts'
+import type { Subscriptions } from '../messaging/subscriptions.ts'
+import { isTopic, type TopicLimits } from '../protocol/topics.ts'
+
+/** Whether a device may subscribe to a filter, or publish to a topic. */
+export type AuthorizeTopic = (device: Device, topic: string, action: 'subscribe' | 'publish') => boolean | Promise<boolean>
+
+const Filters = Type.Object({ topics: Type.Array(Type.String()) })
+const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
+const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
+
+const FILTERS_PER_TOKEN = 8
+
+export const builtins: ReadonlySet<string> = new Set(['subscribe', 'unsubscribe', 'publish', 'message', 'ping'])
+
+/** The methods every device may call that speaks a protocol of ours. */
+export function addBuiltins (
+  methods: Methods,
+  { subscriptions, outbox, events, workers, authorizeTopic, topic: limits }:
+  { subscriptions: Subscriptions, outbox: Outbox, events: Events, workers: Elsewhere, authorizeTopic: AuthorizeTopic, topic: TopicLimits }
+): void {
+  async function authorize (device: Device, topics: Iterable<string>, action: 'subscribe' | 'publish'): Promise<void> {
+    for (const topic of topics) {
+      if (await authorizeTopic(device, topic, action) !== true) throw new Failure('forbidden')
+    }
+  }
+
+  methods.handle('subscribe', { params: Filters }, async ({ topics }, { device }) => {
+    charge(device as Session, topics)
+    subscriptions.check(device as Session, topics)
+    await authorize(device, new Set(topics), 'subscribe')
+    subscriptions.join(device as Session, topics)
+    await subscriptions.effective()
+    return { topics: [...device.topics] }
+  }, true)
+
+  methods.handle('unsubscribe', { params: Filters }, ({ topics }, { device }) => {
+    charge(device as Session, topics)
+    subscriptions.leave(device as Session, topics)
+    return { topics: [...device.topics] }
+  }, true)
+
+  methods.handle('publish', { params: Publish }, async ({ topic, data = null }, { device }) => {
+    if (!isTopic(topic, limits)) throw new Failure('bad-topic')
+    await authorize(device, [topic], 'publish')
+    await outbox.broadcast(data, topic)
+    return {}
+  }, true)
+
+  // no signal goes along: what a device has said is heard, though it may have left meanwhile
+  methods.handle('message', { params: Message }, ({ data = null }, { device }) => {
+    if (!events.hears('message') && workers.answers('message')) return workers.answer('message', { data }, device)
+    events.emit('message', data, device)
+    return {}
+  }, true)
+
+  // what was dialled may be a server as well, and greets as we do
+  methods.handle('welcome', {}, () => ({}), true)
+
+  methods.handle('ping', {}, () => ({ now: Date.now() }), true)
+}
+
+/** The token of the message itself covers the first filters. */
+function charge (session: Session, filters: string[]): void {
+  session.bucket.charge(Math.ceil(filters.length / FILTERS_PER_TOKEN) - 1)
+}

@@ -1,0 +1,152 @@
+import { Kind, type Static, type TSchema } from '@sinclair/typebox'
+import { TypeCompiler, ValueErrorType, type TypeCheck, type ValueError } from '@sinclair/typebox/compiler'
+import type { FastifyBaseLogger } from 'fastify'
+import { answers, Failure, type Flaw } from '../protocol/errors.ts'
+import { isThenable, type Inbound } from '../protocol/peer.ts'
+import type { Device } from '../connection/device.ts'
+import type { Stats } from '../connection/stats.ts'
+
+export interface HandlerContext {
+  device: Device
+  /** Aborts when the device leaves. */
+  readonly signal: AbortSignal
+}
+
+export interface Schemas {
+  params?: TSchema
+  result?: TSchema
+}
+
+type Of<Schema> = Schema extends TSchema ? Static<Schema> : unknown
+
+/** Answers a method that devices call; its types follow from its schemas. */
+export type Handler<S extends Schemas = Schemas> =
+  (params: Of<S['params']>, context: HandlerContext) => Of<S['result']> | Promise<Of<S['result']>>
+
+interface Method {
+  handler: (params: unknown, context: HandlerContext) => unknown
+  params: TypeCheck<TSchema> | undefined
+  result: TypeCheck<TSchema> | undefined
+  isBuiltin: boolean
+}
+
+/** Answers what this node has no handler for. */
+export interface Elsewhere {
+  /** Whether anybody there answers it. */
+  answers (name: string): boolean
+  answer (name: string, params: unknown, device: Device, signal?: AbortSignal): Promise<unknown>
+}
+
+/** What devices may call, and what answers them. */
+export class Methods {
+  readonly #methods = new Map<string, Method[]>()
+  /** Numbers the connections, in the order in which they first called one of several handlers. */
+  readonly #turns = new WeakMap<Device, number>()
+  #nextTurn = 0
+  readonly #stats: Stats
+  readonly #log: FastifyBaseLogger
+  readonly #elsewhere: Elsewhere | undefined
+
+  constructor (stats: Stats, log: FastifyBaseLogger, elsewhere?: Elsewhere) {
+    this.#stats = stats
+    this.#log = log
+    this.#elsewhere = elsewhere
+  }
+
+  get names (): string[] {
+    return [...this.#methods.keys()]
+  }
+
+  /** Several handlers of one method share the connections among them, in turn. */
+  handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
+    if (typeof handler !== 'function') throw new TypeError(`What handles "${name}" is a function`)
+    const method = { handler: handler as Method['handler'], params: compiled(name, schemas.params), result: compiled(name, schemas.result), isBuiltin }
+    const handlers = this.#methods.get(name)
+    if (handlers) handlers.push(method)
+    else this.#methods.set(name, [method])
+  }
+
+  /**
+   * Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. `turn` is the number of
+   * the connection, where it has one already.
+   */
+  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: Inbound, turn?: number): unknown {
+    const method = this.#methodOf(name, device, turn)
+    try {
+      if (!method || (method.isBuiltin && device.isForeign)) throw new Failure('unknown-method')
+      if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
+      const result = method.handler(params, new Context(device, inbound))
+      if (!isThenable(result)) return this.#check(name, method, result)
+      return Promise.resolve(result).then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, device, error) })
+    } catch (error) {
+      throw this.#failed(name, device, error)
+    }
+  }
+
+  #methodOf (name: string, device: Device, turn?: number): Method | undefined {
+    const handlers = this.#methods.get(name)
+    if (!handlers) return this.#methodElsewhere(name)
+    return handlers.length === 1 ? handlers[0] : handlers[(turn ?? this.#turnOf(device)) % handlers.length]
+  }
+
+  #methodElsewhere (name: string): Method | undefined {
+    const elsewhere = this.#elsewhere
+    if (!elsewhere?.answers(name)) return undefined
+    return { handler: (params, { device, signal }) => elsewhere.answer(name, params, device, signal), params: undefined, result: undefined, isBuiltin: false }
+  }
+
+  #turnOf (device: Device): number {
+    const turn = this.#turns.get(device) ?? this.#nextTurn++
+    this.#turns.set(device, turn)
+    return turn
+  }
+
+  #check (name: string, { result }: Method, value: unknown): unknown {
+    if (result?.Check(value) === false) {
+      const { path, message } = result.Errors(value).First()!
+      throw new Error(`The result of "${name}" does not fit its schema at "${path}": ${message}`)
+    }
+    // JSON would leave it out, and an answer without a result is none
+    if (typeof value === 'function' || typeof value === 'symbol') throw new TypeError(`The result of "${name}" is a ${typeof value}`)
+    this.#stats.count('answers', 'ok')
+    return value
+  }
+
+  #failed (method: string, device: Device, error: unknown): Failure {
+    const failure = error instanceof Failure ? error : new Failure('internal')
+    if (failure === error) this.#log.debug({ deviceId: device.id, method: method.slice(0, 64), reason: failure.reason }, 'a call was refused')
+    else this.#log.error({ err: error, deviceId: device.id, method }, 'a handler failed')
+    this.#stats.count('answers', failure.reason)
+    return failure
+  }
+}
+
+function compiled (name: string, schema: TSchema | undefined): TypeCheck<TSchema> | undefined {
+  if (schema && !(Kind in schema)) throw new TypeError(`The schemas of "${name}" are made with TypeBox, as Type.Object({ ... }): plain JSON Schema will not do`)
+  return schema && TypeCompiler.Compile(schema)
+}
+
+class Context implements HandlerContext {
+  readonly device: Device
+  readonly #inbound: Inbound
+
+  constructor (device: Device, inbound: Inbound) {
+    this.device = device
+    this.#inbound = inbound
+  }
+
+  get signal (): AbortSignal {
+    return this.#inbound.signal
+  }
+}
+
+const occurrences = new Set([ValueErrorType.ObjectRequiredProperty, ValueErrorType.ArrayMinItems, ValueErrorType.ArrayMaxItems])
+const types = new Set([
+  ValueErrorType.Array, ValueErrorType.Boolean, ValueErrorType.Integer, ValueErrorType.Null, ValueErrorType.Number, ValueErrorType.Object, ValueErrorType.String
+])
+
+function badParams ({ type, path, message }: ValueError): Failure {
+  const words = `params${path}: ${message}`
+  const flaw: Flaw = occurrences.has(type) ? 'occurrence' : types.has(type) ? 'type' : 'value'
+  return new Failure('bad-params', { message: words, detail: { code: answers['bad-params'].rpc, message: words }, flaw })
+}

@@ -1,0 +1,93 @@
+import { isDeepStrictEqual } from 'node:util'
+import { answerOf, type Answer, type Owner, type Presence, type Request } from '../cluster/backplane.ts'
+import type { Session } from '../connection/session.ts'
+import type { Subscriptions } from './subscriptions.ts'
+
+/** A message that the device has not acknowledged yet. */
+interface Unacknowledged {
+  data: unknown
+  acknowledged: Promise<unknown>
+}
+
+/** Answers for one session what any node may ask of its device. */
+export class SessionOwner implements Owner {
+  readonly #session: Session
+  readonly #subscriptions: Subscriptions
+  /** By message id. */
+  readonly #confirming = new Map<string, Unacknowledged>()
+
+  constructor (session: Session, subscriptions: Subscriptions) {
+    this.#session = session
+    this.#subscriptions = subscriptions
+  }
+
+  get presence (): Omit<Presence, 'generation'> {
+    const { id, node, since } = this.#session
+    return { deviceId: id, node, since }
+  }
+
+  listensTo (topic: string): boolean {
+    return this.#subscriptions.listens(this.#session, topic)
+  }
+
+  confirmAlive (): Promise<void> {
+    return this.#session.confirmAlive()
+  }
+
+  yield (): void {
+    this.#session.end('replaced')
+  }
+
+  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
+    const entering = this.#session.entered()
+    if (entering) await entering
+    if (this.#session.left) return { ok: false, reason: 'dropped' }
+    return await answerOf(() => this.#serve(request, signal))
+  }
+
+  async #serve (request: Request, signal?: AbortSignal): Promise<unknown> {
+    const session = this.#session
+    switch (request.kind) {
+      case 'send': return await session.offer(request.id, request.data)
+      case 'confirm': return await this.#confirm(request, signal)
+      case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
+      case 'ring': return session.ring()
+      case 'describe': return session.describe()
+      case 'end': return session.end('removed')
+      case 'join': return await this.#join(request.topic)
+      case 'leave': return this.#leave(request.topic)
+      case 'renew': return this.#renew(request.generation, request.expiresAt)
+    }
+  }
+
+  /** A message that comes again, as a retry over another node, joins the one under way. */
+  async #confirm ({ id, data, timeout }: Request & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
+    const first = this.#confirming.get(id)
+    if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
+    const { method, params, ...named } = this.#session.bringing(id, data)
+    const acknowledged = this.#session.call(method, params, { ...named, timeout, signal })
+    if (first) return await acknowledged
+    this.#confirming.set(id, { data, acknowledged })
+    try {
+      return await acknowledged
+    } finally {
+      this.#confirming.delete(id)
+    }
+  }
+
+  async #join (filter: string): Promise<string[]> {
+    this.#subscriptions.join(this.#session, [filter])
+    await this.#subscriptions.effective()
+    return [...this.#session.topics]
+  }
+
+  #leave (filter: string): string[] {
+    this.#subscriptions.leave(this.#session, [filter])
+    return [...this.#session.topics]
+  }
+
+  /** Meant for this connection, or too late. */
+  #renew (generation: number, expiresAt: number): void {
+    if (generation === this.#session.generation) this.#session.renew(expiresAt)
+  }
+}

@@ -1,0 +1,111 @@
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isListed, type Answer, type Request } from '../cluster/backplane.ts'
+import { Failure } from '../protocol/errors.ts'
+import { MAX_TIMER } from '../protocol/peer.ts'
+import type { Link } from './link.ts'
+import { Lookout, type Look } from './liveness-probe.ts'
+import type { Nodes } from './membership.ts'
+import { heldOf, recordOf, wordsOf, type Word } from './ownership.ts'
+import type { Records } from './stream-store.ts'
+import { decode, encode } from './encoding.ts'
+
+/** A request that names no time of its own may take so long: more than a device that takes its messages slowly is given. */
+const PATIENCE = 15_000
+/** What an answer takes on its way, beyond the time that the owner allows itself. */
+const ON_THE_WAY = 500
+/** How long a device may be between two owners. */
+const HAND_OVER = 10
+/** How long the owner may take to say that it is still there. */
+const LOOK_WITHIN = 2_000
+
+/** Asks whoever owns a device: one request, to the subject of the device. */
+export class Asks {
+  readonly #link: Link
+  readonly #nodes: Nodes
+  readonly #records: Records
+  readonly #prefix = randomBytes(6).toString('base64url')
+  #asked = 0
+
+  constructor (link: Link, nodes: Nodes, records: Records) {
+    this.#link = link
+    this.#nodes = nodes
+    this.#records = records
+  }
+
+  async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
+    const until = performance.now() + timeOf(request)
+    const answer = await this.#ask(deviceId, request, until, signal)
+    const home = answer ? undefined : await before(until + ON_THE_WAY, this.#homeOf(deviceId))
+    if (home === undefined) return answer
+    await sleep(HAND_OVER)
+    if (performance.now() >= until) throw new Failure('timeout')
+    const second = await this.#ask(deviceId, request, until, signal)
+    if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
+    throw new Failure('unreachable', { message: 'The node that has the device is not back yet' })
+  }
+
+  /** Nobody heard, but this node may be about to. */
+  async #homeOf (deviceId: string): Promise<string | undefined> {
+    const found = await this.#records.last(recordOf(deviceId))
+    const home = found && heldOf(found).home
+    return home !== undefined && this.#nodes.alive(home) ? home : undefined
+  }
+
+  async #ask (deviceId: string, request: Request, until: number, signal?: AbortSignal): Promise<Answer | undefined> {
+    const subject = wordsOf(deviceId)
+    const nonce = `${this.#prefix}${++this.#asked}`
+    const left = leftUntil(until)
+    const asking = isTimed(request) ? { ...request, timeout: left } : request
+    const asked = this.#link.request(subject, encode({ ...asking, nonce }), Math.min(left + ON_THE_WAY, MAX_TIMER))
+    const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies Word)) }
+    if (signal?.aborted) giveUp()
+    signal?.addEventListener('abort', giveUp, { once: true })
+    const lookout = new Lookout(() => this.#look(subject, nonce), { mayBeSilent: request.kind === 'answer' || isTimed(request) })
+    try {
+      const message = await Promise.race([asked, lookout.ended])
+      if (typeof message === 'string') return { ok: false, reason: message === 'lost' ? 'dropped' : 'timeout' }
+      return message && decode(message.data)
+    } finally {
+      lookout.stop()
+      signal?.removeEventListener('abort', giveUp)
+    }
+  }
+
+  async #look (subject: string, nonce: string): Promise<Look> {
+    try {
+      const answer = await this.#link.request(subject, encode({ kind: 'probe', nonce } satisfies Word), LOOK_WITHIN)
+      return answer?.string() === '1' ? 'there' : 'lost'
+    } catch { // it is held still, or the link fell, which ends the request too
+      return 'silent'
+    }
+  }
+}
+
+/** The caller says how long it waits: for the rest, an owner that is held still is given up before. */
+function isTimed (request: Request): request is Request & { timeout: number } {
+  return 'timeout' in request
+}
+
+/** A handler of a worker takes the time that it takes; should the worker die, that is found out. */
+function timeOf (request: Request): number {
+  if (request.kind === 'answer') return MAX_TIMER
+  return isTimed(request) ? request.timeout : PATIENCE
+}
+
+function leftUntil (moment: number): number {
+  return Math.max(1, Math.ceil(moment - performance.now()))
+}
+
+/** What comes of some work; rejects when it takes longer. */
+async function before<T> (moment: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Failure('timeout')), Math.min(leftUntil(moment), MAX_TIMER))
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

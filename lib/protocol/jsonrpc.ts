@@ -1,0 +1,132 @@
+import { answers, type Detail, type Reason } from './errors.ts'
+import { isSound } from './safe-json.ts'
+import type { Codec, Id, Message } from './message.ts'
+import { bodyOf, bytesOf, fromBase64, invalid, isMembers, spoilt, toBase64, withData, type Members } from './payload.ts'
+
+export interface JsonRpcOptions {
+  /** How deep a message may be nested. */
+  depth?: number
+  /** How many messages a batch may hold. */
+  batch?: number
+  /** How bytes travel: in a binary frame after the message, or as `base64` in place of `data`, for lines of text. */
+  bytes?: 'frame' | 'base64'
+}
+
+const NEWLINE = 0x0a
+const MAX_ID_LENGTH = 255
+const utf8 = { decoder: new TextDecoder('utf-8', { fatal: true }), encoder: new TextEncoder() }
+
+/** Codes of the other side that mean the same to every peer; any other error it answers with is its own business. */
+const reasonOf = new Map<unknown, Reason>(
+  (['unknown-method', 'too-fast', 'busy'] as const).map(reason => [answers[reason].rpc, reason])
+)
+
+/** JSON-RPC 2.0, single or batch, with binary frames. */
+export function jsonrpc ({ depth = 32, batch = 20, bytes = 'frame' }: JsonRpcOptions = {}): Codec {
+  function decode (frame: string | Uint8Array): Message | Message[] {
+    if (typeof frame !== 'string') return decodeBinary(frame)
+    const value = parse(frame)
+    if (!Array.isArray(value)) return value === undefined ? invalid('unreadable') : decodeOne(value)
+    if (value.length === 0 || value.length > batch) return invalid('malformed')
+    return value.map(decodeOne)
+  }
+
+  function decodeBinary (frame: Uint8Array): Message {
+    const end = frame.indexOf(NEWLINE)
+    const value = end === -1 ? undefined : parseBytes(frame.subarray(0, end))
+    if (value === undefined) return invalid('unreadable')
+    return attach(decodeOne(value), frame.subarray(end + 1))
+  }
+
+  function decodeOne (value: unknown): Message {
+    if (!isMembers(value)) return invalid('malformed')
+    const message = toMessage(value, isSound(value, depth))
+    return bytes === 'base64' ? fromBase64(message) : message
+  }
+
+  function encode (message: Message | Message[]): string | Uint8Array {
+    if (Array.isArray(message)) return JSON.stringify(message.map(one => toMembers(toBase64(one))))
+    const data = bytesOf(message)
+    if (!data) return JSON.stringify(toMembers(message))
+    if (bytes === 'base64') return JSON.stringify(toMembers(toBase64(message)))
+    const head = utf8.encoder.encode(JSON.stringify(toMembers(withData(message, undefined))) + '\n')
+    const frame = new Uint8Array(head.length + data.length)
+    frame.set(head)
+    frame.set(data, head.length)
+    return frame
+  }
+
+  return { subprotocol: 'jsonrpc', concurrency: Infinity, decode, encode }
+}
+
+function parse (text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+function parseBytes (head: Uint8Array): unknown {
+  try {
+    return JSON.parse(utf8.decoder.decode(head))
+  } catch {
+    return undefined
+  }
+}
+
+function toMessage (value: Members, sound: boolean): Message {
+  const { id } = value
+  const known = isId(id) ? id : null
+  // with an id and no method it is an answer, if one without an outcome; to answer it would settle a call of the other side
+  const isAnswer = !Object.hasOwn(value, 'method') && (known !== null || Object.hasOwn(value, 'result') || Object.hasOwn(value, 'error'))
+  if (value.jsonrpc !== '2.0' || !sound) return invalid(isAnswer ? 'answer-invalid' : 'malformed', known)
+  if (isAnswer) return toAnswer(value, known)
+  const { method, params } = value
+  if (typeof method !== 'string' || (params !== undefined && typeof params !== 'object') || params === null) {
+    return invalid('malformed', known)
+  }
+  const asked = params === undefined ? { method } : { method, params }
+  if (id === undefined) return { kind: 'notice', ...asked }
+  return known === null ? invalid('malformed') : { kind: 'call', id: known, ...asked }
+}
+
+function toAnswer (value: Members, id: Id | null): Message {
+  const { result, error } = value
+  if (error === undefined && result !== undefined && id !== null) return { kind: 'result', id, result }
+  if (result !== undefined || !isDetail(error)) return invalid('answer-invalid', id)
+  const reason = reasonOf.get(error.code) ?? 'refused'
+  return { kind: 'failure', id, reason, detail: error }
+}
+
+function toMembers (message: Message): Members {
+  switch (message.kind) {
+    case 'call': return { jsonrpc: '2.0', id: message.id, method: message.method, params: message.params }
+    case 'notice': return { jsonrpc: '2.0', method: message.method, params: message.params }
+    case 'result': return { jsonrpc: '2.0', id: message.id, result: message.result }
+    case 'failure': return { jsonrpc: '2.0', id: message.id, error: toError(message.reason, message.detail) }
+    case 'invalid': return toMembers({ kind: 'failure', id: message.id, reason: message.reason })
+  }
+}
+
+function toError (reason: Reason, detail?: Detail): Detail {
+  if (!detail) return { code: answers[reason].rpc, message: answers[reason].message }
+  return typeof detail.code === 'number' ? detail : { ...detail, code: answers[reason].rpc }
+}
+
+function isId (id: unknown): id is Id {
+  return typeof id === 'string' ? id.length <= MAX_ID_LENGTH : Number.isSafeInteger(id)
+}
+
+function isDetail (error: unknown): error is Detail {
+  return isMembers(error) && Number.isSafeInteger(error.code) && typeof error.message === 'string'
+}
+
+/** The bytes of a binary frame are the `data` of its message, which must have a place for it. */
+function attach (message: Message, data: Uint8Array): Message {
+  const body = bodyOf(message)
+  if (message.kind === 'invalid' || message.kind === 'failure' || !(isMembers(body) || body === undefined || body === null)) {
+    return spoilt(message)
+  }
+  return withData(message, data)
+}

@@ -1,0 +1,48 @@
+import { Type, type TSchema } from '@sinclair/typebox'
+import { DEVICE_ID } from '../protocol/device-id.ts'
+
+/** The schemas that several resources share. */
+
+export const DeviceParams = Type.Object({ id: Type.String({ description: 'Device id', pattern: DEVICE_ID }) })
+
+export const MessageParams = Type.Composite([DeviceParams, Type.Object({ messageId: Type.String() })])
+
+export const Receipt = Type.Object({
+  id: Type.String({ description: 'Message id' }),
+  status: Type.String({ description: 'sent, queued, delivered, expired, cancelled, replaced, refused or set-aside' })
+})
+
+export const FullReceipt = Type.Composite([Receipt, Type.Object({
+  at: Type.Integer({ description: 'When it came to be so; milliseconds since 1970' }),
+  expiresAt: Type.Integer(),
+  size: Type.Integer({ description: 'Bytes' }),
+  collapse: Type.Optional(Type.String()),
+  device: Type.Optional(Type.Unknown({ description: 'What the device said when it refused' }))
+})])
+
+/** Nothing in it is required: the error handler of the host may answer in a shape of its own. */
+export const ErrorBody = Type.Partial(Type.Object({
+  statusCode: Type.Integer(),
+  code: Type.String({ description: 'Stable; see the table of errors' }),
+  error: Type.String(),
+  message: Type.String(),
+  device: Type.Unknown({ description: 'The error that the device answered with: code, message, data' })
+}), { additionalProperties: true })
+
+export const Topics = Type.Object({ topics: Type.Array(Type.String()) })
+
+export const Seconds = (description: string, maximum: number) => Type.Number({ minimum: 0, maximum: maximum / 1_000, description })
+
+/** What a caller gave in seconds, as it is inside. */
+export function milliseconds (seconds: number | undefined): number | undefined {
+  return seconds === undefined ? undefined : Math.round(seconds * 1_000)
+}
+
+export const Limit = Type.Integer({ minimum: 1, maximum: 1_000, default: 100, description: 'Entries on a page' })
+
+/** The parts of a route's schema that are the same everywhere. */
+export const about = (tag: string, summary: string, response: Record<number, TSchema>) => ({
+  tags: [tag],
+  summary,
+  response: { ...response, '4xx': ErrorBody, '5xx': ErrorBody }
+})

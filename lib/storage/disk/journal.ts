@@ -1,0 +1,322 @@
+import { chmod, mkdir, readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
+import { Failure } from '../../protocol/errors.ts'
+import { Batch, BATCH } from './batch.ts'
+import { unsealed } from './checksum.ts'
+import type { Damage } from './damage.ts'
+import { BEGIN, CORRUPT, END, openDatabase, type Database } from './database.ts'
+import { lockFolder } from './lock.ts'
+import { Tally } from './batch-counter.ts'
+
+type Fill = (batch: Batch) => void
+
+interface Waiting {
+  fill: Fill
+  undo: Fill
+  records: number
+  resolve: () => void
+  reject: (error: unknown) => void
+}
+
+/** What a journal tells of. */
+export interface JournalListeners {
+  damaged (damage: Damage): void
+  /** What went wrong where nobody waits. */
+  troubled (error: Error): void
+}
+
+interface Parts {
+  path: string
+  db: Database
+  tally: Tally
+  listeners: JournalListeners
+  release: () => Promise<void>
+}
+
+const REOPEN_AFTER = 250
+/** A batch takes no more writes once it has so many records: a larger one would hold up the event loop. */
+const TOGETHER = 500
+/** So many records are removed before it is worth to write the files anew, and so large is one of them, about. */
+const LEAST_REMOVED = 10_000
+const RECORD_BYTES = 256
+const PAGE = 1_000
+const PAGE_BYTES = 1_048_576
+const TALLY = 'batches'
+
+/**
+ * Records in a folder, many writes to one synced batch. Each record has a checksum of its own: the database below does not
+ * tell of every bit that has flipped. The batches are counted, so that none is lost without a word.
+ */
+export class Journal {
+  readonly #path: string
+  readonly #listeners: JournalListeners
+  readonly #tally: Tally
+  readonly #release: () => Promise<void>
+  #db: Database
+  #batch = 0
+  readonly #waiting: Waiting[] = []
+  #writing: Promise<void> | undefined
+  #compacting: Promise<void> | undefined
+  /** Records that were removed since the files were written anew. */
+  #removed = 0
+  /** On the clock that does not jump. */
+  #brokenUntil = 0
+  /** What takes back a batch that failed, and may be on the disk all the same. */
+  #undo: Fill[] = []
+  /** What failed may be read as if it had not, until it is taken back. */
+  #isHaunted = false
+  #corrupt = false
+  /** The folder was removed or replaced. */
+  #isAway = false
+  #closed = false
+  /** Damaged records stay where they are, and are told of once. */
+  readonly #quarantined = new Set<string>()
+
+  private constructor ({ path, db, tally, listeners, release }: Parts) {
+    this.#path = path
+    this.#db = db
+    this.#tally = tally
+    this.#listeners = listeners
+    this.#release = release
+    this.#count()
+  }
+
+  /** Mends what a crash left behind; rejects where another process has the folder. */
+  static async open (path: string, listeners: JournalListeners): Promise<Journal> {
+    await mkdir(path, { recursive: true, mode: 0o700 })
+    await chmod(path, 0o700)
+    const lock = await lockFolder(path)
+    const tally = new Tally(join(path, TALLY))
+    const release = async () => {
+      tally.close()
+      await lock.release()
+    }
+    try {
+      const db = await openDatabase(path, { isNew: tally.count === 0, damaged: listeners.damaged })
+      return new Journal({ path, db, tally, listeners, release })
+    } catch (error) {
+      await release()
+      throw error
+    }
+  }
+
+  /** The value of a record; undefined where there is none, or none that can be believed. */
+  read (key: string): Uint8Array | undefined {
+    this.#checkHaunted()
+    try {
+      const record = this.#db.getSync(key)
+      return record && this.#believe(key, record)
+    } catch (error) {
+      throw this.#unreadable(key, error)
+    }
+  }
+
+  /** The records of keys from `gte` up to `lt`, in their order; what cannot be believed is reported and left out. */
+  async * range (gte: string, lt: string): AsyncGenerator<[key: string, value: Uint8Array]> {
+    this.#checkHaunted()
+    try {
+      for await (const [key, record] of this.#db.iterator({ gte, lt })) {
+        const value = this.#believe(key, record)
+        if (value) yield [key, value]
+      }
+    } catch (error) {
+      throw this.#unreadable(gte, error)
+    }
+  }
+
+  /** The same, many at a time: it costs half as much to read them all, and holds more in memory. */
+  async * pages (gte: string, lt: string): AsyncGenerator<Array<[key: string, value: Uint8Array]>> {
+    this.#checkHaunted()
+    try {
+      const iterator = this.#db.iterator({ gte, lt, highWaterMarkBytes: PAGE_BYTES })
+      try {
+        for (let page = await iterator.nextv(PAGE); page.length > 0; page = await iterator.nextv(PAGE)) yield this.#believed(page)
+      } finally {
+        await iterator.close()
+      }
+    } catch (error) {
+      throw this.#unreadable(gte, error)
+    }
+  }
+
+  /** The keys from `gte` up to `lt`, those of damaged records too. */
+  async keys (gte: string, lt: string): Promise<string[]> {
+    return await this.#db.keys({ gte, lt }).all()
+  }
+
+  /** Reads records into the caches, on a thread of its own: to read them one by one after that does not wait for the disk. */
+  async warm (keys: string[]): Promise<void> {
+    this.#checkHaunted()
+    try {
+      await this.#db.hasMany(keys)
+    } catch (error) {
+      throw this.#unreadable(keys[0]!, error)
+    }
+  }
+
+  /**
+   * Resolves once what was filled in is on disk, all of it or, after a crash, nothing. Where it rejects, `undo` is written before anything else
+   * is: a write that failed may have come to the disk.
+   */
+  write (fill: Fill, undo: Fill = nothing, records = 1): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ fill, undo, records, resolve, reject })
+      this.#writing ??= this.#writeAll()
+    })
+  }
+
+  /** LevelDB makes its files readable by all; the folder is not, and neither are they after this. */
+  async seal (): Promise<void> {
+    if (!this.#tally.isInPlace) return
+    for (const entry of await readdir(this.#path, { withFileTypes: true })) {
+      await chmod(join(this.#path, entry.name), entry.isDirectory() ? 0o700 : 0o600).catch(() => {})
+    }
+  }
+
+  /** Begins to write the files anew where much of them has been removed: LevelDB does so only as long as there is more to write. */
+  shrink (): void {
+    this.#compacting ??= this.#compact().catch(nothing).finally(() => { this.#compacting = undefined }) // whoever writes next hears of it
+  }
+
+  async close (): Promise<void> {
+    await this.#writing
+    this.#closed = true
+    await this.#compacting
+    await this.#db.close()
+    await this.#release()
+  }
+
+  /** Compares the newest batch with what was promised. */
+  #count (): void {
+    const found = this.read(BATCH)
+    this.#batch = found ? Number(Buffer.from(found).toString()) : 0
+    const { count } = this.#tally
+    // after the very first batch the tally may not have been written yet
+    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: TALLY, reason: 'it cannot be told whether the newest writes are here' })
+    else if (count > this.#batch) this.#listeners.damaged({ key: TALLY, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
+    this.#batch = Math.max(this.#batch, count ?? 0)
+  }
+
+  async #writeAll (): Promise<void> {
+    while (this.#waiting.length > 0) {
+      await turn() // all that is asked for in this turn goes together
+      const together = this.#waiting.splice(0, this.#together())
+      try {
+        await this.#write(together)
+        for (const { resolve } of together) resolve()
+      } catch {
+        // with what was asked for meanwhile, which may build on it
+        for (const { reject } of [...together, ...this.#waiting.splice(0)]) reject(new Failure('store-full', { message: 'Letters cannot be written' }))
+      }
+    }
+    this.#writing = undefined
+  }
+
+  /** How many of the writes that wait go into the next batch. */
+  #together (): number {
+    let records = 0
+    const end = this.#waiting.findIndex(waiting => (records += waiting.records) >= TOGETHER)
+    return end === -1 ? this.#waiting.length : end + 1
+  }
+
+  /** After a write that failed, LevelDB refuses all others until it is opened anew; that is tried now and then. */
+  async #write (together: Waiting[]): Promise<void> {
+    if (this.#closed || performance.now() < this.#brokenUntil) throw new Failure('store-full')
+    try {
+      this.#checkPlace()
+      if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
+      if (this.#undo.length > 0) await this.#writeBatch(this.#undo)
+      this.#isHaunted = false
+      this.#undo = together.map(({ undo }) => undo).toReversed()
+      await this.#writeBatch(together.map(({ fill }) => fill))
+      this.#undo = []
+      this.#brokenUntil = 0
+    } catch (error) {
+      this.#corrupt ||= (error as { code?: string }).code === CORRUPT
+      this.#brokenUntil = performance.now() + REOPEN_AFTER
+      throw error
+    }
+  }
+
+  async #writeBatch (fills: Fill[]): Promise<void> {
+    const batch = new Batch(this.#db, ++this.#batch)
+    for (const fill of fills) fill(batch)
+    await batch.write()
+    this.#removed += batch.removed
+    this.#tally.record(this.#batch)
+    this.#checkPlace()
+  }
+
+  /** The files of a folder that is gone can be written, and nobody will ever read them. */
+  #checkPlace (): void {
+    const isAway = !this.#tally.isInPlace
+    const wasAway = this.#isAway
+    this.#isAway = isAway
+    if (!isAway) return
+    const error = new Error(`The folder "${this.#path}" was removed or replaced: letters are refused until it is back`)
+    if (!wasAway) this.#listeners.troubled(error)
+    throw error
+  }
+
+  async #compact (): Promise<void> {
+    if (this.#removed < LEAST_REMOVED || !this.#tally.isInPlace) return
+    const size = await this.#db.approximateSize(BEGIN, END)
+    if (this.#removed * RECORD_BYTES < size / 2) return
+    this.#removed = 0
+    await this.#db.compactRange(END, END) // what is in memory becomes a table
+    // tables are merged only with those that they overlap, and these two overlap all
+    await this.write(batch => {
+      batch.del(BEGIN)
+      batch.del(END)
+    })
+    await this.#db.compactRange(BEGIN, END)
+  }
+
+  async #reopen (): Promise<void> {
+    this.#isHaunted = this.#undo.length > 0
+    await this.#db.close()
+    this.#db = await openDatabase(this.#path, { isCorrupt: this.#corrupt, damaged: this.#listeners.damaged })
+    this.#corrupt = false
+  }
+
+  #checkHaunted (): void {
+    if (this.#isHaunted) throw unreadable()
+  }
+
+  /** The next write mends what is damaged, and opens what is not open; until then, whoever reads must come again. */
+  #unreadable (key: string, error: unknown): Failure {
+    const { code, message } = error as Error & { code?: string }
+    if (code === CORRUPT) {
+      this.#listeners.damaged({ key, reason: message })
+      this.#corrupt = true
+    }
+    this.write(nothing).catch(() => {})
+    return unreadable()
+  }
+
+  #believed (page: Array<[key: string, record: Uint8Array]>): Array<[key: string, value: Uint8Array]> {
+    const believed: Array<[key: string, value: Uint8Array]> = []
+    for (const [key, record] of page) {
+      const value = this.#believe(key, record)
+      if (value) believed.push([key, value])
+    }
+    return believed
+  }
+
+  #believe (key: string, record: Uint8Array): Uint8Array | undefined {
+    const value = unsealed(key, record)
+    if (!value && !this.#quarantined.has(key)) {
+      this.#quarantined.add(key)
+      this.#listeners.damaged({ key, reason: 'the checksum does not fit' })
+    }
+    return value
+  }
+}
+
+function unreadable (): Failure {
+  return new Failure('store-full', { message: 'Letters cannot be read' })
+}
+
+/** For a write that only mends. */
+export function nothing (): void {}

@@ -1,0 +1,103 @@
+import { once } from 'node:events'
+import type { Socket as RawSocket } from 'node:net'
+import { WebSocket, type ClientOptions } from 'ws'
+import type { Errand, Outward } from '../gateway/dial.ts'
+import { connectTo } from '../protocol/connect.ts'
+import type { Farewell } from '../protocol/close-notice.ts'
+import { decoded } from '../protocol/message.ts'
+import { Line } from './websocket/connection.ts'
+import { Stream, type Keeper } from './tcp/connection.ts'
+
+/** To a WebSocket of another server. */
+export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: Errand): Promise<Outward> {
+  if (as !== undefined) url.searchParams.set('deviceId', as)
+  const { maxMessage, closeTimeout } = ground.limits
+  const options: ClientOptions & { closeTimeout: number } = {
+    ...(tls as object),
+    headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
+    perMessageDeflate: false,
+    followRedirects: false,
+    maxPayload: maxMessage,
+    closeTimeout
+  }
+  const socket = new WebSocket(url, [codec.subprotocol], options)
+  const giveUp = () => socket.terminate()
+  signal.addEventListener('abort', giveUp)
+  socket.once('close', () => signal.removeEventListener('abort', giveUp))
+  return new Promise((resolve, reject) => {
+    socket.once('error', reject)
+    socket.once('open', () => {
+      const line = new Line(socket, new Set(), 'masked')
+      line.hold()
+      const over = new Promise<Farewell>(resolve => {
+        socket.once('close', (code, reason) => resolve({ code, reason: reason.toString() }))
+      })
+      const { remoteAddress: address, localAddress } = line.stream as RawSocket
+      resolve({ line, address, localAddress, over, release: () => line.release(), cut: () => line.cut() })
+    })
+  })
+}
+
+/** To a TCP or Unix socket of another server. */
+export async function overStream ({ url, as, token, codec, tls, ground, signal }: Errand): Promise<Outward> {
+  const socket = connectTo(url, tls)
+  const giveUp = () => socket.destroy(signal.reason as Error)
+  signal.addEventListener('abort', giveUp)
+  socket.once('close', () => signal.removeEventListener('abort', giveUp))
+  await once(socket, tls ? 'secureConnect' : 'connect')
+  const caller = new Caller()
+  const stream = caller.stream = new Stream(socket, { codec, limits: ground.limits, keeper: caller })
+  if (as === undefined) {
+    stream.hold()
+  } else {
+    introduce(stream, socket, { deviceId: as, token })
+    await caller.accepted
+  }
+  const { remoteAddress: address, localAddress } = socket
+  return { line: stream, address, localAddress, over: caller.over, release: () => stream.release(), cut: () => stream.cut() }
+}
+
+function introduce (stream: Stream, socket: RawSocket, params: object): void {
+  try {
+    stream.say({ kind: 'call', id: 'connect', method: 'connect', params })
+  } catch (error) { // a codec that is not ours
+    socket.destroy()
+    throw error
+  }
+}
+
+/** Waits for the other side to accept us, and for the end. */
+class Caller implements Keeper {
+  stream!: Stream
+  readonly accepted: Promise<void>
+  readonly over: Promise<Farewell>
+  #accept!: () => void
+  #refuse!: (farewell: Farewell) => void
+  #end!: (farewell: Farewell) => void
+
+  constructor () {
+    this.accepted = new Promise((resolve, reject) => {
+      this.#accept = resolve
+      this.#refuse = reject
+    })
+    this.accepted.catch(() => {})
+    this.over = new Promise(resolve => { this.#end = resolve })
+  }
+
+  /** The answer to our introduction; an error comes with a goodbye. */
+  greet (text: string): void {
+    const answer = decoded(this.stream.codec, text)
+    if (Array.isArray(answer) || answer.kind !== 'result') return
+    this.stream.hold()
+    this.#accept()
+  }
+
+  spoilt (): void {
+    this.stream.cut()
+  }
+
+  ended (): void {
+    this.#refuse(this.stream.farewell)
+    this.#end(this.stream.farewell)
+  }
+}

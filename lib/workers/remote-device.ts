@@ -1,0 +1,66 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Connection } from '../cluster/backplane.ts'
+import { checkTime, type Credentials, type Device } from '../connection/device.ts'
+import type { Devices } from '../gateway/devices.ts'
+import type { Outbox } from '../messaging/dispatcher.ts'
+import type { CallOptions } from '../protocol/peer.ts'
+
+interface Parts {
+  devices: Devices
+  outbox: Outbox
+  log: FastifyBaseLogger
+}
+
+/**
+ * A device that is connected to another node, as it was when it called. What is sent to it reaches the connection that it has by
+ * then. That it has left, only the signal of the handler tells.
+ */
+export class RemoteDevice implements Device {
+  readonly id: string
+  readonly node: string
+  readonly generation: number
+  readonly since: number
+  readonly address: string | undefined
+  readonly localAddress: string | undefined
+  readonly protocol: string
+  readonly credentials: Credentials
+  readonly topics: ReadonlySet<string>
+  readonly left: undefined
+  readonly #parts: Parts
+
+  constructor ({ id, node, generation, since, address, localAddress, protocol, credentials, topics }: Connection, parts: Parts) {
+    this.id = id
+    this.node = node
+    this.generation = generation
+    this.since = since
+    this.address = address
+    this.localAddress = localAddress
+    this.protocol = protocol
+    this.credentials = credentials
+    this.topics = new Set(topics)
+    this.#parts = parts
+  }
+
+  send (data: unknown): void {
+    void this.#try(this.#parts.devices.send(this.id, data), 'a message did not reach its device')
+  }
+
+  async call (method: string, params?: unknown, options?: CallOptions): Promise<unknown> {
+    return await this.#parts.devices.call(this.id, method, params, options)
+  }
+
+  renew (expiresAt: number): void {
+    checkTime(expiresAt)
+    const { id, generation } = this
+    void this.#try(this.#parts.outbox.reach(id, { kind: 'renew', generation, expiresAt }), 'credentials could not be renewed')
+  }
+
+  /** Nobody waits for it. */
+  async #try (work: Promise<unknown>, words: string): Promise<void> {
+    try {
+      await work
+    } catch (error) {
+      this.#parts.log.warn({ err: error, deviceId: this.id }, words)
+    }
+  }
+}

@@ -1,0 +1,161 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Backplane, Page, Presence, Reach } from '../cluster/backplane.ts'
+import type { Portrait } from '../gateway/devices.ts'
+import { Failure } from '../protocol/errors.ts'
+import type { EventMap } from '../messaging/events.ts'
+import { noMailbox } from '../storage/none.ts'
+import type { Handler, Schemas } from '../gateway/methods.ts'
+import { assemble, type Node } from '../gateway/assembly.ts'
+import { settingsOf, type Options } from '../gateway/options.ts'
+import type { SendOptions, Sent } from '../messaging/dispatcher.ts'
+import type { CallOptions } from '../protocol/peer.ts'
+import { RemoteDevice } from './remote-device.ts'
+import { linkLog, safeLog } from '../gateway/log.ts'
+import '../protocol/vocabulary.ts'
+import { Workplace } from './endpoint.ts'
+
+/** Those of the plugin's that concern a worker. */
+type Common = 'node' | 'mailbox' | 'callTimeout' | 'maxTtl' | 'maxLetters' | 'maxLetterBytes' | 'maxBuffered' | 'maxKeys' | 'keyTtl' |
+  'maxTopicLength' | 'maxTopicLevels' | 'drainTimeout'
+
+export type WorkerOptions = Pick<Options, Common> & {
+  backplane: Backplane
+  /** Of the shape that Fastify's has; without one, a worker says nothing. */
+  log?: FastifyBaseLogger | undefined
+}
+
+/** Messages of devices, and the endings of the letters that this worker replaced. */
+export type WorkerEvents = Omit<EventMap, 'connected' | 'disconnected'>
+
+interface Parts extends Node {
+  workplace: Workplace
+  /** Resolves once nothing is under way any more. */
+  close: () => Promise<void>
+}
+
+/** Joins a backplane without doors of its own, and answers what devices call at the nodes that have some. */
+export async function createWorker ({ log: given = silent, ...options }: WorkerOptions): Promise<Worker> {
+  const log = safeLog(given)
+  const settings = settingsOf(options)
+  const { backplane } = options
+  const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log, sweeps: false })
+  const { node, methods, events, devices, outbox, letters } = parts
+  methods.handle('message', {}, (params, { device }) => {
+    events.emit('message', (params as { data: unknown }).data, device)
+    return {}
+  })
+  backplane.onLink?.(linkLog(log, node))
+  backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
+  const workplace = new Workplace({
+    backplane,
+    node,
+    log,
+    methods: () => methods.names.filter(name => name !== 'message' || events.hears('message')),
+    answer: ({ method, params, connection, turn }, inbound) =>
+      methods.answer(method, params, new RemoteDevice(connection, { devices, outbox, log }), inbound, turn)
+  })
+  const close = async () => {
+    await workplace.close(settings.drainTimeout)
+    outbox.close()
+    try {
+      await letters.close()
+    } finally {
+      await backplane.close?.()
+    }
+  }
+  await workplace.open()
+  return new Worker({ ...parts, workplace, close })
+}
+
+/** Answers what devices call, wherever they are connected; sends, calls and broadcasts as `app.devices` does. */
+export class Worker {
+  readonly #parts: Parts
+  #closed: Promise<void> | undefined
+
+  constructor (parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */
+  handle<S extends Schemas> (method: string, schemas: S, handler: Handler<S>): this
+  handle (method: string, handler: Handler): this
+  handle (method: string, ...rest: [Handler] | [Schemas, Handler]): this {
+    this.#parts.devices.handle(method, ...rest as [Schemas, Handler])
+    this.#parts.workplace.changed()
+    return this
+  }
+
+  on<Name extends keyof WorkerEvents> (event: Name, listener: (...args: WorkerEvents[Name]) => void): this {
+    this.#parts.devices.on(event, listener)
+    this.#parts.workplace.changed()
+    return this
+  }
+
+  off<Name extends keyof WorkerEvents> (event: Name, listener: (...args: WorkerEvents[Name]) => void): this {
+    this.#parts.devices.off(event, listener)
+    this.#parts.workplace.changed()
+    return this
+  }
+
+  /** Sends a message to a device, wherever it is. One that may wait needs the option `mailbox`. */
+  async send (deviceId: string, data: unknown, options?: SendOptions): Promise<Sent> {
+    return await this.#parts.devices.send(deviceId, data, options)
+  }
+
+  /** Calls a method of a device, wherever it is, and resolves with its result. */
+  async call (deviceId: string, method: string, params?: unknown, options?: Omit<CallOptions, 'id'>): Promise<unknown> {
+    return await this.#parts.devices.call(deviceId, method, params, options)
+  }
+
+  /** Sends a message to all devices, or to those that listen to a topic. */
+  async broadcast (data: unknown, options?: { topic?: string | undefined }): Promise<Reach & { id: string }> {
+    return await this.#parts.devices.broadcast(data, options)
+  }
+
+  /** Lets a device listen to a topic; resolves with all it listens to. */
+  async join (deviceId: string, topic: string): Promise<string[]> {
+    return await this.#parts.devices.join(deviceId, topic)
+  }
+
+  async leave (deviceId: string, topic: string): Promise<string[]> {
+    return await this.#parts.devices.leave(deviceId, topic)
+  }
+
+  /** Ends the connection of a device; it is told not to come back by itself. */
+  async disconnect (deviceId: string): Promise<void> {
+    await this.#parts.devices.disconnect(deviceId)
+  }
+
+  /** What is known of a device; nothing, if it is away and nothing waits for it. */
+  async get (deviceId: string): Promise<Portrait | undefined> {
+    try {
+      return await this.#parts.devices.describe(deviceId)
+    } catch (error) {
+      if (error instanceof Failure && error.reason === 'offline') return undefined
+      throw error
+    }
+  }
+
+  /** Who is connected, over all nodes, in the order of ids. */
+  async list (page?: Partial<Page>): Promise<Presence[]> {
+    return await this.#parts.devices.list(page)
+  }
+
+  /** Takes nothing new, finishes what it has within `drainTimeout`, and leaves; closes its backplane and its mailbox. */
+  close (): Promise<void> {
+    this.#closed ??= this.#parts.close()
+    return this.#closed
+  }
+}
+
+const silent = Object.fromEntries(['fatal', 'error', 'warn', 'info', 'debug', 'trace'].map(level => [level, () => {}])) as unknown as FastifyBaseLogger
+
+export { Failure, Refusal, type Detail, type FailureOptions, type Reason } from '../protocol/errors.ts'
+export type { Backplane, Page, Presence, Reach } from '../cluster/backplane.ts'
+export type { Credentials, Description, Device } from '../connection/device.ts'
+export type { Portrait } from '../gateway/devices.ts'
+export type { LetterEvent } from '../messaging/events.ts'
+export type { Mailbox } from '../storage/mailbox.ts'
+export type { Handler, HandlerContext, Schemas } from '../gateway/methods.ts'
+export type { Sent, SendOptions } from '../messaging/dispatcher.ts'
+export type { CallOptions } from '../protocol/peer.ts'
