@@ -10,6 +10,7 @@ const PAGE = 100
 const WIDTH = 12
 const ARRIVES_WITHIN = 3_000
 const SECOND_COPY_WITHIN = 300
+const AT_ONCE = 1_000
 const EMPTY_WITHIN = 15_000
 const NAMED = 4
 const EMPTY = ['KV_devices_devices', 'KV_devices_entries', 'devices_letters']
@@ -103,9 +104,13 @@ export class Judge {
     ]
   }
 
-  /** One server that lags behind may fetch a stream anew; that all of them do is our doing. */
+  /** Servers that lag behind may fetch a stream anew, each at its time; when all do so at once, an erase of ours was the cause. */
   #lostStreams (): string[] {
-    return [...this.#site.resets()].filter(([, servers]) => servers.size === SERVERS.length).map(([stream]) => `all NATS servers gave up ${stream}`)
+    return [...this.#site.resets()].flatMap(([stream, servers]) => {
+      const [first = [], ...others] = [...servers.values()]
+      const isCommon = (time: number) => others.every(times => times.some(other => Math.abs(other - time) < AT_ONCE))
+      return servers.size === SERVERS.length && first.some(isCommon) ? [`all NATS servers gave up ${stream} at once`] : []
+    })
   }
 
   #added (kind: string, list: string[]): string[] {

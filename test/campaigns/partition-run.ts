@@ -77,7 +77,7 @@ async function run ({ devices: count, seed, kinds: among, faults, longest, patie
 }
 
 function resetsOf (site: Site): string {
-  const all = [...site.resets()].flatMap(([stream, servers]) => [...servers].map(([server, count]) => `${stream} on ${server} ${count} times`))
+  const all = [...site.resets()].flatMap(([stream, servers]) => [...servers].map(([server, times]) => `${stream} on ${server} ${times.length} times`))
   return all.length === 0 ? 'NATS gave up no stream' : `NATS gave up ${all.join(', ')}`
 }
 

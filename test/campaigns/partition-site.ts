@@ -27,6 +27,8 @@ const LEAVES_WITHIN = 10_000
 const LOOK_AGAIN = 200
 const WARN = 40
 
+const RESET = /^\[\d+\] (\S+) (\S+) .*Resetting stream cluster state for '\S+ > (\S+)'/gm
+
 /** Three NATS servers and three nodes, each in a network namespace of its own. */
 export class Site {
   readonly network = new Network([...SERVERS, ...NODES])
@@ -149,16 +151,16 @@ export class Site {
     return counts
   }
 
-  /** How often each NATS server has given up a stream and fetched it anew, by stream and server. */
-  resets (): Map<string, Map<string, number>> {
-    const counts = new Map<string, Map<string, number>>()
+  /** When each NATS server gave up a stream and fetched it anew, in milliseconds since 1970, by stream and server. */
+  resets (): Map<string, Map<string, number[]>> {
+    const times = new Map<string, Map<string, number[]>>()
     for (const name of SERVERS) {
-      for (const [, stream = ''] of readFileSync(join(this.#logs, `${name}.log`), 'utf8').matchAll(/Resetting stream cluster state for '\S+ > (\S+)'/g)) {
-        const servers = counts.get(stream) ?? new Map<string, number>()
-        counts.set(stream, servers.set(name, (servers.get(name) ?? 0) + 1))
+      for (const [, day, time, stream = ''] of readFileSync(join(this.#logs, `${name}.log`), 'utf8').matchAll(RESET)) {
+        const servers = times.get(stream) ?? new Map<string, number[]>()
+        times.set(stream, servers.set(name, [...servers.get(name) ?? [], Date.parse(`${day!.replaceAll('/', '-')}T${time}Z`)]))
       }
     }
-    return counts
+    return times
   }
 
   async close (): Promise<void> {
