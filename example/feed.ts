@@ -9,7 +9,7 @@ const BEAT = 15_000
 /** Characters of a message that are shown. */
 const MOST_SHOWN = 1_000
 
-const endings = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'set-aside', 'damaged'] as const satisfies ReadonlyArray<keyof EventMap>
+const endings = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered', 'damaged'] as const satisfies ReadonlyArray<keyof EventMap>
 
 /** `GET /events`: what happens to devices and letters, as server-sent events, for whoever may use REST. */
 export const feed: FastifyPluginAsync = async app => {

@@ -37,10 +37,10 @@ async function alone (): Promise<Options> {
 
 /** One of many nodes, which all have the same NATS. */
 async function together (url: string): Promise<Options> {
-  const { nats } = await import('fastify-devices/nats')
-  const { jetstreamMailbox } = await import('fastify-devices/nats')
+  const { natsBackplane } = await import('fastify-devices/nats')
+  const { natsMailbox } = await import('fastify-devices/nats')
   const options = { servers: url.split(','), startWithout: true }
-  return { backplane: await nats(options), mailbox: await jetstreamMailbox(options) }
+  return { backplane: await natsBackplane(options), mailbox: await natsMailbox(options) }
 }
 
 app.devices.handle('echo', params => params)

@@ -6,7 +6,7 @@ import { addBuiltins } from './gateway/builtins.ts'
 import { jsonrpc } from './protocol/jsonrpc.ts'
 import { Delivery } from './messaging/delivery.ts'
 import type { Devices } from './gateway/devices.ts'
-import { Dials } from './gateway/dial.ts'
+import { Dialer } from './gateway/dial.ts'
 import { drain } from './gateway/drain.ts'
 import { Heartbeat } from './connection/heartbeat.ts'
 import { memoryMailbox } from './storage/memory.ts'
@@ -22,15 +22,15 @@ import { devices as deviceRoutes } from './rest/devices.ts'
 import { guardRest } from './rest/guard.ts'
 import { messages } from './rest/messages.ts'
 import { topics } from './rest/topics.ts'
-import type { Home } from './connection/session.ts'
+import type { SessionHost } from './connection/session.ts'
 import { Subscriptions } from './messaging/subscriptions.ts'
-import { promiseOf } from './protocol/user-code.ts'
-import { linkLog, safeLog } from './gateway/log.ts'
-import { Tide } from './connection/flush-scheduler.ts'
-import { overStream, overWebSocket } from './transports/outbound.ts'
+import { invoke } from './protocol/user-code.ts'
+import { clusterLinkLogger, safeLog } from './gateway/log.ts'
+import { FlushScheduler } from './connection/flush-scheduler.ts'
+import { connectTcp, connectWebSocket } from './transports/outbound.ts'
 import './protocol/vocabulary.ts'
-import { WebSocketDoor } from './transports/websocket/index.ts'
-import { Workers } from './workers/pool.ts'
+import { WebSocketTransport } from './transports/websocket/index.ts'
+import { WorkerPool } from './workers/pool.ts'
 
 /** Fastify's defaults: the length of a parameter in a path, and the time of a hook that runs before it closes. */
 const ROUTER_DEFAULT = 100
@@ -57,20 +57,20 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   }
 
   const log = safeLog(app.log)
-  const workers = new Workers(backplane, log)
+  const workers = new WorkerPool(backplane, log)
   const lines = jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch, bytes: 'base64' })
-  const [web, line] = [{ way: overWebSocket, codec: codecs[0]! }, { way: overStream, codec: lines }]
-  const dials = new Dials({ 'ws:': web, 'wss:': web, 'tcp:': line, 'unix:': line })
-  const { node, topic, stats, events, registry, letters, outbox, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials })
-  const tide = new Tide()
+  const [web, line] = [{ way: connectWebSocket, codec: codecs[0]! }, { way: connectTcp, codec: lines }]
+  const dials = new Dialer({ 'ws:': web, 'wss:': web, 'tcp:': line, 'unix:': line })
+  const { node, topic, stats, events, registry, letters, dispatcher, methods, devices } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials })
+  const tide = new FlushScheduler()
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
   // once devices must prove who they are, what they may listen to is not for them to say
   const authorizeTopic = settings.authorizeTopic ?? (() => !settings.authenticate)
   await workers.open()
-  addBuiltins(methods, { subscriptions, outbox, events, workers, authorizeTopic, topic })
+  addBuiltins(methods, { subscriptions, dispatcher, events, workers, authorizeTopic, topic })
 
-  const home: Home = {
+  const home: SessionHost = {
     node,
     limits: settings,
     stats,
@@ -90,14 +90,14 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
       log.info({ deviceId: session.id, generation: session.generation, code: session.left!.code }, 'device disconnected')
       events.emit('disconnected', session, session.left!)
     },
-    ring: session => delivery.ring(session)
+    wake: session => delivery.wake(session)
   }
 
-  const logLink = linkLog(log, node)
+  const logLink = clusterLinkLogger(log, node)
   backplane.onLink?.(up => {
     logLink(up)
     // whoever rang meanwhile was not heard
-    if (up) for (const session of registry) session.ring()
+    if (up) for (const session of registry) session.wake()
   })
   backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
 
@@ -107,8 +107,8 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const admission = new Admission({
     home, codecs, rules: settings, maxIdLength, isDraining, registry, backplane, subscriptions, letters, events
   })
-  const doors = [new WebSocketDoor(settings), dials, ...settings.doors]
-  for (const door of doors) await door.open({ app, entrance: admission, limits: settings, codec: lines })
+  const transports = [new WebSocketTransport(settings), dials, ...settings.transports]
+  for (const transport of transports) await transport.open({ app, gateway: admission, limits: settings, codec: lines })
 
   app.decorate('devices', devices)
 
@@ -117,7 +117,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
     guardRest(rest, { settings, stats, isDraining })
     hideAccidents(rest)
     rest.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
-    for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, outbox, settings })
+    for (const route of [deviceRoutes, messages, calls, topics, broadcast, bulk]) route(rest.withTypeProvider(), { devices, dispatcher, settings })
   }, { prefix: settings.prefix })
 
   const heartbeat = new Heartbeat(registry, settings)
@@ -130,14 +130,14 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
     const cut = setTimeout(() => app.server.closeAllConnections?.(), settings.drainTimeout).unref() // HTTP/2 has none
     app.server.once('close', () => clearTimeout(cut))
     await drain(registry, settings)
-    await Promise.all(doors.map(door => promiseOf(() => door.close(deadline)).catch(error => log.error({ err: error }, 'a door could not be closed'))))
+    await Promise.all(transports.map(transport => invoke(() => transport.close(deadline)).catch(error => log.error({ err: error }, 'a transport could not be closed'))))
   })
 
   app.addHook('onClose', async () => {
     heartbeat.stop()
     subscriptions.close()
     workers.close()
-    outbox.close()
+    dispatcher.close()
     try {
       await letters.close()
     } finally {

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { EVERYONE, lettersOf, type Owner } from '../lib/cluster/backplane.ts'
+import { EVERYONE_TOPIC, lettersTopic, type Owner } from '../lib/cluster/backplane.ts'
 import { localBackplane } from '../lib/cluster/local.ts'
 import { backplaneContract } from './contracts/backplane.ts'
 
@@ -56,6 +56,6 @@ t.test('generations grow though the clock goes back', async t => {
 })
 
 t.test('what nodes tell each other has topics that no device may name', async t => {
-  t.equal(EVERYONE, '$everyone')
-  t.equal(lettersOf('n1'), '$letters/n1')
+  t.equal(EVERYONE_TOPIC, '$everyone')
+  t.equal(lettersTopic('n1'), '$letters/n1')
 })

@@ -11,14 +11,14 @@ import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
 import { tcpSocket } from '../lib/client/tcp.ts'
 import { connect as connectClient, Failure, Refusal, type Client, type ConnectOptions, type Received, type Status } from '../lib/client/index.ts'
-import { waitOf } from '../lib/protocol/reconnect.ts'
+import { reconnectDelay } from '../lib/protocol/reconnect.ts'
 import devices from '../lib/index.ts'
 import { launch } from './browser.ts'
 import { gate, reasonOf } from './fakes.ts'
 import { withProgram } from './programs.ts'
 import { listen, open, until } from './support.ts'
 
-const quick = { first: 10, most: 50, WebSocket }
+const quick = { minDelay: 10, maxDelay: 50, WebSocket }
 
 function client (t: Pick<Test, 'teardown'>, url: string, options: Partial<ConnectOptions> = {}): Client {
   const client = connectClient(`${url}/ws`, { deviceId: 'd', ...quick, ...options })
@@ -331,12 +331,12 @@ t.test('a server that asks too much at once, or answers what nobody asked, is bo
 })
 
 t.test('how long to wait follows from the goodbye', async t => {
-  const backoff = { first: 1_000, most: 30_000 }
-  for (const code of [1000, 4500, 4509, 4999]) t.equal(waitOf(code, '', 0, backoff), undefined)
-  t.equal(waitOf(1012, 'retry=8143', 3, backoff), 8_143)
+  const backoff = { minDelay: 1_000, maxDelay: 30_000 }
+  for (const code of [1000, 4500, 4509, 4999]) t.equal(reconnectDelay(code, '', 0, backoff), undefined)
+  t.equal(reconnectDelay(1012, 'retry=8143', 3, backoff), 8_143)
   for (const code of [1001, 1006, 1012, 4000, 4008, 4499, 3000]) {
     for (const [tries, most] of [[0, 1_000], [3, 8_000], [10, 30_000], [5_000, 30_000]] as const) {
-      const wait = waitOf(code, 'retry=soon', tries, backoff)!
+      const wait = reconnectDelay(code, 'retry=soon', tries, backoff)!
       t.ok(wait >= 0 && wait <= most)
     }
   }
@@ -344,10 +344,10 @@ t.test('how long to wait follows from the goodbye', async t => {
 
 t.test('a server that says to come back at once, again and again, is tried ever more rarely', async t => {
   t.intercept(Math, 'random', { value: () => 0.5 })
-  t.equal(waitOf(1012, 'retry=0', 0, { first: 1_000, most: 30_000 }), 500)
-  t.equal(waitOf(1012, 'retry=8143', 6, { first: 1_000, most: 30_000 }), 15_000)
+  t.equal(reconnectDelay(1012, 'retry=0', 0, { minDelay: 1_000, maxDelay: 30_000 }), 500)
+  t.equal(reconnectDelay(1012, 'retry=8143', 6, { minDelay: 1_000, maxDelay: 30_000 }), 15_000)
   const { url } = await server(t, socket => socket.close(1012, 'retry=0'))
-  const device = client(t, url, { first: 10, most: 50 })
+  const device = client(t, url, { minDelay: 10, maxDelay: 50 })
   const waits: unknown[] = []
   device.on('status', ({ state, retryIn }) => { if (state === 'waiting') waits.push(retryIn) })
   await until(() => waits.length >= 5)
@@ -362,7 +362,7 @@ t.test('an address may be relative, where there is a page', async t => {
   const device = connectClient('/ws', { deviceId: 'd', ...quick })
   t.teardown(() => device.close())
   t.ok((await device.call('ping')).now)
-  await new Promise(resolve => setTimeout(resolve, 5 * quick.first))
+  await new Promise(resolve => setTimeout(resolve, 5 * quick.minDelay))
   await app.devices.disconnect('d')
   await becomes(device, 'stopped')
 })
@@ -418,7 +418,7 @@ t.test('an attempt that gets no answer is given up, and the next one waits longe
   t.teardown(() => { Math.random = random })
   Math.random = () => 1
   const waits: Status[] = []
-  const device = client(t, `http://127.0.0.1:${(mute.address() as AddressInfo).port}`, { timeout: 30, first: 1, most: 4 })
+  const device = client(t, `http://127.0.0.1:${(mute.address() as AddressInfo).port}`, { timeout: 30, minDelay: 1, maxDelay: 4 })
   device.on('status', status => { if (status.state === 'waiting') waits.push(status) })
   await until(() => waits.length === 4)
   t.match(waits, [1, 2, 4, 4].map(retryIn => ({ code: 1006, retryIn })))
@@ -462,7 +462,7 @@ t.test('whenever it is closed, it stays closed', async t => {
   const onError = client(t, url, { token: () => { throw new Error('no token') } })
   onError.on('error', () => onError.close())
   await becomes(onError, 'stopped')
-  await new Promise(resolve => setTimeout(resolve, 3 * quick.most))
+  await new Promise(resolve => setTimeout(resolve, 3 * quick.maxDelay))
   for (const device of [whileAsked, whileConnecting, whileTold, whileWaiting, onError]) t.match(device.status, { state: 'stopped', code: 1000 })
   t.strictSame(states, ['stopped', 'stopped'], 'each is told once, and nothing after it')
 })
@@ -715,7 +715,7 @@ withProgram(t, 'chromium', 'a page connects by a relative address; one that is r
   const statuses = await page.evaluate(`new Promise(resolve => {
     const statuses = []
     let asked = 0
-    const device = client.connect('/ws', { deviceId: 'e', first: 10, most: 20, token: () => 'wrong-' + ++asked })
+    const device = client.connect('/ws', { deviceId: 'e', minDelay: 10, maxDelay: 20, token: () => 'wrong-' + ++asked })
     device.on('status', status => {
       if (status.state === 'waiting') statuses.push(status)
       if (statuses.length < 3) return

@@ -5,10 +5,10 @@ import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
-import { nats, type NatsOptions } from '../lib/nats/backplane.ts'
+import { natsBackplane, type NatsOptions } from '../lib/nats/backplane.ts'
 import { connect as connectClient } from '../lib/client/index.ts'
 import { memoryMailbox, type Options } from '../lib/index.ts'
-import { jetstreamMailbox } from '../lib/nats/mailbox.ts'
+import { natsMailbox } from '../lib/nats/mailbox.ts'
 import { natsServer, type NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
 import { fakeLog, gate } from './fakes.ts'
@@ -21,7 +21,7 @@ type Node = FastifyInstance & { url: string }
 /** An application that joins those that have the same NATS. */
 async function join (t: Pick<Test, 'teardown'>, server: NatsServer, node: string, options: Options = {}, over: NatsOptions = {}): Promise<Node> {
   const reach = { servers: server.servers, ...over }
-  const [backplane, mailbox] = await Promise.all([nats(reach), jetstreamMailbox(reach)])
+  const [backplane, mailbox] = await Promise.all([natsBackplane(reach), natsMailbox(reach)])
   return await listen(t, { node, backplane, mailbox, closeTimeout: 200, ...options })
 }
 
@@ -40,7 +40,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.strictSame(alone.map(({ title, answer }) => ({ title, answer })), expected)
     const over = { prefix: prefix() }
     const nodes = await Promise.all(['n1', 'n2', 'n3'].map(async node => {
-      const [backplane, mailbox] = await Promise.all([nats({ servers: server.servers, ...over }), jetstreamMailbox({ servers: server.servers, ...over, maxBytes: ROOM })])
+      const [backplane, mailbox] = await Promise.all([natsBackplane({ servers: server.servers, ...over }), natsMailbox({ servers: server.servers, ...over, maxBytes: ROOM })])
       return await listen(t, { node, backplane, mailbox, ...settings }, { return503OnClosing: false })
     }))
     for (const [at, node] of nodes.entries()) t.strictSame(await outcomes(`n${at + 1}`, node, nodes[(at + 1) % 3]!), alone, `n${at + 1}`)
@@ -251,7 +251,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   t.test('a start that may do without NATS, and finds it, warns of nothing', async t => {
     const log = fakeLog()
     const over = { servers: server.servers, prefix: prefix(), startWithout: true }
-    const [backplane, mailbox] = [await nats(over), await jetstreamMailbox(over)]
+    const [backplane, mailbox] = [await natsBackplane(over), await natsMailbox(over)]
     await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
     await until(() => log.lines.some(({ words }) => words === 'the other nodes can be reached'))
     t.strictSame(log.lines.filter(({ level }) => level === 'warn' || level === 'error'), [])
@@ -274,9 +274,9 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   t.test('without NATS nothing starts that was not told to, and the reason is said', async t => {
     const own = await natsServer(t, path)
     await own.stop()
-    await t.rejects(nats({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ is of no use.*startWithout/ })
-    await t.rejects(jetstreamMailbox({ servers: own.servers }), { message: /startWithout/ })
-    await t.rejects(nats({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
+    await t.rejects(natsBackplane({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ is of no use.*startWithout/ })
+    await t.rejects(natsMailbox({ servers: own.servers }), { message: /startWithout/ })
+    await t.rejects(natsBackplane({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
   })
 
   t.test('a node that is closed hands its devices and their letters over', async t => {

@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { WebSocketServer } from 'ws'
 import { connect as connectClient, type Client, type ConnectOptions } from '../lib/client/index.ts'
 import { tcpSocket, type TcpSocketOptions } from '../lib/client/tcp.ts'
-import { jsonrpc, localBackplane, type Codec, type Dialled, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
+import { jsonrpc, localBackplane, type Codec, type DialConnection, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
 import { gate } from './fakes.ts'
 import { connect, introduce, listen, request, until } from './support.ts'
@@ -15,13 +15,13 @@ import { connect, introduce, listen, request, until } from './support.ts'
 const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
 const ca = certificate('ca.pem')
 const tls = { key: certificate('server.key'), cert: certificate('server.pem') }
-const quick = { first: 10, most: 50 }
+const quick = { minDelay: 10, maxDelay: 50 }
 const path = join(mkdtempSync(join(tmpdir(), 'devices-')), 'door.sock')
 
 /** A gateway with all its doors open, and where they are. */
 async function gateway (t: Pick<Test, 'teardown'>, options: Options = {}) {
   const [plain, secure] = [tcp({ port: 0 }), tcp({ port: 0, tls })]
-  const app = await listen(t, { ...options, doors: [plain, secure] })
+  const app = await listen(t, { ...options, transports: [plain, secure] })
   const sockets = new Set<Socket>()
   app.server.on('connection', socket => sockets.add(socket))
   const portOf = (door: { address: unknown }) => (door.address as AddressInfo).port
@@ -34,7 +34,7 @@ async function gateway (t: Pick<Test, 'teardown'>, options: Options = {}) {
   }
 }
 
-async function becomes (dialled: Dialled, state: DialStatus['state']): Promise<DialStatus> {
+async function becomes (dialled: DialConnection, state: DialStatus['state']): Promise<DialStatus> {
   await until(() => dialled.status.state === state)
   return dialled.status
 }
@@ -62,7 +62,7 @@ t.test('two gateways are bridged: what is asked of the one is answered by the ot
     dialled.close()
     t.match(await becomes(dialled, 'stopped'), { code: 1000 })
     await until(() => b.app.devices.size === 0)
-    t.match(await b.app.devices.describe('gateway-a'), { lastGoodbye: { code: 1000 } })
+    t.match(await b.app.devices.describe('gateway-a'), { lastDisconnect: { code: 1000 } })
     t.equal(a.devices.size, 0)
     t.strictSame(a.devices.stats().strays, {})
   }
@@ -113,7 +113,7 @@ t.test('a connection whose codec has no words for a goodbye ends all the same', 
   const codec: Codec = {
     ...lines,
     encode (message) {
-      if ('method' in message && message.method === 'goodbye') throw undefined // eslint-disable-line
+      if ('method' in message && message.method === 'close') throw undefined // eslint-disable-line
       return lines.encode(message)
     }
   }
@@ -133,7 +133,7 @@ t.test('a device that says to come back at once, again and again, is dialled eve
   t.teardown(() => device.close())
   await once(device, 'listening')
   device.on('connection', socket => socket.close(1012, 'retry=0'))
-  a.devices.dial(`ws://127.0.0.1:${(device.address() as AddressInfo).port}`, { deviceId: 'b', first: 10, most: 50 })
+  a.devices.dial(`ws://127.0.0.1:${(device.address() as AddressInfo).port}`, { deviceId: 'b', minDelay: 10, maxDelay: 50 })
   const told = () => waits.filter(wait => wait !== undefined)
   await until(() => told().length >= 5)
   t.strictSame(told().slice(0, 5), [5, 10, 20, 25, 25])
@@ -159,7 +159,7 @@ t.test('what cannot be reached is tried again, until nobody wants it', async t =
   t.throws(() => a.devices.dial('ws://x', { deviceId: 'a b' }), { code: 'ID_INVALID' })
   t.throws(() => a.devices.dial('tcp://x', { deviceId: 'b' }), { message: /no port/ })
   t.throws(() => a.devices.dial('ws://x', { deviceId: 'b', fist: 1 } as DialOptions), { message: /dial\(\) has no option "fist"/ })
-  for (const wrong of [{ first: 0 }, { most: 1e12 }, { token: 7 }] as object[]) {
+  for (const wrong of [{ minDelay: 0 }, { maxDelay: 1e12 }, { token: 7 }] as object[]) {
     t.throws(() => a.devices.dial('ws://x', { deviceId: 'b', ...wrong }), { message: /dial\(\): the option "\w+" is wrong/ })
   }
 })
@@ -204,7 +204,7 @@ t.test('a server that takes its time is left, though it says something, and so i
     await once(server.listen(0, '127.0.0.1'), 'listening')
   }
   const at = (server: typeof talking) => `127.0.0.1:${(server.address() as AddressInfo).port}`
-  const slow = { deviceId: 'b', as: 'a', first: 60_000, most: 60_000 }
+  const slow = { deviceId: 'b', as: 'a', minDelay: 60_000, maxDelay: 60_000 }
   for (const dialled of [
     a.devices.dial(`tcp://${at(talking)}`, slow),
     a.devices.dial(`ws://${at(heading)}`, slow),
@@ -244,7 +244,7 @@ t.test('a server that breaks TLS is left', async t => {
   })
   t.teardown(() => between.close())
   await once(between.listen(0, '127.0.0.1'), 'listening')
-  const dialled = a.devices.dial(`tcp://127.0.0.1:${(between.address() as AddressInfo).port}`, { deviceId: 'b', as: 'a', tls: { ca }, first: 60_000, most: 60_000 })
+  const dialled = a.devices.dial(`tcp://127.0.0.1:${(between.address() as AddressInfo).port}`, { deviceId: 'b', as: 'a', tls: { ca }, minDelay: 60_000, maxDelay: 60_000 })
   await becomes(dialled, 'connected')
   other!.write('what is no record of TLS')
   t.match(await becomes(dialled, 'waiting'), { code: 1006 })
@@ -287,7 +287,7 @@ t.test('an application that closes lets those it dialled go, and dials no more',
   t.teardown(() => server.close())
   await once(server.listen(0, '127.0.0.1'), 'listening')
   const lingering = a.devices.dial(`tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, { deviceId: 'c' })
-  const [connected, waiting] = [a.devices.dial(b.ws, { deviceId: 'b', as: 'a' }), a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'd', first: 60_000 })]
+  const [connected, waiting] = [a.devices.dial(b.ws, { deviceId: 'b', as: 'a' }), a.devices.dial('tcp://127.0.0.1:9', { deviceId: 'd', minDelay: 60_000 })]
   const web = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   t.teardown(() => { for (const socket of web.clients) socket.terminate(); web.close() })
   await once(web, 'listening')
@@ -303,7 +303,7 @@ t.test('an application that closes lets those it dialled go, and dials no more',
   t.match([connected.status, waiting.status], [{ state: 'stopped', code: 1012 }, { state: 'stopped' }])
   await becomes(lingering, 'stopped')
   await becomes(deaf, 'stopped')
-  t.match(await b.app.devices.describe('a'), { lastGoodbye: { code: 1012 } })
+  t.match(await b.app.devices.describe('a'), { lastDisconnect: { code: 1012 } })
   t.throws(() => a.devices.dial(b.ws, { deviceId: 'f' }), { code: 'NODE_DRAINING' })
   t.strictSame(connecting.status, { state: 'stopped' }, 'a token that never comes holds nothing up')
 })
@@ -317,7 +317,7 @@ function client (t: Pick<Test, 'teardown'>, url: string, options: Partial<Connec
 t.test('the client goes over TCP, TLS and Unix sockets as it does over WebSocket', async t => {
   const b = await gateway(t, { authenticate: ({ token }) => token === 'any ö token', authorizeTopic: () => true })
   const here = tcp({ path })
-  await listen(t, { doors: [here] })
+  await listen(t, { transports: [here] })
   for (const [url, options, own] of [[b.tcp, { token: 'any ö token' }, {}], [b.tls.replace('127.0.0.1', 'localhost'), { token: () => 'any ö token' }, { tls: { ca } }]] as Array<[string, object, TcpSocketOptions]>) {
     b.app.devices.on('connected', device => { device.send('hello') })
     const device = client(t, url, options, own).handle('bytes', params => ({ data: params.data.toReversed() }))
@@ -343,7 +343,7 @@ t.test('the client over TCP comes back, says goodbye, and takes no line without 
   t.ok((await device.call('ping')).now)
   device.close()
   await until(() => !b.app.devices.has('d'))
-  t.match(await b.app.devices.describe('d'), { lastGoodbye: { code: 1000 } })
+  t.match(await b.app.devices.describe('d'), { lastDisconnect: { code: 1000 } })
   let connections = 0
   const server = createServer(socket => {
     connections++

@@ -10,13 +10,13 @@ import { ClassicLevel } from 'classic-level'
 import t from 'tap'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/storage/disk/index.ts'
-import { sealed } from '../lib/storage/disk/checksum.ts'
+import { withChecksum } from '../lib/storage/disk/checksum.ts'
 import { crc32c } from '../lib/storage/disk/crc32c.ts'
 import { Journal } from '../lib/storage/disk/journal.ts'
 import { readManifest } from '../lib/storage/disk/manifest.ts'
-import { Recent } from '../lib/storage/disk/letter-cache.ts'
+import { LetterCache } from '../lib/storage/disk/letter-cache.ts'
 import { entryOf } from '../lib/storage/disk/schema.ts'
-import { Tally } from '../lib/storage/disk/batch-counter.ts'
+import { BatchCounter } from '../lib/storage/disk/batch-counter.ts'
 import { varintsOf } from '../lib/storage/disk/varints.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
@@ -50,7 +50,7 @@ t.test('letters, receipts and strikes are there again after the folder is opened
   await mailbox.put('d', letter('c', { awaitedBy: 'node' }), plenty)
   await mailbox.put('e', letter('a'), plenty)
   await mailbox.settle('d', 'c', 'refused', { code: 1, message: 'no' })
-  await mailbox.strike('d', 'a')
+  await mailbox.addAttempt('d', 'a')
   const before = await all(mailbox.letters('d'))
   mailbox = await reopened(mailbox, { path })
 
@@ -59,7 +59,7 @@ t.test('letters, receipts and strikes are there again after the folder is opened
   t.equal(await mailbox.waiting('d'), 2)
   t.equal(await mailbox.waiting('e'), 1)
   t.match(await mailbox.receipt('d', 'c'), { status: 'refused', device: { code: 1, message: 'no' } })
-  t.equal(await mailbox.strike('d', 'a'), 2)
+  t.equal(await mailbox.addAttempt('d', 'a'), 2)
   t.match(await mailbox.put('d', letter('a', { digest: 'same' }), plenty), { fresh: false, receipt: { status: 'queued' } })
   t.match(await mailbox.put('d', letter('z', { collapse: 'k' }), plenty), { fresh: true, replaced: { id: 'a' } })
   t.strictSame(await ids(mailbox, 'd'), ['b', 'z'])
@@ -221,7 +221,7 @@ t.test('a write that failed and came to the disk all the same is taken back', as
   const { restore } = intercept(t, async go => { await go(); throw new Error('IO error: the sync failed') })
   const failed = await Promise.all([
     mailbox.settle('d', 'a', 'delivered'), mailbox.put('d', letter('c', { digest: 'c' }), plenty), mailbox.put('d', letter('k2', { collapse: 'k' }), plenty),
-    mailbox.strike('d', 'b'), mailbox.settle('d', 'c', 'cancelled')
+    mailbox.addAttempt('d', 'b'), mailbox.settle('d', 'c', 'cancelled')
   ].map(reasonOf))
   t.strictSame(new Set(failed), new Set(['store-full']))
   restore()
@@ -234,7 +234,7 @@ t.test('a write that failed and came to the disk all the same is taken back', as
     t.equal(await mailbox.receipt('d', 'k2'), undefined)
     mailbox = await reopened(mailbox, { path })
   }
-  t.equal(await mailbox.strike('d', 'b'), 1)
+  t.equal(await mailbox.addAttempt('d', 'b'), 1)
   t.match(await mailbox.put('d', letter('c', { digest: 'c' }), plenty), { fresh: true })
   await mailbox.close!()
 })
@@ -653,11 +653,11 @@ t.test('what a damaged log has lost is told of', async t => {
 
 t.test('a tally that cannot be written lags behind and stops nothing', async t => {
   const path = await folder(t)
-  const tally = new Tally(join(path, 'batches'))
+  const tally = new BatchCounter(join(path, 'batches'))
   tally.record(3)
   tally.close()
   tally.record(4)
-  const again = new Tally(join(path, 'batches'))
+  const again = new BatchCounter(join(path, 'batches'))
   t.equal(again.count, 3)
   again.close()
 })
@@ -739,7 +739,7 @@ async function expiredOf (mailbox: Mailbox, now: number): Promise<string[]> {
 }
 
 /** What a mailbox that found damage before leaves for the next time that the folder is opened. */
-const suspect = (path: string) => tamper(path, db => db.put('suspect', Buffer.from(sealed('suspect', ''))))
+const suspect = (path: string) => tamper(path, db => db.put('suspect', Buffer.from(withChecksum('suspect', ''))))
 
 /** Changes the value of a record, or removes it, and nothing tells. */
 async function alter (path: string, pattern: RegExp, change: (value: string) => string | undefined): Promise<void> {
@@ -928,7 +928,7 @@ t.test('what is due is ended so much at a time, each once', async t => {
 })
 
 t.test('what is at hand is all there is from somewhere on, or it is not given', async t => {
-  const recent = new Recent({ letters: 3, bytes: 100 })
+  const recent = new LetterCache({ letters: 3, bytes: 100 })
   const held = (position: number, body = '1') => entryOf({ id: String(position), body, expiresAt: 0 }, position)
   const positions = (deviceId: string, after: number) => recent.behind(deviceId, after)?.map(({ position }) => position)
   t.equal(positions('d', 0), undefined)
@@ -970,12 +970,12 @@ t.test('a letter that goes while others are handed out is not handed out', async
 
 t.test('a letter that is struck and settled before it is on disk is done with', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
-  const [{ receipt }, strikes, settled] = await Promise.all([mailbox.put('d', letter('a'), plenty), mailbox.strike('d', 'a'), mailbox.settle('d', 'a', 'cancelled')])
+  const [{ receipt }, strikes, settled] = await Promise.all([mailbox.put('d', letter('a'), plenty), mailbox.addAttempt('d', 'a'), mailbox.settle('d', 'a', 'cancelled')])
   t.strictSame([receipt.status, strikes, settled], ['queued', 0, true])
   t.strictSame(await ids(mailbox, 'd'), [])
   t.equal(await mailbox.waiting('d'), 0)
-  const [, once] = await Promise.all([mailbox.put('d', letter('b'), plenty), mailbox.strike('d', 'b')])
-  t.strictSame([once, await mailbox.strike('d', 'b')], [1, 2])
+  const [, once] = await Promise.all([mailbox.put('d', letter('b'), plenty), mailbox.addAttempt('d', 'b')])
+  t.strictSame([once, await mailbox.addAttempt('d', 'b')], [1, 2])
   await mailbox.close!()
 })
 

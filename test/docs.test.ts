@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { answers, goodbyes } from '../lib/protocol/errors.ts'
+import { reasons, closeCodes } from '../lib/protocol/errors.ts'
 import { proxyHeaders } from '../lib/gateway/access.ts'
 import { OptionsSchema } from '../lib/gateway/options.ts'
 import { connect, request, until } from './support.ts'
@@ -44,12 +44,12 @@ t.test('the README lists every option, with its default and its description', as
 
 t.test('the protocol names every answer, with its HTTP status and its codes', async t => {
   const rows = table(section(read('docs/protocol.md'), 'Answers')).map(cells => cells.map(plain))
-  t.strictSame(rows, Object.entries(answers).map(([reason, { status, code, rpc, message }]) => [reason, String(status), code, String(rpc), message]))
+  t.strictSame(rows, Object.entries(reasons).map(([reason, { status, code, rpc, message }]) => [reason, String(status), code, String(rpc), message]))
 })
 
 t.test('the protocol names every goodbye, and whether the device comes back', async t => {
-  const rows = table(section(read('docs/protocol.md'), 'Goodbyes')).map(cells => cells.map(plain))
-  t.strictSame(rows, Object.entries(goodbyes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
+  const rows = table(section(read('docs/protocol.md'), 'Close codes')).map(cells => cells.map(plain))
+  t.strictSame(rows, Object.entries(closeCodes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
 })
 
 t.test('the page on security names every header that gives a proxy away', async t => {
@@ -58,16 +58,16 @@ t.test('the page on security names every header that gives a proxy away', async 
 })
 
 t.test('the range of a code of ours tells whether to come back', async t => {
-  for (const { code, again } of Object.values(goodbyes)) {
+  for (const { code, again } of Object.values(closeCodes)) {
     if (code >= 4000) t.equal(again, code < 4500, String(code))
   }
 })
 
 t.test('every code of an answer and of a goodbye is used once', async t => {
   for (const codes of [
-    Object.values(answers).map(({ code }) => code),
-    Object.values(answers).map(({ rpc }) => rpc),
-    Object.values(goodbyes).map(({ code }) => code)
+    Object.values(reasons).map(({ code }) => code),
+    Object.values(reasons).map(({ rpc }) => rpc),
+    Object.values(closeCodes).map(({ code }) => code)
   ]) t.equal(new Set<unknown>(codes).size, codes.length)
 })
 

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import t from 'tap'
-import devices, { jsonrpc, type Codec, type Door } from '../lib/index.ts'
+import devices, { jsonrpc, type Codec, type Transport } from '../lib/index.ts'
 import { things, ways } from './anything.ts'
 import type { Found } from './hooks.ts'
 import { connect, listen } from './support.ts'
@@ -18,7 +18,7 @@ const outcomes: Record<string, RegExp[]> = {
   guard: [refused, internal],
   // an object is credentials, whatever it holds
   authenticate: [refused, internal, /^101$/],
-  'authenticate over TCP': [/^\{"jsonrpc":"2.0","id":1,"error":.*\n\{"jsonrpc":"2.0","method":"goodbye","params":\{"code":(450[13]|1013),/, /^\{"jsonrpc":"2.0","id":1,"result":\{\}\}\n/],
+  'authenticate over TCP': [/^\{"jsonrpc":"2.0","id":1,"error":.*\n\{"jsonrpc":"2.0","method":"close","params":\{"code":(450[13]|1013),/, /^\{"jsonrpc":"2.0","id":1,"result":\{\}\}\n/],
   origins: [refused],
   'origins of an upgrade': [refused],
   authorizeTopic: [error],
@@ -90,7 +90,7 @@ t.test('a device whose codec has no words even for a failure is let go', async t
 })
 
 t.test('a door that does not open, and does not say why, fails the start', async t => {
-  const door: Door = { open: async () => { throw undefined }, close: async () => {} } // eslint-disable-line
+  const door: Transport = { open: async () => { throw undefined }, close: async () => {} } // eslint-disable-line
   const app = Fastify()
-  await t.rejects(async () => await app.register(devices, { doors: [door] }), { message: /did not say why/ })
+  await t.rejects(async () => await app.register(devices, { transports: [door] }), { message: /did not say why/ })
 })

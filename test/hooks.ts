@@ -3,7 +3,7 @@ import { text } from 'node:stream/consumers'
 import Fastify, { type FastifyInstance } from 'fastify'
 import WebSocket from 'ws'
 import { connect as connectClient, type ConnectOptions } from '../lib/client/index.ts'
-import devices, { jsonrpc, localBackplane, memoryMailbox, type Backplane, type Codec, type Door, type Mailbox } from '../lib/index.ts'
+import devices, { jsonrpc, localBackplane, memoryMailbox, type Backplane, type Codec, type Transport, type Mailbox } from '../lib/index.ts'
 import { createWorker } from '../lib/workers/worker.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
 import { things, ways } from './anything.ts'
@@ -43,8 +43,8 @@ function part<Part extends object> (name: string, whole: Part, methods: Array<ke
 
 const [usual, lines] = [jsonrpc(), jsonrpc({ bytes: 'base64' })]
 const codec: Codec = { ...usual, subprotocol: 'theirs', decode: hook('codec.decode', usual.decode), encode: hook('codec.encode', usual.encode), mint: hook('codec.mint', () => crypto.randomUUID()) }
-const door: Door = { open: async () => {}, close: hook('door.close', async () => {}) }
-const mailbox: Mailbox = part('mailbox', memoryMailbox({}), ['put', 'waiting', 'settle', 'receipt', 'strike', 'sweep'])
+const door: Transport = { open: async () => {}, close: hook('door.close', async () => {}) }
+const mailbox: Mailbox = part('mailbox', memoryMailbox({}), ['put', 'waiting', 'settle', 'receipt', 'addAttempt', 'sweep'])
 const shared = localBackplane()
 const backplane: Backplane = part('backplane', {
   ...shared,
@@ -68,7 +68,7 @@ async function serve (): Promise<Reached> {
     authorizeTopic: hook('authorizeTopic', () => true),
     origins: hook('origins', () => true),
     codecs: [jsonrpc(), codec],
-    doors: [entry, door],
+    transports: [entry, door],
     mailbox: { ...mailbox, onTrouble (listener) { tellTrouble = listener }, onDamage (listener) { tellDamage = listener } },
     backplane,
     rate: 1_000_000,
@@ -135,7 +135,7 @@ async function overTcp (app: Reached): Promise<string> {
 
 /** The states of a client of ours whose own hooks misbehave. */
 async function client (app: Reached, options: Partial<ConnectOptions>, meanwhile: (device: ReturnType<typeof connectClient>) => Promise<unknown> = async () => {}): Promise<string> {
-  const device = connectClient(`${app.url}/ws`, { deviceId: 'd', WebSocket: WebSocket as never, first: 1, most: 1, ...options })
+  const device = connectClient(`${app.url}/ws`, { deviceId: 'd', WebSocket: WebSocket as never, minDelay: 1, maxDelay: 1, ...options })
   device.handle('method', hook('client handler', () => 'usual'))
   for (const event of ['message', 'status', 'error'] as const) device.on(event, hook(`client on ${event}`, () => {}) as never)
   await until(() => device.status.state !== 'connecting')
@@ -207,7 +207,7 @@ async function dialled (app: Reached, token: () => string): Promise<string> {
 /** To our own TCP door, over a codec that misbehaves. */
 async function dialledTo (app: Reached): Promise<string> {
   const codec: Codec = { ...lines, decode: hook('dial codec.decode', lines.decode), encode: hook('dial codec.encode', lines.encode) }
-  const dial = app.devices.dial(`tcp://127.0.0.1:${app.tcpPort}`, { deviceId: 'e', as: 'd', codec, first: 60_000, most: 60_000 })
+  const dial = app.devices.dial(`tcp://127.0.0.1:${app.tcpPort}`, { deviceId: 'e', as: 'd', codec, minDelay: 60_000, maxDelay: 60_000 })
   await until(() => dial.status.state !== 'connecting')
   const { state } = dial.status
   armed = undefined

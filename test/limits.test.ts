@@ -203,7 +203,7 @@ t.test('a device that lets too much output wait is gone', async t => {
     await app.devices.broadcast('x'.repeat(60_000))
     await new Promise(resolve => setImmediate(resolve))
   }
-  t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
+  t.equal((await app.devices.describe('deaf')).lastDisconnect!.code, 4008)
   t.ok((await other.ask('ping')).result.now)
 })
 
@@ -213,7 +213,7 @@ t.test('a device whose output does not move is gone in time', async t => {
   const sending = Array.from({ length: 1_000 }, () => app.devices.send('deaf', 'x'.repeat(60_000)))
   t.ok((await Promise.allSettled(sending)).some(({ status }) => status === 'rejected'))
   await until(() => !app.devices.has('deaf'))
-  t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
+  t.equal((await app.devices.describe('deaf')).lastDisconnect!.code, 4008)
   device.socket.resume()
 })
 
@@ -250,7 +250,7 @@ t.test('a device that answers no ping is gone', async t => {
   const socket = await upgraded(app.url, 'mute')
   await until(() => app.devices.has('mute'))
   await until(() => !app.devices.has('mute'))
-  t.equal((await app.devices.describe('mute')).lastGoodbye!.code, 4012)
+  t.equal((await app.devices.describe('mute')).lastDisconnect!.code, 4012)
   t.ok((await alive.ask('ping')).result.now)
   socket.destroy()
 })

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { lettersOf, type Backplane } from '../lib/cluster/backplane.ts'
+import { lettersTopic, type Backplane } from '../lib/cluster/backplane.ts'
 import { localBackplane } from '../lib/cluster/local.ts'
 import { jsonrpc } from '../lib/protocol/jsonrpc.ts'
 import { Delivery } from '../lib/messaging/delivery.ts'
@@ -9,7 +9,7 @@ import { Events } from '../lib/messaging/events.ts'
 import { failureOf, Letters } from '../lib/messaging/letters.ts'
 import { sizeOf, type Ending, type Mailbox } from '../lib/storage/mailbox.ts'
 import { memoryMailbox } from '../lib/storage/memory.ts'
-import type { Call, Message, Named } from '../lib/protocol/message.ts'
+import type { Call, Message, NamedCall } from '../lib/protocol/message.ts'
 import { Peer, type PeerLimits } from '../lib/protocol/peer.ts'
 import type { Session } from '../lib/connection/session.ts'
 import { Stats } from '../lib/connection/stats.ts'
@@ -63,7 +63,7 @@ function office ({ mailbox = memoryMailbox(), backplane = localBackplane(), node
   const events = new Events(log)
   const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
   const told: string[] = []
-  for (const ending of ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'set-aside'] as const) {
+  for (const ending of ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered'] as const) {
     events.on(ending, ({ deviceId, id }) => { told.push(`${deviceId} ${id} ${ending}`) })
   }
   return { letters, mailbox, backplane, log, told, counted: () => stats.read(0).letters }
@@ -88,7 +88,7 @@ t.test('what becomes of letters is counted, told and logged', async t => {
   ])
   t.equal((await letters.receipt('d', 'a'))!.status, 'delivered')
   t.equal((await letters.receipt('d', 'e'))!.status, 'queued')
-  t.equal(await letters.strike('d', 'e'), 1)
+  t.equal(await letters.addAttempt('d', 'e'), 1)
 })
 
 t.test('the letters that wait are told in pages', async t => {
@@ -229,7 +229,7 @@ t.test('a letter that nobody waits for is not published', async t => {
     await letters.put('d', letter(id, waited))
     await letters.settle('d', { id, ...waited }, 'delivered')
   }
-  t.strictSame(published, [{ id: 'c', topic: lettersOf('n2'), data: { ending: 'delivered', device: undefined } }])
+  t.strictSame(published, [{ id: 'c', topic: lettersTopic('n2'), data: { ending: 'delivered', device: undefined } }])
 })
 
 for (const [where, node] of [['here', 'n1'], ['on another node', 'n2']] as const) {
@@ -297,10 +297,10 @@ t.test('a closed office hears nothing more, and closes its mailbox', async t => 
   const backplane = localBackplane()
   let closed = 0
   const { letters } = office({ backplane, mailbox: { ...memoryMailbox(), close: async () => { closed++ } } })
-  t.equal((await backplane.publish({ id: 'a', topic: lettersOf('n1'), data: { ending: 'delivered' } })).nodes, 1)
+  t.equal((await backplane.publish({ id: 'a', topic: lettersTopic('n1'), data: { ending: 'delivered' } })).nodes, 1)
   await letters.close()
   t.equal(closed, 1)
-  t.equal((await backplane.publish({ id: 'a', topic: lettersOf('n1'), data: { ending: 'delivered' } })).nodes, 0)
+  t.equal((await backplane.publish({ id: 'a', topic: lettersTopic('n1'), data: { ending: 'delivered' } })).nodes, 0)
   await office().letters.close()
 })
 
@@ -311,7 +311,7 @@ t.test('how a letter ended is why its sender fails', async t => {
     ['expired', 'timeout', 'The message expired before it was acknowledged'],
     ['cancelled', 'settled', 'The message was cancelled'],
     ['replaced', 'settled', 'The message was replaced'],
-    ['set-aside', 'settled', 'The message was set-aside']
+    ['dead-lettered', 'settled', 'The message was dead-lettered']
   ]
   for (const [ending, reason, message] of table) t.strictSame([failureOf({ ending }).reason, failureOf({ ending }).message], [reason, message])
   t.strictSame(failureOf({ ending: 'refused', device: detail }).device, detail)
@@ -330,10 +330,10 @@ class FakeDevice {
     this.#delivery = delivery
     this.id = id
     this.peer = new Peer({
-      say: (message: Message | Message[]) => { this.calls.push(message as Call) },
+      transmit: (message: Message | Message[]) => { this.calls.push(message as Call) },
       answer () {},
-      busy () {},
-      stray () {}
+      refused () {},
+      unexpected () {}
     }, limits)
   }
 
@@ -341,7 +341,7 @@ class FakeDevice {
     return this as unknown as Session
   }
 
-  bringing (id: string, data: unknown): Named & { id: string } {
+  bringing (id: string, data: unknown): NamedCall & { id: string } {
     return { method: 'message', params: { id, data }, id }
   }
 
@@ -375,10 +375,10 @@ class FakeDevice {
   }
 }
 
-function delivering (t: Pick<Test, 'teardown'>, { window = 32, attempts = 5, ...parts }: Parameters<typeof office>[0] & { window?: number, attempts?: number } = {}) {
+function delivering (t: Pick<Test, 'teardown'>, { maxInFlight = 32, attempts = 5, ...parts }: Parameters<typeof office>[0] & { maxInFlight?: number, attempts?: number } = {}) {
   const around = office(parts)
   const { letters, log } = around
-  const delivery = new Delivery(letters, { window, attempts }, log)
+  const delivery = new Delivery(letters, { maxInFlight, attempts }, log)
   const device = (id?: string, limits?: PeerLimits) => {
     const device = new FakeDevice(delivery, id, limits)
     t.teardown(() => device.peer.end()) // the time of a letter would keep this process
@@ -396,7 +396,7 @@ t.test('a device that comes back gets its letters in order, as calls that it ack
   await letters.put('d', letter('bytes', { body: Uint8Array.of(1, 2) }))
   await put('c')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('text bytes c')
   t.strictSame(it.calls, [
     { kind: 'call', id: 'text', method: 'message', params: { id: 'text', data: { at: 1 } } },
@@ -413,10 +413,10 @@ t.test('a device that comes back gets its letters in order, as calls that it ack
 })
 
 t.test('no more letters are on their way than the window allows', async t => {
-  const { delivery, device, put, told } = delivering(t, { window: 2 })
+  const { delivery, device, put, told } = delivering(t, { maxInFlight: 2 })
   await put('a', 'b', 'c', 'e', 'f')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a b')
   it.acknowledge('b')
   await it.sees('a b c')
@@ -433,11 +433,11 @@ t.test('a letter that comes while others are on their way goes out behind them, 
   const { delivery, device, put } = delivering(t)
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   await put('b')
-  delivery.ring(it.session)
-  delivery.ring(it.session)
+  delivery.wake(it.session)
+  delivery.wake(it.session)
   await it.sees('a b')
   t.strictSame(it.calls.map(({ params }) => params), [{ id: 'a', data: 'a' }, { id: 'b', data: 'b' }])
 })
@@ -457,20 +457,20 @@ t.test('a letter that comes while the mailbox is read is not forgotten', async t
   const { delivery, device, put } = delivering(t, { mailbox: slow })
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await until(() => looks === 1)
   await put('b')
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   door.open()
   await it.sees('a b')
   t.equal(looks, 2)
 })
 
 t.test('a letter that the device refuses is set apart, with what it said, and the next goes on', async t => {
-  const { delivery, device, put, status, letters, told } = delivering(t, { window: 1 })
+  const { delivery, device, put, status, letters, told } = delivering(t, { maxInFlight: 1 })
   await put('a', 'b', 'c')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.refuse('a', 'refused')
   await it.sees('a b')
@@ -486,12 +486,12 @@ t.test('a letter that a device is too busy for stays, and comes again', async t 
     const { delivery, device, put, status, told } = delivering(t)
     await put('a')
     const it = device()
-    delivery.ring(it.session)
+    delivery.wake(it.session)
     await it.sees('a')
     it.refuse('a', reason)
     await turn()
     t.equal(await status('a'), 'queued', reason)
-    delivery.ring(it.session)
+    delivery.wake(it.session)
     await it.sees('a a')
     it.acknowledge('a')
     await until(() => told.length === 1)
@@ -499,12 +499,12 @@ t.test('a letter that a device is too busy for stays, and comes again', async t 
   }
 })
 
-t.test('a letter that met with an accident on the device comes again, ever later, and is set aside in the end', async t => {
+t.test('a letter that met with an accident on the device comes again, ever later, and is dead-lettered in the end', async t => {
   const { delivery, device, put, status, told } = delivering(t, { attempts: 3 })
   await put('a', 'b')
   const it = device()
   const since = performance.now()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a b')
   it.acknowledge('b')
   for (const handed of ['a b a', 'a b a a']) {
@@ -516,14 +516,14 @@ t.test('a letter that met with an accident on the device comes again, ever later
   t.ok(performance.now() - since >= 2_990, 'after one second, and two')
   it.refuse('a', 'refused', -32603)
   await until(() => told.length === 2)
-  t.strictSame(told, ['d b delivered', 'd a set-aside'])
+  t.strictSame(told, ['d b delivered', 'd a dead-lettered'])
 })
 
 t.test('a letter that comes again waits for room, and asks once more when it was told that there is some', async t => {
   const { delivery, device, put } = delivering(t)
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   const doors = [gate(), gate()]
   let asked = 0
@@ -541,12 +541,12 @@ t.test('a letter that is taken back after an accident does not come again', asyn
   const { delivery, device, letters, mailbox, put } = delivering(t)
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
-  const { strike } = mailbox
-  mailbox.strike = async (...args) => {
+  const { addAttempt } = mailbox
+  mailbox.addAttempt = async (...args) => {
     await letters.settle('d', { id: 'a' }, 'cancelled')
-    return await strike(...args)
+    return await addAttempt(...args)
   }
   it.refuse('a', 'refused', -32603)
   await sleep(1_200)
@@ -557,13 +557,13 @@ t.test('a letter that is taken back while a busy device is left alone does not c
   const { delivery, device, letters, put, status } = delivering(t)
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.refuse('a', 'busy')
   await letters.settle('d', { id: 'a' }, 'cancelled')
   await sleep(1_200)
   await put('b')
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a b')
   t.equal(await status('a'), 'cancelled')
 })
@@ -572,7 +572,7 @@ t.test('a letter comes again to a busy device where nobody can tell whether it s
   const { delivery, device, mailbox, put } = delivering(t)
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.refuse('a', 'busy')
   mailbox.receipt = async () => { throw new Failure('unreachable') }
@@ -584,7 +584,7 @@ t.test('a letter that has expired is not handed out', async t => {
   await letters.put('d', letter('a', { expiresAt: Date.now() - 1 }))
   await put('b')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('b')
   await until(() => told.length === 1)
   t.strictSame(told, ['d a expired'])
@@ -594,7 +594,7 @@ t.test('a letter that expires on its way is not waited for', async t => {
   const { delivery, device, letters, told } = delivering(t)
   await letters.put('d', letter('a', { expiresAt: Date.now() + 40 }))
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await until(() => told.length === 1)
   t.strictSame(told, ['d a expired'])
   t.equal(it.peer.inFlight, 0)
@@ -604,34 +604,34 @@ t.test('letters that were on their way when the connection ended come again, in 
   const { delivery, device, put, told } = delivering(t)
   await put('a', 'b', 'c')
   const first = device()
-  delivery.ring(first.session)
+  delivery.wake(first.session)
   await first.sees('a b c')
   first.acknowledge('b')
   await until(() => told.length === 1)
   first.leave()
   first.acknowledge('a')
   const second = device()
-  delivery.ring(second.session)
+  delivery.wake(second.session)
   await second.sees('a c')
   t.strictSame(told, ['d b delivered'])
 })
 
-t.test('a letter on which connection after connection ends is set aside, and only that', async t => {
+t.test('a letter on which connection after connection ends is dead-lettered, and only that', async t => {
   const { delivery, device, put, status, mailbox, told } = delivering(t, { attempts: 3 })
   await put('a', 'b')
   for (let count = 0; count < 3; count++) {
     t.equal(await status('a'), 'queued')
     const it = device()
-    delivery.ring(it.session)
+    delivery.wake(it.session)
     await it.sees('a b')
     it.leave()
     await turn()
   }
-  t.strictSame(told, ['d a set-aside'])
+  t.strictSame(told, ['d a dead-lettered'])
   t.equal(await status('b'), 'queued')
-  t.equal(await mailbox.strike('d', 'b'), 1, 'no strike fell on the one behind it')
+  t.equal(await mailbox.addAttempt('d', 'b'), 1, 'no strike fell on the one behind it')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('b')
 })
 
@@ -639,21 +639,21 @@ t.test('a ring changes nothing for the letters that are on their way', async t =
   const { delivery, device, put, told } = delivering(t, { attempts: 1 })
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   await put('b')
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a b')
   it.leave()
   await turn()
-  t.strictSame(told, ['d a set-aside'])
+  t.strictSame(told, ['d a dead-lettered'])
 })
 
 t.test('the mailbox of a device that has left is read no further', async t => {
   const mailbox = memoryMailbox()
   const read: string[] = []
   const { delivery, device, put } = delivering(t, {
-    window: 1,
+    maxInFlight: 1,
     mailbox: {
       ...mailbox,
       async * letters (deviceId, after) {
@@ -666,7 +666,7 @@ t.test('the mailbox of a device that has left is read no further', async t => {
   })
   await put('a', 'b', 'c')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.leave()
   await turn()
@@ -677,26 +677,26 @@ t.test('a connection that ends with everything acknowledged strikes nothing', as
   const { delivery, device, put, mailbox, told } = delivering(t, { attempts: 1 })
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.acknowledge('a')
   await until(() => told.length === 1)
   await put('b')
   it.leave()
   await turn()
-  t.equal(await mailbox.strike('d', 'b'), 1)
+  t.equal(await mailbox.addAttempt('d', 'b'), 1)
   t.strictSame(told, ['d a delivered'])
 })
 
 t.test('a device that leaves while a letter waits for room is handed nothing more', async t => {
-  const { delivery, device, put } = delivering(t, { window: 1 })
+  const { delivery, device, put } = delivering(t, { maxInFlight: 1 })
   await put('a', 'b')
   const first = device()
-  delivery.ring(first.session)
+  delivery.wake(first.session)
   await first.sees('a')
   first.leave()
   const second = device()
-  delivery.ring(second.session)
+  delivery.wake(second.session)
   await second.sees('a')
   second.acknowledge('a')
   await second.sees('a b')
@@ -718,7 +718,7 @@ t.test('a device that leaves while the mailbox is read is handed nothing', async
   const { delivery, device, put, status, errors } = delivering(t, { mailbox: slow })
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await until(() => looks === 1)
   it.leave()
   door.open()
@@ -734,16 +734,16 @@ t.test('a device that has left is not rung, and nobody minds that it stops', asy
   const it = device()
   delivery.stop(it.session)
   it.left = {}
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await turn()
   t.equal(it.handed, '')
 })
 
 t.test('devices get their letters side by side', async t => {
-  const { delivery, device, letters } = delivering(t, { window: 1 })
+  const { delivery, device, letters } = delivering(t, { maxInFlight: 1 })
   const devices = ['x', 'y'].map(id => device(id))
   for (const { id } of devices) for (const name of ['1', '2']) await letters.put(id, letter(`${id}${name}`))
-  for (const { session } of devices) delivery.ring(session)
+  for (const { session } of devices) delivery.wake(session)
   const [x, y] = devices as [FakeDevice, FakeDevice]
   await x.sees('x1')
   await y.sees('y1')
@@ -756,13 +756,13 @@ t.test('one letter at a time, where the protocol wants it so, and a letter in th
   const { delivery, device, put, status, mailbox } = delivering(t, { attempts: 1 })
   await put('a', 'b')
   const it = device('d', { concurrency: 1, inbound: 32 })
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.leave()
   await turn()
-  t.equal(await status('a'), 'set-aside')
+  t.equal(await status('a'), 'dead-lettered')
   t.equal(await status('b'), 'queued')
-  t.equal(await mailbox.strike('d', 'b'), 1)
+  t.equal(await mailbox.addAttempt('d', 'b'), 1)
 })
 
 t.test('a mailbox that cannot be read is logged, and read again at the next ring', async t => {
@@ -779,18 +779,18 @@ t.test('a mailbox that cannot be read is logged, and read again at the next ring
   })
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await until(() => errors().length > 0)
   t.strictSame(errors(), [['letters cannot be read', 'd']])
   broken = false
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
 })
 
 t.test('a letter that cannot be settled is logged, and its device gets the others', async t => {
   const mailbox = memoryMailbox()
   const { delivery, device, put, errors, told } = delivering(t, {
-    window: 1,
+    maxInFlight: 1,
     mailbox: {
       ...mailbox,
       async settle (deviceId, letterId, ...rest) {
@@ -801,7 +801,7 @@ t.test('a letter that cannot be settled is logged, and its device gets the other
   })
   await put('a', 'b')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.acknowledge('a')
   await it.sees('a b')
@@ -831,10 +831,10 @@ function failing (reason: Reason) {
 for (const [how, reason, logged] of [['away', 'unreachable', []], ['full', 'store-full', ['a', 'b']]] as const) {
   t.test(`what a device answers while the mailbox is ${how} is settled later, and it is not asked again`, async t => {
     const { fails, mailbox } = failing(reason)
-    const { delivery, device, put, status, errors, told } = delivering(t, { window: 2, attempts: 1, mailbox })
+    const { delivery, device, put, status, errors, told } = delivering(t, { maxInFlight: 2, attempts: 1, mailbox })
     await put('a', 'b', 'c')
     const it = device()
-    delivery.ring(it.session)
+    delivery.wake(it.session)
     await it.sees('a b')
     it.acknowledge('a')
     it.refuse('b', 'refused')
@@ -854,17 +854,17 @@ t.test('a letter that is answered and not settled is no suspect, and comes again
   const { delivery, device, put, status, told } = delivering(t, { attempts: 1, mailbox })
   await put('a', 'b')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a b')
   it.acknowledge('a')
   await until(() => fails.tries > 0)
   it.leave()
   fails.now = false
   await until(() => told.length > 0)
-  t.strictSame(told, ['d b set-aside'])
+  t.strictSame(told, ['d b dead-lettered'])
   await put('c')
   const next = device()
-  delivery.ring(next.session)
+  delivery.wake(next.session)
   await next.sees('a c')
   next.acknowledge('a')
   await until(() => told.length > 1)
@@ -876,7 +876,7 @@ t.test('what a device has answered is settled also after it has left, and left t
   const { delivery, device, put, errors, status } = delivering(t, { mailbox })
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.acknowledge('a')
   await until(() => fails.tries > 0)
@@ -886,7 +886,7 @@ t.test('what a device has answered is settled also after it has left, and left t
 
   await put('b')
   const other = device()
-  delivery.ring(other.session)
+  delivery.wake(other.session)
   await other.sees('b')
   fails.now = true
   other.acknowledge('b')
@@ -897,10 +897,10 @@ t.test('what a device has answered is settled also after it has left, and left t
 })
 
 t.test('a letter that cannot be struck is logged', async t => {
-  const { delivery, device, put, errors } = delivering(t, { mailbox: { ...memoryMailbox(), strike: async () => { throw new Error('the disk is gone') } } })
+  const { delivery, device, put, errors } = delivering(t, { mailbox: { ...memoryMailbox(), addAttempt: async () => { throw new Error('the disk is gone') } } })
   await put('a')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   it.leave()
   await until(() => errors().length > 0)
@@ -952,7 +952,7 @@ t.test('a letter that cannot be read is not taken for one that the device refuse
   await letters.put('d', letter('torn', { body: '{"at":' }))
   await put('whole')
   const it = device()
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('whole')
   t.equal(await status('torn'), 'queued')
   t.strictSame(errors(), [['a letter cannot be settled', 'torn']])
@@ -963,7 +963,7 @@ t.test('a letter is not to blame for a goodbye of ours', async t => {
   await put('a')
   for (const code of [1012, 1013, 4005, 4509, 4511]) {
     const it = device()
-    delivery.ring(it.session)
+    delivery.wake(it.session)
     await it.sees('a')
     it.leave(code)
     await turn()
@@ -972,16 +972,16 @@ t.test('a letter is not to blame for a goodbye of ours', async t => {
 })
 
 t.test('a node that is leaving hands out no more letters', async t => {
-  const { delivery, device, put, status } = delivering(t, { window: 1 })
+  const { delivery, device, put, status } = delivering(t, { maxInFlight: 1 })
   await put('a', 'b')
   const [it, other] = [device(), device('other')]
-  delivery.ring(it.session)
+  delivery.wake(it.session)
   await it.sees('a')
   delivery.pause()
   it.acknowledge('a')
   await until(async () => await status('a') === 'delivered')
-  delivery.ring(it.session)
-  delivery.ring(other.session)
+  delivery.wake(it.session)
+  delivery.wake(other.session)
   await turn()
   t.equal(it.calls.length, 1)
   t.equal(await status('b'), 'queued')

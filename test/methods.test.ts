@@ -2,10 +2,10 @@ import { Type } from '@sinclair/typebox'
 import t from 'tap'
 import type { Device } from '../lib/connection/device.ts'
 import { Failure, Refusal, type Detail } from '../lib/protocol/errors.ts'
-import { digestOf, Keys } from '../lib/messaging/idempotency.ts'
+import { digestOf, IdempotencyKeys } from '../lib/messaging/idempotency.ts'
 import { Methods } from '../lib/gateway/methods.ts'
 import { OptionsSchema, settingsOf, type Settings } from '../lib/gateway/options.ts'
-import { Inbound } from '../lib/protocol/peer.ts'
+import { InboundCall } from '../lib/protocol/peer.ts'
 import { Stats } from '../lib/connection/stats.ts'
 import { fakeLog, gate, reasonOf, turn } from './fakes.ts'
 
@@ -17,7 +17,7 @@ function serving () {
   const log = fakeLog()
   const methods = new Methods(stats, log)
   const device = { id: 'd1' } as Device
-  const answer = (name: string, params?: unknown, inbound = new Inbound()) => methods.answer(name, params, device, inbound)
+  const answer = (name: string, params?: unknown, inbound = new InboundCall()) => methods.answer(name, params, device, inbound)
   return { methods, answer, log, device, counted: () => stats.read(0).answers }
 }
 
@@ -61,7 +61,7 @@ t.test('the types of a handler follow from its schemas', async t => {
 
 t.test('a handler is given its device, and a signal that tells when it leaves', async t => {
   const { methods, answer, device } = serving()
-  const inbound = new Inbound()
+  const inbound = new InboundCall()
   let seen: { device: Device, signal: AbortSignal } | undefined
   methods.handle('look', {}, (_params, context) => { seen = context })
   answer('look', undefined, inbound)
@@ -87,7 +87,7 @@ t.test('a method that nobody handles is unknown', async t => {
 
 t.test('several handlers of a method share the connections, and each connection stays with one', async t => {
   const { methods } = serving()
-  const ask = (device: Device) => methods.answer('read', undefined, device, new Inbound())
+  const ask = (device: Device) => methods.answer('read', undefined, device, new InboundCall())
   methods.handle('read', {}, () => 'first')
   methods.handle('read', { result: Type.String() }, async () => 'second')
   methods.handle('read', { params: Reading }, () => 'never without params')
@@ -152,7 +152,7 @@ t.test('a result that does not fit its schema is an accident of the handler', as
 })
 
 t.test('a key is used once: who comes again gets the same answer, even while it is made', async t => {
-  const keys = new Keys({ maxKeys: 10, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   const door = gate<string>()
   let sent = 0
   const send = () => {
@@ -170,14 +170,14 @@ t.test('a key is used once: who comes again gets the same answer, even while it 
 })
 
 t.test('a key that was used for another message is refused', async t => {
-  const keys = new Keys({ maxKeys: 10, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   await keys.once('k', 'first', async () => 'm1')
   t.equal(await reasonOf(keys.once('k', 'second', async () => 'm2')), 'key-mismatch')
   t.equal(await keys.once('k', 'first', async () => 'm3'), 'm1')
 })
 
 t.test('a key may be tried again when nothing was sent, and not when something may have been', async t => {
-  const keys = new Keys({ maxKeys: 100, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 100, keyTtl: 60_000 })
   const again = async (error: unknown) => {
     const key = `${keys.size}-${error instanceof Failure && error.reason}`
     await t.rejects(keys.once(key, 'x', async () => { throw error }))
@@ -193,7 +193,7 @@ t.test('a key may be tried again when nothing was sent, and not when something m
 })
 
 t.test('who joined a message that was not sent after all sends it', async t => {
-  const keys = new Keys({ maxKeys: 10, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   const door = gate<string>()
   const first = keys.once('k', 'same', () => door.opened)
   const second = keys.once('k', 'same', async () => 'kept', () => false)
@@ -204,7 +204,7 @@ t.test('who joined a message that was not sent after all sends it', async t => {
 })
 
 t.test('what is under way is remembered however many keys come meanwhile', async t => {
-  const keys = new Keys({ maxKeys: 2, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 2, keyTtl: 60_000 })
   const door = gate<string>()
   const first = keys.once('first', 'x', () => door.opened)
   for (let number = 0; number < 5; number++) await keys.once(String(number), 'x', async () => 'sent')
@@ -215,7 +215,7 @@ t.test('what is under way is remembered however many keys come meanwhile', async
 })
 
 t.test('what a device said when it refused is not remembered at length', async t => {
-  const keys = new Keys({ maxKeys: 10, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   const long = 'x'.repeat(5_000)
   const deviceOf = (sent: Promise<unknown>) => sent.then(() => 'sent', (error: Failure) => error.device)
   const refused = (detail: Detail) => deviceOf(keys.once(`k${keys.size}`, 'd', async () => { throw new Failure('refused', { detail }) }))
@@ -231,7 +231,7 @@ t.test('what a device said when it refused is not remembered at length', async t
 })
 
 t.test('a key is forgotten after its time', async t => {
-  const keys = new Keys({ maxKeys: 10, keyTtl: 5 })
+  const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 5 })
   await keys.once('k', 'first', async () => 'm1')
   const used = Date.now()
   while (Date.now() < used + 10) await turn()
@@ -240,7 +240,7 @@ t.test('a key is forgotten after its time', async t => {
 })
 
 t.test('keys whose time is over are swept out by those that come', async t => {
-  const keys = new Keys({ maxKeys: 10, keyTtl: 5 })
+  const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 5 })
   for (const key of ['a', 'b', 'c']) await keys.once(key, 'x', async () => key)
   const used = Date.now()
   while (Date.now() < used + 10) await turn()
@@ -249,7 +249,7 @@ t.test('keys whose time is over are swept out by those that come', async t => {
 })
 
 t.test('no more keys are kept than allowed; the oldest goes', async t => {
-  const keys = new Keys({ maxKeys: 2, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 2, keyTtl: 60_000 })
   for (const key of ['a', 'b', 'c']) await keys.once(key, 'x', async () => `first ${key}`)
   t.equal(keys.size, 2)
   const second = (key: string) => keys.once(key, 'x', async () => `second ${key}`)
@@ -261,7 +261,7 @@ t.test('no more keys are kept than allowed; the oldest goes', async t => {
 t.test('a key that is used anew counts as new', async t => {
   const { now } = Date
   t.teardown(() => { Date.now = now })
-  const keys = new Keys({ maxKeys: 2, keyTtl: 100 })
+  const keys = new IdempotencyKeys({ maxKeys: 2, keyTtl: 100 })
   for (const [key, time] of [['a', 0], ['b', 90], ['a', 110], ['c', 120]] as const) {
     Date.now = () => time
     await keys.once(key, 'x', async () => `${key} at ${time}`)
@@ -271,7 +271,7 @@ t.test('a key that is used anew counts as new', async t => {
 })
 
 t.test('where no key is kept, every try is one of its own', async t => {
-  const keys = new Keys({ maxKeys: 0, keyTtl: 60_000 })
+  const keys = new IdempotencyKeys({ maxKeys: 0, keyTtl: 60_000 })
   t.equal(await keys.once('k', 'x', async () => 'first'), 'first')
   t.equal(await keys.once('k', 'x', async () => 'second'), 'second')
   t.equal(keys.size, 0)
@@ -287,11 +287,11 @@ t.test('a digest tells messages apart, and where one part ends and the next begi
 
 t.test('without options everything has a default', async t => {
   t.strictSame(settingsOf({}), {
-    prefix: '', path: '/ws', doors: [], origins: [], admissionTimeout: 5_000, compression: false,
+    prefix: '', path: '/ws', transports: [], origins: [], admissionTimeout: 5_000, compression: false,
     maxMessage: 65_536, maxFragments: 64, maxDepth: 32, maxBatch: 20, maxCalls: 32, maxTopics: 128, maxTopicLength: 255, maxTopicLevels: 16,
     maxBuffered: 1_048_576, stallTimeout: 10_000, rate: 100, burst: 200,
     pingInterval: 25_000, pongTimeout: 10_000, callTimeout: 10_000, maxTimeout: 300_000,
-    maxTtl: 604_800_000, maxLetters: 1_000, maxLetterBytes: 1_048_576, window: 32, attempts: 5, maxKeys: 10_000, keyTtl: 86_400_000,
+    maxTtl: 604_800_000, maxLetters: 1_000, maxLetterBytes: 1_048_576, maxInFlight: 32, attempts: 5, maxKeys: 10_000, keyTtl: 86_400_000,
     closeTimeout: 2_000, drainTimeout: 8_000, retrySpread: 10_000
   } as unknown as Settings)
 })

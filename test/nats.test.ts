@@ -4,17 +4,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
-import type { Answer, Backplane, Change, Owner, Page, Request } from '../lib/cluster/backplane.ts'
-import { nats, type NatsOptions } from '../lib/nats/backplane.ts'
+import type { Answer, Backplane, PresenceChange, Owner, ListPage, Request } from '../lib/cluster/backplane.ts'
+import { natsBackplane, type NatsOptions } from '../lib/nats/backplane.ts'
 import { Failure } from '../lib/protocol/errors.ts'
-import { jetstreamMailbox } from '../lib/nats/mailbox.ts'
-import { Reminders } from '../lib/nats/expiry-index.ts'
-import { Asks } from '../lib/nats/requests.ts'
-import { Audit } from '../lib/nats/record-audit.ts'
-import { Lateness } from '../lib/nats/lateness.ts'
-import { Nodes } from '../lib/nats/membership.ts'
-import { heldOf, Owners } from '../lib/nats/ownership.ts'
-import type { Stored } from '../lib/nats/stream-store.ts'
+import { natsMailbox } from '../lib/nats/mailbox.ts'
+import { ExpiryIndex } from '../lib/nats/expiry-index.ts'
+import { Requests } from '../lib/nats/requests.ts'
+import { RecordAudit } from '../lib/nats/record-audit.ts'
+import { LatenessTracker } from '../lib/nats/lateness.ts'
+import { Membership } from '../lib/nats/membership.ts'
+import { ownerRecordOf, OwnershipTable } from '../lib/nats/ownership.ts'
+import type { StoredRecord } from '../lib/nats/stream-store.ts'
 import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
 import { decode, encode } from '../lib/nats/encoding.ts'
 import { NatsServer } from './campaigns/nats.ts'
@@ -85,7 +85,7 @@ t.test('what cannot be encoded is the fault of who sends it', async t => {
 t.test('a handler of a worker may take as long as a timer can hold', async t => {
   const times: number[] = []
   const link = { up: true, request: async (_name: string, _payload: Uint8Array, time: number) => { times.push(time) } }
-  const asks = new Asks(link as never, {} as never, { last: async () => undefined } as never)
+  const asks = new Requests(link as never, {} as never, { last: async () => undefined } as never)
   const connection = { id: 'd', node: 'n', generation: 1, since: 0, protocol: 'jsonrpc', topics: [], credentials: {} }
   await asks.ask('$worker/w', { kind: 'answer', method: 'm', params: {}, turn: 0, connection })
   await asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 300_000 })
@@ -102,7 +102,7 @@ t.test('a call takes no longer than its time, whatever must be looked up and ask
   }
   const nodes = { alive: () => true, hears: () => true }
   let look: () => Promise<unknown> = () => sleep(100, { subject: 'd', seq: 1, data: Buffer.from('{"home":"n"}') })
-  const asks = new Asks(link as never, nodes as never, { last: () => look() } as never)
+  const asks = new Requests(link as never, nodes as never, { last: () => look() } as never)
   t.equal(await asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 10_000 }), undefined)
   t.equal(times[0], 10_000)
   t.ok(times[1]! <= 9_901, 'the second time has what is left of the first')
@@ -124,7 +124,7 @@ t.test('an owner that is held still is waited for as long as the caller says, an
       throw new Failure('timeout')
     }
   }
-  const asks = new Asks(link as never, {} as never, {} as never)
+  const asks = new Requests(link as never, {} as never, {} as never)
   t.strictSame(await asks.ask('d', { kind: 'send', id: 'm', data: 1 }), { ok: false, reason: 'timeout' })
   t.equal(looks.length, 2)
   t.equal(await reasonOf(asks.ask('d', { kind: 'call', method: 'm', params: {}, timeout: 500 })), 'timeout')
@@ -133,7 +133,7 @@ t.test('an owner that is held still is waited for as long as the caller says, an
 
 t.test('reminders come when they are due, and hold no more than they may', async t => {
   const now = Date.now()
-  const reminders = new Reminders()
+  const reminders = new ExpiryIndex()
   const at = (expiresAt: number, letterId: string) => ({ deviceId: 'd', letterId, expiresAt })
   for (const [expiresAt, id] of [[now + 1_500, 'b'], [now, 'a'], [now + 10, 'c'], [now + 8_000_000, 'far']] as const) reminders.add(at(expiresAt, id))
   reminders.add(at(now, 'a'))
@@ -148,11 +148,11 @@ t.test('reminders come when they are due, and hold no more than they may', async
 
 /** A bucket, a link and nodes that do what a test tells them, for what would take luck to see over NATS. */
 function stage (t: Pick<Test, 'teardown'>) {
-  const stored = new Map<string, Stored>()
+  const stored = new Map<string, StoredRecord>()
   const heard = new Map<string, (message: any) => void>()
   const lapses: Array<() => void> = []
   const replies: unknown[] = []
-  const told: Change[] = []
+  const told: PresenceChange[] = []
   const script: { seq: number, before: (what: 'last' | 'append' | 'erase' | 'request') => Promise<void>, written: () => void } = {
     seq: 0, before: async () => {}, written () {}
   }
@@ -184,13 +184,13 @@ function stage (t: Pick<Test, 'teardown'>) {
       return { seq: script.seq, fresh: true }
     },
     subjects: async () => Object.fromEntries([...stored.keys()].map(subject => [`bucket.${subject}`, 1])),
-    async erase (subject: string, seq: number, isExpected: (one: Stored) => boolean) {
+    async erase (subject: string, seq: number, isExpected: (one: StoredRecord) => boolean) {
       await script.before('erase')
       const one = stored.get(subject)
       return one?.seq === seq && isExpected(one) && stored.delete(subject)
     }
   }
-  const owners = new Owners(link as any, nodes as any, records as any, change => told.push(change))
+  const owners = new OwnershipTable(link as any, nodes as any, records as any, change => told.push(change))
   t.teardown(() => owners.close())
   const foreign = (since = 0) => stored.set('d', { seq: ++script.seq, subject: 'd', data: Buffer.from(JSON.stringify({ node: 'c', since, home: 'c', claim: `c${script.seq}` })) })
   const say = (word: object) => heard.get('device.d')!({ data: encode(word) })
@@ -198,7 +198,7 @@ function stage (t: Pick<Test, 'teardown'>) {
   return { owners, link, nodes, records, script, stored, lapses, replies, told, foreign, say, demand }
 }
 
-const heldBy = (stored: Map<string, Stored>) => heldOf(stored.get('d')!).node
+const heldBy = (stored: Map<string, StoredRecord>) => ownerRecordOf(stored.get('d')!).node
 
 t.test('a newcomer takes the device over only after its device has shown that it is there, each time anew', async t => {
   const { owners, script, stored, foreign, told } = stage(t)
@@ -267,10 +267,10 @@ t.test('what was written although nobody was told is found, or erased', async t 
 t.test('a record that nothing on its node has made is erased, one that is held stays', async t => {
   const { owners, stored, told } = stage(t)
   const { generation } = await owners.own('d', new Connection('d', 'a'))
-  const held = heldOf(stored.get('d')!)
+  const held = ownerRecordOf(stored.get('d')!)
   stored.set('e', { ...stored.get('d')!, seq: 99, subject: 'e', data: Buffer.from(JSON.stringify({ node: 'a', since: 1, home: 'self', claim: 'late' })) })
   told.length = 0
-  await owners.disown([held, heldOf(stored.get('e')!), { ...held, claim: 'gone', generation: 7 }])
+  await owners.disown([held, ownerRecordOf(stored.get('e')!), { ...held, claim: 'gone', generation: 7 }])
   t.strictSame([...stored.keys()], ['d'])
   t.strictSame(told, [{ kind: 'disconnected', presence: { deviceId: 'e', node: 'a', generation: 99, since: 1 } }])
   t.equal(stored.get('d')!.seq, generation)
@@ -292,7 +292,7 @@ t.test('a node that was taken for dead is told so when it is heard again, and th
       heard(beat)
     }
   }
-  const nodes = new Nodes(link as any)
+  const nodes = new Membership(link as any)
   t.teardown(() => {
     performance.now = now
     nodes.close()
@@ -329,7 +329,7 @@ t.test('how late a message is shows against the quickest of its node, whatever i
   let later = 0
   performance.now = () => later
   t.teardown(() => { performance.now = now })
-  const lateness = new Lateness()
+  const lateness = new LatenessTracker()
   t.equal(lateness.of('n', 5), 0, 'of a node that was never heard nothing is known')
   const ahead = 1_000_000
   for (; later < 30_000; later += 500) lateness.note('n', later + ahead - 20)
@@ -356,7 +356,7 @@ t.test('an audit clears up behind dead nodes, one record after the other, and sh
   const living = { ...nodes, leads: true, onDeath: (listener: () => void) => { die = listener }, warn: (node: string) => { warned.push(node) } }
   let refusals = 2
   script.before = async what => { if (what === 'erase' && refusals-- > 0) throw new Failure('unreachable') }
-  const audit = new Audit(link as any, living as any, records as any, owners, change => told.push(change))
+  const audit = new RecordAudit(link as any, living as any, records as any, owners, change => told.push(change))
   t.teardown(() => audit.close())
   die()
   die()
@@ -374,7 +374,7 @@ t.test('an audit clears up behind dead nodes, one record after the other, and sh
   t.strictSame(warned, ['dead'])
   // what its node has not made is erased there
   record('d6', 'self')
-  link.heard.get('node.self.audit')!({ data: encode([heldOf(stored.get('d6')!)]) })
+  link.heard.get('node.self.audit')!({ data: encode([ownerRecordOf(stored.get('d6')!)]) })
   await until(() => !stored.has('d6'))
 })
 
@@ -541,9 +541,9 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
 
   const join = async (t: Pick<Test, 'teardown'>, options: NatsOptions = {}, count = 2) => {
     const over = { servers: server.servers, prefix: prefix(), ...options }
-    const backplanes = await Promise.all(Array.from({ length: count }, () => nats(over)))
+    const backplanes = await Promise.all(Array.from({ length: count }, () => natsBackplane(over)))
     for (const backplane of backplanes) t.teardown(() => backplane.close!())
-    const changes: Change[] = []
+    const changes: PresenceChange[] = []
     backplanes[0]!.follow(change => changes.push(change))
     await backplanes[0]!.flush!()
     return { backplanes: backplanes as [Backplane, Backplane], prefix: over.prefix, changes }
@@ -563,10 +563,10 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
 
   backplaneContract(t, 'nats()', async () => {
     const options = { servers: server.servers, prefix: prefix() }
-    const [a, b] = [await nats(options), await nats(options)]
+    const [a, b] = [await natsBackplane(options), await natsBackplane(options)]
     return { a, b, close: async () => { await Promise.all([a.close!(), b.close!()]) } }
   })
-  mailboxContract(t, 'jetstreamMailbox()', () => jetstreamMailbox({ servers: server.servers, prefix: prefix() }))
+  mailboxContract(t, 'jetstreamMailbox()', () => natsMailbox({ servers: server.servers, prefix: prefix() }))
 
   t.test('a node that was away loses what somebody else has taken meanwhile, before it answers', async t => {
     const { backplanes: [a, b], prefix } = await join(t)
@@ -590,7 +590,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   t.test('a dead node is noticed: nobody lists its devices, and its records go', async t => {
     const { backplanes: [a, b], prefix, changes } = await join(t)
     const connection = await connect({ servers: server.servers })
-    const dying = await nats({ connection, prefix })
+    const dying = await natsBackplane({ connection, prefix })
     const { generation } = await dying.own('d', new Connection('d', 'dying'))
     await b.own('e', new Connection('e', 'b'))
     t.equal((await a.list({ limit: 9 })).length, 2)
@@ -608,7 +608,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   t.test('a call to a node that dies is known to be lost', async t => {
     const { backplanes: [a], prefix } = await join(t)
     const connection = await connect({ servers: server.servers })
-    const dying = await nats({ connection, prefix })
+    const dying = await natsBackplane({ connection, prefix })
     const owner = new Connection('d', 'dying')
     const asked = gate()
     owner.reply = () => {
@@ -708,7 +708,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await manager.jetstream().publish(`$KV.${prefix}_devices.d2`, JSON.stringify({ node: 'n', since: 1, home: 'stuck', claim: 'c' }))
     await a.own('d1', new Connection('d1', 'a'))
     await b.own('d3', new Connection('d3', 'b'))
-    const ids = async (page: Page) => (await a.list(page)).map(({ deviceId }) => deviceId)
+    const ids = async (page: ListPage) => (await a.list(page)).map(({ deviceId }) => deviceId)
     await until(async () => (await ids({ limit: 9 })).join() === 'd1,d2,d3')
     t.strictSame(await ids({ limit: 1, after: 'd1' }), ['d2'])
     t.strictSame(await ids({ limit: 9, topic: 'x' }), ['d1', 'd3'], 'what a device of another node listens to, the bucket does not know')
@@ -790,7 +790,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   t.test('of two nodes that lost NATS one is back first, and does not take the devices of the other for gone', async t => {
     const own = await NatsServer.start(path)
     t.teardown(() => own.remove())
-    const [a, b] = [await nats({ servers: own.servers }), await nats({ servers: own.servers, reconnectTimeWait: 2_000, reconnectJitter: 0 })]
+    const [a, b] = [await natsBackplane({ servers: own.servers }), await natsBackplane({ servers: own.servers, reconnectTimeWait: 2_000, reconnectJitter: 0 })]
     for (const one of [a, b]) t.teardown(() => one.close!())
     await b.own('d', new Connection('d', 'b'))
     t.strictSame(await a.ask('d', ring), { ok: true, value: 'b' })
@@ -824,8 +824,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const own = await NatsServer.start(path, ['-c', config])
     t.teardown(() => own.remove())
     const options = { servers: own.servers, user: 'devices', pass: 'secret' }
-    const [a, b] = await Promise.all([nats(options), nats(options)])
-    const mailbox = await jetstreamMailbox(options)
+    const [a, b] = await Promise.all([natsBackplane(options), natsBackplane(options)])
+    const mailbox = await natsMailbox(options)
     for (const one of [a, b, mailbox]) t.teardown(() => one.close!())
     const troubles: unknown[] = []
     for (const one of [a, b, mailbox]) one.onTrouble!(error => troubles.push(error))
@@ -841,16 +841,16 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.equal((await all(mailbox.letters('d'))).length, 1)
     t.equal(await mailbox.settle('d', 'l', 'delivered'), true)
     await mailbox.sweep(Date.now())
-    const changed = await jetstreamMailbox({ ...options, keepReceipts: 60_000 })
+    const changed = await natsMailbox({ ...options, keepReceipts: 60_000 })
     t.teardown(() => changed.close!())
     t.equal((await changed.receipt('d', 'l'))!.status, 'delivered')
     t.strictSame(troubles, [])
-    await t.rejects(nats({ ...options, user: 'guest', pass: 'guest' }), /is of no use/)
-    await t.rejects(nats({ ...options, pass: 'wrong' }), /is of no use.*Authorization/i)
+    await t.rejects(natsBackplane({ ...options, user: 'guest', pass: 'guest' }), /is of no use/)
+    await t.rejects(natsBackplane({ ...options, pass: 'wrong' }), /is of no use.*Authorization/i)
   })
 
   t.test('of three letters the one in the middle is found when the others are gone', async t => {
-    const mailbox = await jetstreamMailbox({ servers: server.servers, prefix: prefix() })
+    const mailbox = await natsMailbox({ servers: server.servers, prefix: prefix() })
     t.teardown(() => mailbox.close!())
     for (let round = 0; round < 30; round++) {
       const id = `d${round}`
@@ -867,8 +867,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
 
   t.test('a letter whose put was cut off is delivered, settled and swept like any other', async t => {
     const over = { servers: server.servers, prefix: prefix() }
-    const mailbox = await jetstreamMailbox(over)
-    const other = await jetstreamMailbox(over)
+    const mailbox = await natsMailbox(over)
+    const other = await natsMailbox(over)
     for (const one of [mailbox, other]) t.teardown(() => one.close!())
     const { manager } = await behind(t)
     const cutOff = async (id: string) => {
@@ -897,7 +897,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
 
   t.test('what a node that died left half settled is finished by the others', async t => {
     const over = { servers: server.servers, prefix: prefix() }
-    const mailbox = await jetstreamMailbox(over)
+    const mailbox = await natsMailbox(over)
     t.teardown(() => mailbox.close!())
     const { manager } = await behind(t)
     const entries = `KV_${over.prefix}_entries`
@@ -916,11 +916,11 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
 
   t.test('letters of a node that is gone expire all the same', async t => {
     const over = { servers: server.servers, prefix: prefix() }
-    const gone = await jetstreamMailbox(over)
+    const gone = await natsMailbox(over)
     const now = Date.now()
     for (let count = 0; count < 150; count++) await gone.put('d', letter(`l${count}`, { expiresAt: now + 1_000 }), plenty)
     await gone.close!()
-    const mailbox = await jetstreamMailbox(over)
+    const mailbox = await natsMailbox(over)
     t.teardown(() => mailbox.close!())
     let expired = 0
     for (let sweeps = 0; sweeps < 3; sweeps++) expired += (await mailbox.sweep(now + 1_000)).length
@@ -928,7 +928,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   })
 
   t.test('what NATS has no room for is refused', async t => {
-    const mailbox = await jetstreamMailbox({ servers: server.servers, prefix: prefix(), maxBytes: 10_000 })
+    const mailbox = await natsMailbox({ servers: server.servers, prefix: prefix(), maxBytes: 10_000 })
     t.teardown(() => mailbox.close!())
     t.equal(await reasonOf(mailbox.put('d', letter('large', { body: new Uint8Array(1_100_000) }), { letters: 10, bytes: 10_000_000 })), 'too-large')
     for (let count = 0; count < 5; count++) await mailbox.put(`d${count}`, letter('l', { body: new Uint8Array(1_500) }), plenty)
@@ -952,7 +952,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const troubles: string[] = []
     for (const node of [a, b]) node.onTrouble!(error => troubles.push((error as Error).message))
     const connection = await connect({ servers: server.servers })
-    const dying = await nats({ connection, prefix })
+    const dying = await natsBackplane({ connection, prefix })
     const here = new Connection('d', 'a')
     const { generation } = await a.own('d', here)
     const left = await a.own('left', new Connection('left', 'a'))
@@ -993,24 +993,24 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   t.test('a connection of the host is used, and left open', async t => {
     const connection = await connect({ servers: server.servers })
     t.teardown(() => connection.close())
-    const backplane = await nats({ connection, prefix: prefix() })
+    const backplane = await natsBackplane({ connection, prefix: prefix() })
     await backplane.own('d', new Connection('d', 'a'))
     t.strictSame(await backplane.ask('d', ring), { ok: true, value: 'a' })
     await backplane.close!()
     t.equal(connection.isClosed(), false)
-    const closing = await nats({ connection, prefix: prefix(), startWithout: true })
+    const closing = await natsBackplane({ connection, prefix: prefix(), startWithout: true })
     await closing.close!()
-    const draining = await nats({ connection, prefix: prefix() })
+    const draining = await natsBackplane({ connection, prefix: prefix() })
     await draining.own('d', new Connection('d', 'a'))
     void connection.drain()
     t.equal(await reasonOf(draining.ask('d', ring)), 'unreachable')
     await connection.closed()
-    await t.rejects(nats({ connection }), /NATS is of no use/)
+    await t.rejects(natsBackplane({ connection }), /NATS is of no use/)
     await draining.close!()
   })
 
   t.test('one that is closed does not take that for a broken link', async t => {
-    const backplane = await nats({ servers: server.servers, prefix: prefix() })
+    const backplane = await natsBackplane({ servers: server.servers, prefix: prefix() })
     const changes: boolean[] = []
     backplane.onLink!(up => changes.push(up))
     await backplane.close!()
@@ -1018,7 +1018,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   })
 
   t.test('one that is closed while it connects lets go', async t => {
-    const backplane = await nats({ servers: server.servers, prefix: prefix(), startWithout: true })
+    const backplane = await natsBackplane({ servers: server.servers, prefix: prefix(), startWithout: true })
     await backplane.close!()
     t.equal(await reasonOf(backplane.ask('d', ring)), 'unreachable')
   })
@@ -1028,7 +1028,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.teardown(() => own.remove())
     await own.stop()
     const troubles: unknown[] = []
-    const backplane = await nats({ servers: own.servers, startWithout: true })
+    const backplane = await natsBackplane({ servers: own.servers, startWithout: true })
     backplane.onTrouble!(error => troubles.push(error))
     await until(() => troubles.length > 0)
     await sleep(800)

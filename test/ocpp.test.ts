@@ -9,7 +9,7 @@ import { createRPCError, RPCClient } from 'ocpp-rpc'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import { ocpp, type OcppVersion } from '../lib/protocol/ocpp.ts'
-import { answers, Failure, Refusal, type Reason } from '../lib/protocol/errors.ts'
+import { reasons, Failure, Refusal, type Reason } from '../lib/protocol/errors.ts'
 import { jsonrpc, type Options } from '../lib/index.ts'
 import type { Codec } from '../lib/protocol/message.ts'
 import { codecContract } from './contracts/codec.ts'
@@ -138,7 +138,7 @@ t.test('each name of an error is produced and understood, in the spelling of eac
     }
     const nameOf = (failure: object) => JSON.parse(String(codec.encode({ kind: 'failure', id: 'a', reason: 'refused', ...failure })))[2]
     for (const code of new Set(Object.values(own).flat())) t.ok(names.includes(nameOf({ detail: { code, message: '' } })), `${version} has a name for ${code}`)
-    for (const reason of Object.keys(answers) as Reason[]) t.ok(names.includes(nameOf({ reason })), `${version} has a name for ${reason}`)
+    for (const reason of Object.keys(reasons) as Reason[]) t.ok(names.includes(nameOf({ reason })), `${version} has a name for ${reason}`)
     t.equal(nameOf({ detail: { code: 'constructor', message: '' } }), 'GenericError')
     t.equal(nameOf({ reason: 'forbidden' }), 'SecurityError')
     t.match(nameOf({ reason: 'bad-params', flaw: 'occurrence' }), /^Occurr?enceConstraintViolation$/)
@@ -285,7 +285,7 @@ t.test('a now-or-never message that would wait behind too many calls is refused'
   t.equal(await waiting, 'dropped')
 })
 
-t.test('a letter that is not answered gives way, comes again, and is set aside', async t => {
+t.test('a letter that is not answered gives way, comes again, and is dead-lettered', async t => {
   const app = await listen(t, { ...open, callTimeout: 50, attempts: 2 })
   const client = await charger(t, app.url, 'CP001')
   let asked = 0
@@ -293,7 +293,7 @@ t.test('a letter that is not answered gives way, comes again, and is set aside',
   const { id } = await app.devices.send('CP001', { method: 'Reset', params: { type: 'Hard' } }, { ttl: 60_000 })
   await until(() => asked === 1)
   t.strictSame(await app.devices.call('CP001', 'ClearCache', {}, { timeout: 5_000 }), { status: 'Accepted' }, 'calls go on')
-  await until(async () => (await app.devices.receipt('CP001', id)).status === 'set-aside')
+  await until(async () => (await app.devices.receipt('CP001', id)).status === 'dead-lettered')
   t.equal(asked, 2)
 })
 

@@ -1,21 +1,21 @@
 import { getEventListeners } from 'node:events'
 import t from 'tap'
-import { answers, Failure, goodbyes, Refusal, type Reason } from '../lib/protocol/errors.ts'
-import { failed, type Call, type Failed, type Id, type Invalid, type Message, type Notice, type Result } from '../lib/protocol/message.ts'
-import { Peer, type Inbound, type Party, type PeerLimits } from '../lib/protocol/peer.ts'
+import { reasons, Failure, closeCodes, Refusal, type Reason } from '../lib/protocol/errors.ts'
+import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMessage, type Message, type Notice, type Result } from '../lib/protocol/message.ts'
+import { Peer, type InboundCall, type PeerHandler, type PeerLimits } from '../lib/protocol/peer.ts'
 import { gate, random, reasonOf, turn } from './fakes.ts'
 
-type Answering = (asked: Call | Notice, inbound: Inbound) => unknown
+type Answering = (asked: Call | Notice, inbound: InboundCall) => unknown
 
 const plenty: PeerLimits = { concurrency: Infinity, inbound: 32 }
 
 /** One end of a line in memory, which keeps what it said and what had no use. */
-class End implements Party {
+class End implements PeerHandler {
   readonly peer: Peer
   readonly said: Array<Message | Message[]> = []
   readonly strays: Message[] = []
   readonly asked: Array<Call | Notice> = []
-  readonly refused: Array<Call | Notice> = []
+  readonly refusals: Array<Call | Notice> = []
   /** Throws where it cannot be said. */
   check: (message: Message | Message[]) => void = () => {}
   other: End | undefined
@@ -30,22 +30,22 @@ class End implements Party {
     return this.said.flat().filter(message => message.kind === 'call')
   }
 
-  say (message: Message | Message[]): void {
+  transmit (message: Message | Message[]): void {
     this.check(message)
     this.said.push(message)
     queueMicrotask(() => this.other?.peer.receive(message))
   }
 
-  answer (asked: Call | Notice, inbound: Inbound): unknown {
+  answer (asked: Call | Notice, inbound: InboundCall): unknown {
     this.asked.push(asked)
     return this.#answer(asked, inbound)
   }
 
-  busy (asked: Call | Notice): void {
-    this.refused.push(asked)
+  refused (asked: Call | Notice): void {
+    this.refusals.push(asked)
   }
 
-  stray (message: Result | Failed | Invalid): void {
+  unexpected (message: Result | FailureMessage | InvalidMessage): void {
     this.strays.push(message)
   }
 }
@@ -159,7 +159,7 @@ t.test('the second answer to a call has no use', async t => {
 t.test('an answer to nothing that was asked has no use', async t => {
   const ours = new End()
   const called = ours.peer.call('read')
-  const strays: Array<Result | Failed | Invalid> = [
+  const strays: Array<Result | FailureMessage | InvalidMessage> = [
     { kind: 'result', id: '1', result: 'the id is text, ours was a number' },
     { kind: 'failure', id: null, reason: 'refused' },
     { kind: 'failure', id: 2, reason: 'refused' },
@@ -216,7 +216,7 @@ t.test('after the end nothing is sent, heard or answered', async t => {
   ours.peer.receive({ kind: 'call', id: 1, method: 'read' })
   ours.peer.receive([{ kind: 'call', id: 1, method: 'read' }, { kind: 'invalid', id: null, reason: 'malformed' }])
   ours.peer.receive({ kind: 'result', id: 1, result: null })
-  t.strictSame([ours.said, ours.asked, ours.refused, ours.strays], [[], [], [], []])
+  t.strictSame([ours.said, ours.asked, ours.refusals, ours.strays], [[], [], [], []])
 })
 
 t.test('a handler that outlives the connection is not answered for', async t => {
@@ -346,7 +346,7 @@ t.test('who asks too much at a time is told so, and may ask again later', async 
   t.equal(await calls[2], 'busy')
   await turn()
   t.strictSame(theirs.asked.map(({ method }) => method), ['a', 'b'])
-  t.strictSame(theirs.refused.map(({ method }) => method), ['c', 'd'])
+  t.strictSame(theirs.refusals.map(({ method }) => method), ['c', 'd'])
   t.strictSame(theirs.strays, [])
   t.equal(theirs.said.length, 1, 'a notice is not answered')
   door.open('done')
@@ -421,13 +421,13 @@ t.test('what is too much of a batch is refused in the same answer', async t => {
 })
 
 t.test('a handler learns that the other side has left, whenever it asks', async t => {
-  const inbounds: Inbound[] = []
+  const inbounds: InboundCall[] = []
   const theirs = new End((_asked, inbound) => {
     inbounds.push(inbound)
     return new Promise(() => {})
   })
   theirs.peer.receive([{ kind: 'call', id: 1, method: 'a' }, { kind: 'call', id: 2, method: 'b' }])
-  const [early, late] = inbounds as [Inbound, Inbound]
+  const [early, late] = inbounds as [InboundCall, InboundCall]
   const { signal } = early
   t.equal(early.signal, signal)
   t.equal(signal.aborted, false)
@@ -539,19 +539,19 @@ t.test('a refusal has a code, words and data of its own', async t => {
 })
 
 t.test('the other side is told a reason, and an accident only as such', async t => {
-  t.strictSame(failed(7, new Failure('too-fast')), { kind: 'failure', id: 7, reason: 'too-fast', detail: undefined })
-  t.strictSame(failed('a', new Refusal('No', 1)), { kind: 'failure', id: 'a', reason: 'refused', detail: { code: 1, message: 'No' } })
-  for (const accident of [new Error('secret'), 'secret', undefined, null]) t.strictSame(failed(null, accident), { kind: 'failure', id: null, reason: 'internal' })
+  t.strictSame(failureMessage(7, new Failure('too-fast')), { kind: 'failure', id: 7, reason: 'too-fast', detail: undefined })
+  t.strictSame(failureMessage('a', new Refusal('No', 1)), { kind: 'failure', id: 'a', reason: 'refused', detail: { code: 1, message: 'No' } })
+  for (const accident of [new Error('secret'), 'secret', undefined, null]) t.strictSame(failureMessage(null, accident), { kind: 'failure', id: null, reason: 'internal' })
 })
 
 t.test('reasons and goodbyes can be told apart by their codes', async t => {
-  const reasons = Object.keys(answers) as Reason[]
-  t.equal(new Set(reasons.map(reason => answers[reason].code)).size, reasons.length)
-  t.equal(new Set(reasons.map(reason => answers[reason].rpc)).size, reasons.length)
-  t.ok(reasons.every(reason => answers[reason].status >= 400 && answers[reason].status < 600))
-  t.ok(reasons.every(reason => /^[A-Z_]+$/.test(answers[reason].code)))
+  const names = Object.keys(reasons) as Reason[]
+  t.equal(new Set(names.map(reason => reasons[reason].code)).size, names.length)
+  t.equal(new Set(names.map(reason => reasons[reason].rpc)).size, names.length)
+  t.ok(names.every(reason => reasons[reason].status >= 400 && reasons[reason].status < 600))
+  t.ok(names.every(reason => /^[A-Z_]+$/.test(reasons[reason].code)))
 
-  const all = Object.values(goodbyes)
+  const all = Object.values(closeCodes)
   t.equal(new Set(all.map(({ code }) => code)).size, all.length)
   for (const { code, again } of all) if (code >= 4_000) t.equal(again, code < 4_500, String(code))
 })

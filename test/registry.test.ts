@@ -1,13 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { Bucket } from '../lib/connection/token-bucket.ts'
+import { TokenBucket } from '../lib/connection/token-bucket.ts'
 import { drain } from '../lib/gateway/drain.ts'
-import type { Device, Leave } from '../lib/connection/device.ts'
+import type { Device, Disconnect } from '../lib/connection/device.ts'
 import { Events } from '../lib/messaging/events.ts'
-import { Heartbeat, Pulse, type Line } from '../lib/connection/heartbeat.ts'
+import { Heartbeat, Liveness, type HeartbeatSocket } from '../lib/connection/heartbeat.ts'
 import { Registry } from '../lib/connection/registry.ts'
 import type { Session } from '../lib/connection/session.ts'
-import { goodbyes } from '../lib/protocol/errors.ts'
+import { closeCodes } from '../lib/protocol/errors.ts'
 import { Stats } from '../lib/connection/stats.ts'
 import { fakeLog, gate, turn, until } from './fakes.ts'
 
@@ -16,7 +16,7 @@ class FakeSession {
   readonly id: string
   readonly generation: number
   readonly ended: string[] = []
-  left: Leave | undefined
+  left: Disconnect | undefined
   readonly #registry: Registry
 
   constructor (registry: Registry, id: string, generation: number) {
@@ -56,7 +56,7 @@ t.test('what an older connection does late changes nothing for the newer one', a
   const newer = new FakeSession(registry, 'd', 2)
   registry.enter(older.session)
   registry.enter(newer.session)
-  t.equal(registry.lastGoodbye('d')!.reason, 'generation 1')
+  t.equal(registry.lastDisconnect('d')!.reason, 'generation 1')
   t.equal(registry.leave(older.session), false)
   t.equal(registry.has('d'), true)
   newer.left = { code: 1000, reason: 'generation 2', at: 8 }
@@ -65,7 +65,7 @@ t.test('what an older connection does late changes nothing for the newer one', a
   t.equal(registry.has('d'), false)
   t.equal(registry.get('d'), undefined)
   t.equal(registry.size, 0)
-  t.strictSame(registry.lastGoodbye('d'), { code: 1000, reason: 'generation 2', at: 8 })
+  t.strictSame(registry.lastDisconnect('d'), { code: 1000, reason: 'generation 2', at: 8 })
 })
 
 t.test('devices do not disturb each other', async t => {
@@ -75,8 +75,8 @@ t.test('devices do not disturb each other', async t => {
   t.strictSame([...registry].map(({ id }) => id), ['a', 'b', 'c'])
   sessions[1]!.end('removed')
   t.strictSame([...registry].map(({ id }) => id), ['a', 'c'])
-  t.equal(registry.lastGoodbye('a'), undefined)
-  t.equal(registry.lastGoodbye('b')!.code, 4509)
+  t.equal(registry.lastDisconnect('a'), undefined)
+  t.equal(registry.lastDisconnect('b')!.code, 4509)
 })
 
 t.test('the goodbyes of the last ten thousand devices are remembered', async t => {
@@ -88,16 +88,16 @@ t.test('the goodbyes of the last ten thousand devices are remembered', async t =
   }
   for (let count = 0; count < 10_000; count++) visit(`d${count}`)
   visit('d0')
-  t.ok(registry.lastGoodbye('d1'))
+  t.ok(registry.lastDisconnect('d1'))
   visit('one too many')
-  t.equal(registry.lastGoodbye('d1'), undefined, 'the one that left the longest time ago is forgotten')
-  t.ok(registry.lastGoodbye('d0'))
-  t.ok(registry.lastGoodbye('d2'))
-  t.ok(registry.lastGoodbye('one too many'))
+  t.equal(registry.lastDisconnect('d1'), undefined, 'the one that left the longest time ago is forgotten')
+  t.ok(registry.lastDisconnect('d0'))
+  t.ok(registry.lastDisconnect('d2'))
+  t.ok(registry.lastDisconnect('one too many'))
 })
 
 t.test('a bucket lets a burst through, and then what flows in', async t => {
-  const bucket = new Bucket({ rate: 10, burst: 5 }, 1_000)
+  const bucket = new TokenBucket({ rate: 10, burst: 5 }, 1_000)
   t.equal(bucket.take(5, 1_000), true)
   t.equal(bucket.take(1, 1_000), false)
   t.equal(bucket.take(1, 1_099), false)
@@ -108,14 +108,14 @@ t.test('a bucket lets a burst through, and then what flows in', async t => {
 })
 
 t.test('a bucket holds no more than its burst, and what it refuses costs nothing', async t => {
-  const bucket = new Bucket({ rate: 10, burst: 5 }, 0)
+  const bucket = new TokenBucket({ rate: 10, burst: 5 }, 0)
   t.equal(bucket.take(6, 60_000), false)
   t.equal(bucket.take(5, 60_000), true)
   t.equal(bucket.take(1, 60_000), false)
 })
 
 t.test('what is charged is owed where it is not there, and no more than a burst', async t => {
-  const bucket = new Bucket({ rate: 10, burst: 5 }, 0)
+  const bucket = new TokenBucket({ rate: 10, burst: 5 }, 0)
   bucket.charge(0)
   bucket.charge(-1)
   t.equal(bucket.take(5, 0), true)
@@ -128,7 +128,7 @@ t.test('what is charged is owed where it is not there, and no more than a burst'
 })
 
 t.test('a clock that is set back costs a device nothing', async t => {
-  const bucket = new Bucket({ rate: 10, burst: 5 }, 3_600_000)
+  const bucket = new TokenBucket({ rate: 10, burst: 5 }, 3_600_000)
   t.equal(bucket.take(1, 0), true)
   t.equal(bucket.take(4, 0), true)
   t.equal(bucket.take(1, 0), false)
@@ -138,7 +138,7 @@ t.test('a clock that is set back costs a device nothing', async t => {
 const rhythm = { pingInterval: 1_000, pongTimeout: 300, stallTimeout: 500 }
 
 /** A line whose bytes are as the test says. */
-class FakeLine implements Line {
+class FakeLine implements HeartbeatSocket {
   pings = 0
   sent = 0
   buffered = 0
@@ -151,7 +151,7 @@ class FakeLine implements Line {
 t.test('a device is pinged in its time, give or take a tenth', async t => {
   const delays = Array.from({ length: 300 }, () => {
     const line = new FakeLine()
-    const pulse = new Pulse(rhythm, 0)
+    const pulse = new Liveness(rhythm, 0)
     let now = 0
     for (; line.pings === 0 && now < 2_000; now++) pulse.check(line, now, 0)
     return now - 1
@@ -162,7 +162,7 @@ t.test('a device is pinged in its time, give or take a tenth', async t => {
 
 t.test('a device that answers no ping is mute', async t => {
   const line = new FakeLine()
-  const pulse = new Pulse(rhythm, 0)
+  const pulse = new Liveness(rhythm, 0)
   t.equal(pulse.check(line, 899, 0), undefined)
   t.equal(line.pings, 0)
   t.equal(pulse.check(line, 1_101, 0), undefined)
@@ -173,7 +173,7 @@ t.test('a device that answers no ping is mute', async t => {
 
 t.test('anything heard proves life', async t => {
   const line = new FakeLine()
-  const pulse = new Pulse(rhythm, 0)
+  const pulse = new Liveness(rhythm, 0)
   for (let round = 1; round <= 3; round++) {
     t.equal(pulse.check(line, 1_200 * round, 0), undefined)
     t.equal(line.pings, round)
@@ -184,7 +184,7 @@ t.test('anything heard proves life', async t => {
 
 t.test('a second ping does not give more time for the first', async t => {
   const line = new FakeLine()
-  const pulse = new Pulse({ ...rhythm, pingInterval: 100, pongTimeout: 300 }, 0)
+  const pulse = new Liveness({ ...rhythm, pingInterval: 100, pongTimeout: 300 }, 0)
   t.equal(pulse.check(line, 200, 0), undefined)
   t.equal(pulse.check(line, 400, 0), undefined)
   t.equal(line.pings, 2)
@@ -192,14 +192,14 @@ t.test('a second ping does not give more time for the first', async t => {
 })
 
 t.test('a line without pings is never mute', async t => {
-  const pulse = new Pulse(rhythm, 0)
-  const line: Line = { sent: 0, buffered: 0 }
+  const pulse = new Liveness(rhythm, 0)
+  const line: HeartbeatSocket = { sent: 0, buffered: 0 }
   for (let now = 0; now < 10_000; now += 100) t.equal(pulse.check(line, now, 0), undefined)
 })
 
 t.test('a device whose output does not move is slow', async t => {
   const line = new FakeLine()
-  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
   t.equal(pulse.check(line, 100, 0), undefined)
   Object.assign(line, { sent: 1_000, buffered: 1_000 })
   t.equal(pulse.check(line, 600, 0), undefined)
@@ -208,7 +208,7 @@ t.test('a device whose output does not move is slow', async t => {
 
 t.test('a device whose output moves, however little, is not slow', async t => {
   const line = new FakeLine()
-  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
   Object.assign(line, { sent: 1_000, buffered: 1_000 })
   for (let step = 1; step <= 20; step++) {
     // more comes in than goes out
@@ -221,7 +221,7 @@ t.test('a device whose output moves, however little, is not slow', async t => {
 
 t.test('output that is gone leaves the time behind', async t => {
   const line = new FakeLine()
-  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
   Object.assign(line, { sent: 10, buffered: 10 })
   t.equal(pulse.check(line, 500, 0), undefined)
   Object.assign(line, { sent: 10, buffered: 0 })
@@ -233,7 +233,7 @@ t.test('output that is gone leaves the time behind', async t => {
 
 t.test('a stall is found before its time is over, where the next look would be too late', async t => {
   const line = new FakeLine()
-  const pulse = new Pulse({ ...rhythm, pingInterval: 1_000_000 }, 0)
+  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
   Object.assign(line, { sent: 10, buffered: 10 })
   t.equal(pulse.check(line, 450, 50), undefined)
   t.equal(pulse.check(line, 451, 50), 'slow')
@@ -261,7 +261,7 @@ t.test('what happens is counted', async t => {
   stats.admitted()
   stats.left(1000)
   stats.left(1000)
-  stats.left(goodbyes.removed.code)
+  stats.left(closeCodes.removed.code)
   stats.received(3, 100)
   stats.received(1, 1)
   stats.sent(50)

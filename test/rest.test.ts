@@ -5,8 +5,8 @@ import { queryObjects } from 'node:v8'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { Failure, localBackplane, memoryMailbox, type Backplane } from '../lib/index.ts'
-import type { Outbox } from '../lib/messaging/dispatcher.ts'
-import { Receipts } from '../lib/rest/bulk-stream.ts'
+import type { Dispatcher } from '../lib/messaging/dispatcher.ts'
+import { BulkStream } from '../lib/rest/bulk-stream.ts'
 import { gate, reasonOf } from './fakes.ts'
 import { connect, listen, request, until } from './support.ts'
 
@@ -446,7 +446,7 @@ t.test('who is connected can be listed in pages, and each device looked at', asy
     deviceId: 'b', connected: true, node: 'one', generation: Number, since: Number, address: '127.0.0.1', protocol: 'jsonrpc', topics: ['x/+'], inFlight: 0, waiting: 0
   })
   t.equal((await request(app, 'DELETE', '/devices/b')).status, 204)
-  t.match((await request(app, 'GET', '/devices/b')).body, { connected: false, lastGoodbye: { code: 4511, reason: 'removed through REST', at: Number } })
+  t.match((await request(app, 'GET', '/devices/b')).body, { connected: false, lastDisconnect: { code: 4511, reason: 'removed through REST', at: Number } })
 })
 
 t.test('a number that has no end is no number', async t => {
@@ -505,8 +505,8 @@ t.test('who hangs up in the middle of many messages harms nobody, and gives the 
 
 t.test('a line that comes byte by byte takes the room of one line, and not of its pieces', async t => {
   const read: string[] = []
-  const receipts = new Receipts({
-    outbox: {} as Outbox,
+  const receipts = new BulkStream({
+    dispatcher: {} as Dispatcher,
     read (text) {
       read.push(text)
       return new Failure('malformed')

@@ -185,7 +185,7 @@ export class LineSocket extends EventEmitter {
   }
 
   close (code: number, reason: string): void {
-    this.send(JSON.stringify({ jsonrpc: '2.0', method: 'goodbye', params: { code, reason } }))
+    this.send(JSON.stringify({ jsonrpc: '2.0', method: 'close', params: { code, reason } }))
     this.raw.end()
   }
 
@@ -205,7 +205,7 @@ export class LineSocket extends EventEmitter {
 
   #receive (line: string): void {
     const { method, params } = JSON.parse(line)
-    if (method === 'goodbye') this.#goodbye = params
+    if (method === 'close') this.#goodbye = params
     else this.emit('message', Buffer.from(line), false)
   }
 }

@@ -9,7 +9,7 @@ import { connect, introduce, LineSocket, listen, TestDevice, until } from './sup
 
 const atTcp = async (t: Pick<Test, 'teardown'>, options: Options = {}) => {
   const door = tcp({ port: 0 })
-  const app = await listen(t, { ...options, doors: [door] })
+  const app = await listen(t, { ...options, transports: [door] })
   const reach = (): Socket => connectTcp((door.address as AddressInfo).port, '127.0.0.1')
   return { app, reach }
 }

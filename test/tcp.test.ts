@@ -7,9 +7,9 @@ import { delimiter, join } from 'node:path'
 import { connect as connectTls, type ConnectionOptions } from 'node:tls'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import devices, { Failure, localBackplane, type Introduction, type Options } from '../lib/index.ts'
-import { Lines } from '../lib/protocol/line-splitter.ts'
-import { tcp, type TcpDoor, type TcpOptions } from '../lib/transports/tcp/index.ts'
+import devices, { Failure, localBackplane, type ConnectRequest, type Options } from '../lib/index.ts'
+import { LineSplitter } from '../lib/protocol/line-splitter.ts'
+import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/index.ts'
 import { gate, random } from './fakes.ts'
 import { programAt } from './programs.ts'
 import { connect, introduce, listen, until } from './support.ts'
@@ -22,7 +22,7 @@ const hello = (deviceId: unknown, more: object = {}) => rpc({ id: 1, method: 'co
 
 interface Serving {
   app: FastifyInstance & { url: string }
-  door: TcpDoor
+  door: TcpTransport
   port: number
   /** A connection of which all lines are kept; `over` resolves with them when it has ended. */
   dial (first?: string | Buffer): Wire
@@ -36,7 +36,7 @@ interface Wire {
 
 async function serve (t: Pick<Test, 'teardown'>, options: Options = {}, own: Partial<TcpOptions> = {}): Promise<Serving> {
   const door = tcp({ port: 0, ...own })
-  const app = await listen(t, { ...options, doors: [door] })
+  const app = await listen(t, { ...options, transports: [door] })
   const { port } = door.address as AddressInfo
   return { app, door, port, dial: first => wire(connectTcp({ port, host: '127.0.0.1', allowHalfOpen: true }), first) }
 }
@@ -56,7 +56,7 @@ function wire (socket: Socket, first?: string | Buffer): Wire {
   return { socket, lines, over }
 }
 
-const goodbye = (code: number, reason: string | RegExp) => ({ method: 'goodbye', params: { code, reason } })
+const goodbye = (code: number, reason: string | RegExp) => ({ method: 'close', params: { code, reason } })
 
 /** The scripts of the docs, each with what it prints. */
 function scripts (): Array<{ script: string, output: string }> {
@@ -149,7 +149,7 @@ t.test('a device that hangs up its side has left, and what it asked is not answe
   await until(() => half.lines.length === 2)
   half.socket.end(rpc({ id: 2, method: 'wait' }))
   t.match((await half.over).map(({ method }) => method), [undefined, 'welcome'])
-  t.match(await app.devices.describe('d'), { connected: false, lastGoodbye: { code: 1005 } })
+  t.match(await app.devices.describe('d'), { connected: false, lastDisconnect: { code: 1005 } })
 })
 
 t.test('a device says goodbye with a code, and what only looks like one is none', async t => {
@@ -158,14 +158,14 @@ t.test('a device says goodbye with a code, and what only looks like one is none'
   app.devices.on('message', data => { heard.push(data) })
   const device = dial(hello('d'))
   device.socket.write(rpc({ method: 'message', params: { data: 'goodbye' } }))
-  device.socket.write(`[${rpc({ method: 'goodbye', params: { code: 1000 } }).trim()}]\n`)
-  for (const params of [undefined, { code: 'x' }, { code: 7 }, { code: 5_000 }]) device.socket.write(rpc({ method: 'goodbye', params }))
+  device.socket.write(`[${rpc({ method: 'close', params: { code: 1000 } }).trim()}]\n`)
+  for (const params of [undefined, { code: 'x' }, { code: 7 }, { code: 5_000 }]) device.socket.write(rpc({ method: 'close', params }))
   device.socket.write(rpc({ id: 9, method: 'ping' }))
   await until(() => device.lines.some(({ id }) => id === 9))
   t.strictSame(heard, ['goodbye'])
-  device.socket.write(rpc({ method: 'goodbye', params: { code: 4_000, reason: 7 } }))
+  device.socket.write(rpc({ method: 'close', params: { code: 4_000, reason: 7 } }))
   await device.over
-  t.match(await app.devices.describe('d'), { lastGoodbye: { code: 4_000, reason: '' } })
+  t.match(await app.devices.describe('d'), { lastDisconnect: { code: 4_000, reason: '' } })
 })
 
 t.test('it does not matter how the bytes come', async t => {
@@ -251,7 +251,7 @@ t.test('who cannot be authenticated by accident is told to come again', async t 
 })
 
 t.test('authenticate hears where a device comes from', async t => {
-  let introduction: Introduction | undefined
+  let introduction: ConnectRequest | undefined
   const { dial, port, app } = await serve(t, { authenticate: given => { introduction = given; return true } })
   dial(hello('d', { token: 'abc' }))
   await until(() => app.devices.has('d'))
@@ -293,7 +293,7 @@ t.test('a device that says nothing after a ping is shown out, and anything is a 
   const late = typist.lines.findLast(({ method }) => method === 'ping')
   typist.socket.write(rpc({ id: late.id, error: { code: -32601, message: 'no such method' } }))
   await until(() => typist.lines.filter(({ method }) => method === 'ping').length > 2)
-  t.notOk(typist.lines.some(({ method }) => method === 'goodbye'))
+  t.notOk(typist.lines.some(({ method }) => method === 'close'))
 })
 
 t.test('those that are not let in yet are bounded in number', async t => {
@@ -308,7 +308,7 @@ t.test('those that are not let in yet are bounded in number', async t => {
   const again = dial(hello('again'))
   await until(() => app.devices.has('again'))
   t.match(app.devices.stats(), { admissions: 3, refusals: { overloaded: 1 } })
-  t.notOk(again.lines.some(({ method }) => method === 'goodbye'))
+  t.notOk(again.lines.some(({ method }) => method === 'close'))
 })
 
 t.test('a device has one owner, over whichever door it comes, and its letters find it at any', async t => {
@@ -386,13 +386,13 @@ t.test('what lingers when the time to close is over is cut', async t => {
 t.test('the door says where it is, and is on loopback unless told; a port that is taken fails the start', async t => {
   const door = tcp({ port: 0 })
   const app = Fastify()
-  await app.register(devices, { doors: [door] })
+  await app.register(devices, { transports: [door] })
   t.equal(door.address, null)
   await app.ready()
   t.match(door.address, { address: '127.0.0.1', port: Number })
   const taken = Fastify()
   t.teardown(() => taken.close())
-  await taken.register(devices, { doors: [tcp({ port: (door.address as AddressInfo).port })] })
+  await taken.register(devices, { transports: [tcp({ port: (door.address as AddressInfo).port })] })
   await t.rejects(async () => { await taken.ready() }, { code: 'EADDRINUSE' })
   await app.close()
   t.equal(door.address, null)
@@ -412,7 +412,7 @@ t.test('a Unix socket that a killed process left behind is taken, and nothing el
   const opened = async (path: string) => {
     const app = Fastify()
     t.teardown(() => app.close())
-    await app.register(devices, { doors: [tcp({ path })] })
+    await app.register(devices, { transports: [tcp({ path })] })
     await app.ready()
   }
   const deserted = join(folder, 'deserted.sock')
@@ -438,7 +438,7 @@ t.test('a connection that has gone before it is looked at is no stranger', async
 
 t.test('a door may be on IPv6', async t => {
   const door = tcp({ port: 0, host: '::1' })
-  const app = await listen(t, { doors: [door] })
+  const app = await listen(t, { transports: [door] })
   const device = await introduce(connectTcp((door.address as AddressInfo).port, '::1'), 'd')
   t.match(await app.devices.describe('d'), { address: '::1' })
   await device.close()
@@ -486,7 +486,7 @@ t.test('whoever breaks TLS has left', async t => {
   socket.on('error', () => {})
   raw.write('what is no record of TLS')
   await until(() => !app.devices.has('d'))
-  t.equal((await app.devices.describe('d')).lastGoodbye!.code, 1006)
+  t.equal((await app.devices.describe('d')).lastDisconnect!.code, 1006)
 })
 
 t.test('however bytes are cut, the same lines come, and what is held of them stays small', async t => {
@@ -494,7 +494,7 @@ t.test('however bytes are cut, the same lines come, and what is held of them sta
   const texts = Array.from({ length: 300 }, (_, n) => 'x'.repeat(Math.floor(chance() * chance() * 2_000)) + n)
   const bytes = Buffer.from(texts.join('\n') + '\n')
   for (const most of [1, 7, 300, 5_000, bytes.length]) {
-    const lines = new Lines(2_010)
+    const lines = new LineSplitter(2_010)
     const found: string[] = []
     for (let at = 0; at < bytes.length;) {
       const size = 1 + Math.floor(chance() * most)
@@ -506,14 +506,14 @@ t.test('however bytes are cut, the same lines come, and what is held of them sta
     t.strictSame(found, texts, `pieces of up to ${most}`)
     t.equal(lines.waiting, 0)
   }
-  const endless = new Lines(1_000)
+  const endless = new LineSplitter(1_000)
   for (let n = 0; n < 1_000; n++) {
     endless.add(Buffer.from('x'))
     t.equal(endless.next(), undefined)
   }
   endless.add(Buffer.from('x'))
   t.throws(() => endless.next(), { code: 'MESSAGE_TOO_LARGE' })
-  const whole = new Lines(10)
+  const whole = new LineSplitter(10)
   whole.add(Buffer.from('0123456789\n0123456789a\n'))
   t.equal(whole.next()!.toString(), '0123456789')
   t.throws(() => whole.next(), { code: 'MESSAGE_TOO_LARGE' })

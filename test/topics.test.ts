@@ -1,6 +1,6 @@
 import { queryObjects } from 'node:v8'
 import t from 'tap'
-import { EVERYONE, type Backplane, type Listener } from '../lib/cluster/backplane.ts'
+import { EVERYONE_TOPIC, type Backplane, type Listener } from '../lib/cluster/backplane.ts'
 import { localBackplane } from '../lib/cluster/local.ts'
 import { jsonrpc } from '../lib/protocol/jsonrpc.ts'
 import { Frame } from '../lib/connection/frame.ts'
@@ -63,8 +63,8 @@ t.test('what begins with $ is between the nodes, and no wildcard reaches it', as
   t.equal(matches('#', '$letters/n1'), false)
   t.equal(matches('+/n1', '$letters/n1'), false)
   t.equal(matches('+/#', '$letters/n1'), false)
-  t.equal(matches('#', EVERYONE), false)
-  t.equal(matches(EVERYONE, EVERYONE), true)
+  t.equal(matches('#', EVERYONE_TOPIC), false)
+  t.equal(matches(EVERYONE_TOPIC, EVERYONE_TOPIC), true)
   t.equal(matches('$letters/n1', '$letters/n1'), true)
   t.equal(matches('$letters/#', '$letters/n1'), true)
   t.equal(matches('$letters/+', '$letters/n1'), true)
@@ -334,7 +334,7 @@ t.test('what is published to a topic reaches those who listen to it, once each',
 t.test('what is for everyone reaches those too who listen to nothing, and names no topic', async t => {
   const { subscriptions, backplane, x, y, z } = subscribed()
   subscriptions.join(x.session, ['#'])
-  t.strictSame(await backplane.publish({ id: 'm1', topic: EVERYONE, data: 'hi' }), { sent: 3, nodes: 1 })
+  t.strictSame(await backplane.publish({ id: 'm1', topic: EVERYONE_TOPIC, data: 'hi' }), { sent: 3, nodes: 1 })
   for (const device of [x, y, z]) t.strictSame(device.heard, [{ id: 'm1', data: 'hi' }])
 })
 
@@ -346,10 +346,10 @@ t.test('what was published long ago reaches the devices that were here then, and
     return local.watch(filter, listener)
   }
   const app = await listen(t, { backplane: { ...local, watch } })
-  const hear = listeners.get(EVERYONE)!
+  const hear = listeners.get(EVERYONE_TOPIC)!
   const device = await connect(app.url, 'd')
   await device.ask('subscribe', { topics: ['a'] })
-  for (const topic of [EVERYONE, 'a']) {
+  for (const topic of [EVERYONE_TOPIC, 'a']) {
     t.equal(hear({ id: 'm1', topic, data: 1, age: 60_000 }), 0)
     t.equal(hear({ id: 'm2', topic, data: 2, age: 0 }), 1)
     t.match(await device.next(({ method }) => method === 'message'), { params: { id: 'm2', data: 2 } })
@@ -365,7 +365,7 @@ t.test('what nodes tell each other does not reach devices', async t => {
 
 t.test('a message is encoded once for all who speak the same protocol', async t => {
   const { backplane, x, y, z } = subscribed()
-  await backplane.publish({ id: 'm1', topic: EVERYONE, data: 'hi' })
+  await backplane.publish({ id: 'm1', topic: EVERYONE_TOPIC, data: 'hi' })
   t.equal(x.frames[0], y.frames[0])
   t.not(x.frames[0], z.frames[0])
   t.strictSame([x.encoded, y.encoded, z.encoded], [1, 0, 1])
@@ -373,22 +373,22 @@ t.test('a message is encoded once for all who speak the same protocol', async t 
 
 t.test('a node watches a filter as long as one of its devices listens to it', async t => {
   const { subscriptions, backplane, watched, x, y } = subscribed()
-  t.strictSame(watched, [EVERYONE])
+  t.strictSame(watched, [EVERYONE_TOPIC])
   subscriptions.join(x.session, ['a', 'b', 'a'])
   subscriptions.join(y.session, ['a'])
   subscriptions.join(y.session, ['a'])
-  t.strictSame(watched, [EVERYONE, 'a', 'b'])
+  t.strictSame(watched, [EVERYONE_TOPIC, 'a', 'b'])
   subscriptions.leave(x.session, ['a', 'never joined'])
-  t.strictSame(watched, [EVERYONE, 'a', 'b'])
+  t.strictSame(watched, [EVERYONE_TOPIC, 'a', 'b'])
   t.strictSame([...x.topics], ['b'])
   subscriptions.leave(y.session, ['a'])
-  t.strictSame(watched, [EVERYONE, 'b'])
+  t.strictSame(watched, [EVERYONE_TOPIC, 'b'])
   t.strictSame(await backplane.publish({ id: 'm1', topic: 'a', data: null }), { sent: 0, nodes: 0 })
   subscriptions.leave(x.session, [...x.topics])
-  t.strictSame(watched, [EVERYONE])
+  t.strictSame(watched, [EVERYONE_TOPIC])
   t.equal(subscriptions.size, 0)
   subscriptions.join(x.session, ['a'])
-  t.strictSame(watched, [EVERYONE, 'a'])
+  t.strictSame(watched, [EVERYONE_TOPIC, 'a'])
   subscriptions.drop(x.session)
   t.strictSame([...x.topics], ['a'], 'who has left is remembered with what it listened to')
   subscriptions.close()
@@ -398,7 +398,7 @@ t.test('a node watches a filter as long as one of its devices listens to it', as
 t.test('within one process all topics are watched as one, and those that nobody listens to are heard by no node', async t => {
   const { subscriptions, backplane, watched, x } = subscribed({ remote: false })
   subscriptions.join(x.session, ['a', 'b/+'])
-  t.strictSame(watched, [EVERYONE, '#'])
+  t.strictSame(watched, [EVERYONE_TOPIC, '#'])
   t.strictSame(await backplane.publish({ id: 'm1', topic: 'a', data: null }), { sent: 1, nodes: 1 })
   t.strictSame(await backplane.publish({ id: 'm2', topic: 'c', data: null }), { sent: 0, nodes: 0 })
   subscriptions.leave(x.session, ['a'])
@@ -436,7 +436,7 @@ t.test('a device joins all of the filters, or none', async t => {
     t.equal(x.topics.size, 0)
   }
   t.equal(subscriptions.size, 0)
-  t.strictSame(watched, [EVERYONE])
+  t.strictSame(watched, [EVERYONE_TOPIC])
 })
 
 t.test('a filter that is joined again does not count twice', async t => {
@@ -455,5 +455,5 @@ t.test('a device that has left joins nothing any more', async t => {
   x.left = {}
   t.equal(await reasonOf(() => subscriptions.join(x.session, ['a'])), 'dropped')
   t.equal(subscriptions.size, 0)
-  t.strictSame(watched, [EVERYONE])
+  t.strictSame(watched, [EVERYONE_TOPIC])
 })

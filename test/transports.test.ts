@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
 import t from 'tap'
-import { tcp, type TcpDoor, type TcpOptions } from '../lib/transports/tcp/index.ts'
+import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/index.ts'
 import { transportContract, type Way } from './contracts/transport.ts'
 import { fakeLog } from './fakes.ts'
 import { connect, introduce, listen, refusal, request, until, type TestDevice } from './support.ts'
@@ -16,15 +16,15 @@ const ca = certificate('ca.pem')
 const folder = mkdtempSync(join(tmpdir(), 'devices-'))
 let sockets = 0
 
-const portOf = (door: TcpDoor) => (door.address as AddressInfo).port
+const portOf = (door: TcpTransport) => (door.address as AddressInfo).port
 
 /** The way of devices through a door that `tcp()` makes. */
-function through (optionsOf: () => TcpOptions, reach: (door: TcpDoor) => Socket, address: string | undefined): Way {
-  const doors = new WeakMap<object, TcpDoor>()
+function through (optionsOf: () => TcpOptions, reach: (door: TcpTransport) => Socket, address: string | undefined): Way {
+  const doors = new WeakMap<object, TcpTransport>()
   return {
     async serve (t, options) {
       const door = tcp(optionsOf())
-      const app = Object.assign(await listen(t, { ...options, doors: [door] }), { address })
+      const app = Object.assign(await listen(t, { ...options, transports: [door] }), { address })
       doors.set(app, door)
       return app
     },
@@ -46,7 +46,7 @@ transportContract(t, 'TLS', through(() => ({ port: 0, tls: ours }), door => conn
 t.test('a broadcast that is too large for one protocol reaches the devices of the others', async t => {
   const door = tcp({ port: 0 })
   const log = fakeLog()
-  const app = await listen(t, { doors: [door], maxBuffered: 65_536 }, { loggerInstance: log })
+  const app = await listen(t, { transports: [door], maxBuffered: 65_536 }, { loggerInstance: log })
   const one = await connect(app.url, 'one')
   await introduce(connectTcp(portOf(door), '127.0.0.1'), 'line')
   const two = await connect(app.url, 'two')
@@ -89,7 +89,7 @@ t.test('what comes compressed is inflated to the size of a message and no furthe
   const bomb = await connect(app.url, 'bomb', { perMessageDeflate: { threshold: 0 } })
   bomb.notify('message', { data: '0'.repeat(5_000_000) })
   await until(() => !app.devices.has('bomb'))
-  t.equal((await app.devices.describe('bomb')).lastGoodbye!.code, 1009)
+  t.equal((await app.devices.describe('bomb')).lastDisconnect!.code, 1009)
   t.ok(app.devices.stats().bytes.in < 65_536)
 })
 
@@ -99,7 +99,7 @@ t.test('what cannot be inflated is told as what it is', async t => {
   const { _socket: raw } = device.socket as unknown as { _socket: Socket }
   raw.write(Buffer.from([0xc1, 0x84, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])) // a whole message, compressed and masked
   t.equal((await device.closed).code, 1007)
-  t.match(await app.devices.describe('d'), { lastGoodbye: { code: 1007, reason: 'sent what cannot be inflated' } })
+  t.match(await app.devices.describe('d'), { lastDisconnect: { code: 1007, reason: 'sent what cannot be inflated' } })
 })
 
 t.test('origins may be a function', async t => {

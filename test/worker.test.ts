@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Type } from '@sinclair/typebox'
 import t, { type Test } from 'tap'
-import { MUSTER, WORKERS, type Announcement, type Backplane, type Owner } from '../lib/cluster/backplane.ts'
+import { WORKER_DISCOVERY_TOPIC, WORKERS_TOPIC, type WorkerAnnouncement, type Backplane, type Owner } from '../lib/cluster/backplane.ts'
 import { localBackplane, memoryMailbox, type Devices } from '../lib/index.ts'
 import { noMailbox } from '../lib/storage/none.ts'
 import type { Session } from '../lib/connection/session.ts'
@@ -151,9 +151,9 @@ t.test('what a worker answers is known wherever and whenever somebody comes', as
 
 t.test('many changes of a worker are told at once', async t => {
   const backplane = localBackplane()
-  const told: Announcement[] = []
+  const told: WorkerAnnouncement[] = []
   const worker = await employ(t, { backplane })
-  backplane.watch(WORKERS, ({ data }) => told.push(data as Announcement))
+  backplane.watch(WORKERS_TOPIC, ({ data }) => told.push(data as WorkerAnnouncement))
   const listener = () => {}
   worker.handle('a', () => {}).handle('b', () => {}).on('message', listener).on('delivered', () => {})
   await turn()
@@ -590,7 +590,7 @@ t.test('nothing waits in no mailbox', async t => {
   t.strictSame(await all(mailbox.letters('d')), [])
   t.equal(await mailbox.settle('d', 'l', 'delivered'), false)
   t.equal(await mailbox.receipt('d', 'l'), undefined)
-  t.equal(await mailbox.strike('d', 'l'), 0)
+  t.equal(await mailbox.addAttempt('d', 'l'), 0)
   t.strictSame(await mailbox.sweep(0), [])
 })
 
@@ -695,7 +695,7 @@ t.test('a gateway that cannot reach its workers says so', async t => {
   const shaky: Backplane = {
     ...backplane,
     async publish (publication) {
-      if (publication.topic === MUSTER) throw trouble
+      if (publication.topic === WORKER_DISCOVERY_TOPIC) throw trouble
       return await backplane.publish(publication)
     },
     async ask (...asked) {
@@ -722,11 +722,11 @@ t.test('a gateway that cannot reach its workers says so', async t => {
 
 t.test('a worker whose name somebody else takes leaves', async t => {
   const backplane = localBackplane()
-  const told: Announcement[] = []
-  backplane.watch(WORKERS, ({ data }) => told.push(data as Announcement))
+  const told: WorkerAnnouncement[] = []
+  backplane.watch(WORKERS_TOPIC, ({ data }) => told.push(data as WorkerAnnouncement))
   await employ(t, { backplane })
-  backplane.watch(MUSTER, () => 0)
-  await backplane.publish({ id: 'm', topic: MUSTER, data: null })
+  backplane.watch(WORKER_DISCOVERY_TOPIC, () => 0)
+  await backplane.publish({ id: 'm', topic: WORKER_DISCOVERY_TOPIC, data: null })
   const { name } = told.at(-1)!
   await backplane.own(name, { presence: { deviceId: name, node: 'n', since: 0 }, yield () {} } as unknown as Owner)
   await until(() => told.at(-1)!.leaving)

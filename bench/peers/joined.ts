@@ -1,7 +1,7 @@
 import Fastify from 'fastify'
 import devices from 'fastify-devices'
-import { nats } from 'fastify-devices/nats'
-import { jetstreamMailbox } from 'fastify-devices/nats'
+import { natsBackplane } from 'fastify-devices/nats'
+import { natsMailbox } from 'fastify-devices/nats'
 import { settingsOfChild } from '../child.ts'
 import { standFastify } from './stand.ts'
 
@@ -10,6 +10,6 @@ import { standFastify } from './stand.ts'
 const { servers } = settingsOfChild()
 
 const app = Fastify()
-await app.register(devices, { backplane: await nats({ servers }), mailbox: await jetstreamMailbox({ servers }) })
+await app.register(devices, { backplane: await natsBackplane({ servers }), mailbox: await natsMailbox({ servers }) })
 
 await standFastify(app)

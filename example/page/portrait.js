@@ -61,8 +61,8 @@ export class Portrait {
     this.#showLetters(letters?.ok ? letters.body.messages : [], portrait.waiting)
   }
 
-  #showFacts ({ connected, since, address, protocol, node, generation, topics, inFlight, waiting, lastGoodbye }) {
-    const bye = lastGoodbye && [String(lastGoodbye.code), lastGoodbye.reason || meaningOf(lastGoodbye.code), time(lastGoodbye.at)]
+  #showFacts ({ connected, since, address, protocol, node, generation, topics, inFlight, waiting, lastDisconnect }) {
+    const bye = lastDisconnect && [String(lastDisconnect.code), lastDisconnect.reason || meaningOf(lastDisconnect.code), time(lastDisconnect.at)]
     const facts = {
       'Connected since': connected && [time(since)],
       Address: address && [address],

@@ -1,7 +1,7 @@
 import { jsonrpc } from '../protocol/jsonrpc.ts'
 import { Failure } from '../protocol/errors.ts'
-import { failed, type Call, type Message, type Notice, type Result } from '../protocol/message.ts'
-import { Peer, type Inbound, type Party } from '../protocol/peer.ts'
+import { failureMessage, type Call, type Message, type Notice, type Result } from '../protocol/message.ts'
+import { Peer, type InboundCall, type PeerHandler } from '../protocol/peer.ts'
 
 /** The WebSocket of browsers, and the one of `ws`. */
 export interface WebSocketLike {
@@ -14,13 +14,13 @@ export interface WebSocketLike {
 }
 
 /** What a line needs of the client behind it. */
-export interface End {
-  answer (asked: Call | Notice, inbound: Inbound): unknown
+export interface ConnectionEnd {
+  answer (asked: Call | Notice, inbound: InboundCall): unknown
   ended (code: number, reason: string): void
   failed (error: unknown): unknown
 }
 
-type Asked = [method: 'subscribe' | 'unsubscribe', topics: string[]]
+type PendingCall = [method: 'subscribe' | 'unsubscribe', topics: string[]]
 
 /** A connection that ended without a word, or never was one. */
 export const VANISHED = 1006
@@ -37,18 +37,18 @@ const TOO_MUCH = 429
 const codec = jsonrpc({ depth: DEPTH })
 
 /** One connection of a client. */
-export class Line implements Party {
+export class ClientConnection implements PeerHandler {
   readonly peer = new Peer(this, { concurrency: CALLS, inbound: INBOUND })
   readonly #socket: WebSocketLike
-  readonly #end: End
+  readonly #end: ConnectionEnd
   readonly #timeout: number
-  readonly #asked: Asked[] = []
+  readonly #asked: PendingCall[] = []
   #heard = false
   #timer: ReturnType<typeof setTimeout> | undefined
   #pause: ReturnType<typeof setTimeout> | undefined
   #over = false
 
-  constructor (socket: WebSocketLike, end: End, timeout: number) {
+  constructor (socket: WebSocketLike, end: ConnectionEnd, timeout: number) {
     this.#socket = socket
     this.#end = end
     this.#timeout = timeout
@@ -77,7 +77,7 @@ export class Line implements Party {
   }
 
   /** Tells the server what to listen to: one call after the other, so that none overtakes another. */
-  async tell (...asked: Asked): Promise<void> {
+  async tell (...asked: PendingCall): Promise<void> {
     if (this.#asked.push(asked) > 1) return
     for (; this.#asked[0]; this.#asked.shift()) await this.#ask(...this.#asked[0])
   }
@@ -92,19 +92,19 @@ export class Line implements Party {
     this.#ended(1000, '')
   }
 
-  say (message: Message | Message[]): void {
+  transmit (message: Message | Message[]): void {
     this.#socket.send(this.#encode(message))
   }
 
-  answer (asked: Call | Notice, inbound: Inbound): unknown {
+  answer (asked: Call | Notice, inbound: InboundCall): unknown {
     return this.#end.answer(asked, inbound)
   }
 
-  busy (): void {}
+  refused (): void {}
 
-  stray (): void {}
+  unexpected (): void {}
 
-  async #ask (...[method, topics]: Asked): Promise<void> {
+  async #ask (...[method, topics]: PendingCall): Promise<void> {
     try {
       await this.peer.call(method, { topics }, { timeout: this.#timeout })
     } catch (error) {
@@ -124,7 +124,7 @@ export class Line implements Party {
     } catch (error) { // a circle, a bigint
       if ('method' in message) throw new Failure('bad-params', { message: (error as Error | undefined)?.message })
       this.#end.failed(error)
-      return codec.encode(([message].flat() as Result[]).map(({ id }) => failed(id, undefined)))!
+      return codec.encode(([message].flat() as Result[]).map(({ id }) => failureMessage(id, undefined)))!
     }
   }
 

@@ -1,10 +1,10 @@
 import { isDeviceId } from '../protocol/device-id.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { Call, Notice } from '../protocol/message.ts'
-import { MAX_TIMER, type Inbound } from '../protocol/peer.ts'
-import { waitOf, type Backoff } from '../protocol/reconnect.ts'
+import { MAX_TIMER_MS, type InboundCall } from '../protocol/peer.ts'
+import { reconnectDelay, type Backoff } from '../protocol/reconnect.ts'
 import { matches } from '../protocol/topics.ts'
-import { Line, VANISHED, type End, type WebSocketLike } from './connection.ts'
+import { ClientConnection, VANISHED, type ConnectionEnd, type WebSocketLike } from './connection.ts'
 
 export { Failure, Refusal, type Detail, type Reason } from '../protocol/errors.ts'
 export type { WebSocketLike } from './connection.ts'
@@ -73,7 +73,7 @@ export function connect (url: string, options: ConnectOptions): Client {
 }
 
 /** A device: the other end of a session. */
-export class Client implements End {
+export class Client implements ConnectionEnd {
   readonly #url: URL
   readonly #options: ConnectOptions & Backoff & Required<Pick<ConnectOptions, 'WebSocket' | 'timeout' | 'maxWaiting'>>
   readonly #handlers = new Map<string, MethodHandler>()
@@ -86,7 +86,7 @@ export class Client implements End {
   #status: Status = { state: 'connecting' }
   /** Why there is no connection. */
   #trouble = 'none yet'
-  #line: Line | undefined
+  #line: ClientConnection | undefined
   #tries = 0
   #welcomedAt = Infinity
   #timer: ReturnType<typeof setTimeout> | undefined
@@ -101,7 +101,7 @@ export class Client implements End {
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
     if (!schemes.has(this.#url.protocol)) throw new TypeError(`Not an address to connect to: ${url}`)
     this.#url.searchParams.set('deviceId', options.deviceId)
-    this.#options = { first: 1_000, most: 30_000, maxWaiting: 100, ...options, WebSocket, timeout: Math.min(timeout, MAX_TIMER) }
+    this.#options = { minDelay: 1_000, maxDelay: 30_000, maxWaiting: 100, ...options, WebSocket, timeout: Math.min(timeout, MAX_TIMER_MS) }
     void this.#open()
   }
 
@@ -167,7 +167,7 @@ export class Client implements End {
 
   // What a line asks of us.
 
-  answer (asked: Call | Notice, inbound: Inbound): unknown {
+  answer (asked: Call | Notice, inbound: InboundCall): unknown {
     if (asked.method === 'welcome') return this.#welcomed(asked.params as { heartbeat: number })
     if (asked.method !== 'message') return this.#handle(asked, inbound)
     const isLetter = asked.kind === 'call'
@@ -179,10 +179,10 @@ export class Client implements End {
     clearTimeout(this.#timer)
     this.#timer = undefined // ends an attempt that waits for its token
     this.#line = undefined
-    if (performance.now() - this.#welcomedAt >= GOOD * this.#options.first) this.#tries = 0
+    if (performance.now() - this.#welcomedAt >= GOOD * this.#options.minDelay) this.#tries = 0
     this.#welcomedAt = Infinity
     this.#trouble = reason || `it ended with ${code}`
-    const retryIn = waitOf(code, reason, this.#tries++, this.#options)
+    const retryIn = reconnectDelay(code, reason, this.#tries++, this.#options)
     if (retryIn !== undefined) {
       this.#timer = setTimeout(() => void this.#open(), retryIn)
       return this.#set({ state: 'waiting', code, reason, retryIn })
@@ -198,7 +198,7 @@ export class Client implements End {
     return error
   }
 
-  async #handle (asked: Call | Notice, inbound: Inbound): Promise<unknown> {
+  async #handle (asked: Call | Notice, inbound: InboundCall): Promise<unknown> {
     const handler = this.#handlers.get(asked.method)
     if (!handler) throw new Failure('unknown-method')
     try {
@@ -222,7 +222,7 @@ export class Client implements End {
     try {
       const bearer = await (typeof token === 'function' ? token() : token)
       if (this.#timer !== attempt) return // closed meanwhile, or too late
-      this.#line = new Line(new WebSocket(this.#url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
+      this.#line = new ClientConnection(new WebSocket(this.#url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
     } catch (error) { // no token to be had, or none that a header can hold
       if (this.#timer === attempt) this.ended(VANISHED, '')
       this.failed(error)
@@ -279,7 +279,7 @@ export class Client implements End {
         else resolve()
       }
       const giveUp = () => settle(new Failure('dropped'))
-      const timer = setTimeout(() => settle(this.#unconnected('timeout')), Math.min(timeout, MAX_TIMER))
+      const timer = setTimeout(() => settle(this.#unconnected('timeout')), Math.min(timeout, MAX_TIMER_MS))
       signal?.addEventListener('abort', giveUp)
       this.#waiting.add(settle)
       if (signal?.aborted) giveUp()

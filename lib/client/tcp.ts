@@ -2,8 +2,8 @@ import type { Socket } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
 import { jsonrpc } from '../protocol/jsonrpc.ts'
 import { connectTo } from '../protocol/connect.ts'
-import { farewell, farewellIn, type Farewell } from '../protocol/close-notice.ts'
-import { Lines } from '../protocol/line-splitter.ts'
+import { closeNotice, closeNoticeIn, type CloseNotice } from '../protocol/close-notice.ts'
+import { LineSplitter } from '../protocol/line-splitter.ts'
 import type { WebSocketLike } from './connection.ts'
 
 export interface TcpSocketOptions {
@@ -14,7 +14,7 @@ export interface TcpSocketOptions {
 }
 
 const BEARER = 'bearer.'
-const VANISHED: Farewell = { code: 1006, reason: '' }
+const VANISHED: CloseNotice = { code: 1006, reason: '' }
 const frames = jsonrpc()
 const lines = jsonrpc({ bytes: 'base64' })
 
@@ -33,12 +33,12 @@ type Listener = (event: any) => void
 class TcpSocket implements WebSocketLike {
   binaryType = ''
   readonly #socket: Socket
-  readonly #lines: Lines
+  readonly #lines: LineSplitter
   readonly #listeners = new Map<string, Listener>()
   #farewell = VANISHED
 
   constructor (url: URL, protocols: string[], tls: ConnectionOptions | undefined, maxMessage: number) {
-    this.#lines = new Lines(maxMessage)
+    this.#lines = new LineSplitter(maxMessage)
     this.#socket = connectTo(url, tls)
     this.#socket.on('data', chunk => this.#receive(chunk))
     this.#socket.on('error', error => {
@@ -61,7 +61,7 @@ class TcpSocket implements WebSocketLike {
   }
 
   close (code?: number): void {
-    if (code !== undefined) this.#say(lines.encode(farewell(code, '')) as string)
+    if (code !== undefined) this.#say(lines.encode(closeNotice(code, '')) as string)
     this.#socket.destroySoon()
   }
 
@@ -79,9 +79,9 @@ class TcpSocket implements WebSocketLike {
   }
 
   #take (text: string): void {
-    const said = farewellIn(text, lines)
+    const said = closeNoticeIn(text, lines)
     if (said) this.#farewell = said
-    else this.#tell('message', { data: frameOf(text) })
+    else this.#tell('message', { data: toFrame(text) })
   }
 
   #tell (type: string, event: object): void {
@@ -90,7 +90,7 @@ class TcpSocket implements WebSocketLike {
 }
 
 /** As it would have come over WebSocket: with bytes in it, as a binary frame. */
-function frameOf (text: string): string | Uint8Array {
+function toFrame (text: string): string | Uint8Array {
   if (!text.includes('"base64"')) return text
   const frame = frames.encode(lines.decode(text))!
   return typeof frame === 'string' ? text : frame

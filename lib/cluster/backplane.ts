@@ -1,5 +1,5 @@
 import { Failure } from '../protocol/errors.ts'
-import { failed, type Failed } from '../protocol/message.ts'
+import { failureMessage, type FailureMessage } from '../protocol/message.ts'
 
 /** What may be asked of the owner of a device, and of a worker. */
 export type Request =
@@ -11,15 +11,15 @@ export type Request =
   | { kind: 'end' }
   | { kind: 'join' | 'leave', topic: string }
   | { kind: 'renew', generation: number, expiresAt: number }
-  | Errand
+  | WorkerRequest
 
 /** What a worker is asked: to answer a method for a device, or whether all that came before has reached it. */
-export type Errand =
-  | { kind: 'answer', method: string, params: unknown, connection: Connection, turn: number }
+export type WorkerRequest =
+  | { kind: 'answer', method: string, params: unknown, connection: DeviceConnection, turn: number }
   | { kind: 'reached' }
 
 /** The connection of the device that called. */
-export interface Connection {
+export interface DeviceConnection {
   id: string
   node: string
   generation: number
@@ -34,7 +34,7 @@ export interface Connection {
 /** Its answer: a value, or why there is none. */
 export type Answer =
   | { ok: true, value: unknown }
-  | { ok: false, message?: string } & Pick<Failed, 'reason' | 'detail'>
+  | { ok: false, message?: string } & Pick<FailureMessage, 'reason' | 'detail'>
 
 /** Who is connected, as told to all nodes. */
 export interface Presence {
@@ -65,7 +65,7 @@ export interface Ownership {
 }
 
 /** How many devices a message was handed to, and how many nodes heard it. */
-export interface Reach {
+export interface PublishResult {
   sent: number
   nodes: number
 }
@@ -84,12 +84,12 @@ export type Listener = (publication: Publication) => number | undefined
 export type Unwatch = () => void
 
 /** A device came or went, on whichever node. The generation tells which of two is the later. */
-export interface Change {
+export interface PresenceChange {
   kind: 'connected' | 'disconnected'
   presence: Presence
 }
 
-export interface Page {
+export interface ListPage {
   limit: number
   /** The device id behind which the page begins. */
   after?: string | undefined
@@ -109,11 +109,11 @@ export interface Backplane {
   ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined>
   /** A listener that watches several filters which match hears a publication once. */
   watch (filter: string, listener: Listener): Unwatch
-  publish (publication: Publication): Promise<Reach>
+  publish (publication: Publication): Promise<PublishResult>
   /** In the order of device ids. */
-  list (page: Page): Promise<Presence[]>
+  list (page: ListPage): Promise<Presence[]>
   /** Tells who comes and goes, on all nodes. */
-  follow (listener: (change: Change) => void): Unwatch
+  follow (listener: (change: PresenceChange) => void): Unwatch
   /** Resolves once what is watched is heard from everywhere. */
   flush? (): Promise<void>
   /** Tells when the other nodes cannot be reached, and when they can again. */
@@ -124,18 +124,18 @@ export interface Backplane {
 }
 
 /** The topics that begin with `$` are for the nodes themselves. */
-export const EVERYONE = '$everyone'
-export const lettersOf = (node: string): string => `$letters/${node}`
+export const EVERYONE_TOPIC = '$everyone'
+export const lettersTopic = (node: string): string => `$letters/${node}`
 
 /** Where workers tell what they answer, and where a node that comes asks them to. */
-export const WORKERS = '$workers'
-export const MUSTER = '$workers/muster'
+export const WORKERS_TOPIC = '$workers'
+export const WORKER_DISCOVERY_TOPIC = '$workers/muster'
 /** How often they tell, and how many times in a row one may not be heard before it is taken for gone. */
-export const WORKERS_TELL = 1_000
-export const WORKERS_PATIENCE = 5
+export const WORKER_ANNOUNCE_INTERVAL_MS = 1_000
+export const MAX_MISSED_ANNOUNCEMENTS = 5
 
 /** What a worker tells. */
-export interface Announcement {
+export interface WorkerAnnouncement {
   /** The name it owns. */
   name: string
   /** What it answers; `message` stands among them when it listens to messages. */
@@ -149,7 +149,7 @@ export async function answerOf (work: () => unknown): Promise<Answer> {
   try {
     return { ok: true, value: await work() }
   } catch (error) {
-    const { reason, detail } = failed(null, error)
+    const { reason, detail } = failureMessage(null, error)
     return { ok: false, reason, detail, ...(error instanceof Failure && { message: error.message }) }
   }
 }

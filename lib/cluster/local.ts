@@ -1,22 +1,22 @@
-import { isListed, type Backplane, type Change, type Listener, type Owner, type Ownership, type Presence } from './backplane.ts'
+import { isListed, type Backplane, type PresenceChange, type Listener, type Owner, type Ownership, type Presence } from './backplane.ts'
 import { SortedIndex } from './sorted-index.ts'
 import { Topics } from '../protocol/topics.ts'
 
-interface Owned extends Ownership {
+interface LocalOwner extends Ownership {
   readonly owner: Owner
 }
 
 /** Joins the nodes of one process: usually one. */
 export function localBackplane (): Backplane {
-  const owners = new Map<string, Owned>()
+  const owners = new Map<string, LocalOwner>()
   /** The devices, in the order in which they are listed. */
   const listed = new SortedIndex()
   const listeners = new Topics<Listener>()
-  const followers = new Set<(change: Change) => void>()
+  const followers = new Set<(change: PresenceChange) => void>()
   let generation = 0
 
-  const presenceOf = ({ owner, generation }: Owned): Presence => ({ ...owner.presence, generation })
-  const tell = (kind: Change['kind'], name: string, owned: Owned) => {
+  const presenceOf = ({ owner, generation }: LocalOwner): Presence => ({ ...owner.presence, generation })
+  const tell = (kind: PresenceChange['kind'], name: string, owned: LocalOwner) => {
     if (isListed(name)) for (const follower of followers) follower({ kind, presence: presenceOf(owned) })
   }
 
@@ -27,7 +27,7 @@ export function localBackplane (): Backplane {
       if (owners.has(deviceId)) await owner.confirmAlive?.()
       // grows over restarts too, as long as the clock does not go back
       generation = Math.max(generation + 1, Date.now())
-      const owned: Owned = {
+      const owned: LocalOwner = {
         owner,
         generation,
         async release () {

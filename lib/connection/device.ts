@@ -8,7 +8,7 @@ export interface Credentials {
 }
 
 /** How a connection ended. */
-export interface Leave {
+export interface Disconnect {
   code: number
   reason: string
   at: number
@@ -31,7 +31,7 @@ export interface Device {
   /** The filters it listens to. */
   readonly topics: ReadonlySet<string>
   /** Set once its connection has ended. */
-  readonly left: Leave | undefined
+  readonly left: Disconnect | undefined
   /** Hands it a message, now or never. */
   send (data: unknown): void
   /** Calls a method of it. */
@@ -41,7 +41,7 @@ export interface Device {
 }
 
 /** What one node tells another about a device that is here. */
-export interface Description {
+export interface DeviceDescription {
   connected: true
   node: string
   generation: number
@@ -54,6 +54,6 @@ export interface Description {
 }
 
 /** Throws unless credentials can end then. */
-export function checkTime (expiresAt: number): void {
+export function assertTimestamp (expiresAt: number): void {
   if (!Number.isFinite(expiresAt)) throw new TypeError('expiresAt is a number of milliseconds since 1970')
 }

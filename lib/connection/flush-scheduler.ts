@@ -1,5 +1,5 @@
 /** What has something that is to leave. */
-export interface Holding {
+export interface Flushable {
   /** Has a look at the connection, as the turn is over. */
   look (): void
   flush (): void
@@ -10,13 +10,13 @@ export interface Holding {
  * connections serves everyone who had something for them, and each of them costs one write. Where there were many, the event loop turns
  * some more before the next pass: in each turn Node takes in only one new connection, and whatever is on its way leaves together.
  */
-export class Tide {
-  #holding: Holding[] = []
+export class FlushScheduler {
+  #holding: Flushable[] = []
   /** Turns of the event loop that the next pass waits. */
   #turns = 0
 
   /** Leaves with the next pass. */
-  join (holding: Holding): void {
+  join (holding: Flushable): void {
     if (this.#holding.push(holding) === 1) setImmediate(this.#pass)
   }
 
@@ -24,9 +24,9 @@ export class Tide {
     if (this.#turns-- > 0) return void setImmediate(this.#pass)
     const holding = this.#holding
     this.#holding = []
-    this.#turns = Math.floor(holding.length / FLUSHED_A_TURN)
-    for (let at = 0; at < holding.length; at += SIDE_BY_SIDE) {
-      const some = holding.slice(at, at + SIDE_BY_SIDE)
+    this.#turns = Math.floor(holding.length / FLUSHES_PER_TURN)
+    for (let at = 0; at < holding.length; at += PREFETCHED_CONNECTIONS) {
+      const some = holding.slice(at, at + PREFETCHED_CONNECTIONS)
       for (const one of some) one.look()
       for (const one of some) one.flush()
     }
@@ -34,9 +34,9 @@ export class Tide {
 }
 
 /** Connections written to, for which others get one turn. */
-const FLUSHED_A_TURN = 128
+const FLUSHES_PER_TURN = 128
 /**
  * Each connection lies elsewhere in memory, and a write drives others out of the processor's caches. It fetches several side by
  * side when it may look at them before it writes to the first, and waits for one after the other when not.
  */
-const SIDE_BY_SIDE = 32
+const PREFETCHED_CONNECTIONS = 32

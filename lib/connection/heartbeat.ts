@@ -1,14 +1,14 @@
 import { clock } from './clock.ts'
-import type { Goodbye } from '../protocol/errors.ts'
+import type { CloseReason } from '../protocol/errors.ts'
 
-export interface Rhythm {
+export interface HeartbeatLimits {
   pingInterval: number
   pongTimeout: number
   stallTimeout: number
 }
 
 /** What a pulse needs of a connection. */
-export interface Line {
+export interface HeartbeatSocket {
   ping? (): void
   /** Bytes handed over since the start, and those of them that still wait here. */
   readonly sent: number
@@ -21,8 +21,8 @@ export interface Line {
 const JITTER = 0.1
 
 /** Whether one connection lives: pings that are due, pongs that are missing, output that does not move. */
-export class Pulse {
-  readonly #rhythm: Rhythm
+export class Liveness {
+  readonly #rhythm: HeartbeatLimits
   #pingAt: number
   #pongBy: number | undefined
   #drained = 0
@@ -30,7 +30,7 @@ export class Pulse {
   #received = 0
   #movedAt: number
 
-  constructor (rhythm: Rhythm, now: number) {
+  constructor (rhythm: HeartbeatLimits, now: number) {
     this.#rhythm = rhythm
     this.#movedAt = now
     this.#pingAt = now + this.#interval()
@@ -47,7 +47,7 @@ export class Pulse {
   }
 
   /** `slack` is how much later the next check may come. */
-  check (line: Line, now: number, slack: number): Goodbye | undefined {
+  check (line: HeartbeatSocket, now: number, slack: number): CloseReason | undefined {
     if (this.#isStalled(line, now, slack)) return 'slow'
     if (this.#isMute(line, now)) return 'mute'
     if (now >= this.#pingAt && line.ping) {
@@ -59,7 +59,7 @@ export class Pulse {
     return undefined
   }
 
-  #isStalled (line: Line, now: number, slack: number): boolean {
+  #isStalled (line: HeartbeatSocket, now: number, slack: number): boolean {
     const { sent, buffered } = line
     const queued = buffered === 0 ? 0 : line.queued ?? 0
     if (buffered === 0) this.#movedAt = now
@@ -69,7 +69,7 @@ export class Pulse {
     return now - this.#movedAt + slack > this.#rhythm.stallTimeout
   }
 
-  #isMute (line: Line, now: number): boolean {
+  #isMute (line: HeartbeatSocket, now: number): boolean {
     if (this.#pongBy === undefined) return false
     if ((line.received ?? 0) === this.#received) return now >= this.#pongBy
     this.heard() // the piece of a large message, too
@@ -81,7 +81,7 @@ export class Pulse {
   }
 }
 
-export interface Beating {
+export interface HeartbeatTarget {
   check (now: number, slack: number): void
 }
 
@@ -89,7 +89,7 @@ export interface Beating {
 export class Heartbeat {
   readonly #timer: NodeJS.Timeout
 
-  constructor (connections: Iterable<Beating>, { pingInterval, pongTimeout, stallTimeout }: Rhythm) {
+  constructor (connections: Iterable<HeartbeatTarget>, { pingInterval, pongTimeout, stallTimeout }: HeartbeatLimits) {
     const tick = Math.max(10, Math.min(500, pingInterval / 10, pongTimeout / 10, stallTimeout / 10))
     this.#timer = setInterval(() => {
       const now = clock()

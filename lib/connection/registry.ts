@@ -1,5 +1,5 @@
-import type { Bucket } from './token-bucket.ts'
-import type { Leave } from './device.ts'
+import type { TokenBucket } from './token-bucket.ts'
+import type { Disconnect } from './device.ts'
 import type { Session } from './session.ts'
 
 const REMEMBERED = 10_000
@@ -7,7 +7,7 @@ const REMEMBERED = 10_000
 /** The sessions on this node, one per device. */
 export class Registry {
   readonly #sessions = new Map<string, Session>()
-  readonly #left = new Map<string, { leave: Leave, bucket: Bucket }>()
+  readonly #left = new Map<string, { leave: Disconnect, bucket: TokenBucket }>()
 
   get size (): number {
     return this.#sessions.size
@@ -44,12 +44,12 @@ export class Registry {
   }
 
   /** How the last connection of a device to this node ended, if that was not too many devices ago. */
-  lastGoodbye (deviceId: string): Leave | undefined {
+  lastDisconnect (deviceId: string): Disconnect | undefined {
     return this.#left.get(deviceId)?.leave
   }
 
   /** The bucket of the device's connection before. */
-  bucketOf (deviceId: string): Bucket | undefined {
+  bucketOf (deviceId: string): TokenBucket | undefined {
     return (this.#sessions.get(deviceId) ?? this.#left.get(deviceId))?.bucket
   }
 }

@@ -1,22 +1,22 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Owner, Ownership } from '../cluster/backplane.ts'
-import { Bucket, type Pace } from './token-bucket.ts'
+import { TokenBucket, type RateLimit } from './token-bucket.ts'
 import { clock } from './clock.ts'
-import { checkTime, type Credentials, type Description, type Device, type Leave } from './device.ts'
-import { Failure, goodbyes, type Goodbye, type Reason } from '../protocol/errors.ts'
+import { assertTimestamp, type Credentials, type DeviceDescription, type Device, type Disconnect } from './device.ts'
+import { Failure, closeCodes, type CloseReason, type Reason } from '../protocol/errors.ts'
 import { Frame } from './frame.ts'
-import { Pulse, type Line, type Rhythm } from './heartbeat.ts'
-import { decoded, failed, type Call, type Codec, type Failed, type Invalid, type Message, type Named, type Notice, type Result } from '../protocol/message.ts'
-import { Output, type Sink } from './write-queue.ts'
-import { Peer, type CallOptions, type Inbound, type Party, type PeerLimits } from '../protocol/peer.ts'
+import { Liveness, type HeartbeatSocket, type HeartbeatLimits } from './heartbeat.ts'
+import { decodeWith, failureMessage, type Call, type Codec, type FailureMessage, type InvalidMessage, type Message, type NamedCall, type Notice, type Result } from '../protocol/message.ts'
+import { WriteQueue, type WriteTarget } from './write-queue.ts'
+import { Peer, type CallOptions, type InboundCall, type PeerHandler, type PeerLimits } from '../protocol/peer.ts'
 import type { Stats } from './stats.ts'
-import { promiseOf, wordsOf } from '../protocol/user-code.ts'
-import type { Tide } from './flush-scheduler.ts'
+import { invoke, describeThrown } from '../protocol/user-code.ts'
+import type { FlushScheduler } from './flush-scheduler.ts'
 
-const PIECE = 8_192
+const BYTES_PER_TOKEN = 8_192
 
 /** One open connection, as a transport offers it. */
-export interface Socket extends Line, Sink {
+export interface Socket extends HeartbeatSocket, WriteTarget {
   /** False: the goodbyes are said, only the connection is not down yet. */
   readonly isOpen: boolean
   /** Pings, and calls back at the first thing that comes after it. What comes before the welcome still waits. */
@@ -24,27 +24,27 @@ export interface Socket extends Line, Sink {
   close (code: number, reason: string): void
 }
 
-export interface SessionLimits extends Rhythm, Pace {
+export interface SessionLimits extends HeartbeatLimits, RateLimit {
   maxBuffered: number
   maxCalls: number
   callTimeout: number
 }
 
 /** What a session needs of the node it lives on. */
-export interface Home {
+export interface SessionHost {
   readonly node: string
   readonly limits: SessionLimits
   readonly stats: Stats
-  readonly tide: Tide
+  readonly tide: FlushScheduler
   readonly log: FastifyBaseLogger
-  answer (session: Session, asked: Call | Notice, inbound: Inbound): unknown
+  answer (session: Session, asked: Call | Notice, inbound: InboundCall): unknown
   left (session: Session): void
   /** There may be letters for it. */
-  ring (session: Session): void
+  wake (session: Session): void
 }
 
 /** What is known of a device when its connection opens. */
-export interface Arrival {
+export interface AdmittedDevice {
   deviceId: string
   address: string | undefined
   localAddress: string | undefined
@@ -59,7 +59,7 @@ export interface Arrival {
  * One live connection of one device. Many are held at a time, and most of them say nothing: what only some need is made when it is
  * asked for, and what is the same for all is not copied into each.
  */
-export class Session implements Device, Party, PeerLimits {
+export class Session implements Device, PeerHandler, PeerLimits {
   readonly id: string
   readonly since: number
   readonly address: string | undefined
@@ -67,14 +67,14 @@ export class Session implements Device, Party, PeerLimits {
   readonly codec: Codec
   readonly peer: Peer
   /** Goes from one connection of the device to the next: coming again does not fill it. */
-  readonly bucket: Bucket
-  left: Leave | undefined
+  readonly bucket: TokenBucket
+  left: Disconnect | undefined
   /** Answers for this session what other nodes ask. */
   owner: Owner | undefined
-  readonly #home: Home
+  readonly #home: SessionHost
   readonly #socket: Socket
-  readonly #output: Output
-  readonly #pulse: Pulse
+  readonly #output: WriteQueue
+  readonly #pulse: Liveness
   #ownership: Ownership | undefined
   #topics: Set<string> | undefined
   #credentials: Credentials | undefined
@@ -86,7 +86,7 @@ export class Session implements Device, Party, PeerLimits {
   #messages = 0
   #expiresAt: number | undefined
 
-  constructor (home: Home, socket: Socket, { deviceId, address, localAddress, credentials, expiresAt, codec }: Arrival, bucket?: Bucket) {
+  constructor (home: SessionHost, socket: Socket, { deviceId, address, localAddress, credentials, expiresAt, codec }: AdmittedDevice, bucket?: TokenBucket) {
     const now = clock()
     this.id = deviceId
     this.since = Date.now()
@@ -96,9 +96,9 @@ export class Session implements Device, Party, PeerLimits {
     this.codec = codec
     this.#home = home
     this.#socket = socket
-    this.#output = new Output(socket, home.limits.maxBuffered, home.tide)
-    this.#pulse = new Pulse(home.limits, now)
-    this.bucket = bucket ?? new Bucket(home.limits, now)
+    this.#output = new WriteQueue(socket, home.limits.maxBuffered, home.tide)
+    this.#pulse = new Liveness(home.limits, now)
+    this.bucket = bucket ?? new TokenBucket(home.limits, now)
     this.#expiresAt = expiresAt
     this.peer = new Peer(this, this)
   }
@@ -122,8 +122,8 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   /** There may be letters for the device. */
-  ring (): void {
-    this.#home.ring(this)
+  wake (): void {
+    this.#home.wake(this)
   }
 
   /** Known to all who meet it: nobody does before the device is its own. */
@@ -194,7 +194,7 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   #take (payload: string | Uint8Array, size: number): void {
-    const message = decoded(this.codec, payload)
+    const message = decodeWith(this.codec, payload)
     this.#pulse.heard()
     this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
     if (Array.isArray(message)) this.#receiveBatch(message, size)
@@ -237,7 +237,7 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   /** The call that brings a message; its answer is the acknowledgement. */
-  bringing (id: string, data: unknown): Named & { id?: string } {
+  callFor (id: string, data: unknown): NamedCall & { id?: string } {
     if (!this.codec.callOf) return { method: 'message', params: { id, data }, id }
     const named = this.codec.callOf(data)
     if (!named) throw new Failure('bad-params', { message: `To a device that speaks ${this.protocol} a message is a call: {"method": "...", "params": {...}}` })
@@ -262,7 +262,7 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   renew (expiresAt: number): void {
-    checkTime(expiresAt)
+    assertTimestamp(expiresAt)
     this.#expiresAt = expiresAt
   }
 
@@ -316,9 +316,9 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   /** Ends the connection from our side. */
-  end (goodbye: Goodbye, reason: string = goodbyes[goodbye].message): void {
+  end (goodbye: CloseReason, reason: string = closeCodes[goodbye].message): void {
     if (this.left) return
-    const { code } = goodbyes[goodbye]
+    const { code } = closeCodes[goodbye]
     this.#leave(code, reason)
     this.#socket.close(code, reason)
   }
@@ -328,7 +328,7 @@ export class Session implements Device, Party, PeerLimits {
     if (!this.left) this.#leave(code, reason)
   }
 
-  describe (): Description {
+  describe (): DeviceDescription {
     const { node, generation, since, address, localAddress, protocol, topics, peer } = this
     return { connected: true, node, generation, since, address, localAddress, protocol, topics: [...topics], inFlight: peer.inFlight }
   }
@@ -357,20 +357,20 @@ export class Session implements Device, Party, PeerLimits {
     return this.codec.mint
   }
 
-  say (message: Message | Message[]): void {
+  transmit (message: Message | Message[]): void {
     this.hand(this.#frameOrFailure(message))
   }
 
-  answer (asked: Call | Notice, inbound: Inbound): unknown {
+  answer (asked: Call | Notice, inbound: InboundCall): unknown {
     return this.#home.answer(this, asked, inbound)
   }
 
-  busy (asked: Call | Notice): void {
+  refused (asked: Call | Notice): void {
     this.#home.stats.count('answers', 'busy')
     this.#home.log.debug({ deviceId: this.id, method: asked.method.slice(0, 64), reason: 'busy' }, 'a call was refused')
   }
 
-  stray (message: Result | Failed | Invalid): void {
+  unexpected (message: Result | FailureMessage | InvalidMessage): void {
     if (message.kind !== 'invalid') this.spend(1)
     const reason = message.kind === 'result' ? 'late' : message.reason
     this.#home.stats.count('strays', reason)
@@ -378,13 +378,13 @@ export class Session implements Device, Party, PeerLimits {
   }
 
   #isHere (): boolean {
-    if (!this.left && !this.#socket.isOpen) this.closed(goodbyes.unsaid.code, goodbyes.unsaid.message)
+    if (!this.left && !this.#socket.isOpen) this.closed(closeCodes.unsaid.code, closeCodes.unsaid.message)
     return !this.left
   }
 
   /** Makes the call that brings a message; what the device answers is told to nobody. */
   #command (id: string, data: unknown): void {
-    const { method, params, ...options } = this.bringing(id, data)
+    const { method, params, ...options } = this.callFor(id, data)
     if (!this.#hasRoom()) throw new Failure('busy')
     this.call(method, params, options).catch(error => {
       this.#home.log.info({ deviceId: this.id, method, reason: (error as Failure).reason }, 'a message was not acknowledged')
@@ -401,7 +401,7 @@ export class Session implements Device, Party, PeerLimits {
     try {
       return this.codec.encode(message)
     } catch (error) { // a circle, a bigint
-      throw new Failure('bad-params', { message: `Cannot be encoded: ${wordsOf(error)}` })
+      throw new Failure('bad-params', { message: `Cannot be encoded: ${describeThrown(error)}` })
     }
   }
 
@@ -413,7 +413,7 @@ export class Session implements Device, Party, PeerLimits {
       const answers = (Array.isArray(message) ? message : [message]).filter(one => one.kind === 'result' || one.kind === 'failure')
       if (answers.length === 0) throw error
       this.#home.log.error({ deviceId: this.id, code: (error as Failure).code }, 'the result of a handler cannot be sent')
-      const failures = answers.map(({ id }) => failed(id, undefined))
+      const failures = answers.map(({ id }) => failureMessage(id, undefined))
       return this.#frameOrFault(Array.isArray(message) ? failures : failures[0]!)
     }
   }
@@ -431,7 +431,7 @@ export class Session implements Device, Party, PeerLimits {
 
   /** A large message counts as several: what it costs to pass on grows with its size. */
   #costOf (messages: number, size: number): number {
-    return Math.min(Math.max(messages, Math.ceil(size / PIECE)), this.#home.limits.burst)
+    return Math.min(Math.max(messages, Math.ceil(size / BYTES_PER_TOKEN)), this.#home.limits.burst)
   }
 
   #tell (messages: Message[]): void {
@@ -459,7 +459,7 @@ export class Session implements Device, Party, PeerLimits {
   #release (): void {
     const ownership = this.#ownership
     if (!ownership) return
-    promiseOf(() => ownership.release()).catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
+    invoke(() => ownership.release()).catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
   }
 }
 

@@ -1,4 +1,4 @@
-import { goodbyes } from '../protocol/errors.ts'
+import { closeCodes } from '../protocol/errors.ts'
 
 /** Plain counters since the start; every refusal, goodbye and outcome is one of them. */
 export interface Counters {
@@ -59,7 +59,7 @@ export class Stats {
   }
 }
 
-const known = new Set<number>(Object.values(goodbyes).map(({ code }) => code))
+const known = new Set<number>(Object.values(closeCodes).map(({ code }) => code))
 
 function increment (counts: Record<string | number, number>, name: string | number): void {
   counts[name] = (counts[name] ?? 0) + 1

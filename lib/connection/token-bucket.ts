@@ -1,18 +1,18 @@
 /** How fast a token bucket fills, and how much it holds. */
-export interface Pace {
+export interface RateLimit {
   /** Each second. */
   rate: number
   burst: number
 }
 
 /** A token bucket: counts without a timer, and knows how far its owner has gone beyond. */
-export class Bucket {
-  readonly #pace: Pace
+export class TokenBucket {
+  readonly #pace: RateLimit
   #tokens: number
   #filledAt: number
   #excess = 0
 
-  constructor (pace: Pace, now: number) {
+  constructor (pace: RateLimit, now: number) {
     this.#pace = pace
     this.#tokens = pace.burst
     this.#filledAt = now

@@ -1,9 +1,9 @@
 import { Failure } from '../protocol/errors.ts'
 import type { Frame, Outgoing } from './frame.ts'
-import type { Holding, Tide } from './flush-scheduler.ts'
+import type { Flushable, FlushScheduler } from './flush-scheduler.ts'
 
 /** What an output needs of a connection. */
-export interface Sink {
+export interface WriteTarget {
   readonly buffered: number
   send (outgoing: Outgoing): void
   /** Calls back once, when what is buffered has been written. */
@@ -17,10 +17,10 @@ interface Waiting {
 }
 
 /** What is on its way out to one device: never more than the limit, in order, and with a way to wait for room. */
-export class Output implements Holding {
-  readonly #sink: Sink
+export class WriteQueue implements Flushable {
+  readonly #sink: WriteTarget
   readonly #limit: number
-  readonly #tide: Tide
+  readonly #tide: FlushScheduler
   /** Leaves with the next flush. */
   #held: Outgoing | undefined
   /** What was buffered after the last write: by now it is that, or less. To look costs more than it tells as long as that is little. */
@@ -30,7 +30,7 @@ export class Output implements Holding {
   #waiting: Waiting[] = none
   #waitingBytes = 0
 
-  constructor (sink: Sink, limit: number, tide: Tide) {
+  constructor (sink: WriteTarget, limit: number, tide: FlushScheduler) {
     this.#sink = sink
     this.#limit = limit
     this.#tide = tide

@@ -3,7 +3,7 @@ import { isIPv4, type Server, type Socket } from 'node:net'
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import { Failure } from '../protocol/errors.ts'
 import { isThenable } from '../protocol/peer.ts'
-import { promiseOf } from '../protocol/user-code.ts'
+import { invoke } from '../protocol/user-code.ts'
 
 /** The other side of a request. */
 export interface Caller {
@@ -40,7 +40,7 @@ export function callerOf (request: FastifyRequest): Caller {
  */
 export function protect (caller: Caller, option: 'authenticate' | 'guard'): void {
   const { headers } = caller
-  if (isNear(caller) && isOurName(hostIn(headers) ?? 'localhost') && !Object.keys(headers).some(isOfProxy)) return
+  if (isFromThisMachine(caller) && isOurName(hostIn(headers) ?? 'localhost') && !Object.keys(headers).some(isOfProxy)) return
   throw new Failure('protected', {
     message: `Protected mode: only this machine may come in here. Set the option "${option}" to a function, or to false to leave this door open`
   })
@@ -64,7 +64,7 @@ function allows (ask: () => unknown, log: FastifyBaseLogger): boolean {
   try {
     const answer = ask()
     if (!isThenable(answer)) return answer === true
-    promiseOf(() => answer).catch(failed)
+    invoke(() => answer).catch(failed)
     failed(new TypeError('The function "origins" must return a boolean: a promise is not waited for'))
   } catch (error) {
     failed(error)
@@ -76,7 +76,7 @@ function allows (ask: () => unknown, log: FastifyBaseLogger): boolean {
 type Connection = Socket & { server?: Pick<Server, 'address'> }
 
 /** An undefined address alone proves nothing: a connection that was reset has none either. */
-function isNear ({ address, isLocal = false }: Caller): boolean {
+function isFromThisMachine ({ address, isLocal = false }: Caller): boolean {
   return address === undefined ? isLocal : isLoopback(address)
 }
 

@@ -2,7 +2,7 @@ import type { Backplane } from '../cluster/backplane.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { Events } from '../messaging/events.ts'
 import { protect, refuseForeign } from './access.ts'
-import type { Authenticate, Introduction } from './connect-request.ts'
+import type { Authenticate, ConnectRequest } from './connect-request.ts'
 import type { Letters } from '../messaging/letters.ts'
 import type { Codec } from '../protocol/message.ts'
 import type { Settings } from './options.ts'
@@ -10,14 +10,14 @@ import { SessionOwner } from '../messaging/session-owner.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { Credentials } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
-import type { Entrance } from './transport.ts'
-import { Session, type Arrival, type Home, type Socket } from '../connection/session.ts'
+import type { Gateway } from './transport.ts'
+import { Session, type AdmittedDevice, type SessionHost, type Socket } from '../connection/session.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
-import { detached } from '../connection/flat-string.ts'
+import { flatString } from '../connection/flat-string.ts'
 
 /** A device on its way in. */
-interface Entrant {
-  readonly introduction: Introduction
+interface PendingAdmission {
+  readonly introduction: ConnectRequest
   /** Aborts when the device leaves meanwhile. */
   readonly departure: AbortController
   /** What is spoken at its door where nothing is offered. */
@@ -29,12 +29,12 @@ interface Entrant {
   expiresAt: number | undefined
 }
 
-type Step = (entrant: Entrant) => void | false | Promise<void>
+type Step = (entrant: PendingAdmission) => void | false | Promise<void>
 
 type Rules = Pick<Settings, 'authenticate' | 'origins' | 'admissionTimeout' | 'pingInterval'>
 
-interface Parts {
-  home: Home
+interface AdmissionParts {
+  home: SessionHost
   codecs: Codec[]
   rules: Rules
   /** The longest id that REST can route. */
@@ -48,10 +48,10 @@ interface Parts {
 }
 
 /** The way in: what a device must pass before its connection opens, and what happens then. */
-export class Admission implements Entrance {
-  readonly #parts: Parts
+export class Admission implements Gateway {
+  readonly #parts: AdmissionParts
 
-  constructor (parts: Parts) {
+  constructor (parts: AdmissionParts) {
     this.#parts = parts
   }
 
@@ -67,8 +67,8 @@ export class Admission implements Entrance {
   ]
 
   /** Rejects with a `Failure` when the device may not come in. `usual` is for those who offer no protocol. */
-  async admit (introduction: Introduction, departure: AbortController, usual?: Codec): Promise<Arrival> {
-    const entrant: Entrant = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined, expiresAt: undefined }
+  async admit (introduction: ConnectRequest, departure: AbortController, usual?: Codec): Promise<AdmittedDevice> {
+    const entrant: PendingAdmission = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined, expiresAt: undefined }
     try {
       for (const step of this.#steps) {
         const asked = step(entrant)
@@ -93,7 +93,7 @@ export class Admission implements Entrance {
     home.log.info({ ...who, reason }, 'device refused')
   }
 
-  open (arrival: Arrival, socket: Socket): Session {
+  open (arrival: AdmittedDevice, socket: Socket): Session {
     const { home, registry, subscriptions } = this.#parts
     const session = new Session(home, socket, arrival, registry.bucketOf(arrival.deviceId))
     session.owner = new SessionOwner(session, subscriptions)
@@ -130,19 +130,19 @@ export class Admission implements Entrance {
     if (session.left) return
     session.enter()
     events.emit('connected', session)
-    session.ring()
+    session.wake()
   }
 
-  #identify (entrant: Entrant): void {
+  #identify (entrant: PendingAdmission): void {
     const { deviceId } = entrant.introduction
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (deviceId.length > this.#parts.maxIdLength) {
       throw new Failure('bad-id', { message: `REST cannot reach an id this long: set Fastify's routerOptions.maxParamLength to ${deviceId.length} or more` })
     }
-    entrant.deviceId = detached(deviceId)
+    entrant.deviceId = flatString(deviceId)
   }
 
-  #choose (entrant: Entrant): void {
+  #choose (entrant: PendingAdmission): void {
     const { protocols, path } = entrant.introduction
     const spoken = this.#parts.codecs.filter(codec => codec.path === path)
     const offered = protocols.map(name => spoken.find(({ subprotocol }) => subprotocol === name))
@@ -152,7 +152,7 @@ export class Admission implements Entrance {
     entrant.codec = codec
   }
 
-  async #authenticate (entrant: Entrant, authenticate: Authenticate): Promise<void> {
+  async #authenticate (entrant: PendingAdmission, authenticate: Authenticate): Promise<void> {
     const { admissionTimeout } = this.#parts.rules
     const { introduction, deviceId, departure } = entrant
     const proof = await inTime(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
@@ -167,7 +167,7 @@ export class Admission implements Entrance {
   }
 
   /** Fails closed: what `authenticate` threw is logged, and outside it is one more wrong credential. */
-  #refused ({ introduction, deviceId }: Entrant, error: unknown): Failure {
+  #refused ({ introduction, deviceId }: PendingAdmission, error: unknown): Failure {
     const { home } = this.#parts
     const failure = error instanceof Failure ? error : new Failure('unauthenticated', { mayPass: true })
     if (failure !== error) home.log.error({ err: error, deviceId }, 'authenticate failed')

@@ -2,33 +2,33 @@ import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Backplane } from '../cluster/backplane.ts'
 import { Devices } from './devices.ts'
-import type { Dials } from './dial.ts'
+import type { Dialer } from './dial.ts'
 import { Events } from '../messaging/events.ts'
 import { Letters } from '../messaging/letters.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
-import { Methods, type Elsewhere } from './methods.ts'
+import { Methods, type RemoteMethods } from './methods.ts'
 import type { Settings } from './options.ts'
-import { Outbox } from '../messaging/dispatcher.ts'
+import { Dispatcher } from '../messaging/dispatcher.ts'
 import { Registry } from '../connection/registry.ts'
 import { Stats } from '../connection/stats.ts'
 import type { TopicLimits } from '../protocol/topics.ts'
 
 /** What was chosen for a node. */
-export interface Choices {
+export interface AssemblyOptions {
   settings: Settings
   mailbox: Mailbox
   backplane: Backplane
   log: FastifyBaseLogger
   /** Answers what this node has no handler for. */
-  elsewhere?: Elsewhere
+  elsewhere?: RemoteMethods
   /** Without them it cannot dial. */
-  dials?: Dials
+  dials?: Dialer
   /** Whether it takes out the letters that expire, and so is the one to tell of them. */
   sweeps?: boolean
 }
 
 /** The parts that every node has. */
-export interface Node {
+export interface NodeParts {
   /** Its name. */
   node: string
   topic: TopicLimits
@@ -36,12 +36,12 @@ export interface Node {
   events: Events
   registry: Registry
   letters: Letters
-  outbox: Outbox
+  dispatcher: Dispatcher
   methods: Methods
   devices: Devices
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, sweeps }: Choices): Node {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, sweeps }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, as jetstreamMailbox(): letters on one machine are lost to the devices that come back to another')
   }
@@ -52,8 +52,8 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials,
   const registry = new Registry()
   const caps = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
   const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log, sweeps })
-  const outbox = new Outbox({ registry, backplane, letters, node, limits: settings, log })
+  const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log })
   const methods = new Methods(stats, log, elsewhere)
-  const devices = new Devices({ registry, outbox, letters, methods, events, stats, backplane, dials, topic })
-  return { node, topic, stats, events, registry, letters, outbox, methods, devices }
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic })
+  return { node, topic, stats, events, registry, letters, dispatcher, methods, devices }
 }

@@ -1,8 +1,8 @@
 import { Type } from '@sinclair/typebox'
 import { Failure } from '../protocol/errors.ts'
 import type { Events } from '../messaging/events.ts'
-import type { Elsewhere, Methods } from './methods.ts'
-import type { Outbox } from '../messaging/dispatcher.ts'
+import type { RemoteMethods, Methods } from './methods.ts'
+import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { Device } from '../connection/device.ts'
 import type { Session } from '../connection/session.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
@@ -22,8 +22,8 @@ export const builtins: ReadonlySet<string> = new Set(['subscribe', 'unsubscribe'
 /** The methods every device may call that speaks a protocol of ours. */
 export function addBuiltins (
   methods: Methods,
-  { subscriptions, outbox, events, workers, authorizeTopic, topic: limits }:
-  { subscriptions: Subscriptions, outbox: Outbox, events: Events, workers: Elsewhere, authorizeTopic: AuthorizeTopic, topic: TopicLimits }
+  { subscriptions, dispatcher, events, workers, authorizeTopic, topic: limits }:
+  { subscriptions: Subscriptions, dispatcher: Dispatcher, events: Events, workers: RemoteMethods, authorizeTopic: AuthorizeTopic, topic: TopicLimits }
 ): void {
   async function authorize (device: Device, topics: Iterable<string>, action: 'subscribe' | 'publish'): Promise<void> {
     for (const topic of topics) {
@@ -49,7 +49,7 @@ export function addBuiltins (
   methods.handle('publish', { params: Publish }, async ({ topic, data = null }, { device }) => {
     if (!isTopic(topic, limits)) throw new Failure('bad-topic')
     await authorize(device, [topic], 'publish')
-    await outbox.broadcast(data, topic)
+    await dispatcher.broadcast(data, topic)
     return {}
   }, true)
 

@@ -6,7 +6,7 @@ import type { Credentials } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 
 /** How a device introduces itself, over whichever transport. */
-export interface Introduction extends Caller {
+export interface ConnectRequest extends Caller {
   deviceId: unknown
   /** From `Authorization: Bearer`, from the subprotocol `bearer.<token>`, or from `connect {token}` over TCP. */
   token: string | undefined
@@ -27,7 +27,7 @@ export interface Introduction extends Caller {
 
 /** Who is this device: its credentials, or `true` for none in particular. Anything else, or an error, keeps it out. */
 export type Authenticate = (
-  introduction: Introduction & { deviceId: string },
+  introduction: ConnectRequest & { deviceId: string },
   context: { signal: AbortSignal }
 ) => Credentials | boolean | null | undefined | void | Promise<Credentials | boolean | null | undefined | void>
 

@@ -1,48 +1,48 @@
-import type { Backplane, Page, Presence, Reach, Unwatch } from '../cluster/backplane.ts'
+import type { Backplane, ListPage, Presence, PublishResult, Unwatch } from '../cluster/backplane.ts'
 import { builtins } from './builtins.ts'
 import { Failure } from '../protocol/errors.ts'
-import type { Dialled, DialOptions, Dials } from './dial.ts'
+import type { DialConnection, DialOptions, Dialer } from './dial.ts'
 import type { EventMap, Events, EverywhereMap } from '../messaging/events.ts'
 import type { Letters, LettersPage } from '../messaging/letters.ts'
 import type { Receipt } from '../storage/mailbox.ts'
-import type { Handler, Methods, Schemas } from './methods.ts'
-import type { Outbox, SendOptions, Sent } from '../messaging/dispatcher.ts'
+import type { Handler, Methods, MethodSchemas } from './methods.ts'
+import type { Dispatcher, SendOptions, SendResult } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import type { Registry } from '../connection/registry.ts'
-import type { Description, Device, Leave } from '../connection/device.ts'
+import type { DeviceDescription, Device, Disconnect } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import type { Counters, Stats } from '../connection/stats.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
-import { Volley, type Addressed } from '../messaging/bulk.ts'
+import { BulkSender, type BulkMessage } from '../messaging/bulk.ts'
 
 /** What is known of a device, here or elsewhere or away. */
-export type Portrait = { deviceId: string, waiting: number, lastGoodbye?: Leave } & (Description | { connected: false })
+export type DeviceDetails = { deviceId: string, waiting: number, lastDisconnect?: Disconnect } & (DeviceDescription | { connected: false })
 
-interface Parts {
+interface DevicesParts {
   registry: Registry
-  outbox: Outbox
+  dispatcher: Dispatcher
   letters: Letters
   methods: Methods
   events: Events
   stats: Stats
   backplane: Backplane
   /** Not of a worker, which has no way to ask. */
-  dials: Dials | undefined
+  dials: Dialer | undefined
   topic: TopicLimits
 }
 
-interface Read {
-  line: IteratorResult<Addressed | Failure, unknown>
+interface ReadResult {
+  line: IteratorResult<BulkMessage | Failure, unknown>
 }
 
 const reserved = new Set(['message', 'welcome'])
 
 /** What `app.devices` is. Iterates over the devices that are connected to this node. */
 export class Devices {
-  readonly #parts: Parts
+  readonly #parts: DevicesParts
   #following: Unwatch | undefined
 
-  constructor (parts: Parts) {
+  constructor (parts: DevicesParts) {
     this.#parts = parts
   }
 
@@ -65,8 +65,8 @@ export class Devices {
   }
 
   /** Sends a message to a device, wherever it is. */
-  async send (deviceId: string, data: unknown, options?: SendOptions): Promise<Sent> {
-    return await this.#parts.outbox.send(deviceId, data, options)
+  async send (deviceId: string, data: unknown, options?: SendOptions): Promise<SendResult> {
+    return await this.#parts.dispatcher.send(deviceId, data, options)
   }
 
   /**
@@ -74,26 +74,26 @@ export class Devices {
    * lines is passed on in its place.
    */
   async * sendMany (
-    lines: Iterable<Addressed | Failure> | AsyncIterable<Addressed | Failure>,
+    lines: Iterable<BulkMessage | Failure> | AsyncIterable<BulkMessage | Failure>,
     { signal }: { signal?: AbortSignal | undefined } = {}
-  ): AsyncGenerator<Sent | Failure> {
+  ): AsyncGenerator<SendResult | Failure> {
     const source = Symbol.asyncIterator in lines ? lines[Symbol.asyncIterator]() : lines[Symbol.iterator]()
     const read = () => {
-      const line = (async (): Promise<Read> => ({ line: await source.next() }))()
+      const line = (async (): Promise<ReadResult> => ({ line: await source.next() }))()
       line.catch(() => {}) // it may fail while nobody looks, and is looked at again
       return line
     }
     let wake!: () => void
-    const volley = new Volley(this.#parts.outbox, () => wake(), signal)
-    let reading: Promise<Read> | undefined = read()
+    const volley = new BulkSender(this.#parts.dispatcher, () => wake(), signal)
+    let reading: Promise<ReadResult> | undefined = read()
     try {
       for (;;) {
         for (let sent = volley.take(); sent; sent = volley.take()) yield sent
         if (!reading && volley.isEmpty) return
         const known = volley.isEmpty ? undefined : new Promise<undefined>(resolve => { wake = () => resolve(undefined) })
-        const next: Read | undefined = await Promise.race([volley.isFull ? undefined : reading, known].filter(one => one !== undefined))
+        const next: ReadResult | undefined = await Promise.race([volley.isFull ? undefined : reading, known].filter(one => one !== undefined))
         if (!next) continue
-        if (!next.line.done) volley.add(next.line.value as Addressed | Failure)
+        if (!next.line.done) volley.add(next.line.value as BulkMessage | Failure)
         reading = next.line.done ? undefined : read()
       }
     } finally {
@@ -108,45 +108,45 @@ export class Devices {
     if (params !== undefined && (typeof params !== 'object' || params === null)) {
       throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
     }
-    return await this.#parts.outbox.call(checked(deviceId), method, params, { timeout, signal })
+    return await this.#parts.dispatcher.call(checked(deviceId), method, params, { timeout, signal })
   }
 
   /** Sends a message to all devices, or to those that listen to a topic. */
-  async broadcast (data: unknown, { topic }: { topic?: string | undefined } = {}): Promise<Reach & { id: string }> {
+  async broadcast (data: unknown, { topic }: { topic?: string | undefined } = {}): Promise<PublishResult & { id: string }> {
     if (topic !== undefined) this.#checkTopic(topic)
-    return await this.#parts.outbox.broadcast(data, topic)
+    return await this.#parts.dispatcher.broadcast(data, topic)
   }
 
   /** Lets a device listen to a topic; resolves with all it listens to. */
   async join (deviceId: string, topic: string): Promise<string[]> {
-    return await this.#parts.outbox.reach(checked(deviceId), { kind: 'join', topic }) as string[]
+    return await this.#parts.dispatcher.reach(checked(deviceId), { kind: 'join', topic }) as string[]
   }
 
   async leave (deviceId: string, topic: string): Promise<string[]> {
-    return await this.#parts.outbox.reach(checked(deviceId), { kind: 'leave', topic }) as string[]
+    return await this.#parts.dispatcher.reach(checked(deviceId), { kind: 'leave', topic }) as string[]
   }
 
   /** Ends the connection of a device; it is told not to come back by itself. */
   async disconnect (deviceId: string): Promise<void> {
-    await this.#parts.outbox.reach(checked(deviceId), { kind: 'end' })
+    await this.#parts.dispatcher.reach(checked(deviceId), { kind: 'end' })
   }
 
-  async describe (deviceId: string): Promise<Portrait> {
-    const { outbox, letters, registry } = this.#parts
+  async describe (deviceId: string): Promise<DeviceDetails> {
+    const { dispatcher, letters, registry } = this.#parts
     const waiting = await letters.waiting(checked(deviceId))
-    const lastGoodbye = registry.lastGoodbye(deviceId)
-    const known = { deviceId, waiting, ...(lastGoodbye && { lastGoodbye }) }
+    const lastDisconnect = registry.lastDisconnect(deviceId)
+    const known = { deviceId, waiting, ...(lastDisconnect && { lastDisconnect }) }
     try {
-      return { ...known, ...await outbox.reach(deviceId, { kind: 'describe' }) as Description }
+      return { ...known, ...await dispatcher.reach(deviceId, { kind: 'describe' }) as DeviceDescription }
     } catch (error) {
-      const away = error instanceof Failure && error.reason === 'offline' && (waiting > 0 || lastGoodbye !== undefined)
+      const away = error instanceof Failure && error.reason === 'offline' && (waiting > 0 || lastDisconnect !== undefined)
       if (!away) throw error
       return { ...known, connected: false }
     }
   }
 
   /** Who is connected, over all nodes, in the order of ids. */
-  async list ({ limit = 100, after, topic }: Partial<Page> = {}): Promise<Presence[]> {
+  async list ({ limit = 100, after, topic }: Partial<ListPage> = {}): Promise<Presence[]> {
     if (topic !== undefined) this.#checkTopic(topic)
     return await this.#parts.backplane.list({ limit, after, topic })
   }
@@ -176,14 +176,14 @@ export class Devices {
   }
 
   /** Connects to a device that listens, or to another server, and stays connected. */
-  dial (url: string, options: DialOptions): Dialled {
+  dial (url: string, options: DialOptions): DialConnection {
     return this.#parts.dials!.dial(url, options)
   }
 
   /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */
-  handle<S extends Schemas> (method: string, schemas: S, handler: Handler<S>): this
+  handle<S extends MethodSchemas> (method: string, schemas: S, handler: Handler<S>): this
   handle (method: string, handler: Handler): this
-  handle (method: string, ...rest: [Handler] | [Schemas, Handler]): this {
+  handle (method: string, ...rest: [Handler] | [MethodSchemas, Handler]): this {
     if (builtins.has(method)) throw new Error(`The method "${method}" is built in`)
     const [schemas, handler] = rest.length === 1 ? [{}, rest[0]] : rest
     this.#parts.methods.handle(method, schemas, handler)

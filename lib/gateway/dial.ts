@@ -1,15 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ConnectionOptions } from 'node:tls'
 import { Type, type Static } from '@sinclair/typebox'
-import type { Door, Ground } from './transport.ts'
-import { Failure, goodbyes } from '../protocol/errors.ts'
-import type { Farewell } from '../protocol/close-notice.ts'
+import type { Transport, TransportContext } from './transport.ts'
+import { Failure, closeCodes } from '../protocol/errors.ts'
+import type { CloseNotice } from '../protocol/close-notice.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import type { Codec } from '../protocol/message.ts'
 import { complete, Milliseconds, Part } from './options.ts'
-import { waitOf } from '../protocol/reconnect.ts'
+import { reconnectDelay } from '../protocol/reconnect.ts'
 import type { Session, Socket } from '../connection/session.ts'
-import { wordsOf } from '../protocol/user-code.ts'
+import { describeThrown } from '../protocol/user-code.ts'
 import { safeLog } from './log.ts'
 
 type Token = string | (() => string | undefined | Promise<string | undefined>)
@@ -22,8 +22,8 @@ const DialOptionsSchema = Type.Object({
   }))),
   codec: Type.Optional(Part<Codec>('What the other side speaks; JSON-RPC unless told. Over TCP it must be text without newlines')),
   tls: Type.Optional(Part<ConnectionOptions>('For `wss:`, and for `tcp:` that is to be TLS')),
-  first: Milliseconds(1_000, 'The most to wait before the first try; it doubles with each'),
-  most: Milliseconds(30_000, 'The most to wait before any try')
+  minDelay: Milliseconds(1_000, 'The most to wait before the first try; it doubles with each'),
+  maxDelay: Milliseconds(30_000, 'The most to wait before any try')
 }, { additionalProperties: false })
 
 type DialSettings = Static<typeof DialOptionsSchema>
@@ -40,67 +40,67 @@ export interface DialStatus {
 }
 
 /** A connection from the server to a device, kept until it is closed or told not to come back. */
-export interface Dialled {
+export interface DialConnection {
   readonly deviceId: string
   readonly status: DialStatus
   close (): void
 }
 
 /** A way out, and what goes with it. */
-export interface Errand {
+export interface DialRequest {
   url: URL
   as: string | undefined
   token: string | undefined
   codec: Codec
   tls: ConnectionOptions | undefined
-  ground: Ground
+  ground: TransportContext
   /** Aborts when nobody wants it any more. */
   signal: AbortSignal
 }
 
 /** A connection that the other side has accepted. */
-export interface Outward {
+export interface OutboundConnection {
   readonly line: Socket & { session: Session | undefined }
   readonly address: string | undefined
   readonly localAddress: string | undefined
   /** Resolves when it has ended. */
-  readonly over: Promise<Farewell>
+  readonly over: Promise<CloseNotice>
   /** What came meanwhile may come in. */
   release (): void
   cut (): void
 }
 
 /** Connects once; rejects with a `Farewell`, or with an error. */
-export type Way = (errand: Errand) => Promise<Outward>
+export type Connector = (errand: DialRequest) => Promise<OutboundConnection>
 
 /** A connection that lasted so many times the first wait was a good one. */
 const GOOD = 5
 const LOOK_AGAIN = 10
 
 /** The connections that the application makes itself. */
-export class Dials implements Door {
-  readonly #ways: Record<string, { way: Way, codec: Codec }>
-  readonly #dials = new Set<Dial>()
-  #ground: Ground | undefined
+export class Dialer implements Transport {
+  readonly #ways: Record<string, { way: Connector, codec: Codec }>
+  readonly #dials = new Set<DialedConnection>()
+  #ground: TransportContext | undefined
 
   /** A way for each protocol of a URL, and what is spoken there. */
-  constructor (ways: Record<string, { way: Way, codec: Codec }>) {
+  constructor (ways: Record<string, { way: Connector, codec: Codec }>) {
     this.#ways = ways
   }
 
-  async open (ground: Ground): Promise<void> {
+  async open (ground: TransportContext): Promise<void> {
     this.#ground = ground
   }
 
-  dial (url: string, options: DialOptions): Dialled {
+  dial (url: string, options: DialOptions): DialConnection {
     const { protocol, port } = new URL(url)
     const to = this.#ways[protocol]
     if (!to) throw new TypeError(`Cannot dial "${protocol}": only ${Object.keys(this.#ways).join(' ')}`)
     if (protocol === 'tcp:' && port === '') throw new TypeError(`Cannot dial "${url}": it has no port`)
     if (!isDeviceId(options.deviceId)) throw new Failure('bad-id')
-    if (this.#ground!.entrance.isDraining) throw new Failure('draining')
+    if (this.#ground!.gateway.isDraining) throw new Failure('draining')
     const settings = complete('dial()', DialOptionsSchema, options)
-    const dial = new Dial(to.way, url, { codec: to.codec, ...settings }, this.#ground!, () => this.#dials.delete(dial))
+    const dial = new DialedConnection(to.way, url, { codec: to.codec, ...settings }, this.#ground!, () => this.#dials.delete(dial))
     this.#dials.add(dial)
     dial.open()
     return dial
@@ -113,21 +113,21 @@ export class Dials implements Door {
   }
 }
 
-class Dial implements Dialled {
+class DialedConnection implements DialConnection {
   status: DialStatus = { state: 'connecting' }
-  readonly #way: Way
+  readonly #way: Connector
   readonly #url: string
   readonly #options: DialSettings & { codec: Codec }
-  readonly #ground: Ground
+  readonly #ground: TransportContext
   readonly #stopped: () => void
   /** Aborts an attempt that is under way. */
   #attempt = new AbortController()
   #isWanted = true
-  #outward: Outward | undefined
+  #outward: OutboundConnection | undefined
   #timer: NodeJS.Timeout | undefined
   #tries = 0
 
-  constructor (way: Way, url: string, options: DialSettings & { codec: Codec }, ground: Ground, stopped: () => void) {
+  constructor (way: Connector, url: string, options: DialSettings & { codec: Codec }, ground: TransportContext, stopped: () => void) {
     this.#way = way
     this.#url = url
     this.#options = options
@@ -142,7 +142,7 @@ class Dial implements Dialled {
   open (): void {
     this.status = { state: 'connecting' }
     const openedAt = Date.now()
-    this.#connect().catch(farewellOf).then(farewell => this.#ended(farewell, Date.now() - openedAt))
+    this.#connect().catch(closeNoticeOf).then(farewell => this.#ended(farewell, Date.now() - openedAt))
   }
 
   close (): void {
@@ -164,12 +164,12 @@ class Dial implements Dialled {
   }
 
   /** Resolves with how it ended. */
-  async #connect (): Promise<Farewell> {
+  async #connect (): Promise<CloseNotice> {
     const { deviceId, codec } = this.#options
-    const { entrance } = this.#ground
+    const { gateway } = this.#ground
     const { address, localAddress, line, over, release } = this.#outward = await this.#reachInTime()
-    const session = line.session = entrance.open({ deviceId, address, localAddress, credentials: {}, codec }, line)
-    await entrance.enter(session)
+    const session = line.session = gateway.open({ deviceId, address, localAddress, credentials: {}, codec }, line)
+    await gateway.enter(session)
     if (!session.left) this.status = { state: 'connected' }
     release()
     await over
@@ -177,7 +177,7 @@ class Dial implements Dialled {
   }
 
   /** However slowly the other side speaks, or the token comes. */
-  async #reachInTime (): Promise<Outward> {
+  async #reachInTime (): Promise<OutboundConnection> {
     const attempt = this.#attempt = new AbortController()
     const { signal } = attempt
     const timer = setTimeout(() => attempt.abort(new Error('No answer in time')), this.#ground.limits.admissionTimeout)
@@ -191,7 +191,7 @@ class Dial implements Dialled {
     }
   }
 
-  async #reach (signal: AbortSignal): Promise<Outward> {
+  async #reach (signal: AbortSignal): Promise<OutboundConnection> {
     const { as, codec, tls } = this.#options
     const bearer = await this.#token()
     signal.throwIfAborted()
@@ -207,15 +207,15 @@ class Dial implements Dialled {
       throw new TypeError(`a ${typeof given} is no token`)
     } catch (error) {
       safeLog(this.#ground.app.log).error({ err: error, deviceId: this.deviceId }, 'the token for a dialled connection failed')
-      throw new Error(`No token: ${wordsOf(error)}`, { cause: error })
+      throw new Error(`No token: ${describeThrown(error)}`, { cause: error })
     }
   }
 
-  #ended ({ code, reason }: Farewell, lasted: number): void {
+  #ended ({ code, reason }: CloseNotice, lasted: number): void {
     this.#outward = undefined
     if (this.status.state === 'stopped') return
-    if (lasted >= GOOD * this.#options.first) this.#tries = 0
-    const retryIn = this.#isWanted ? waitOf(code, reason, this.#tries++, this.#options) : undefined
+    if (lasted >= GOOD * this.#options.minDelay) this.#tries = 0
+    const retryIn = this.#isWanted ? reconnectDelay(code, reason, this.#tries++, this.#options) : undefined
     this.#ground.app.log.info({ deviceId: this.deviceId, code, reason, retryIn }, 'dialled connection ended')
     if (retryIn === undefined) return this.#stop({ state: 'stopped', code, reason })
     this.status = { state: 'waiting', code, reason, retryIn }
@@ -229,10 +229,10 @@ class Dial implements Dialled {
 }
 
 /** What went wrong before there was a session: the goodbye of the other side, or words for what happened here. */
-function farewellOf (thrown: unknown): Farewell {
+function closeNoticeOf (thrown: unknown): CloseNotice {
   try {
-    const { code, reason } = thrown as Farewell
+    const { code, reason } = thrown as CloseNotice
     if (!(thrown instanceof Error) && Number.isInteger(code)) return { code, reason }
   } catch {} // nothing that can be read, from a codec that is not ours
-  return { code: goodbyes.vanished.code, reason: wordsOf(thrown) }
+  return { code: closeCodes.vanished.code, reason: describeThrown(thrown) }
 }

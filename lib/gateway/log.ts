@@ -1,14 +1,14 @@
 import type { FastifyBaseLogger } from 'fastify'
 
 /** Those that are used here. */
-type Level = 'error' | 'warn' | 'info' | 'debug'
+type LogLevel = 'error' | 'warn' | 'info' | 'debug'
 
 /** The same log, except that it never throws: an error that it cannot read is replaced by one that says so. */
 export function safeLog (log: FastifyBaseLogger): FastifyBaseLogger {
-  return new SafeLog(log) as Pick<FastifyBaseLogger, Level> as FastifyBaseLogger
+  return new SafeLog(log) as Pick<FastifyBaseLogger, LogLevel> as FastifyBaseLogger
 }
 
-class SafeLog implements Record<Level, (fields: object, words?: string) => void> {
+class SafeLog implements Record<LogLevel, (fields: object, words?: string) => void> {
   readonly #log: FastifyBaseLogger
 
   constructor (log: FastifyBaseLogger) {
@@ -31,7 +31,7 @@ class SafeLog implements Record<Level, (fields: object, words?: string) => void>
     this.#write('debug', fields, words)
   }
 
-  #write (level: Level, fields: object, words?: string): void {
+  #write (level: LogLevel, fields: object, words?: string): void {
     try {
       this.#log[level](fields, words)
     } catch {
@@ -39,7 +39,7 @@ class SafeLog implements Record<Level, (fields: object, words?: string) => void>
     }
   }
 
-  #writeWithout (level: Level, fields: object, words?: string): void {
+  #writeWithout (level: LogLevel, fields: object, words?: string): void {
     try {
       this.#log[level]({ ...fields, err: new Error('What was thrown cannot be read') }, words)
     } catch {} // the log itself fails, and there is nobody else to tell
@@ -47,7 +47,7 @@ class SafeLog implements Record<Level, (fields: object, words?: string) => void>
 }
 
 /** Logs that the other nodes are lost and found again. To reach them for the first time, after a start without them, is no reason to warn. */
-export function linkLog (log: FastifyBaseLogger, node: string): (up: boolean) => void {
+export function clusterLinkLogger (log: FastifyBaseLogger, node: string): (up: boolean) => void {
   let wasLost = false
   return up => {
     if (!up) log.warn({ node }, 'the other nodes cannot be reached')

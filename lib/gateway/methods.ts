@@ -1,8 +1,8 @@
 import { Kind, type Static, type TSchema } from '@sinclair/typebox'
 import { TypeCompiler, ValueErrorType, type TypeCheck, type ValueError } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
-import { answers, Failure, type Flaw } from '../protocol/errors.ts'
-import { isThenable, type Inbound } from '../protocol/peer.ts'
+import { reasons, Failure, type ParamsFlaw } from '../protocol/errors.ts'
+import { isThenable, type InboundCall } from '../protocol/peer.ts'
 import type { Device } from '../connection/device.ts'
 import type { Stats } from '../connection/stats.ts'
 
@@ -12,7 +12,7 @@ export interface HandlerContext {
   readonly signal: AbortSignal
 }
 
-export interface Schemas {
+export interface MethodSchemas {
   params?: TSchema
   result?: TSchema
 }
@@ -20,7 +20,7 @@ export interface Schemas {
 type Of<Schema> = Schema extends TSchema ? Static<Schema> : unknown
 
 /** Answers a method that devices call; its types follow from its schemas. */
-export type Handler<S extends Schemas = Schemas> =
+export type Handler<S extends MethodSchemas = MethodSchemas> =
   (params: Of<S['params']>, context: HandlerContext) => Of<S['result']> | Promise<Of<S['result']>>
 
 interface Method {
@@ -31,7 +31,7 @@ interface Method {
 }
 
 /** Answers what this node has no handler for. */
-export interface Elsewhere {
+export interface RemoteMethods {
   /** Whether anybody there answers it. */
   answers (name: string): boolean
   answer (name: string, params: unknown, device: Device, signal?: AbortSignal): Promise<unknown>
@@ -45,9 +45,9 @@ export class Methods {
   #nextTurn = 0
   readonly #stats: Stats
   readonly #log: FastifyBaseLogger
-  readonly #elsewhere: Elsewhere | undefined
+  readonly #elsewhere: RemoteMethods | undefined
 
-  constructor (stats: Stats, log: FastifyBaseLogger, elsewhere?: Elsewhere) {
+  constructor (stats: Stats, log: FastifyBaseLogger, elsewhere?: RemoteMethods) {
     this.#stats = stats
     this.#log = log
     this.#elsewhere = elsewhere
@@ -58,7 +58,7 @@ export class Methods {
   }
 
   /** Several handlers of one method share the connections among them, in turn. */
-  handle<S extends Schemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
+  handle<S extends MethodSchemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
     if (typeof handler !== 'function') throw new TypeError(`What handles "${name}" is a function`)
     const method = { handler: handler as Method['handler'], params: compiled(name, schemas.params), result: compiled(name, schemas.result), isBuiltin }
     const handlers = this.#methods.get(name)
@@ -70,12 +70,12 @@ export class Methods {
    * Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. `turn` is the number of
    * the connection, where it has one already.
    */
-  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: Inbound, turn?: number): unknown {
+  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: InboundCall, turn?: number): unknown {
     const method = this.#methodOf(name, device, turn)
     try {
       if (!method || (method.isBuiltin && device.isForeign)) throw new Failure('unknown-method')
       if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
-      const result = method.handler(params, new Context(device, inbound))
+      const result = method.handler(params, new CallContext(device, inbound))
       if (!isThenable(result)) return this.#check(name, method, result)
       return Promise.resolve(result).then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, device, error) })
     } catch (error) {
@@ -126,11 +126,11 @@ function compiled (name: string, schema: TSchema | undefined): TypeCheck<TSchema
   return schema && TypeCompiler.Compile(schema)
 }
 
-class Context implements HandlerContext {
+class CallContext implements HandlerContext {
   readonly device: Device
-  readonly #inbound: Inbound
+  readonly #inbound: InboundCall
 
-  constructor (device: Device, inbound: Inbound) {
+  constructor (device: Device, inbound: InboundCall) {
     this.device = device
     this.#inbound = inbound
   }
@@ -147,6 +147,6 @@ const types = new Set([
 
 function badParams ({ type, path, message }: ValueError): Failure {
   const words = `params${path}: ${message}`
-  const flaw: Flaw = occurrences.has(type) ? 'occurrence' : types.has(type) ? 'type' : 'value'
-  return new Failure('bad-params', { message: words, detail: { code: answers['bad-params'].rpc, message: words }, flaw })
+  const flaw: ParamsFlaw = occurrences.has(type) ? 'occurrence' : types.has(type) ? 'type' : 'value'
+  return new Failure('bad-params', { message: words, detail: { code: reasons['bad-params'].rpc, message: words }, flaw })
 }

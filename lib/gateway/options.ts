@@ -3,12 +3,12 @@ import { Value } from '@sinclair/typebox/value'
 import type { FastifyRequest } from 'fastify'
 import type { Backplane } from '../cluster/backplane.ts'
 import type { AuthorizeTopic } from './builtins.ts'
-import type { Door } from './transport.ts'
+import type { Transport } from './transport.ts'
 import type { Origins } from './access.ts'
 import type { Authenticate } from './connect-request.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
 import type { Codec } from '../protocol/message.ts'
-import { isThenable, MAX_TIMER } from '../protocol/peer.ts'
+import { isThenable, MAX_TIMER_MS } from '../protocol/peer.ts'
 
 /** Whether this request may use REST. */
 export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
@@ -17,13 +17,13 @@ const Fn = <T>(description: string) => Type.Unsafe<T>(Type.Function([], Type.Unk
 const FnOrFalse = <T>(description: string) => Type.Unsafe<T | false>(Type.Union([Type.Literal(false), Type.Function([], Type.Unknown())], { description }))
 export const Part = <T>(description: string) => Type.Unsafe<T>(Type.Object({}, { description, additionalProperties: true }))
 export const Count = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, description })
-export const Milliseconds = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, maximum: MAX_TIMER, description })
+export const Milliseconds = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, maximum: MAX_TIMER_MS, description })
 
 /** Every option: its default, its limit, its one-line doc. Durations are in milliseconds, sizes in bytes. */
 export const OptionsSchema = Type.Object({
   prefix: Type.String({ default: '', description: 'Put before every route' }),
   path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Where devices connect' }),
-  doors: Type.Array(Part<Door>('A door'), { default: [], description: 'Further ways in, as `tcp({ port: 4000 })`' }),
+  transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Further ways in, as `tcp({ port: 4000 })`' }),
   node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$', description: 'Name of this node; by default drawn at start' })),
 
   authenticate: Type.Optional(FnOrFalse<Authenticate>('Who is this device; `false` lets every device in. Without it: only from this machine')),
@@ -64,8 +64,8 @@ export const OptionsSchema = Type.Object({
   maxTtl: Milliseconds(604_800_000, 'The longest a message may wait for its device'),
   maxLetters: Count(1_000, 'Letters that may wait per device'),
   maxLetterBytes: Count(1_048_576, 'Size of all letters that wait for a device'),
-  window: Count(32, 'Letters on their way to a device at a time'),
-  attempts: Count(5, 'Connections that may end without an acknowledgement, or internal errors of the device, before a letter is set aside'),
+  maxInFlight: Count(32, 'Letters on their way to a device at a time'),
+  attempts: Count(5, 'Connections that may end without an acknowledgement, or internal errors of the device, before a letter is dead-lettered'),
   maxKeys: Count(10_000, 'Idempotency keys remembered'),
   keyTtl: Milliseconds(86_400_000, 'How long an idempotency key is remembered'),
 

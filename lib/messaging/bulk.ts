@@ -1,30 +1,30 @@
 import { getMaxListeners, setMaxListeners } from 'node:events'
 import { Failure } from '../protocol/errors.ts'
-import type { Outbox, SendOptions, Sent } from './dispatcher.ts'
+import type { Dispatcher, SendOptions, SendResult } from './dispatcher.ts'
 
 /** One of many messages that are sent together. */
-export interface Addressed extends Omit<SendOptions, 'signal'> {
+export interface BulkMessage extends Omit<SendOptions, 'signal'> {
   to: string
   data: unknown
 }
 
-interface Begun {
+interface PendingSend {
   /** Undefined as long as nobody knows. */
-  outcome: Sent | Failure | undefined
+  outcome: SendResult | Failure | undefined
 }
 
 const SIDE_BY_SIDE = 32
 
 /** Messages sent side by side, and what became of each, in the order begun. */
-export class Volley {
-  readonly #outbox: Outbox
+export class BulkSender {
+  readonly #dispatcher: Dispatcher
   readonly #signal: AbortSignal | undefined
   readonly #known: () => void
-  readonly #underway: Begun[] = []
+  readonly #underway: PendingSend[] = []
 
   /** `known` is called when what became of the first of them comes to be known after all. */
-  constructor (outbox: Outbox, known: () => void, signal?: AbortSignal) {
-    this.#outbox = outbox
+  constructor (dispatcher: Dispatcher, known: () => void, signal?: AbortSignal) {
+    this.#dispatcher = dispatcher
     this.#known = known
     this.#signal = signal
     // as many listen to it as go side by side, and that is no leak
@@ -40,10 +40,10 @@ export class Volley {
   }
 
   /** Begins with one more. A failure takes its place in the order like any other. */
-  add (line: Addressed | Failure): void {
+  add (line: BulkMessage | Failure): void {
     const outcome = line instanceof Failure ? line : this.#send(line)
     if (!(outcome instanceof Promise)) return void this.#underway.push({ outcome })
-    const begun: Begun = { outcome: undefined }
+    const begun: PendingSend = { outcome: undefined }
     this.#underway.push(begun)
     void outcome.catch(failureOf).then(known => {
       begun.outcome = known
@@ -52,15 +52,15 @@ export class Volley {
   }
 
   /** What became of the first, which counts no more; nothing, as long as nobody knows. */
-  take (): Sent | Failure | undefined {
+  take (): SendResult | Failure | undefined {
     const outcome = this.#underway[0]?.outcome
     if (outcome) this.#underway.shift()
     return outcome
   }
 
-  #send (line: Addressed): Sent | Failure | Promise<Sent> {
+  #send (line: BulkMessage): SendResult | Failure | Promise<SendResult> {
     try {
-      return this.#outbox.send(line.to, line.data, line.confirm ? { ...line, signal: this.#signal } : line)
+      return this.#dispatcher.send(line.to, line.data, line.confirm ? { ...line, signal: this.#signal } : line)
     } catch (error) {
       return failureOf(error)
     }

@@ -1,33 +1,33 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { answers, Failure, goodbyes, type Detail, type Goodbye, type Reason } from '../protocol/errors.ts'
+import { reasons, Failure, closeCodes, type Detail, type CloseReason, type Reason } from '../protocol/errors.ts'
 import { isUnreachable, type Letters } from './letters.ts'
-import type { Ending, Kept } from '../storage/mailbox.ts'
-import { Pace } from './turn-limiter.ts'
+import type { Ending, StoredLetter } from '../storage/mailbox.ts'
+import { TurnLimiter } from './turn-limiter.ts'
 import type { Session } from '../connection/session.ts'
 
 export interface DeliveryLimits {
   /** Letters on their way to one device at a time. */
-  window: number
-  /** Connections that may end with a letter unacknowledged, and accidents that may happen to it, before it is set aside. */
+  maxInFlight: number
+  /** Connections that may end with a letter unacknowledged, and accidents that may happen to it, before it is dead-lettered. */
   attempts: number
 }
 
 /** How long a device is left alone that has too much to do, and a mailbox that cannot be read. */
-const PAUSE = 1_000
+const RETRY_DELAY_MS = 1_000
 /** It doubles with each accident, up to this. */
-const MOST_PAUSE = 60_000
+const MAX_RETRY_DELAY_MS = 60_000
 /** Letters of all devices that leave in one turn of the event loop, so that many devices coming back at once stop nobody else. */
-const PER_TURN = 64
-const pressed = new Set<Reason>(['busy', 'too-fast'])
+const LETTERS_PER_TURN = 64
+const overloadReasons = new Set<Reason>(['busy', 'too-fast'])
 
 /** Ends that are our doing: no letter is to blame for them. */
-const ours: Goodbye[] = ['leaving', 'overloaded', 'expired', 'replaced', 'removed']
-const blameless = new Set<number>(ours.map(name => goodbyes[name].code))
+const ourCloseReasons: CloseReason[] = ['leaving', 'overloaded', 'expired', 'replaced', 'removed']
+const blamelessCloseCodes = new Set<number>(ourCloseReasons.map(name => closeCodes[name].code))
 
 /** What is on its way to one session. */
-interface Round {
-  readonly inFlight: Map<string, Kept>
+interface DeliveryState {
+  readonly inFlight: Map<string, StoredLetter>
   /** The position behind which the next letter is taken. */
   after: number
   /** Letters were put since the last look. */
@@ -42,10 +42,10 @@ export class Delivery {
   readonly #letters: Letters
   readonly #limits: DeliveryLimits
   readonly #log: FastifyBaseLogger
-  readonly #rounds = new Map<Session, Round>()
-  readonly #pace = new Pace(PER_TURN)
+  readonly #rounds = new Map<Session, DeliveryState>()
+  readonly #pace = new TurnLimiter(LETTERS_PER_TURN)
   /** Those that the device has answered. */
-  readonly #answered = new WeakSet<Kept>()
+  readonly #answered = new WeakSet<StoredLetter>()
   #paused = false
 
   constructor (letters: Letters, limits: DeliveryLimits, log: FastifyBaseLogger) {
@@ -55,7 +55,7 @@ export class Delivery {
   }
 
   /** There may be letters for this session. */
-  ring (session: Session): void {
+  wake (session: Session): void {
     if (session.left || this.#paused) return
     let round = this.#rounds.get(session)
     if (!round) {
@@ -73,7 +73,7 @@ export class Delivery {
     this.#rounds.delete(session)
     round.wake()
     const suspect = [...round.inFlight.values()].find(letter => !this.#answered.has(letter))
-    if (suspect && !blameless.has(session.left!.code)) void this.#strike(session, suspect)
+    if (suspect && !blamelessCloseCodes.has(session.left!.code)) void this.#strike(session, suspect)
   }
 
   /** The node is leaving: what is on its way may arrive, and the rest waits for another connection. */
@@ -82,7 +82,7 @@ export class Delivery {
     for (const { wake } of this.#rounds.values()) wake()
   }
 
-  async #drain (session: Session, round: Round): Promise<void> {
+  async #drain (session: Session, round: DeliveryState): Promise<void> {
     round.draining = true
     while (round.rung && this.#mayHand(session)) {
       round.rung = false
@@ -90,7 +90,7 @@ export class Delivery {
         await this.#drainOnce(session, round)
       } catch (error) {
         if (!isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id }, 'letters cannot be read')
-        await sleep(PAUSE, undefined, { ref: false })
+        await sleep(RETRY_DELAY_MS, undefined, { ref: false })
         round.rung = true
       }
     }
@@ -98,7 +98,7 @@ export class Delivery {
     this.#forget(session, round)
   }
 
-  async #drainOnce (session: Session, round: Round): Promise<void> {
+  async #drainOnce (session: Session, round: DeliveryState): Promise<void> {
     const letters = this.#letters.from(session.id, round.after)[Symbol.asyncIterator]()
     try {
       for (;;) {
@@ -120,15 +120,15 @@ export class Delivery {
     }
   }
 
-  #isFull (session: Session, { inFlight }: Round): boolean {
-    return inFlight.size >= Math.min(this.#limits.window, session.codec.concurrency) && this.#mayHand(session)
+  #isFull (session: Session, { inFlight }: DeliveryState): boolean {
+    return inFlight.size >= Math.min(this.#limits.maxInFlight, session.codec.concurrency) && this.#mayHand(session)
   }
 
   #mayHand (session: Session): boolean {
     return !session.left && !this.#paused
   }
 
-  async #hand (session: Session, round: Round, letter: Kept): Promise<void> {
+  async #hand (session: Session, round: DeliveryState, letter: StoredLetter): Promise<void> {
     try {
       let pause: number | undefined
       do pause = await this.#offer(session, letter)
@@ -142,7 +142,7 @@ export class Delivery {
   }
 
   /** Milliseconds until the next try; nothing, if nothing is left to do here. */
-  async #offer (session: Session, letter: Kept): Promise<number | undefined> {
+  async #offer (session: Session, letter: StoredLetter): Promise<number | undefined> {
     // many may have waited, and each takes some of the room
     for (let written = session.room(); written; written = session.room()) await written.catch(() => {})
     const failure = await this.#call(session, letter)
@@ -151,10 +151,10 @@ export class Delivery {
     return undefined
   }
 
-  async #failed (session: Session, letter: Kept, failure: Failure): Promise<number | undefined> {
+  async #failed (session: Session, letter: StoredLetter, failure: Failure): Promise<number | undefined> {
     const { reason, device = { code: failure.code, message: failure.message } } = failure
     if (reason === 'dropped') return undefined // it waits for the next connection
-    if (pressed.has(reason)) return PAUSE
+    if (overloadReasons.has(reason)) return RETRY_DELAY_MS
     const isUnanswered = reason === 'timeout' && session.patience !== undefined && Date.now() < letter.expiresAt
     if (isUnanswered || isAccident(failure)) return await this.#strike(session, letter)
     if (reason === 'timeout') await this.#settle(session, letter, 'expired')
@@ -163,12 +163,12 @@ export class Delivery {
   }
 
   /** Retries while the mailbox is away or full, even after the device has left, because its answer is known. */
-  async #settle (session: Session, letter: Kept, ending: Ending, device?: Detail): Promise<void> {
+  async #settle (session: Session, letter: StoredLetter, ending: Ending, device?: Detail): Promise<void> {
     this.#answered.add(letter)
-    for (let tries = 1; !await this.#isSettled(session, letter, { ending, device, tries }); tries++) await sleep(PAUSE, undefined, { ref: false })
+    for (let tries = 1; !await this.#isSettled(session, letter, { ending, device, tries }); tries++) await sleep(RETRY_DELAY_MS, undefined, { ref: false })
   }
 
-  async #isSettled (session: Session, letter: Kept, { ending, device, tries }: { ending: Ending, device: Detail | undefined, tries: number }): Promise<boolean> {
+  async #isSettled (session: Session, letter: StoredLetter, { ending, device, tries }: { ending: Ending, device: Detail | undefined, tries: number }): Promise<boolean> {
     try {
       await this.#letters.settle(session.id, letter, ending, device)
       return true
@@ -180,7 +180,7 @@ export class Delivery {
   }
 
   /** After a pause. False: it was taken back meanwhile. */
-  async #waits (session: Session, letter: Kept, pause: number): Promise<boolean> {
+  async #waits (session: Session, letter: StoredLetter, pause: number): Promise<boolean> {
     await sleep(pause, undefined, { ref: false })
     try {
       return (await this.#letters.receipt(session.id, letter.id))?.status === 'queued'
@@ -190,36 +190,36 @@ export class Delivery {
   }
 
   /** Why the device has not acknowledged; nothing, if it has. */
-  #call (session: Session, letter: Kept): Promise<Failure | undefined> {
+  #call (session: Session, letter: StoredLetter): Promise<Failure | undefined> {
     const timeout = letter.expiresAt - Date.now()
     if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
-      const { method, params, id } = session.bringing(letter.id, contentOf(letter))
+      const { method, params, id } = session.callFor(letter.id, contentOf(letter))
       return session.peer.call(method, params, { id, timeout, patience: session.patience }).then(acknowledged, failureOf)
     } catch (error) {
       return Promise.resolve(failureOf(error))
     }
   }
 
-  /** Nothing: it is set aside, or waits no more. */
-  async #strike (session: Session, letter: Kept): Promise<number | undefined> {
+  /** Nothing: it is dead-lettered, or waits no more. */
+  async #strike (session: Session, letter: StoredLetter): Promise<number | undefined> {
     try {
-      const strikes = await this.#letters.strike(session.id, letter.id)
-      if (strikes >= this.#limits.attempts) await this.#settle(session, letter, 'set-aside')
-      else if (strikes > 0) return Math.min(PAUSE * 2 ** (strikes - 1), MOST_PAUSE)
+      const strikes = await this.#letters.addAttempt(session.id, letter.id)
+      if (strikes >= this.#limits.attempts) await this.#settle(session, letter, 'dead-lettered')
+      else if (strikes > 0) return Math.min(RETRY_DELAY_MS * 2 ** (strikes - 1), MAX_RETRY_DELAY_MS)
       return undefined
     } catch (error) {
       this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be struck')
-      return PAUSE
+      return RETRY_DELAY_MS
     }
   }
 
-  #forget (session: Session, round: Round): void {
+  #forget (session: Session, round: DeliveryState): void {
     if (!round.draining && round.inFlight.size === 0) this.#rounds.delete(session)
   }
 }
 
-function room (round: Round): Promise<void> {
+function room (round: DeliveryState): Promise<void> {
   return new Promise(resolve => { round.wake = resolve })
 }
 
@@ -227,7 +227,7 @@ function acknowledged (): undefined {}
 
 /** Something went wrong with it on the device, which has not said that it does not want it. */
 function isAccident ({ reason, device }: Failure): boolean {
-  return reason === 'refused' && device?.code === answers.internal.rpc
+  return reason === 'refused' && device?.code === reasons.internal.rpc
 }
 
 /** Anything else is nobody's answer. */
@@ -236,6 +236,6 @@ function failureOf (error: unknown): Failure {
   throw error
 }
 
-function contentOf ({ body }: Kept): unknown {
+function contentOf ({ body }: StoredLetter): unknown {
   return typeof body === 'string' ? JSON.parse(body) : body
 }

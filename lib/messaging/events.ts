@@ -1,9 +1,9 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Presence } from '../cluster/backplane.ts'
 import type { Ending } from '../storage/mailbox.ts'
-import type { Device, Leave } from '../connection/device.ts'
+import type { Device, Disconnect } from '../connection/device.ts'
 import { isThenable } from '../protocol/peer.ts'
-import { promiseOf } from '../protocol/user-code.ts'
+import { invoke } from '../protocol/user-code.ts'
 
 export interface LetterEvent {
   deviceId: string
@@ -13,7 +13,7 @@ export interface LetterEvent {
 /** What happens to devices and letters on this node, with what its listeners are given. */
 export type EventMap = {
   connected: [device: Device]
-  disconnected: [device: Device, leave: Leave]
+  disconnected: [device: Device, leave: Disconnect]
   message: [data: unknown, device: Device]
 } & Record<Ending, [letter: LetterEvent]>
 
@@ -52,7 +52,7 @@ export class Events {
     for (const listener of this.#of(name)) {
       try {
         const outcome = listener(...args)
-        if (isThenable(outcome)) promiseOf(() => outcome).catch(error => this.#failed(name, error))
+        if (isThenable(outcome)) invoke(() => outcome).catch(error => this.#failed(name, error))
       } catch (error) {
         this.#failed(name, error)
       }

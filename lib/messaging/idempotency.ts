@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { briefly, Failure, type Reason } from '../protocol/errors.ts'
+import { truncateDetail, Failure, type Reason } from '../protocol/errors.ts'
 
 export interface KeyLimits {
   maxKeys: number
@@ -7,12 +7,12 @@ export interface KeyLimits {
 }
 
 /** A message under way, or what became of it. */
-interface Sending {
+interface PendingOutcome {
   digest: string
   answer: Promise<unknown>
 }
 
-interface Remembered extends Sending {
+interface StoredOutcome extends PendingOutcome {
   until: number
 }
 
@@ -22,11 +22,11 @@ const nothingSent = new Set<Reason>([
 ])
 
 /** Idempotency keys of this node: the same key and body get the same answer, and one delivery. */
-export class Keys {
+export class IdempotencyKeys {
   readonly #limits: KeyLimits
-  readonly #underway = new Map<string, Sending>()
+  readonly #underway = new Map<string, PendingOutcome>()
   /** Oldest first. */
-  readonly #remembered = new Map<string, Remembered>()
+  readonly #remembered = new Map<string, StoredOutcome>()
 
   constructor (limits: KeyLimits) {
     this.#limits = limits
@@ -66,12 +66,12 @@ export class Keys {
     return sent
   }
 
-  #recall (key: string): Remembered | undefined {
+  #recall (key: string): StoredOutcome | undefined {
     const remembered = this.#remembered.get(key)
     return remembered && remembered.until > Date.now() ? remembered : undefined
   }
 
-  #remember (key: string, remembered: Remembered): void {
+  #remember (key: string, remembered: StoredOutcome): void {
     this.#remembered.delete(key) // so that the order of the map is that of age
     this.#remembered.set(key, remembered)
     const now = Date.now()
@@ -93,7 +93,7 @@ function always (): boolean {
 
 /** What is remembered for long holds little of what the device said. */
 function lightened (error: unknown): unknown {
-  return error instanceof Failure && error.device ? new Failure(error.reason, { message: error.message, detail: briefly(error.device) }) : error
+  return error instanceof Failure && error.device ? new Failure(error.reason, { message: error.message, detail: truncateDetail(error.device) }) : error
 }
 
 export function digestOf (...parts: Array<string | Uint8Array>): string {

@@ -1,16 +1,16 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { lettersOf, type Backplane, type Unwatch } from '../cluster/backplane.ts'
-import { briefly, Failure } from '../protocol/errors.ts'
+import { lettersTopic, type Backplane, type Unwatch } from '../cluster/backplane.ts'
+import { truncateDetail, Failure } from '../protocol/errors.ts'
 import type { Events } from './events.ts'
-import type { Caps, Ending, Kept, Letter, Mailbox, Put, Receipt } from '../storage/mailbox.ts'
+import type { MailboxLimits, Ending, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../storage/mailbox.ts'
 import type { Detail } from '../protocol/errors.ts'
-import { MAX_TIMER, type CallSignal } from '../protocol/peer.ts'
+import { MAX_TIMER_MS, type CallSignal } from '../protocol/peer.ts'
 import type { Stats } from '../connection/stats.ts'
-import { detached } from '../connection/flat-string.ts'
+import { flatString } from '../connection/flat-string.ts'
 
 /** How a letter ended, for whoever waits for it. */
-export interface Outcome {
+export interface LetterOutcome {
   ending: Ending
   device?: Detail | undefined
 }
@@ -21,27 +21,27 @@ export interface LettersPage {
 }
 
 /** Somebody waits for the ending of a letter. */
-export interface Wait {
+export interface OutcomeWait {
   /** Nothing, if it was not to be waited for. */
-  outcome: Promise<Outcome | undefined>
+  outcome: Promise<LetterOutcome | undefined>
   forget (): void
 }
 
 /** A letter, as far as its ending concerns anybody. */
-type Ended = Pick<Letter, 'id' | 'awaitedBy'>
+type EndedLetter = Pick<Letter, 'id' | 'awaitedBy'>
 
-const SWEEP_INTERVAL = 1_000
+const SWEEP_INTERVAL_MS = 1_000
 
 /** The mailbox, and everyone who wants to know what becomes of a letter in it. */
 export class Letters {
   readonly #mailbox: Mailbox
   readonly #backplane: Backplane
   readonly #node: string
-  readonly #caps: Caps
+  readonly #caps: MailboxLimits
   readonly #stats: Stats
   readonly #events: Events
   readonly #log: FastifyBaseLogger
-  readonly #awaited = new Map<string, Set<(outcome?: Outcome) => void>>()
+  readonly #awaited = new Map<string, Set<(outcome?: LetterOutcome) => void>>()
   /** What is under way in the mailbox. */
   #underway = 0
   #idle = (): void => {}
@@ -53,7 +53,7 @@ export class Letters {
 
   constructor (
     { mailbox, backplane, node, caps, stats, events, log, sweeps = true }:
-    { mailbox: Mailbox, backplane: Backplane, node: string, caps: Caps, stats: Stats, events: Events, log: FastifyBaseLogger, sweeps?: boolean | undefined }
+    { mailbox: Mailbox, backplane: Backplane, node: string, caps: MailboxLimits, stats: Stats, events: Events, log: FastifyBaseLogger, sweeps?: boolean | undefined }
   ) {
     this.#mailbox = mailbox
     this.#backplane = backplane
@@ -67,21 +67,21 @@ export class Letters {
       log.error(damage, 'a record of the mailbox is damaged')
     })
     mailbox.onTrouble?.(error => log.error({ err: error }, 'the mailbox is in trouble'))
-    if (sweeps) this.#sweepIn(SWEEP_INTERVAL)
-    this.#unwatch = backplane.watch(lettersOf(node), ({ id, data }) => {
-      this.#settle(id, data as Outcome)
+    if (sweeps) this.#sweepIn(SWEEP_INTERVAL_MS)
+    this.#unwatch = backplane.watch(lettersTopic(node), ({ id, data }) => {
+      this.#settle(id, data as LetterOutcome)
       return 0
     })
   }
 
-  async put (deviceId: string, letter: Letter): Promise<Put> {
-    const put = await this.#mailbox.put(detached(deviceId), letter, this.#caps)
+  async put (deviceId: string, letter: Letter): Promise<PutResult> {
+    const put = await this.#mailbox.put(flatString(deviceId), letter, this.#caps)
     if (put.fresh) this.#stats.count('letters', 'queued')
     if (put.replaced) this.#told(deviceId, put.replaced, { ending: 'replaced' })
     return put
   }
 
-  from (deviceId: string, after: number): AsyncIterable<Kept> {
+  from (deviceId: string, after: number): AsyncIterable<StoredLetter> {
     return this.#mailbox.letters(deviceId, after)
   }
 
@@ -99,8 +99,8 @@ export class Letters {
     }
   }
 
-  strike (deviceId: string, letterId: string): Promise<number> {
-    return this.#track(this.#mailbox.strike(deviceId, letterId))
+  addAttempt (deviceId: string, letterId: string): Promise<number> {
+    return this.#track(this.#mailbox.addAttempt(deviceId, letterId))
   }
 
   receipt (deviceId: string, letterId: string): Promise<Receipt | undefined> {
@@ -121,8 +121,8 @@ export class Letters {
   }
 
   /** False: it did not wait any more. */
-  async settle (deviceId: string, letter: Ended, ending: Ending, device?: Detail): Promise<boolean> {
-    const waited = await this.#track(this.#mailbox.settle(deviceId, letter.id, ending, briefly(device)))
+  async settle (deviceId: string, letter: EndedLetter, ending: Ending, device?: Detail): Promise<boolean> {
+    const waited = await this.#track(this.#mailbox.settle(deviceId, letter.id, ending, truncateDetail(device)))
     if (waited) this.#told(deviceId, letter, { ending, device })
     return waited
   }
@@ -147,18 +147,18 @@ export class Letters {
   }
 
   /** Resolves with how the letter ended, or with nothing after `timeout`. */
-  outcome (letterId: string, timeout: number, signal?: CallSignal): Wait {
+  outcome (letterId: string, timeout: number, signal?: CallSignal): OutcomeWait {
     const awaiting = this.#awaited.get(letterId) ?? new Set()
     let forget!: () => void
-    const outcome = new Promise<Outcome | undefined>(resolve => {
-      const settle = (outcome?: Outcome) => {
+    const outcome = new Promise<LetterOutcome | undefined>(resolve => {
+      const settle = (outcome?: LetterOutcome) => {
         clearTimeout(timer)
         signal?.removeEventListener('abort', forget)
         if (awaiting.delete(settle) && awaiting.size === 0) this.#awaited.delete(letterId)
         resolve(outcome)
       }
       forget = () => settle()
-      const timer = setTimeout(forget, Math.min(timeout, MAX_TIMER))
+      const timer = setTimeout(forget, Math.min(timeout, MAX_TIMER_MS))
       this.#awaited.set(letterId, awaiting.add(settle))
     })
     signal?.addEventListener('abort', forget, { once: true })
@@ -206,7 +206,7 @@ export class Letters {
       if (isUnreachable(error)) this.#reach(false)
       else this.#failSweep(error)
     }
-    if (!this.#closing.signal.aborted) this.#sweepIn(Math.max(since + SWEEP_INTERVAL - performance.now(), 0))
+    if (!this.#closing.signal.aborted) this.#sweepIn(Math.max(since + SWEEP_INTERVAL_MS - performance.now(), 0))
   }
 
   /** Once is said enough: the next sweep is likely to fail as this one did. */
@@ -220,7 +220,7 @@ export class Letters {
     this.#isReachable = isReachable
   }
 
-  #told (deviceId: string, { id, awaitedBy }: Ended, outcome: Outcome): void {
+  #told (deviceId: string, { id, awaitedBy }: EndedLetter, outcome: LetterOutcome): void {
     this.#stats.count('letters', outcome.ending)
     this.#log.debug({ deviceId, letterId: id, ending: outcome.ending }, 'letter settled')
     this.#events.emit(outcome.ending, { deviceId, id })
@@ -228,13 +228,13 @@ export class Letters {
     if (awaitedBy !== undefined && awaitedBy !== this.#node) void this.#tell(awaitedBy, id, outcome)
   }
 
-  #settle (letterId: string, outcome: Outcome): void {
+  #settle (letterId: string, outcome: LetterOutcome): void {
     for (const settle of this.#awaited.get(letterId) ?? []) settle(outcome)
   }
 
-  async #tell (node: string, id: string, data: Outcome): Promise<void> {
+  async #tell (node: string, id: string, data: LetterOutcome): Promise<void> {
     try {
-      await this.#backplane.publish({ id, topic: lettersOf(node), data })
+      await this.#backplane.publish({ id, topic: lettersTopic(node), data })
     } catch (error) {
       this.#log.warn({ err: error, letterId: id }, 'nobody can be told of a letter')
     }
@@ -247,7 +247,7 @@ export function isUnreachable (error: unknown): boolean {
 }
 
 /** The failure that stands for a letter which did not arrive. */
-export function failureOf ({ ending, device }: Outcome): Failure {
+export function failureOf ({ ending, device }: LetterOutcome): Failure {
   if (ending === 'refused') return new Failure('refused', { detail: device })
   if (ending === 'expired') return new Failure('timeout', { message: 'The message expired before it was acknowledged' })
   return new Failure('settled', { message: `The message was ${ending}` })

@@ -4,7 +4,7 @@ import type { Session } from '../connection/session.ts'
 import type { Subscriptions } from './subscriptions.ts'
 
 /** A message that the device has not acknowledged yet. */
-interface Unacknowledged {
+interface PendingConfirmation {
   data: unknown
   acknowledged: Promise<unknown>
 }
@@ -14,7 +14,7 @@ export class SessionOwner implements Owner {
   readonly #session: Session
   readonly #subscriptions: Subscriptions
   /** By message id. */
-  readonly #confirming = new Map<string, Unacknowledged>()
+  readonly #confirming = new Map<string, PendingConfirmation>()
 
   constructor (session: Session, subscriptions: Subscriptions) {
     this.#session = session
@@ -51,7 +51,7 @@ export class SessionOwner implements Owner {
       case 'send': return await session.offer(request.id, request.data)
       case 'confirm': return await this.#confirm(request, signal)
       case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
-      case 'ring': return session.ring()
+      case 'ring': return session.wake()
       case 'describe': return session.describe()
       case 'end': return session.end('removed')
       case 'join': return await this.#join(request.topic)
@@ -64,7 +64,7 @@ export class SessionOwner implements Owner {
   async #confirm ({ id, data, timeout }: Request & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
     const first = this.#confirming.get(id)
     if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
-    const { method, params, ...named } = this.#session.bringing(id, data)
+    const { method, params, ...named } = this.#session.callFor(id, data)
     const acknowledged = this.#session.call(method, params, { ...named, timeout, signal })
     if (first) return await acknowledged
     this.#confirming.set(id, { data, acknowledged })

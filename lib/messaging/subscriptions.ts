@@ -1,11 +1,11 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { EVERYONE, type Backplane, type Publication, type Unwatch } from '../cluster/backplane.ts'
+import { EVERYONE_TOPIC, type Backplane, type Publication, type Unwatch } from '../cluster/backplane.ts'
 import { clock } from '../connection/clock.ts'
 import { Failure } from '../protocol/errors.ts'
 import { Frame } from '../connection/frame.ts'
 import type { Codec } from '../protocol/message.ts'
 import type { Session } from '../connection/session.ts'
-import { detached } from '../connection/flat-string.ts'
+import { flatString } from '../connection/flat-string.ts'
 import { Topics, isFilter, type TopicLimits } from '../protocol/topics.ts'
 
 export interface SubscriptionLimits {
@@ -30,7 +30,7 @@ export class Subscriptions {
     this.#everyone = everyone
     this.#limits = limits
     // a backplane within one process has nothing to filter out: watching each filter would only build a second tree
-    for (const filter of backplane.remote ? [EVERYONE] : [EVERYONE, '#']) this.#watch(filter)
+    for (const filter of backplane.remote ? [EVERYONE_TOPIC] : [EVERYONE_TOPIC, '#']) this.#watch(filter)
   }
 
   get size (): number {
@@ -48,7 +48,7 @@ export class Subscriptions {
   join (session: Session, filters: string[]): void {
     this.check(session, filters)
     this.#asked = undefined
-    for (const filter of filters.filter(filter => !session.topics.has(filter)).map(detached)) {
+    for (const filter of filters.filter(filter => !session.topics.has(filter)).map(flatString)) {
       session.topics.add(filter)
       if (this.#topics.add(filter, session) && this.#backplane.remote) this.#watch(filter)
     }
@@ -101,14 +101,14 @@ export class Subscriptions {
 
   readonly #deliver = (publication: Publication): number | undefined => {
     const { topic, age } = publication
-    const listeners = topic === EVERYONE ? this.#everyone : this.#topics.match(topic)
+    const listeners = topic === EVERYONE_TOPIC ? this.#everyone : this.#topics.match(topic)
     if (listeners instanceof Set && listeners.size === 0) return undefined
     return this.#send(publication, age === undefined ? listeners : thoseIn(listeners, clock() - age))
   }
 
   /** One encoded frame for all who speak the same protocol. */
   #send ({ id, topic, data }: Publication, sessions: Iterable<Session>): number {
-    const params = topic === EVERYONE ? { id, data } : { id, data, topic }
+    const params = topic === EVERYONE_TOPIC ? { id, data } : { id, data, topic }
     const frames = new Map<Codec, Frame | undefined>()
     let failure: unknown
     const encoded = (session: Session): Frame | undefined => {

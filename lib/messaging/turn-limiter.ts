@@ -1,5 +1,5 @@
 /** Lets so much happen in one turn of the event loop; what is more waits for the next ones, in order. */
-export class Pace {
+export class TurnLimiter {
   readonly #perTurn: number
   readonly #waiting: Array<() => void> = []
   #left: number

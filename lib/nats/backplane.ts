@@ -1,12 +1,12 @@
-import { isListed, type Backplane, type Change } from '../cluster/backplane.ts'
-import { Asks } from './requests.ts'
-import { Audit } from './record-audit.ts'
-import { Census } from './presence.ts'
-import { Channels } from './pubsub.ts'
+import { isListed, type Backplane, type PresenceChange } from '../cluster/backplane.ts'
+import { Requests } from './requests.ts'
+import { RecordAudit } from './record-audit.ts'
+import { PresenceList } from './presence.ts'
+import { PubSub } from './pubsub.ts'
 import { Link, type LinkOptions } from './link.ts'
-import { Nodes } from './membership.ts'
-import { Owners } from './ownership.ts'
-import { Records } from './stream-store.ts'
+import { Membership } from './membership.ts'
+import { OwnershipTable } from './ownership.ts'
+import { StreamStore } from './stream-store.ts'
 import { decode, encode } from './encoding.ts'
 
 export type NatsOptions = LinkOptions
@@ -14,16 +14,16 @@ export type NatsOptions = LinkOptions
 const CHANGES = 'change'
 
 /** Joins the nodes that have the same NATS. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
-export async function nats (options: NatsOptions = {}): Promise<Backplane> {
+export async function natsBackplane (options: NatsOptions = {}): Promise<Backplane> {
   const link = new Link(options)
-  const records = Records.bucket(link, 'devices')
-  const tell = (change: Change) => { if (link.up && isListed(change.presence.deviceId)) link.publish(CHANGES, encode(change)) }
-  const nodes = new Nodes(link)
-  const owners = new Owners(link, nodes, records, tell)
-  const asks = new Asks(link, nodes, records)
-  const channels = new Channels(link, nodes)
-  const census = new Census(link, nodes, records, owners)
-  const audit = new Audit(link, nodes, records, owners, tell)
+  const records = StreamStore.bucket(link, 'devices')
+  const tell = (change: PresenceChange) => { if (link.up && isListed(change.presence.deviceId)) link.publish(CHANGES, encode(change)) }
+  const nodes = new Membership(link)
+  const owners = new OwnershipTable(link, nodes, records, tell)
+  const asks = new Requests(link, nodes, records)
+  const channels = new PubSub(link, nodes)
+  const census = new PresenceList(link, nodes, records, owners)
+  const audit = new RecordAudit(link, nodes, records, owners, tell)
   try {
     await link.open(manager => records.prepare(manager))
   } catch (error) {

@@ -1,17 +1,17 @@
-export interface Reminder {
+export interface Expiry {
   deviceId: string
   letterId: string
   expiresAt: number
 }
 
 /** What expires later than this is for another look. */
-const AHEAD = 7_200_000
-const MOST = 100_000
+const HORIZON = 7_200_000
+const MAX_EXPIRIES = 100_000
 
 /** Letters that expire before long, by the second in which they do. */
-export class Reminders {
+export class ExpiryIndex {
   readonly #now: () => number
-  readonly #due = new Map<number, Map<string, Reminder>>()
+  readonly #due = new Map<number, Map<string, Expiry>>()
   #size = 0
 
   constructor (now = Date.now) {
@@ -19,17 +19,17 @@ export class Reminders {
   }
 
   /** One that is too far ahead, or one too many, is not kept: somebody has to come by again. */
-  add (reminder: Reminder): void {
+  add (reminder: Expiry): void {
     const { expiresAt } = reminder
-    if (expiresAt > this.#now() + AHEAD || this.#size >= MOST) return
-    const others = this.#due.get(secondOf(expiresAt)) ?? new Map<string, Reminder>()
+    if (expiresAt > this.#now() + HORIZON || this.#size >= MAX_EXPIRIES) return
+    const others = this.#due.get(secondOf(expiresAt)) ?? new Map<string, Expiry>()
     const before = others.size
     others.set(keyOf(reminder), reminder)
     this.#size += others.size - before
     this.#due.set(secondOf(expiresAt), others)
   }
 
-  remove (reminder: Reminder): void {
+  remove (reminder: Expiry): void {
     const second = secondOf(reminder.expiresAt)
     const others = this.#due.get(second)
     if (!others?.delete(keyOf(reminder))) return
@@ -38,8 +38,8 @@ export class Reminders {
   }
 
   /** Those that have expired; they are still to be removed. */
-  until (now: number): Reminder[] {
-    const found: Reminder[] = []
+  until (now: number): Expiry[] {
+    const found: Expiry[] = []
     for (const [second, others] of this.#due) {
       if (second > secondOf(now)) continue
       for (const reminder of others.values()) if (reminder.expiresAt <= now) found.push(reminder)
@@ -48,7 +48,7 @@ export class Reminders {
   }
 }
 
-function keyOf ({ deviceId, letterId }: Reminder): string {
+function keyOf ({ deviceId, letterId }: Expiry): string {
   return `${deviceId} ${letterId}`
 }
 

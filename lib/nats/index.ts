@@ -1,2 +1,2 @@
-export { nats, type NatsOptions } from './backplane.ts'
-export { jetstreamMailbox, type JetStreamMailboxOptions } from './mailbox.ts'
+export { natsBackplane, type NatsOptions } from './backplane.ts'
+export { natsMailbox, type NatsMailboxOptions } from './mailbox.ts'

@@ -1,7 +1,7 @@
 /** The clock of another node is compared with the least lead that it had in this time, and in the same time before. */
 const WINDOW_MS = 10_000
 
-interface Lead {
+interface ClockLead {
   since: number
   least: number
   leastBefore: number
@@ -11,8 +11,8 @@ interface Lead {
  * How late what other nodes send arrives: NATS servers that lose each other hold messages back and deliver them afterwards. Every node
  * says what its own clock shows; clocks need not agree, because only the difference to the quickest messages counts.
  */
-export class Lateness {
-  readonly #leads = new Map<string, Lead>()
+export class LatenessTracker {
+  readonly #leads = new Map<string, ClockLead>()
 
   /** A message came from a node that sent it at a moment of its own clock. */
   note (node: string, sentAt: number): void {

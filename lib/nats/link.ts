@@ -15,28 +15,28 @@ export interface LinkOptions extends NodeConnectionOptions {
   startWithout?: boolean
 }
 
-export interface Subscribed {
+export interface LinkSubscription {
   end (): void
 }
 
-type Hear = (message: Msg) => void
+type MessageListener = (message: Msg) => void
 
 /** Brings about what the link needs before it is of use; called again after each reconnect. */
 type Prepare = (manager: JetStreamManager) => Promise<unknown>
 
-const RETRY = 250
-const TRIES = 8
+const RETRY_INTERVAL_MS = 250
+const MAX_TRIES = 8
 /** What is left free of the largest message, for what goes with its payload. */
-const HEADERS = 4_096
+const HEADER_BYTES = 4_096
 /** How long NATS may take for one answer of its own. */
-const PATIENCE = 2_000
+const API_TIMEOUT_MS = 2_000
 
 /** The connection to NATS: whether it is up, and nothing that waits while it is not. */
 export class Link {
   readonly prefix: string
   readonly replicas: number
   readonly #options: LinkOptions
-  readonly #subscribed = new Map<Subscribed, { subject: string, hear: Hear, underlying?: Subscription }>()
+  readonly #subscribed = new Map<LinkSubscription, { subject: string, hear: MessageListener, underlying?: Subscription }>()
   readonly #changed = new Set<(up: boolean) => void>()
   readonly #troubled = new Set<(error: unknown) => void>()
   /** Ends what is under way when the link falls. */
@@ -65,7 +65,7 @@ export class Link {
     if (this.#options.startWithout) return void this.#keepTrying()
     try {
       await this.#connect()
-      await this.#rise(TRIES)
+      await this.#rise(MAX_TRIES)
     } catch (error) {
       await this.close()
       const at = this.#options.servers === undefined ? '' : ` at ${[this.#options.servers].flat().join(', ')}`
@@ -79,7 +79,7 @@ export class Link {
 
   /** How large a message may be. */
   get largest (): number {
-    return this.#reachable().info!.max_payload - HEADERS
+    return this.#reachable().info!.max_payload - HEADER_BYTES
   }
 
   onChange (listener: (up: boolean) => void): void {
@@ -96,13 +96,13 @@ export class Link {
   }
 
   /** Holds over all connections to come. */
-  subscribe (name: string, hear: Hear): Subscribed {
+  subscribe (name: string, hear: MessageListener): LinkSubscription {
     return this.subscribeTo(this.subject(name), hear)
   }
 
   /** To a subject that has no name of ours: an inbox. */
-  subscribeTo (subject: string, hear: Hear): Subscribed {
-    const subscription: { subject: string, hear: Hear, underlying?: Subscription } = { subject, hear }
+  subscribeTo (subject: string, hear: MessageListener): LinkSubscription {
+    const subscription: { subject: string, hear: MessageListener, underlying?: Subscription } = { subject, hear }
     if (this.#connection) subscription.underlying = this.#subscribe(this.#connection, subscription)
     const subscribed = {
       end: () => {
@@ -167,15 +167,15 @@ export class Link {
       timeout: 5_000,
       pingInterval: 5_000,
       maxPingOut: 2,
-      reconnectTimeWait: RETRY,
-      reconnectJitter: RETRY,
+      reconnectTimeWait: RETRY_INTERVAL_MS,
+      reconnectJitter: RETRY_INTERVAL_MS,
       noAsyncTraces: true,
       ...options,
       // it ends when it is closed, and for no other reason
       maxReconnectAttempts: -1,
       ignoreAuthErrorAbort: true
     })
-    this.#manager = await jetstreamManager(this.#connection, { checkAPI: false, timeout: PATIENCE })
+    this.#manager = await jetstreamManager(this.#connection, { checkAPI: false, timeout: API_TIMEOUT_MS })
     for (const subscription of this.#subscribed.values()) subscription.underlying = this.#subscribe(this.#connection, subscription)
     void this.#follow(this.#connection)
   }
@@ -187,7 +187,7 @@ export class Link {
         return await (this.#closing.signal.aborted ? this.close() : this.#rise())
       } catch (error) {
         this.#failed(error)
-        await sleep(RETRY, undefined, { ref: false })
+        await sleep(RETRY_INTERVAL_MS, undefined, { ref: false })
       }
     }
   }
@@ -206,7 +206,7 @@ export class Link {
     const turn = ++this.#turn
     for (let tried = 1; turn === this.#turn; tried++) {
       if (await this.#isPrepared(tried < tries)) break
-      await sleep(RETRY, undefined, { ref: false })
+      await sleep(RETRY_INTERVAL_MS, undefined, { ref: false })
     }
     if (turn !== this.#turn) return
     this.#up = true
@@ -245,7 +245,7 @@ export class Link {
     return this.#connection!
   }
 
-  #subscribe (connection: NatsConnection, { subject, hear }: { subject: string, hear: Hear }): Subscription {
+  #subscribe (connection: NatsConnection, { subject, hear }: { subject: string, hear: MessageListener }): Subscription {
     return connection.subscribe(subject, {
       callback: (error, message) => {
         try {

@@ -1,15 +1,15 @@
 import { randomBytes } from 'node:crypto'
 import { Failure, type Detail } from '../protocol/errors.ts'
-import { sizeOf, type Caps, type Ending, type Expired, type Kept, type Letter, type Mailbox, type Put, type Receipt } from '../storage/mailbox.ts'
-import { Clock } from './server-clock.ts'
-import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type Done, type Entry, type Head } from './letter-format.ts'
+import { sizeOf, type MailboxLimits, type Ending, type ExpiredLetter, type StoredLetter, type Letter, type Mailbox, type PutResult, type Receipt } from '../storage/mailbox.ts'
+import { ServerClock } from './server-clock.ts'
+import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type ReceiptRecord, type LetterEntry, type LetterHeader } from './letter-format.ts'
 import { Link, type LinkOptions } from './link.ts'
-import { Records, type Stored } from './stream-store.ts'
-import { Scan } from './stream-scan.ts'
+import { StreamStore, type StoredRecord } from './stream-store.ts'
+import { StreamScan } from './stream-scan.ts'
 import { textOf, token } from './subjects.ts'
-import { Reminders } from './expiry-index.ts'
+import { ExpiryIndex } from './expiry-index.ts'
 
-export interface JetStreamMailboxOptions extends LinkOptions {
+export interface NatsMailboxOptions extends LinkOptions {
   /** Milliseconds for which the receipt of a letter that is done with is kept. */
   keepReceipts?: number
   /** Bytes of all letters together. */
@@ -17,53 +17,53 @@ export interface JetStreamMailboxOptions extends LinkOptions {
 }
 
 /** A letter of which a put found that it may be kept. */
-interface Room {
-  box: Caps
-  replaced?: Kept
+interface MailboxRoom {
+  box: MailboxLimits
+  replaced?: StoredLetter
 }
 
-const DAY = 86_400_000
-const NANOSECONDS = 1_000_000
+const DAY_MS = 86_400_000
+const NANOSECONDS_PER_MS = 1_000_000
 /** No letter may wait for so long; what is this old was forgotten. */
-const FORGOTTEN = 32 * DAY * NANOSECONDS
-const WINDOW = 120_000 * NANOSECONDS
-const SWEPT_AT_ONCE = 1_000
+const MAX_AGE_NS = 32 * DAY_MS * NANOSECONDS_PER_MS
+const DUPLICATE_WINDOW_NS = 120_000 * NANOSECONDS_PER_MS
+const MAX_PER_SWEEP = 1_000
 const SIDE_BY_SIDE = 64
 /** A letter that is being settled is without its entry for less than this. */
 const UNFINISHED_MS = 10_000
 
 /** Keeps letters in JetStream, for all nodes. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
-export async function jetstreamMailbox ({ keepReceipts = DAY, maxBytes = -1, ...options }: JetStreamMailboxOptions = {}): Promise<Mailbox> {
+export async function natsMailbox ({ keepReceipts = DAY_MS, maxBytes = -1, ...options }: NatsMailboxOptions = {}): Promise<Mailbox> {
   const link = new Link(options)
-  const mailbox = new JetStreamMailbox(link, keepReceipts * NANOSECONDS, maxBytes)
+  const mailbox = new NatsMailbox(link, keepReceipts * NANOSECONDS_PER_MS, maxBytes)
   await mailbox.open()
   return mailbox
 }
 
-class JetStreamMailbox implements Mailbox {
+class NatsMailbox implements Mailbox {
   readonly shared = true
   readonly #link: Link
   /** A subject for each device; the place of a letter is its position. */
-  readonly #letters: Records
+  readonly #letters: StreamStore
   /** By device and letter: the entry of each letter that waits. */
-  readonly #entries: Records
+  readonly #entries: StreamStore
   /** By device and letter: the receipt of each that is done with, for a while. */
-  readonly #receipts: Records
-  readonly #clock: Clock
-  readonly #reminders: Reminders
+  readonly #receipts: StreamStore
+  readonly #clock: ServerClock
+  readonly #reminders: ExpiryIndex
   /** Looks at some entries with each sweep: what a node has put that is no more expires, too. */
-  readonly #scan: Scan
+  readonly #scan: StreamScan
   readonly #self = randomBytes(9).toString('base64url')
   readonly #settling = new Map<string, Promise<boolean>>()
 
   constructor (link: Link, keepReceipts: number, maxBytes: number) {
     this.#link = link
-    this.#letters = Records.stream(link, 'letters', { max_age: FORGOTTEN, max_bytes: maxBytes, duplicate_window: WINDOW })
-    this.#entries = Records.bucket(link, 'entries', { max_age: FORGOTTEN })
-    this.#receipts = Records.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: Math.min(keepReceipts, WINDOW) })
-    this.#clock = new Clock(this.#receipts)
-    this.#reminders = new Reminders(() => this.#there(Date.now()))
-    this.#scan = new Scan(this.#entries)
+    this.#letters = StreamStore.stream(link, 'letters', { max_age: MAX_AGE_NS, max_bytes: maxBytes, duplicate_window: DUPLICATE_WINDOW_NS })
+    this.#entries = StreamStore.bucket(link, 'entries', { max_age: MAX_AGE_NS })
+    this.#receipts = StreamStore.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: Math.min(keepReceipts, DUPLICATE_WINDOW_NS) })
+    this.#clock = new ServerClock(this.#receipts)
+    this.#reminders = new ExpiryIndex(() => this.#there(Date.now()))
+    this.#scan = new StreamScan(this.#entries)
     link.onChange(() => this.#clock.doubt())
   }
 
@@ -76,7 +76,7 @@ class JetStreamMailbox implements Mailbox {
     this.#link.onTrouble(listener)
   }
 
-  async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
+  async put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult> {
     const key = keyOf(deviceId, letter.id)
     await this.#clock.refresh()
     for (;;) {
@@ -96,7 +96,7 @@ class JetStreamMailbox implements Mailbox {
     }
   }
 
-  async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
+  async * letters (deviceId: string, after = 0): AsyncGenerator<StoredLetter> {
     // so many and no more: to find that there is no other costs more than to find one
     await this.#clock.refresh()
     const waiting = await this.waiting(deviceId)
@@ -111,10 +111,10 @@ class JetStreamMailbox implements Mailbox {
   }
 
   /** Up to NATS 2.9, of three letters the one in the middle is not found once the others are erased; its entry is. */
-  async * #hidden (deviceId: string, after: number): AsyncGenerator<Kept> {
+  async * #hidden (deviceId: string, after: number): AsyncGenerator<StoredLetter> {
     const subjects = Object.keys(await this.#entries.subjects(`${token(deviceId)}.*`))
     const entries = await Promise.all(subjects.map(subject => this.#entries.last(subject.split('.').slice(-2).join('.'))))
-    const positions = entries.filter(entry => entry !== undefined).map(entry => parse<Entry>(entry).position)
+    const positions = entries.filter(entry => entry !== undefined).map(entry => parse<LetterEntry>(entry).position)
     for (const position of positions.filter(position => position > after).toSorted((one, other) => one - other)) {
       const stored = await this.#letters.at(position)
       if (stored) yield this.#keptOf(stored)
@@ -140,10 +140,10 @@ class JetStreamMailbox implements Mailbox {
   async #settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
     const key = keyOf(deviceId, letterId)
     const found = await this.#entries.last(key)
-    const entry = found ? parse<Entry>(found) : await this.#unentered(deviceId, letterId)
+    const entry = found ? parse<LetterEntry>(found) : await this.#unentered(deviceId, letterId)
     if (!entry) return false
     const erase = () => this.#letters.erase(token(deviceId), entry.position, stored => decodeLetter(stored).head.id === letterId)
-    const done: Done = { ...receiptOf(entry), status: ending, at: this.#there(Date.now()), ...(device && { device }), by: this.#self }
+    const done: ReceiptRecord = { ...receiptOf(entry), status: ending, at: this.#there(Date.now()), ...(device && { device }), by: this.#self }
     const isOurs = await this.#end(key, done).catch(async error => {
       if (error.reason !== 'store-full') throw error
       await erase() // which makes room
@@ -159,28 +159,28 @@ class JetStreamMailbox implements Mailbox {
     const key = keyOf(deviceId, letterId)
     // the receipt of a letter that is done with is written before its entry goes
     const [entry, found] = await Promise.all([this.#entries.last(key), this.#receipts.last(key)])
-    if (!found) return entry && this.#here(receiptOf(parse<Entry>(entry)))
-    const { by, ...receipt } = parse<Done>(found)
+    if (!found) return entry && this.#here(receiptOf(parse<LetterEntry>(entry)))
+    const { by, ...receipt } = parse<ReceiptRecord>(found)
     return this.#here(receipt)
   }
 
-  async strike (deviceId: string, letterId: string): Promise<number> {
+  async addAttempt (deviceId: string, letterId: string): Promise<number> {
     const key = keyOf(deviceId, letterId)
     for (;;) {
       const found = await this.#entries.last(key)
       if (!found) return 0
-      const entry = parse<Entry>(found)
+      const entry = parse<LetterEntry>(found)
       const struck = { ...entry, strikes: entry.strikes + 1 }
       if (await this.#entries.append(key, JSON.stringify(struck), { after: found.seq })) return struck.strikes
     }
   }
 
   /** Every node sweeps; who ends a letter is the one who tells of it. */
-  async sweep (now: number, signal?: AbortSignal): Promise<Expired[]> {
+  async sweep (now: number, signal?: AbortSignal): Promise<ExpiredLetter[]> {
     await this.#clock.refresh()
     await this.#scan.step(stored => this.#remember(stored), signal)
-    const due = this.#reminders.until(this.#there(now)).slice(0, SWEPT_AT_ONCE).values()
-    const expired: Expired[] = []
+    const due = this.#reminders.until(this.#there(now)).slice(0, MAX_PER_SWEEP).values()
+    const expired: ExpiredLetter[] = []
     const lane = async () => {
       for (const reminder of due) {
         if (signal?.aborted) return
@@ -201,10 +201,10 @@ class JetStreamMailbox implements Mailbox {
   }
 
   /** Rejects when there is none. */
-  async #roomFor (deviceId: string, letter: Letter, caps: Caps, last: Stored | undefined): Promise<Room> {
+  async #roomFor (deviceId: string, letter: Letter, caps: MailboxLimits, last: StoredRecord | undefined): Promise<MailboxRoom> {
     const size = sizeOf(letter.body)
-    const fits = ({ letters, bytes }: Caps) => letters < caps.letters && bytes + size <= caps.bytes
-    const withIt = ({ letters, bytes }: Caps) => ({ letters: letters + 1, bytes: bytes + size })
+    const fits = ({ letters, bytes }: MailboxLimits) => letters < caps.letters && bytes + size <= caps.bytes
+    const withIt = ({ letters, bytes }: MailboxLimits) => ({ letters: letters + 1, bytes: bytes + size })
     const { collapse } = letter
     if (collapse === undefined) {
       // letters may have been settled since, so there is at least this much room; up to NATS 2.9 a subject seems to have
@@ -215,7 +215,7 @@ class JetStreamMailbox implements Mailbox {
       if ((count ?? await this.waiting(deviceId)) >= caps.letters) throw new Failure('mailbox-full')
     }
     const box = { letters: 0, bytes: 0 }
-    let replaced: Kept | undefined
+    let replaced: StoredLetter | undefined
     for await (const kept of this.letters(deviceId)) {
       if (collapse !== undefined && kept.collapse === collapse) {
         replaced = kept
@@ -228,7 +228,7 @@ class JetStreamMailbox implements Mailbox {
     return { box: withIt(box), ...(replaced && { replaced }) }
   }
 
-  async #replace (deviceId: string, replaced: Kept | undefined): Promise<Pick<Put, 'replaced'>> {
+  async #replace (deviceId: string, replaced: StoredLetter | undefined): Promise<Pick<PutResult, 'replaced'>> {
     if (!replaced || !await this.settle(deviceId, replaced.id, 'replaced')) return {}
     return { replaced: (await this.receipt(deviceId, replaced.id))! }
   }
@@ -242,7 +242,7 @@ class JetStreamMailbox implements Mailbox {
   }
 
   /** A letter that was put so far that it is handed out, and has no entry yet. */
-  async #unentered (deviceId: string, letterId: string): Promise<Entry | undefined> {
+  async #unentered (deviceId: string, letterId: string): Promise<LetterEntry | undefined> {
     for await (const { id, position } of this.letters(deviceId)) {
       const stored = id === letterId && await this.#letters.at(position)
       if (stored) return entryOf(decodeLetter(stored).head, position)
@@ -251,26 +251,26 @@ class JetStreamMailbox implements Mailbox {
   }
 
   /** False: somebody else has ended it. One that tries again, after its answer was lost, has ended it. */
-  async #end (key: string, done: Done): Promise<boolean> {
+  async #end (key: string, done: ReceiptRecord): Promise<boolean> {
     if (await this.#receipts.append(key, JSON.stringify(done), { after: 0 })) return true
     const found = await this.#receipts.last(key)
-    return found !== undefined && isSameEnd(parse<Done>(found), done)
+    return found !== undefined && isSameEnd(parse<ReceiptRecord>(found), done)
   }
 
   /** Remembers when a letter expires; one that is gone although its entry is not was settled by a node that died over it. */
-  async #remember (stored: Stored): Promise<void> {
+  async #remember (stored: StoredRecord): Promise<void> {
     const [deviceId, letterId] = stored.subject.split('.').map(textOf) as [string, string]
-    const { expiresAt, at, position } = parse<Entry>(stored)
+    const { expiresAt, at, position } = parse<LetterEntry>(stored)
     this.#reminders.add({ deviceId, letterId, expiresAt })
     const isLeftOver = at < this.#there(Date.now()) - UNFINISHED_MS && !await this.#letters.at(position)
     if (isLeftOver) await this.settle(deviceId, letterId, 'expired') // it has a receipt, which stays as it is
   }
 
-  #headOf ({ body, expiresAt, ...letter }: Letter, box: Caps): Head {
+  #headOf ({ body, expiresAt, ...letter }: Letter, box: MailboxLimits): LetterHeader {
     return { ...letter, expiresAt: this.#there(expiresAt), at: this.#there(Date.now()), size: sizeOf(body), isText: typeof body === 'string', box }
   }
 
-  #keptOf (stored: Stored): Kept {
+  #keptOf (stored: StoredRecord): StoredLetter {
     const { kept } = decodeLetter(stored)
     return { ...kept, expiresAt: kept.expiresAt - this.#clock.ahead }
   }
@@ -287,6 +287,6 @@ class JetStreamMailbox implements Mailbox {
   }
 }
 
-function isSameEnd (one: Done, other: Done): boolean {
+function isSameEnd (one: ReceiptRecord, other: ReceiptRecord): boolean {
   return one.by === other.by && one.status === other.status
 }

@@ -2,25 +2,25 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Msg } from '@nats-io/transport-node'
 import { Failure } from '../protocol/errors.ts'
-import { Lateness } from './lateness.ts'
+import { LatenessTracker } from './lateness.ts'
 import type { Link } from './link.ts'
 
 /** Every node says so often that it lives, */
-const BEAT = 500
+const HEARTBEAT_INTERVAL_MS = 500
 /** has lost its hold when it has not heard itself for so long, */
-const LAPSE = 2_500
+const SELF_TIMEOUT_MS = 2_500
 /** and is dead to the others when they have not heard it for so long. */
-const LIFE = 3_500
+const NODE_TIMEOUT_MS = 3_500
 /** So many nodes that were given up are remembered. */
-const MAX_GIVEN_UP = 1_000
+const MAX_REMEMBERED_DEAD = 1_000
 /** How long the others may take to say that they live, when a node asks them. */
-const INTRODUCTIONS = 100
+const DISCOVERY_MS = 100
 
 /** Which nodes live: each tells all others, and itself, time and again. */
-export class Nodes {
+export class Membership {
   /** This node, from its start to its end: one that starts again under the same name is another. */
   readonly self = randomBytes(9).toString('base64url')
-  readonly lateness = new Lateness()
+  readonly lateness = new LatenessTracker()
   readonly #link: Link
   readonly #heard = new Map<string, number>()
   /** Those that were taken for dead. */
@@ -39,7 +39,7 @@ export class Nodes {
     this.#link = link
     link.subscribe('beat', message => this.#hear(message.string()))
     link.onChange(() => this.#restart())
-    this.#beating = setInterval(() => this.#beat(), BEAT).unref()
+    this.#beating = setInterval(() => this.#beat(), HEARTBEAT_INTERVAL_MS).unref()
   }
 
   /** This node was away, or was taken for dead, or has missed others: it may have lost what it holds. */
@@ -54,7 +54,7 @@ export class Nodes {
 
   /** Of the nodes that live, one leads: it does what one has to do for all. A node that has just come does not yet know. */
   get leads (): boolean {
-    return performance.now() - this.#since >= LIFE && this.#all.toSorted()[0] === this.self
+    return performance.now() - this.#since >= NODE_TIMEOUT_MS && this.#all.toSorted()[0] === this.self
   }
 
   /** Tells a node that it may have lost what it holds. */
@@ -64,7 +64,7 @@ export class Nodes {
 
   /** Those that live, this one included; one that has just come lets the others introduce themselves. */
   async everyone (): Promise<string[]> {
-    const wait = this.#since + INTRODUCTIONS - performance.now()
+    const wait = this.#since + DISCOVERY_MS - performance.now()
     if (wait > 0) await sleep(wait)
     return this.#all
   }
@@ -73,7 +73,7 @@ export class Nodes {
   alive (node: string): boolean {
     this.check()
     const now = performance.now()
-    return node === this.self || now - this.#since < LIFE || now - (this.#heard.get(node) ?? -Infinity) < LIFE
+    return node === this.self || now - this.#since < NODE_TIMEOUT_MS || now - (this.#heard.get(node) ?? -Infinity) < NODE_TIMEOUT_MS
   }
 
   /** Whether it was heard since this node itself is back. */
@@ -83,14 +83,14 @@ export class Nodes {
 
   /** Finds out whether this node was away, in a pause or behind a broken line, before it says anything about the others or itself. */
   check (): void {
-    if (this.#link.up && performance.now() - this.#echo >= LAPSE) this.#restart()
+    if (this.#link.up && performance.now() - this.#echo >= SELF_TIMEOUT_MS) this.#restart()
   }
 
   /** One that is gone does not answer, which is known at once; one that is stuck, after a while. Rejects when even this one cannot hear itself. */
   async ask (node: string, subject: string, question: Uint8Array | string, timeout: number): Promise<Msg | undefined> {
     const isSelf = node === this.self
     try {
-      return await this.#link.request(subject, question, isSelf ? LAPSE : timeout)
+      return await this.#link.request(subject, question, isSelf ? SELF_TIMEOUT_MS : timeout)
     } catch {
       if (isSelf || !this.#link.up) throw new Failure('unreachable')
       return undefined
@@ -111,8 +111,8 @@ export class Nodes {
     this.check()
     this.#say('+')
     const now = performance.now()
-    for (const [node, at] of this.#heard) if (now - at >= LIFE) this.#giveUp(node)
-    if (!this.#changed || now - this.#since < LIFE) return
+    for (const [node, at] of this.#heard) if (now - at >= NODE_TIMEOUT_MS) this.#giveUp(node)
+    if (!this.#changed || now - this.#since < NODE_TIMEOUT_MS) return
     this.#changed = false
     for (const listener of this.#missed) listener()
   }
@@ -121,7 +121,7 @@ export class Nodes {
   #giveUp (node: string): void {
     this.#forget(node)
     this.#givenUp.add(node)
-    if (this.#givenUp.size > MAX_GIVEN_UP) this.#forgetGivenUp(this.#givenUp.values().next().value!)
+    if (this.#givenUp.size > MAX_REMEMBERED_DEAD) this.#forgetGivenUp(this.#givenUp.values().next().value!)
     this.#lapse()
   }
 

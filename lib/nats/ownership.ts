@@ -1,18 +1,18 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Msg } from '@nats-io/transport-node'
-import type { Answer, Change, Owner, Ownership, Presence, Request } from '../cluster/backplane.ts'
+import type { Answer, PresenceChange, Owner, Ownership, Presence, Request } from '../cluster/backplane.ts'
 import { Failure } from '../protocol/errors.ts'
-import { failed } from '../protocol/message.ts'
+import { failureMessage } from '../protocol/message.ts'
 import { SortedIndex } from '../cluster/sorted-index.ts'
-import type { Link, Subscribed } from './link.ts'
-import type { Nodes } from './membership.ts'
-import type { Records, Stored } from './stream-store.ts'
+import type { Link, LinkSubscription } from './link.ts'
+import type { Membership } from './membership.ts'
+import type { StreamStore, StoredRecord } from './stream-store.ts'
 import { textOf, token } from './subjects.ts'
 import { decode, encode } from './encoding.ts'
 
 /** What the bucket says of a device. */
-export interface Held extends Presence {
+export interface OwnerRecord extends Presence {
   /** The node, from its start to its end. */
   home: string
   /** The connection. */
@@ -20,13 +20,13 @@ export interface Held extends Presence {
 }
 
 /** A newer connection, of the given generation, owns the device. */
-interface Yield {
+interface YieldDemand {
   deviceId: string
   generation: number
 }
 
 /** What nodes say to each other about a device, besides what they ask of it. */
-export type Word =
+export type DeviceRequest =
   | Request & { nonce: string }
   | { kind: 'cancel' | 'probe', nonce: string }
 
@@ -42,7 +42,7 @@ const RECHECK_EVERY_MS = 200
 const RECHECKED_AT_ONCE = 10
 
 /** A connection that holds a device, or will. */
-class Owned {
+class OwnedDevice {
   readonly deviceId: string
   readonly owner: Owner
   readonly claim = randomBytes(9).toString('base64url')
@@ -62,35 +62,35 @@ class Owned {
 }
 
 /** The devices this node owns: their records in the bucket, and a subject for each, on which whoever asks is answered. */
-export class Owners {
+export class OwnershipTable {
   readonly #link: Link
-  readonly #nodes: Nodes
-  readonly #records: Records
-  readonly #tell: (change: Change) => void
-  readonly #owned = new Map<string, Owned>()
+  readonly #nodes: Membership
+  readonly #records: StreamStore
+  readonly #tell: (change: PresenceChange) => void
+  readonly #owned = new Map<string, OwnedDevice>()
   /** The keys of `#owned`, in order. */
   readonly #ids = new SortedIndex()
-  readonly #subscribed = new Map<string, Subscribed>()
+  readonly #subscribed = new Map<string, LinkSubscription>()
   readonly #underway = new Map<string, AbortController>()
   /** All whose record is, or may come to be, in the bucket. */
-  readonly #claims = new Map<string, Owned>()
+  readonly #claims = new Map<string, OwnedDevice>()
   /** What is to be compared with its record, or erased. */
-  readonly #unsettled = new Set<Owned>()
+  readonly #unsettled = new Set<OwnedDevice>()
   readonly #rechecking: NodeJS.Timeout
-  #rechecked: Iterator<Owned> | undefined
+  #rechecked: Iterator<OwnedDevice> | undefined
   /** How often this node could not be sure of what it holds. */
   #doubts = 0
   #highest = 0
   #isSettling = false
 
-  constructor (link: Link, nodes: Nodes, records: Records, tell: (change: Change) => void) {
+  constructor (link: Link, nodes: Membership, records: StreamStore, tell: (change: PresenceChange) => void) {
     this.#link = link
     this.#nodes = nodes
     this.#records = records
     this.#tell = tell
     nodes.onLapse(() => this.#doubtAll())
-    link.subscribe(yieldOf(nodes.self), message => {
-      const { deviceId, generation }: Yield = decode(message.data)
+    link.subscribe(yieldSubject(nodes.self), message => {
+      const { deviceId, generation }: YieldDemand = decode(message.data)
       this.#yield(deviceId, generation)
       this.#reply(message, '')
     })
@@ -98,7 +98,7 @@ export class Owners {
   }
 
   async own (deviceId: string, owner: Owner): Promise<Ownership> {
-    const owned = new Owned(deviceId, owner)
+    const owned = new OwnedDevice(deviceId, owner)
     this.#claims.set(owned.claim, owned)
     try {
       // whoever has it here shall not write about itself meanwhile
@@ -123,10 +123,10 @@ export class Owners {
   }
 
   /** Erases records of this node that nothing here has made, or that could not be erased before. */
-  async disown (found: Held[]): Promise<void> {
+  async disown (found: OwnerRecord[]): Promise<void> {
     for (const { deviceId, generation, claim, node, since } of found) {
       if (this.#claims.has(claim)) continue
-      const erased = await this.#records.erase(recordOf(deviceId), generation, found => isOf(found, { claim }))
+      const erased = await this.#records.erase(recordSubject(deviceId), generation, found => isOf(found, { claim }))
       if (erased) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
     }
   }
@@ -139,7 +139,7 @@ export class Owners {
     if (this.#link.up) await Promise.allSettled(all.map(owned => this.#erase(owned)))
   }
 
-  async #settleOrHoldAlone (owned: Owned): Promise<void> {
+  async #settleOrHoldAlone (owned: OwnedDevice): Promise<void> {
     try {
       await this.#settle(owned)
     } catch (error) {
@@ -150,7 +150,7 @@ export class Owners {
   }
 
   /** The bucket cannot be reached: the device is this node's as far as this node knows. */
-  #holdAlone (owned: Owned): void {
+  #holdAlone (owned: OwnedDevice): void {
     if (owned.record !== 'written') {
       owned.state = 'alone'
       owned.generation = ++this.#highest
@@ -160,9 +160,9 @@ export class Owners {
   }
 
   /** False: there is a newer owner. */
-  async #settle (owned: Owned): Promise<boolean> {
+  async #settle (owned: OwnedDevice): Promise<boolean> {
     const doubts = this.#doubts
-    const subject = recordOf(owned.deviceId)
+    const subject = recordSubject(owned.deviceId)
     let found = await this.#records.last(subject)
     while (!isOf(found, owned)) {
       if (!mayTake(owned, found)) return this.#lose(owned)
@@ -180,23 +180,23 @@ export class Owners {
   }
 
   /** Repeated before each attempt to replace an older owner, because the device may have given this connection up meanwhile. */
-  async #confirmAlive ({ deviceId, owner }: Owned, older: Stored | undefined): Promise<void> {
+  async #confirmAlive ({ deviceId, owner }: OwnedDevice, older: StoredRecord | undefined): Promise<void> {
     if (older || this.#owned.has(deviceId)) await owner.confirmAlive?.()
   }
 
-  async #took (owned: Owned, generation: number, older: Stored | undefined): Promise<void> {
+  async #took (owned: OwnedDevice, generation: number, older: StoredRecord | undefined): Promise<void> {
     const isAgain = owned.state !== 'new'
     this.#written(owned, generation)
     this.#highest = Math.max(this.#highest, generation)
     if (older) this.#tell({ kind: 'disconnected', presence: presenceOf(older) })
     this.#tell({ kind: 'connected', presence: { ...owned.owner.presence, generation } })
-    if (older) await this.#demand(heldOf(older).home, { deviceId: owned.deviceId, generation })
+    if (older) await this.#demand(ownerRecordOf(older).home, { deviceId: owned.deviceId, generation })
     if (owned.state === 'held') this.#enter(owned)
     // the older owner, or nobody, was told of letters that came before
     if (isAgain && owned.state !== 'lost') owned.owner.answer({ kind: 'ring' }).catch(error => this.#link.trouble(error))
   }
 
-  #written (owned: Owned, generation: number): void {
+  #written (owned: OwnedDevice, generation: number): void {
     owned.generation = generation
     owned.record = 'written'
     // a NATS cluster before 2.11 may write two records after the same one, so one that came alone is compared once more
@@ -204,9 +204,9 @@ export class Owners {
   }
 
   /** Tells the node of an older owner to let go. Resolves after the first try, and repeats until the node has answered or is dead. */
-  async #demand (home: string, demand: Yield): Promise<void> {
+  async #demand (home: string, demand: YieldDemand): Promise<void> {
     if (home === this.#nodes.self || !this.#nodes.alive(home)) return
-    const answer = await this.#link.request(yieldOf(home), encode(demand), YIELD_TIMEOUT_MS).catch(() => undefined)
+    const answer = await this.#link.request(yieldSubject(home), encode(demand), YIELD_TIMEOUT_MS).catch(() => undefined)
     if (!answer) setTimeout(() => void this.#demand(home, demand), YIELD_RETRY_MS).unref()
   }
 
@@ -218,7 +218,7 @@ export class Owners {
   }
 
   /** The higher generation stays, whichever comes first. */
-  #enter (owned: Owned): void {
+  #enter (owned: OwnedDevice): void {
     const { deviceId } = owned
     const current = this.#owned.get(deviceId)
     if (current === owned) return
@@ -226,10 +226,10 @@ export class Owners {
     this.#owned.set(deviceId, owned)
     this.#ids.add(deviceId)
     if (current) this.#lose(current, { isReplaced: owned.record === 'written' })
-    if (!this.#subscribed.has(deviceId)) this.#subscribed.set(deviceId, this.#link.subscribe(wordsOf(deviceId), message => this.#hear(deviceId, message)))
+    if (!this.#subscribed.has(deviceId)) this.#subscribed.set(deviceId, this.#link.subscribe(deviceSubject(deviceId), message => this.#hear(deviceId, message)))
   }
 
-  #lose (owned: Owned, { isReplaced = true } = {}): false {
+  #lose (owned: OwnedDevice, { isReplaced = true } = {}): false {
     if (owned.state === 'lost') return false
     if (isReplaced) owned.record = 'none' // the newer one stands in its place
     this.#letGo(owned)
@@ -239,7 +239,7 @@ export class Owners {
   }
 
   /** Its record is to be erased, unless another has taken its place. */
-  #letGo (owned: Owned): void {
+  #letGo (owned: OwnedDevice): void {
     owned.state = 'lost'
     this.#unsettled.add(owned)
     const { deviceId } = owned
@@ -250,7 +250,7 @@ export class Owners {
     this.#subscribed.delete(deviceId)
   }
 
-  async #release (owned: Owned): Promise<void> {
+  async #release (owned: OwnedDevice): Promise<void> {
     if (owned.state !== 'lost') this.#letGo(owned)
     await owned.settling?.catch(() => {})
     await this.#settled(owned)
@@ -258,18 +258,18 @@ export class Owners {
   }
 
   /** Only the record of this very connection goes; there is none any more where a newer one took its place. */
-  async #erase (owned: Owned): Promise<void> {
+  async #erase (owned: OwnedDevice): Promise<void> {
     if (!this.#claims.has(owned.claim)) return
     const place = owned.record === 'unknown' ? await this.#placeOf(owned) : owned.generation
     const erased = owned.record !== 'none' && place !== undefined &&
-      await this.#records.erase(recordOf(owned.deviceId), place, found => isOf(found, owned))
+      await this.#records.erase(recordSubject(owned.deviceId), place, found => isOf(found, owned))
     this.#claims.delete(owned.claim)
     if (erased) this.#tell({ kind: 'disconnected', presence: { ...owned.owner.presence, generation: place } })
   }
 
   /** Where the record of a connection is of which nobody knows whether it was written. */
-  async #placeOf (owned: Owned): Promise<number | undefined> {
-    const found = await this.#records.last(recordOf(owned.deviceId))
+  async #placeOf (owned: OwnedDevice): Promise<number | undefined> {
+    const found = await this.#records.last(recordSubject(owned.deviceId))
     return isOf(found, owned) ? found!.seq : undefined
   }
 
@@ -280,7 +280,7 @@ export class Owners {
     void this.#settleAll()
   }
 
-  #doubt (owned: Owned): void {
+  #doubt (owned: OwnedDevice): void {
     owned.sureAt = -1
     this.#unsettled.add(owned)
     void this.#settleAll()
@@ -329,7 +329,7 @@ export class Owners {
   }
 
   /** Undefined: it is done with. */
-  async #settled (owned: Owned): Promise<unknown> {
+  async #settled (owned: OwnedDevice): Promise<unknown> {
     if (!this.#link.up) return undefined // the next link begins with all of them
     try {
       if (owned.state === 'lost') await this.#erase(owned)
@@ -343,7 +343,7 @@ export class Owners {
   }
 
   /** Whether the device is still this connection's; a node that was away asks the bucket first. */
-  async #holds (owned: Owned): Promise<boolean> {
+  async #holds (owned: OwnedDevice): Promise<boolean> {
     this.#nodes.check()
     if (owned.sureAt === this.#doubts) return owned.state === 'held'
     owned.settling ??= this.#settle(owned).finally(() => { owned.settling = undefined })
@@ -351,7 +351,7 @@ export class Owners {
   }
 
   #hear (deviceId: string, message: Msg): void {
-    const word: Word = decode(message.data)
+    const word: DeviceRequest = decode(message.data)
     const owned = this.#owned.get(deviceId)
     if (!owned) return
     switch (word.kind) {
@@ -361,7 +361,7 @@ export class Owners {
     }
   }
 
-  async #answer (owned: Owned, { nonce, ...request }: Request & { nonce: string }, message: Msg): Promise<void> {
+  async #answer (owned: OwnedDevice, { nonce, ...request }: Request & { nonce: string }, message: Msg): Promise<void> {
     const controller = new AbortController()
     const askedAt = performance.now()
     this.#underway.set(nonce, controller)
@@ -371,7 +371,7 @@ export class Owners {
       const answer = await owned.owner.answer(shortened(request, performance.now() - askedAt), controller.signal)
       this.#reply(message, encode(answer))
     } catch (error) {
-      const { reason } = failed(null, error)
+      const { reason } = failureMessage(null, error)
       // what cannot be encoded is the answer, and whoever asked is not to blame for that
       this.#reply(message, encode({ ok: false, reason: reason === 'bad-params' ? 'internal' : reason } satisfies Answer))
     } finally {
@@ -383,7 +383,7 @@ export class Owners {
     if (this.#link.up) this.#link.reply(message, payload)
   }
 
-  #heldBy ({ owner, claim }: Owned): Omit<Held, 'generation' | 'deviceId'> {
+  #heldBy ({ owner, claim }: OwnedDevice): Omit<OwnerRecord, 'generation' | 'deviceId'> {
     const { node, since } = owner.presence
     return { node, since, home: this.#nodes.self, claim }
   }
@@ -395,27 +395,27 @@ function shortened (request: Request, waited: number): Request {
 }
 
 /** The subject of a device in the bucket, and the one on which its owner hears. */
-export const recordOf = (deviceId: string): string => token(deviceId)
-export const wordsOf = (deviceId: string): string => `device.${token(deviceId)}`
-const yieldOf = (node: string): string => `node.${node}.yield`
+export const recordSubject = (deviceId: string): string => token(deviceId)
+export const deviceSubject = (deviceId: string): string => `device.${token(deviceId)}`
+const yieldSubject = (node: string): string => `node.${node}.yield`
 
-export function heldOf ({ subject, seq, data }: Stored): Held {
+export function ownerRecordOf ({ subject, seq, data }: StoredRecord): OwnerRecord {
   const held = JSON.parse(Buffer.from(data).toString())
   return { deviceId: textOf(subject.split('.').at(-1)!), generation: seq, ...held }
 }
 
-export function presenceOf (stored: Stored): Presence {
-  const { deviceId, node, generation, since } = heldOf(stored)
+export function presenceOf (stored: StoredRecord): Presence {
+  const { deviceId, node, generation, since } = ownerRecordOf(stored)
   return { deviceId, node, generation, since }
 }
 
-export function isOf (found: Stored | undefined, { claim }: Pick<Held, 'claim'>): boolean {
-  return found !== undefined && heldOf(found).claim === claim
+export function isOf (found: StoredRecord | undefined, { claim }: Pick<OwnerRecord, 'claim'>): boolean {
+  return found !== undefined && ownerRecordOf(found).claim === claim
 }
 
 /** One that came just now takes the device from everybody, one that came while NATS was away from those that were before it. */
-function mayTake ({ state, owner, generation }: Owned, found: Stored | undefined): boolean {
-  const isOlder = (found: Stored) => heldOf(found).since <= owner.presence.since
+function mayTake ({ state, owner, generation }: OwnedDevice, found: StoredRecord | undefined): boolean {
+  const isOlder = (found: StoredRecord) => ownerRecordOf(found).since <= owner.presence.since
   switch (state) {
     case 'new': return true
     case 'alone': return !found || isOlder(found)

@@ -1,33 +1,33 @@
-import { isListed, type Page, type Presence } from '../cluster/backplane.ts'
+import { isListed, type ListPage, type Presence } from '../cluster/backplane.ts'
 import type { Link } from './link.ts'
-import type { Nodes } from './membership.ts'
-import { heldOf, presenceOf, recordOf, type Owners } from './ownership.ts'
-import type { Records, Stored } from './stream-store.ts'
+import type { Membership } from './membership.ts'
+import { ownerRecordOf, presenceOf, recordSubject, type OwnershipTable } from './ownership.ts'
+import type { StreamStore, StoredRecord } from './stream-store.ts'
 import { textOf } from './subjects.ts'
 import { decode, encode } from './encoding.ts'
 
 /** How long a node that is stuck is waited for. */
-const LIST_WITHIN = 250
+const LIST_TIMEOUT_MS = 250
 /** Devices that one message between nodes has room for. */
-const LARGEST_PAGE = 1_000
+const MAX_PAGE = 1_000
 
 /** Who is connected, on all nodes: as those say that live. */
-export class Census {
-  readonly #nodes: Nodes
-  readonly #records: Records
-  readonly #owners: Owners
+export class PresenceList {
+  readonly #nodes: Membership
+  readonly #records: StreamStore
+  readonly #owners: OwnershipTable
 
-  constructor (link: Link, nodes: Nodes, records: Records, owners: Owners) {
+  constructor (link: Link, nodes: Membership, records: StreamStore, owners: OwnershipTable) {
     this.#nodes = nodes
     this.#records = records
     this.#owners = owners
-    link.subscribe(listOf(nodes.self), message => link.reply(message, encode(this.#here(decode(message.data)))))
+    link.subscribe(listSubject(nodes.self), message => link.reply(message, encode(this.#here(decode(message.data)))))
   }
 
-  async list ({ limit, after, topic }: Page): Promise<Presence[]> {
+  async list ({ limit, after, topic }: ListPage): Promise<Presence[]> {
     const found: Presence[] = []
     while (found.length < limit) {
-      const size = Math.min(limit - found.length, LARGEST_PAGE)
+      const size = Math.min(limit - found.length, MAX_PAGE)
       const page = await this.#page({ limit: size, after: found.at(-1)?.deviceId ?? after, topic })
       found.push(...page)
       if (page.length < size) break
@@ -36,7 +36,7 @@ export class Census {
   }
 
   /** Each node knows its own devices in order, and what they listen to. The bucket knows all of them, but has to be read as a whole. */
-  async #page (page: Page): Promise<Presence[]> {
+  async #page (page: ListPage): Promise<Presence[]> {
     const question = encode(page)
     const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, question)))
     if (page.topic === undefined && answers.includes(undefined)) return await this.#recorded(page)
@@ -49,23 +49,23 @@ export class Census {
     return [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
   }
 
-  async #recorded ({ limit, after = '' }: Page): Promise<Presence[]> {
+  async #recorded ({ limit, after = '' }: ListPage): Promise<Presence[]> {
     const ids = (await recordedIds(this.#records)).filter(id => id > after && isListed(id))
     const found: Presence[] = []
     while (found.length < limit && ids.length > 0) {
-      for (const stored of await heldRecords(this.#records, ids.splice(0, limit - found.length))) {
-        if (this.#nodes.alive(heldOf(stored).home)) found.push(presenceOf(stored))
+      for (const stored of await ownerRecords(this.#records, ids.splice(0, limit - found.length))) {
+        if (this.#nodes.alive(ownerRecordOf(stored).home)) found.push(presenceOf(stored))
       }
     }
     return found
   }
 
   async #ask (node: string, question: Uint8Array): Promise<Presence[] | undefined> {
-    const answer = await this.#nodes.ask(node, listOf(node), question, LIST_WITHIN)
+    const answer = await this.#nodes.ask(node, listSubject(node), question, LIST_TIMEOUT_MS)
     return answer && decode(answer.data)
   }
 
-  #here ({ limit, after = '', topic }: Page): Presence[] {
+  #here ({ limit, after = '', topic }: ListPage): Presence[] {
     const page: Presence[] = []
     for (const { presence, owner } of this.#owners.after(after)) {
       if (page.length === limit) break
@@ -75,16 +75,16 @@ export class Census {
   }
 }
 
-const listOf = (node: string): string => `node.${node}.list`
+const listSubject = (node: string): string => `node.${node}.list`
 
 /** The ids that there are records of, in their order. */
-export async function recordedIds (records: Records): Promise<string[]> {
+export async function recordedIds (records: StreamStore): Promise<string[]> {
   const subjects = Object.keys(await records.subjects('*'))
   return subjects.map(subject => textOf(subject.split('.').at(-1)!)).toSorted()
 }
 
 /** The records of these ids, where there still are any. */
-export async function heldRecords (records: Records, ids: string[]): Promise<Stored[]> {
-  const found = await Promise.all(ids.map(id => records.last(recordOf(id))))
+export async function ownerRecords (records: StreamStore, ids: string[]): Promise<StoredRecord[]> {
+  const found = await Promise.all(ids.map(id => records.last(recordSubject(id))))
   return found.filter(stored => stored !== undefined)
 }

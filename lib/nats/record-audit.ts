@@ -1,26 +1,26 @@
-import type { Change } from '../cluster/backplane.ts'
-import { heldRecords, recordedIds } from './presence.ts'
+import type { PresenceChange } from '../cluster/backplane.ts'
+import { ownerRecords, recordedIds } from './presence.ts'
 import type { Link } from './link.ts'
-import type { Nodes } from './membership.ts'
-import { heldOf, isOf, recordOf, type Held, type Owners } from './ownership.ts'
-import type { Records } from './stream-store.ts'
+import type { Membership } from './membership.ts'
+import { ownerRecordOf, isOf, recordSubject, type OwnerRecord, type OwnershipTable } from './ownership.ts'
+import type { StreamStore } from './stream-store.ts'
 import { decode, encode } from './encoding.ts'
 
 /** Records are read in batches: at once after a node has died, and slowly all the time. */
-const BATCH = 64
-const SLOWLY_MS = 1_000
-const ROUND_MS = 2_000
-const RETRY_MS = 500
+const RECORDS_PER_STEP = 64
+const STEP_INTERVAL_MS = 1_000
+const ROUND_INTERVAL_MS = 2_000
+const RETRY_INTERVAL_MS = 500
 
 /**
  * Compares all records with the nodes that hold them, on the node that leads. What a dead node left is erased; what a living one has
  * recorded is shown to it, and it erases what it does not hold.
  */
-export class Audit {
+export class RecordAudit {
   readonly #link: Link
-  readonly #nodes: Nodes
-  readonly #records: Records
-  readonly #tell: (change: Change) => void
+  readonly #nodes: Membership
+  readonly #records: StreamStore
+  readonly #tell: (change: PresenceChange) => void
   #timer: NodeJS.Timeout | undefined
   /** Those of this round that are still to be read. */
   #ids: string[] = []
@@ -30,14 +30,14 @@ export class Audit {
   #isClosed = false
   #hasFailed = false
 
-  constructor (link: Link, nodes: Nodes, records: Records, owners: Owners, tell: (change: Change) => void) {
+  constructor (link: Link, nodes: Membership, records: StreamStore, owners: OwnershipTable, tell: (change: PresenceChange) => void) {
     this.#link = link
     this.#nodes = nodes
     this.#records = records
     this.#tell = tell
-    link.subscribe(auditOf(nodes.self), message => { void this.#guarded(() => owners.disown(decode(message.data))) })
+    link.subscribe(auditSubject(nodes.self), message => { void this.#guarded(() => owners.disown(decode(message.data))) })
     nodes.onDeath(() => this.#hurry())
-    this.#schedule(ROUND_MS)
+    this.#schedule(ROUND_INTERVAL_MS)
   }
 
   close (): void {
@@ -61,22 +61,22 @@ export class Audit {
     const isDone = this.#link.up && this.#nodes.leads && await this.#guarded(() => this.#next())
     this.#isReading = false
     if (isDone && this.#ids.length === 0) this.#isUrgent = false
-    if (this.#isUrgent) this.#schedule(isDone ? 0 : RETRY_MS)
-    else this.#schedule(this.#ids.length === 0 ? ROUND_MS : SLOWLY_MS)
+    if (this.#isUrgent) this.#schedule(isDone ? 0 : RETRY_INTERVAL_MS)
+    else this.#schedule(this.#ids.length === 0 ? ROUND_INTERVAL_MS : STEP_INTERVAL_MS)
   }
 
   async #next (): Promise<void> {
     if (this.#ids.length === 0) this.#ids = await recordedIds(this.#records)
-    const found = (await heldRecords(this.#records, this.#ids.splice(0, BATCH))).map(heldOf)
+    const found = (await ownerRecords(this.#records, this.#ids.splice(0, RECORDS_PER_STEP))).map(ownerRecordOf)
     const homes = byHome(found)
     for (const [home, records] of homes) {
-      if (this.#nodes.alive(home)) this.#link.publish(auditOf(home), encode(records))
+      if (this.#nodes.alive(home)) this.#link.publish(auditSubject(home), encode(records))
       else await this.#clear(home, records)
     }
   }
 
   /** Each on its own: one that fails holds up no other, and has its turn again in the next round. */
-  async #clear (home: string, records: Held[]): Promise<void> {
+  async #clear (home: string, records: OwnerRecord[]): Promise<void> {
     const outcomes = await Promise.allSettled(records.map(held => this.#erase(held)))
     if (this.#nodes.alive(home)) this.#nodes.warn(home) // it came back meanwhile
     const failed = outcomes.find(({ status }) => status === 'rejected')
@@ -84,9 +84,9 @@ export class Audit {
   }
 
   /** The node that erases a record also publishes the change. */
-  async #erase (held: Held): Promise<void> {
+  async #erase (held: OwnerRecord): Promise<void> {
     const { deviceId, node, generation, since } = held
-    const erased = await this.#records.erase(recordOf(deviceId), generation, found => isOf(found, held))
+    const erased = await this.#records.erase(recordSubject(deviceId), generation, found => isOf(found, held))
     if (erased) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
   }
 
@@ -105,10 +105,10 @@ export class Audit {
 }
 
 /** The records of each node. */
-function byHome (records: Held[]): Map<string, Held[]> {
-  const homes = new Map<string, Held[]>()
+function byHome (records: OwnerRecord[]): Map<string, OwnerRecord[]> {
+  const homes = new Map<string, OwnerRecord[]>()
   for (const held of records) homes.set(held.home, [...homes.get(held.home) ?? [], held])
   return homes
 }
 
-const auditOf = (node: string): string => `node.${node}.audit`
+const auditSubject = (node: string): string => `node.${node}.audit`

@@ -2,32 +2,32 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isListed, type Answer, type Request } from '../cluster/backplane.ts'
 import { Failure } from '../protocol/errors.ts'
-import { MAX_TIMER } from '../protocol/peer.ts'
+import { MAX_TIMER_MS } from '../protocol/peer.ts'
 import type { Link } from './link.ts'
-import { Lookout, type Look } from './liveness-probe.ts'
-import type { Nodes } from './membership.ts'
-import { heldOf, recordOf, wordsOf, type Word } from './ownership.ts'
-import type { Records } from './stream-store.ts'
+import { LivenessProbe, type ProbeResult } from './liveness-probe.ts'
+import type { Membership } from './membership.ts'
+import { ownerRecordOf, recordSubject, deviceSubject, type DeviceRequest } from './ownership.ts'
+import type { StreamStore } from './stream-store.ts'
 import { decode, encode } from './encoding.ts'
 
 /** A request that names no time of its own may take so long: more than a device that takes its messages slowly is given. */
-const PATIENCE = 15_000
+const DEFAULT_TIMEOUT_MS = 15_000
 /** What an answer takes on its way, beyond the time that the owner allows itself. */
-const ON_THE_WAY = 500
+const TRANSIT_MS = 500
 /** How long a device may be between two owners. */
-const HAND_OVER = 10
+const HANDOVER_MS = 10
 /** How long the owner may take to say that it is still there. */
-const LOOK_WITHIN = 2_000
+const PROBE_TIMEOUT_MS = 2_000
 
 /** Asks whoever owns a device: one request, to the subject of the device. */
-export class Asks {
+export class Requests {
   readonly #link: Link
-  readonly #nodes: Nodes
-  readonly #records: Records
+  readonly #nodes: Membership
+  readonly #records: StreamStore
   readonly #prefix = randomBytes(6).toString('base64url')
   #asked = 0
 
-  constructor (link: Link, nodes: Nodes, records: Records) {
+  constructor (link: Link, nodes: Membership, records: StreamStore) {
     this.#link = link
     this.#nodes = nodes
     this.#records = records
@@ -36,9 +36,9 @@ export class Asks {
   async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const until = performance.now() + timeOf(request)
     const answer = await this.#ask(deviceId, request, until, signal)
-    const home = answer ? undefined : await before(until + ON_THE_WAY, this.#homeOf(deviceId))
+    const home = answer ? undefined : await withDeadline(until + TRANSIT_MS, this.#homeOf(deviceId))
     if (home === undefined) return answer
-    await sleep(HAND_OVER)
+    await sleep(HANDOVER_MS)
     if (performance.now() >= until) throw new Failure('timeout')
     const second = await this.#ask(deviceId, request, until, signal)
     if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
@@ -47,21 +47,21 @@ export class Asks {
 
   /** Nobody heard, but this node may be about to. */
   async #homeOf (deviceId: string): Promise<string | undefined> {
-    const found = await this.#records.last(recordOf(deviceId))
-    const home = found && heldOf(found).home
+    const found = await this.#records.last(recordSubject(deviceId))
+    const home = found && ownerRecordOf(found).home
     return home !== undefined && this.#nodes.alive(home) ? home : undefined
   }
 
   async #ask (deviceId: string, request: Request, until: number, signal?: AbortSignal): Promise<Answer | undefined> {
-    const subject = wordsOf(deviceId)
+    const subject = deviceSubject(deviceId)
     const nonce = `${this.#prefix}${++this.#asked}`
     const left = leftUntil(until)
     const asking = isTimed(request) ? { ...request, timeout: left } : request
-    const asked = this.#link.request(subject, encode({ ...asking, nonce }), Math.min(left + ON_THE_WAY, MAX_TIMER))
-    const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies Word)) }
+    const asked = this.#link.request(subject, encode({ ...asking, nonce }), Math.min(left + TRANSIT_MS, MAX_TIMER_MS))
+    const giveUp = () => { if (this.#link.up) this.#link.publish(subject, encode({ kind: 'cancel', nonce } satisfies DeviceRequest)) }
     if (signal?.aborted) giveUp()
     signal?.addEventListener('abort', giveUp, { once: true })
-    const lookout = new Lookout(() => this.#look(subject, nonce), { mayBeSilent: request.kind === 'answer' || isTimed(request) })
+    const lookout = new LivenessProbe(() => this.#look(subject, nonce), { mayBeSilent: request.kind === 'answer' || isTimed(request) })
     try {
       const message = await Promise.race([asked, lookout.ended])
       if (typeof message === 'string') return { ok: false, reason: message === 'lost' ? 'dropped' : 'timeout' }
@@ -72,9 +72,9 @@ export class Asks {
     }
   }
 
-  async #look (subject: string, nonce: string): Promise<Look> {
+  async #look (subject: string, nonce: string): Promise<ProbeResult> {
     try {
-      const answer = await this.#link.request(subject, encode({ kind: 'probe', nonce } satisfies Word), LOOK_WITHIN)
+      const answer = await this.#link.request(subject, encode({ kind: 'probe', nonce } satisfies DeviceRequest), PROBE_TIMEOUT_MS)
       return answer?.string() === '1' ? 'there' : 'lost'
     } catch { // it is held still, or the link fell, which ends the request too
       return 'silent'
@@ -89,8 +89,8 @@ function isTimed (request: Request): request is Request & { timeout: number } {
 
 /** A handler of a worker takes the time that it takes; should the worker die, that is found out. */
 function timeOf (request: Request): number {
-  if (request.kind === 'answer') return MAX_TIMER
-  return isTimed(request) ? request.timeout : PATIENCE
+  if (request.kind === 'answer') return MAX_TIMER_MS
+  return isTimed(request) ? request.timeout : DEFAULT_TIMEOUT_MS
 }
 
 function leftUntil (moment: number): number {
@@ -98,10 +98,10 @@ function leftUntil (moment: number): number {
 }
 
 /** What comes of some work; rejects when it takes longer. */
-async function before<T> (moment: number, work: Promise<T>): Promise<T> {
+async function withDeadline<T> (moment: number, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Failure('timeout')), Math.min(leftUntil(moment), MAX_TIMER))
+    timer = setTimeout(() => reject(new Failure('timeout')), Math.min(leftUntil(moment), MAX_TIMER_MS))
   })
   try {
     return await Promise.race([work, late])

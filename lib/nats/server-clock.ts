@@ -1,19 +1,19 @@
-import type { Records } from './stream-store.ts'
+import type { StreamStore } from './stream-store.ts'
 
 /** How long one look at it is good for. */
-const GOOD = 60_000
+const REFRESH_INTERVAL_MS = 60_000
 /** An answer that took longer tells no time. */
-const LATE = 1_000
+const MAX_ROUND_TRIP_MS = 1_000
 
 /** The time at NATS: nodes go by it among themselves, whatever their own clocks say. */
-export class Clock {
-  readonly #records: Records
+export class ServerClock {
+  readonly #records: StreamStore
   /** What time it was there when `performance.now()` was 0, which no change of this machine's clock moves. */
   #origin: number | undefined
   #readAt = -Infinity
   #reading: Promise<void> | undefined
 
-  constructor (records: Records) {
+  constructor (records: StreamStore) {
     this.#records = records
   }
 
@@ -25,7 +25,7 @@ export class Clock {
 
   /** Looks at it, if the last look is too old. */
   async refresh (): Promise<void> {
-    if (performance.now() - this.#readAt < GOOD) return
+    if (performance.now() - this.#readAt < REFRESH_INTERVAL_MS) return
     this.#reading ??= this.#read().finally(() => { this.#reading = undefined })
     await this.#reading
   }
@@ -39,7 +39,7 @@ export class Clock {
     const began = performance.now()
     const time = await this.#records.time().catch(() => undefined) // NATS may be away, or full
     this.#readAt = performance.now()
-    if (time === undefined || this.#readAt - began > LATE) return
+    if (time === undefined || this.#readAt - began > MAX_ROUND_TRIP_MS) return
     this.#origin = time - (began + this.#readAt) / 2
   }
 }

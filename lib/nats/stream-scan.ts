@@ -1,27 +1,27 @@
-import type { Records, Stored } from './stream-store.ts'
+import type { StreamStore, StoredRecord } from './stream-store.ts'
 
 const SIDE_BY_SIDE = 10
 /** Records that each of them reads, one after the other. */
 const STEPS = 10
 
 /** Goes round all records of a stream, again and again, some at a time. */
-export class Scan {
-  readonly #records: Records
+export class StreamScan {
+  readonly #records: StreamStore
   /** What is left of this round, in parts that are read side by side. */
   #parts: Array<{ from: number, end: number }> = []
 
-  constructor (records: Records) {
+  constructor (records: StreamStore) {
     this.#records = records
   }
 
   /** The next ones, a hundred at most. */
-  async step (visit: (stored: Stored) => Promise<void>, signal?: AbortSignal): Promise<void> {
+  async step (visit: (stored: StoredRecord) => Promise<void>, signal?: AbortSignal): Promise<void> {
     if (this.#parts.length === 0) this.#parts = await this.#divide()
     await Promise.all(this.#parts.map(part => this.#read(part, visit, signal)))
     this.#parts = this.#parts.filter(({ from, end }) => from < end)
   }
 
-  async #read (part: { from: number, end: number }, visit: (stored: Stored) => Promise<void>, signal?: AbortSignal): Promise<void> {
+  async #read (part: { from: number, end: number }, visit: (stored: StoredRecord) => Promise<void>, signal?: AbortSignal): Promise<void> {
     for (let step = 0; step < STEPS && part.from < part.end; step++) {
       if (signal?.aborted) return
       const stored = await this.#records.next('>', part.from)

@@ -3,7 +3,7 @@ import { DiscardPolicy, JetStreamApiError, type JetStreamManager, type MsgReques
 import { Failure } from '../protocol/errors.ts'
 import type { Link } from './link.ts'
 
-export interface Stored {
+export interface StoredRecord {
   /** Its place in the stream: grows, and never comes again. */
   seq: number
   /** As it was appended, without what comes first in all subjects of the stream. */
@@ -11,7 +11,7 @@ export interface Stored {
   data: Uint8Array
 }
 
-export interface Append {
+export interface AppendOptions {
   /** The place that the last record of the subject must have; 0: there must be none. */
   after?: number
   /** NATS knows a record that comes again by it. */
@@ -19,7 +19,7 @@ export interface Append {
 }
 
 /** Where the records of a stream are: from the first place to the one behind the last. */
-export interface Span {
+export interface StreamSpan {
   first: number
   end: number
   count: number
@@ -39,7 +39,7 @@ const CLOCK = 'clock'
 const [LOOK_AGAIN, LOOKS] = [100, 100]
 
 /** Records that NATS keeps, in one stream: the last of a subject, the next of one, and a compare-and-set. */
-export class Records {
+export class StreamStore {
   readonly #link: Link
   readonly #name: string
   readonly #base: string
@@ -55,13 +55,13 @@ export class Records {
   }
 
   /** As the key-value buckets of NATS are, so that their tools read it; but erased records leave no marks. */
-  static bucket (link: Link, name: string, config: Partial<StreamConfig> = {}): Records {
+  static bucket (link: Link, name: string, config: Partial<StreamConfig> = {}): StreamStore {
     const bucket = `${link.prefix}_${name}`
-    return new Records(link, `KV_${bucket}`, `$KV.${bucket}.`, { max_msgs_per_subject: 1, ...config })
+    return new StreamStore(link, `KV_${bucket}`, `$KV.${bucket}.`, { max_msgs_per_subject: 1, ...config })
   }
 
-  static stream (link: Link, name: string, config: Partial<StreamConfig> = {}): Records {
-    return new Records(link, `${link.prefix}_${name}`, `${link.prefix}.${name}.`, config)
+  static stream (link: Link, name: string, config: Partial<StreamConfig> = {}): StreamStore {
+    return new StreamStore(link, `${link.prefix}_${name}`, `${link.prefix}.${name}.`, config)
   }
 
   /** Makes the stream. One that is there becomes as this node wants it once, when the node starts; nodes with other options leave it so. */
@@ -76,7 +76,7 @@ export class Records {
   }
 
   /** Undefined: somebody else was there before. `fresh` is false when NATS knew the record already. */
-  async append (subject: string, data: Uint8Array | string, { after, id }: Append = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
+  async append (subject: string, data: Uint8Array | string, { after, id }: AppendOptions = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
     if (this.#link.up && data.length > this.#link.largest) throw new Failure('too-large')
     return await this.#ask(async manager => {
       const { seq, duplicate } = await manager.jetstream().publish(this.#base + subject, data, {
@@ -87,16 +87,16 @@ export class Records {
     }, WRONG_LAST)
   }
 
-  async last (subject: string): Promise<Stored | undefined> {
+  async last (subject: string): Promise<StoredRecord | undefined> {
     return await this.#get({ last_by_subj: this.#base + subject })
   }
 
   /** The first record of a subject at this place or behind it. */
-  async next (subject: string, from: number): Promise<Stored | undefined> {
+  async next (subject: string, from: number): Promise<StoredRecord | undefined> {
     return await this.#get({ next_by_subj: this.#base + subject, seq: from })
   }
 
-  async at (seq: number): Promise<Stored | undefined> {
+  async at (seq: number): Promise<StoredRecord | undefined> {
     return seq > 0 ? await this.#get({ seq }) : undefined // NATS answers 0 with "bad request"
   }
 
@@ -104,14 +104,14 @@ export class Records {
    * Erases the record at this place, if it is of the subject and the expected one. False: it is not, or not any more.
    * It is read first: before NATS 2.11.10, erasing beyond the last place makes all replicas of a stream begin anew.
    */
-  async erase (subject: string, seq: number, isExpected: (stored: Stored) => boolean = () => true): Promise<boolean> {
+  async erase (subject: string, seq: number, isExpected: (stored: StoredRecord) => boolean = () => true): Promise<boolean> {
     const stored = await this.at(seq)
     if (!stored || stored.subject !== subject || !isExpected(stored)) return false
     return await this.remove(stored)
   }
 
   /** Erases a record that was read a moment ago. False: somebody else was quicker. */
-  async remove ({ seq }: Stored): Promise<boolean> {
+  async remove ({ seq }: StoredRecord): Promise<boolean> {
     if (await this.#ask(manager => manager.streams.deleteMessage(this.#name, seq, false), NOT_ERASED)) return true
     if (await this.at(seq)) throw new Failure('unreachable', { message: `The record ${seq} of the stream ${this.#name} cannot be erased` })
     return false
@@ -124,7 +124,7 @@ export class Records {
     return found?.time.getTime()
   }
 
-  async span (): Promise<Span> {
+  async span (): Promise<StreamSpan> {
     const { state } = await this.#ask(manager => manager.streams.info(this.#name)) as { state: { first_seq: number, last_seq: number, messages: number } }
     return { first: state.first_seq, end: state.last_seq + 1, count: state.messages }
   }
@@ -135,7 +135,7 @@ export class Records {
     return state.subjects ?? {}
   }
 
-  async #get (query: MsgRequest | Required<NextMsgRequest>): Promise<Stored | undefined> {
+  async #get (query: MsgRequest | Required<NextMsgRequest>): Promise<StoredRecord | undefined> {
     const found = await this.#find(query)
     return found && { seq: found.seq, subject: found.subject.slice(this.#base.length), data: found.data }
   }

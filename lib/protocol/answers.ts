@@ -1,4 +1,4 @@
-export interface Answer {
+export interface ReasonDetails {
   /** The HTTP status and the stable code in the body of a REST answer. */
   status: number
   code: string
@@ -24,7 +24,7 @@ export const common = {
   busy: { status: 429, code: 'CALLS_EXCEEDED', rpc: -32006, message: 'Too many calls in flight', retryAfter: 1 },
   forbidden: { status: 403, code: 'FORBIDDEN', rpc: -32008, message: 'Not allowed' },
   'too-large': { status: 413, code: 'MESSAGE_TOO_LARGE', rpc: -32014, message: 'The message is too large' }
-} satisfies Record<string, Answer>
+} satisfies Record<string, ReasonDetails>
 
 /** The same, as only a node knows it; the client does without. */
 export const nodeAnswers = {
@@ -47,4 +47,4 @@ export const nodeAnswers = {
   draining: { status: 503, code: 'NODE_DRAINING', rpc: -32021, message: 'This node is leaving', retryAfter: 1 },
   unreachable: { status: 503, code: 'BACKPLANE_DOWN', rpc: -32022, message: 'The other nodes cannot be reached', retryAfter: 1 },
   'store-full': { status: 507, code: 'STORE_FULL', rpc: -32023, message: 'No room for another letter' }
-} satisfies Record<string, Answer>
+} satisfies Record<string, ReasonDetails>

@@ -1,13 +1,13 @@
-import { common, type Answer, type nodeAnswers } from './answers.ts'
+import { common, type ReasonDetails, type nodeAnswers } from './answers.ts'
 
 /** The neutral word for why a request failed; codecs and REST translate it. */
 export type Reason = keyof typeof common | keyof typeof nodeAnswers
 
 /** The client leaves it at the common ones; `vocabulary.ts` adds those of a node. */
-export const answers = { ...common } as Record<Reason, Answer>
+export const reasons = { ...common } as Record<Reason, ReasonDetails>
 
 /** Why a connection ended, and whether the device may come back by itself. */
-export const goodbyes = {
+export const closeCodes = {
   done: { code: 1000, again: false, message: 'asked for' },
   away: { code: 1001, again: true, message: 'going away' },
   unsaid: { code: 1005, again: true, message: 'closed without a code' },
@@ -32,7 +32,7 @@ export const goodbyes = {
   removed: { code: 4511, again: false, message: 'removed through REST' },
 } as const satisfies Record<string, { code: number, again: boolean, message: string }>
 
-export type Goodbye = keyof typeof goodbyes
+export type CloseReason = keyof typeof closeCodes
 
 /** What a device or a handler said itself when it refused: its own code, words and data. */
 export interface Detail {
@@ -44,19 +44,19 @@ export interface Detail {
 const MAX_KEPT = 1_024
 
 /** As much of it as may be kept for long. */
-export function briefly (detail: Detail | undefined): Detail | undefined {
+export function truncateDetail (detail: Detail | undefined): Detail | undefined {
   if (!detail || JSON.stringify(detail).length <= MAX_KEPT) return detail
   return { code: typeof detail.code === 'string' ? detail.code.slice(0, MAX_KEPT / 4) : detail.code, message: detail.message.slice(0, MAX_KEPT / 4) }
 }
 
 /** What is wrong with parameters: too few or too many, another type, or a value that is not allowed. */
-export type Flaw = 'occurrence' | 'type' | 'value'
+export type ParamsFlaw = 'occurrence' | 'type' | 'value'
 
 export interface FailureOptions {
   /** What the other side said itself. */
   detail?: Detail | undefined
   /** For protocols that tell bad parameters apart. */
-  flaw?: Flaw
+  flaw?: ParamsFlaw
   /** It was an accident: the same may do another time. */
   mayPass?: boolean
   /** In place of the words of the table. */
@@ -73,7 +73,7 @@ export class Failure extends Error {
   readonly code: string
   readonly headers: Record<string, string>
   declare readonly device: Detail | undefined
-  declare readonly flaw?: Flaw
+  declare readonly flaw?: ParamsFlaw
   declare readonly mayPass?: boolean
 
   /** What an application throws may be a proxy, and some throw when they are asked what they are. */
@@ -86,7 +86,7 @@ export class Failure extends Error {
   }
 
   constructor (reason: Reason, options: FailureOptions = {}) {
-    const { status, code, message, retryAfter } = answers[reason] ?? common.internal
+    const { status, code, message, retryAfter } = reasons[reason] ?? common.internal
     super(options.message ?? message)
     this.name = 'Failure'
     this.reason = reason
@@ -101,7 +101,7 @@ export class Failure extends Error {
 
 /** Throw it in a handler to refuse a device's call with your own code, words and data. */
 export class Refusal extends Failure {
-  constructor (message: string, code: number | string = answers.refused.rpc, data?: unknown) {
+  constructor (message: string, code: number | string = reasons.refused.rpc, data?: unknown) {
     super('refused', { message, detail: data === undefined ? { code, message } : { code, message, data } })
     this.name = 'Refusal'
   }

@@ -1,7 +1,7 @@
-import { answers, type Detail, type Reason } from './errors.ts'
-import { isSound } from './safe-json.ts'
+import { reasons, type Detail, type Reason } from './errors.ts'
+import { isSafeJson } from './safe-json.ts'
 import type { Codec, Id, Message } from './message.ts'
-import { bodyOf, bytesOf, fromBase64, invalid, isMembers, spoilt, toBase64, withData, type Members } from './payload.ts'
+import { payloadOf, bytesOf, fromBase64, invalid, isJsonObject, withoutBytes, toBase64, withData, type JsonObject } from './payload.ts'
 
 export interface JsonRpcOptions {
   /** How deep a message may be nested. */
@@ -18,7 +18,7 @@ const utf8 = { decoder: new TextDecoder('utf-8', { fatal: true }), encoder: new 
 
 /** Codes of the other side that mean the same to every peer; any other error it answers with is its own business. */
 const reasonOf = new Map<unknown, Reason>(
-  (['unknown-method', 'too-fast', 'busy'] as const).map(reason => [answers[reason].rpc, reason])
+  (['unknown-method', 'too-fast', 'busy'] as const).map(reason => [reasons[reason].rpc, reason])
 )
 
 /** JSON-RPC 2.0, single or batch, with binary frames. */
@@ -39,8 +39,8 @@ export function jsonrpc ({ depth = 32, batch = 20, bytes = 'frame' }: JsonRpcOpt
   }
 
   function decodeOne (value: unknown): Message {
-    if (!isMembers(value)) return invalid('malformed')
-    const message = toMessage(value, isSound(value, depth))
+    if (!isJsonObject(value)) return invalid('malformed')
+    const message = toMessage(value, isSafeJson(value, depth))
     return bytes === 'base64' ? fromBase64(message) : message
   }
 
@@ -75,7 +75,7 @@ function parseBytes (head: Uint8Array): unknown {
   }
 }
 
-function toMessage (value: Members, sound: boolean): Message {
+function toMessage (value: JsonObject, sound: boolean): Message {
   const { id } = value
   const known = isId(id) ? id : null
   // with an id and no method it is an answer, if one without an outcome; to answer it would settle a call of the other side
@@ -91,7 +91,7 @@ function toMessage (value: Members, sound: boolean): Message {
   return known === null ? invalid('malformed') : { kind: 'call', id: known, ...asked }
 }
 
-function toAnswer (value: Members, id: Id | null): Message {
+function toAnswer (value: JsonObject, id: Id | null): Message {
   const { result, error } = value
   if (error === undefined && result !== undefined && id !== null) return { kind: 'result', id, result }
   if (result !== undefined || !isDetail(error)) return invalid('answer-invalid', id)
@@ -99,7 +99,7 @@ function toAnswer (value: Members, id: Id | null): Message {
   return { kind: 'failure', id, reason, detail: error }
 }
 
-function toMembers (message: Message): Members {
+function toMembers (message: Message): JsonObject {
   switch (message.kind) {
     case 'call': return { jsonrpc: '2.0', id: message.id, method: message.method, params: message.params }
     case 'notice': return { jsonrpc: '2.0', method: message.method, params: message.params }
@@ -110,8 +110,8 @@ function toMembers (message: Message): Members {
 }
 
 function toError (reason: Reason, detail?: Detail): Detail {
-  if (!detail) return { code: answers[reason].rpc, message: answers[reason].message }
-  return typeof detail.code === 'number' ? detail : { ...detail, code: answers[reason].rpc }
+  if (!detail) return { code: reasons[reason].rpc, message: reasons[reason].message }
+  return typeof detail.code === 'number' ? detail : { ...detail, code: reasons[reason].rpc }
 }
 
 function isId (id: unknown): id is Id {
@@ -119,14 +119,14 @@ function isId (id: unknown): id is Id {
 }
 
 function isDetail (error: unknown): error is Detail {
-  return isMembers(error) && Number.isSafeInteger(error.code) && typeof error.message === 'string'
+  return isJsonObject(error) && Number.isSafeInteger(error.code) && typeof error.message === 'string'
 }
 
 /** The bytes of a binary frame are the `data` of its message, which must have a place for it. */
 function attach (message: Message, data: Uint8Array): Message {
-  const body = bodyOf(message)
-  if (message.kind === 'invalid' || message.kind === 'failure' || !(isMembers(body) || body === undefined || body === null)) {
-    return spoilt(message)
+  const body = payloadOf(message)
+  if (message.kind === 'invalid' || message.kind === 'failure' || !(isJsonObject(body) || body === undefined || body === null)) {
+    return withoutBytes(message)
   }
   return withData(message, data)
 }

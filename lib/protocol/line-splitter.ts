@@ -4,7 +4,7 @@ const NEWLINE = 0x0a
 const NOTHING: Buffer = Buffer.alloc(0)
 
 /** Bytes cut into lines, none longer than allowed. What has come of a line takes no more room than twice its length. */
-export class Lines {
+export class LineSplitter {
   /** How long a line may be. */
   limit: number
   #bytes = NOTHING

@@ -1,7 +1,7 @@
-import { answers, type Detail, type Flaw, type Reason } from './errors.ts'
-import { isSound } from './safe-json.ts'
-import type { Codec, Failed, Id, Message, Named } from './message.ts'
-import { bodyOf, fromBase64, invalid, isMembers, toBase64, type Members } from './payload.ts'
+import { reasons, type Detail, type ParamsFlaw, type Reason } from './errors.ts'
+import { isSafeJson } from './safe-json.ts'
+import type { Codec, FailureMessage, Id, Message, NamedCall } from './message.ts'
+import { payloadOf, fromBase64, invalid, isJsonObject, toBase64, type JsonObject } from './payload.ts'
 
 export type OcppVersion = 'ocpp1.6' | 'ocpp2.0.1' | 'ocpp2.1'
 
@@ -74,7 +74,7 @@ const nameOf: Partial<Record<Reason, string>> = {
   unauthenticated: 'SecurityError'
 }
 
-const nameOfFlaw: Record<Flaw, string> = {
+const nameOfFlaw: Record<ParamsFlaw, string> = {
   occurrence: 'OccurrenceConstraintViolation',
   type: 'TypeConstraintViolation',
   value: 'PropertyConstraintViolation'
@@ -100,7 +100,7 @@ function speaking (subprotocol: OcppVersion, { path, depth }: { path: string, de
     const parts = parse(frame)
     if (parts === undefined) return invalid('unreadable')
     if (!Array.isArray(parts)) return invalid('malformed')
-    return fromBase64(decodeParts(parts, isSound(parts, depth)))
+    return fromBase64(decodeParts(parts, isSafeJson(parts, depth)))
   }
 
   function decodeParts ([type, id, ...rest]: unknown[], sound: boolean): Message {
@@ -122,20 +122,20 @@ function speaking (subprotocol: OcppVersion, { path, depth }: { path: string, de
 
   function toParts (message: Message): unknown[] | undefined {
     switch (message.kind) {
-      case 'call': return [CALL, String(message.id), message.method, payloadOf(message)]
-      case 'notice': return hasSend ? [SEND, mint(), message.method, payloadOf(message)] : undefined
-      case 'result': return [CALLRESULT, String(message.id), payloadOf(message)]
+      case 'call': return [CALL, String(message.id), message.method, objectPayload(message)]
+      case 'notice': return hasSend ? [SEND, mint(), message.method, objectPayload(message)] : undefined
+      case 'result': return [CALLRESULT, String(message.id), objectPayload(message)]
       case 'failure': return toError(message)
       case 'invalid': return toError({ ...message, kind: 'failure' })
     }
   }
 
-  function toError ({ id, reason, detail, flaw }: Failed): unknown[] | undefined {
+  function toError ({ id, reason, detail, flaw }: FailureMessage): unknown[] | undefined {
     // an error about a message without an id; where that was a SEND, it gets no answer
     const to = id === null ? (reason === 'unreadable' || reason === 'malformed') ? nobody : undefined : String(id)
     if (to === undefined) return undefined
     const name = spelling.get(detail?.code) ?? spelling.get(flaw ? nameOfFlaw[flaw] : nameOf[reason]) ?? 'GenericError'
-    return [CALLERROR, to, name, (detail ?? answers[reason]).message.slice(0, MAX_DESCRIPTION), detailsOf(detail)]
+    return [CALLERROR, to, name, (detail ?? reasons[reason]).message.slice(0, MAX_DESCRIPTION), detailsOf(detail)]
   }
 
   return { subprotocol, concurrency: 1, path, decode, encode, mint, callOf }
@@ -175,25 +175,25 @@ function toFailure (id: Id | null, rest: unknown[], sound: boolean): Message {
   const [code, words, data] = rest
   const message = words ?? ''
   if (typeof code !== 'string' || typeof message !== 'string' || !sound) return invalid('answer-invalid', id)
-  const isEmpty = data === undefined || data === null || (isMembers(data) && Object.keys(data).length === 0)
+  const isEmpty = data === undefined || data === null || (isJsonObject(data) && Object.keys(data).length === 0)
   return { kind: 'failure', id, reason: unknown.has(code) ? 'unknown-method' : 'refused', detail: isEmpty ? { code, message } : { code, message, data } }
 }
 
 /** No payload is `null` or an empty object. */
-function membersOf (payload: unknown): Members | undefined {
+function membersOf (payload: unknown): JsonObject | undefined {
   if (payload === null) return {}
-  return isMembers(payload) ? payload : undefined
+  return isJsonObject(payload) ? payload : undefined
 }
 
-function payloadOf (message: Message): Members {
-  const payload = membersOf(bodyOf(message) ?? null)
+function objectPayload (message: Message): JsonObject {
+  const payload = membersOf(payloadOf(message) ?? null)
   if (!payload) throw new TypeError('the payload of OCPP is an object')
   return payload
 }
 
-function detailsOf (detail: Detail | undefined): Members {
+function detailsOf (detail: Detail | undefined): JsonObject {
   if (detail?.data === undefined) return {}
-  return isMembers(detail.data) ? detail.data : { data: detail.data }
+  return isJsonObject(detail.data) ? detail.data : { data: detail.data }
 }
 
 /** Never comes again, on this connection or the next. */
@@ -202,9 +202,9 @@ function mint (): string {
 }
 
 /** `{ method, params? }` and nothing else: a name that is misspelt must not be taken for none. */
-function callOf (data: unknown): Named | undefined {
-  if (!isMembers(data)) return undefined
+function callOf (data: unknown): NamedCall | undefined {
+  if (!isJsonObject(data)) return undefined
   const { method, params = {}, ...rest } = data
-  if (typeof method !== 'string' || method === '' || !isMembers(params) || Object.keys(rest).length > 0) return undefined
+  if (typeof method !== 'string' || method === '' || !isJsonObject(params) || Object.keys(rest).length > 0) return undefined
   return { method, params }
 }

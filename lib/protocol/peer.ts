@@ -1,20 +1,20 @@
 import { Failure, type Reason } from './errors.ts'
-import { failed, type Call, type Failed, type Id, type Invalid, type Message, type Notice, type Result } from './message.ts'
+import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMessage, type Message, type Notice, type Result } from './message.ts'
 
 /** The one behind a peer: where its messages go and who answers what comes in. */
-export interface Party {
+export interface PeerHandler {
   /** Throws a `Failure` when a call or notice of ours cannot be encoded. */
-  say (message: Message | Message[]): void
+  transmit (message: Message | Message[]): void
   /** The result, or a promise of it; a thrown `Failure` is told to the other side, anything else is an internal error. */
-  answer (asked: Call | Notice, inbound: Inbound): unknown
+  answer (asked: Call | Notice, inbound: InboundCall): unknown
   /** Refused, because too many calls are being answered. */
-  busy (asked: Call | Notice): void
+  refused (asked: Call | Notice): void
   /** What has no use: an answer to nothing that was asked, or what was no message. */
-  stray (message: Result | Failed | Invalid): void
+  unexpected (message: Result | FailureMessage | InvalidMessage): void
 }
 
 /** What a timer can hold; beyond it, one fires at once. */
-export const MAX_TIMER = 2_147_483_647
+export const MAX_TIMER_MS = 2_147_483_647
 
 export interface PeerLimits {
   /** Calls of ours on the wire at a time; the others wait in order. */
@@ -49,7 +49,7 @@ export interface QueuedOptions extends CallOptions {
 }
 
 /** A call of the other side while it is being answered. */
-export class Inbound {
+export class InboundCall {
   #controller: AbortController | undefined
   #aborted = false
 
@@ -66,7 +66,7 @@ export class Inbound {
   }
 }
 
-interface Pending {
+interface PendingCall {
   call: Call
   settle (outcome: Result | Failure): void
   patience: number | undefined
@@ -75,15 +75,15 @@ interface Pending {
   impatient?: ReturnType<typeof setTimeout>
 }
 
-type Reply = (answer: Result | Failed) => void
+type Reply = (answer: Result | FailureMessage) => void
 
 /** One end of a conversation: calls in flight, their timeouts, and answering. Owns no socket. */
 export class Peer {
-  readonly #party: Party
+  readonly #handler: PeerHandler
   readonly #limits: PeerLimits
   // most connections have no call in flight, and only those that had one pay for it
-  #pending: Map<Id, Pending> | undefined
-  #inbound: Set<Inbound> | undefined
+  #pending: Map<Id, PendingCall> | undefined
+  #inbound: Set<InboundCall> | undefined
   #queue: Call[] | undefined
   /** Given up, and still keeping others off the wire. */
   #lingering: Map<Id, ReturnType<typeof setTimeout>> | undefined
@@ -91,8 +91,8 @@ export class Peer {
   #lastId = 0
   #ended: Reason | undefined
 
-  constructor (party: Party, limits: PeerLimits) {
-    this.#party = party
+  constructor (handler: PeerHandler, limits: PeerLimits) {
+    this.#handler = handler
     this.#limits = limits
   }
 
@@ -116,7 +116,7 @@ export class Peer {
 
       const call: Call = { kind: 'call', id, method, params }
       const giveUp = () => this.#giveUp(id, givenUp())
-      const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER))
+      const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER_MS))
       signal?.addEventListener('abort', giveUp, { once: true })
       this.#pending ??= new Map()
       this.#pending.set(id, {
@@ -134,7 +134,7 @@ export class Peer {
   }
 
   notify (method: string, params?: unknown): void {
-    if (!this.#ended) this.#party.say({ kind: 'notice', method, params })
+    if (!this.#ended) this.#handler.transmit({ kind: 'notice', method, params })
   }
 
   receive (message: Message | Message[]): void {
@@ -166,7 +166,7 @@ export class Peer {
     }
     this.#onWire++
     try {
-      this.#party.say(call)
+      this.#handler.transmit(call)
     } catch (error) {
       this.#settle(call.id, error as Failure)
     }
@@ -203,7 +203,7 @@ export class Peer {
     return true
   }
 
-  #take (id: Id, outcome: Result | Failure): Pending | undefined {
+  #take (id: Id, outcome: Result | Failure): PendingCall | undefined {
     const pending = this.#pending?.get(id)
     if (!pending) return undefined
     this.#pending!.delete(id)
@@ -237,47 +237,47 @@ export class Peer {
       case 'call': return this.#answer(message, message.id, reply)
       case 'notice': return this.#answer(message, null, nobody)
       case 'result': {
-        if (!this.#settle(message.id, message)) this.#party.stray(message)
+        if (!this.#settle(message.id, message)) this.#handler.unexpected(message)
         return
       }
       case 'failure': {
         const failure = new Failure(message.reason, { detail: message.detail })
-        if (message.id === null || !this.#settle(message.id, failure)) this.#party.stray(message)
+        if (message.id === null || !this.#settle(message.id, failure)) this.#handler.unexpected(message)
         return
       }
       case 'invalid': {
         if (message.reason !== 'answer-invalid') {
-          this.#party.stray(message)
+          this.#handler.unexpected(message)
           return reply({ kind: 'failure', id: message.id, reason: message.reason, ...(message.detail && { detail: message.detail }) })
         }
-        if (message.id === null || !this.#settle(message.id, new Failure('answer-invalid'))) this.#party.stray(message)
+        if (message.id === null || !this.#settle(message.id, new Failure('answer-invalid'))) this.#handler.unexpected(message)
       }
     }
   }
 
   #reply (answer: Message | Message[]): void {
-    if (!this.#ended) this.#party.say(answer)
+    if (!this.#ended) this.#handler.transmit(answer)
   }
 
   #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {
     if (this.answering >= this.#limits.inbound) {
-      this.#party.busy(asked)
+      this.#handler.refused(asked)
       return reply({ kind: 'failure', id, reason: 'busy' })
     }
-    const inbound = new Inbound()
+    const inbound = new InboundCall()
     try {
-      const result = this.#party.answer(asked, inbound)
+      const result = this.#handler.answer(asked, inbound)
       if (isThenable(result)) void this.#await(inbound, id, result, reply)
       else reply(succeeded(id, result))
     } catch (error) {
-      reply(failed(id, error))
+      reply(failureMessage(id, error))
     }
   }
 
-  async #await (inbound: Inbound, id: Id | null, result: PromiseLike<unknown>, reply: Reply): Promise<void> {
+  async #await (inbound: InboundCall, id: Id | null, result: PromiseLike<unknown>, reply: Reply): Promise<void> {
     this.#inbound ??= new Set()
     this.#inbound.add(inbound)
-    const answer = await result.then(value => succeeded(id, value), error => failed(id, error))
+    const answer = await result.then(value => succeeded(id, value), error => failureMessage(id, error))
     if (this.#inbound?.delete(inbound)) reply(answer)
   }
 }

@@ -2,16 +2,16 @@
  * Whether parsed JSON is safe to hand on: not nested deeper than `depth`, and without the keys that reach a prototype when
  * somebody merges it into another object.
  */
-export function isSound (value: unknown, depth: number): boolean {
+export function isSafeJson (value: unknown, depth: number): boolean {
   if (typeof value !== 'object' || value === null) return true
   if (depth === 0) return false
-  if (Array.isArray(value)) return value.every(item => isSound(item, depth - 1))
+  if (Array.isArray(value)) return value.every(item => isSafeJson(item, depth - 1))
   for (const key in value) {
     if (key === '__proto__') return false
     const member = (value as Record<string, unknown>)[key]
     if (typeof member !== 'object' || member === null) continue
     if (key === 'constructor' && Object.hasOwn(member, 'prototype')) return false
-    if (!isSound(member, depth - 1)) return false
+    if (!isSafeJson(member, depth - 1)) return false
   }
   return true
 }

@@ -1,5 +1,5 @@
 /** The words of what was thrown. Functions of an application may throw anything, and some of it throws again when it is read. */
-export function wordsOf (thrown: unknown): string {
+export function describeThrown (thrown: unknown): string {
   try {
     return String((thrown as Partial<Error> | undefined)?.message ?? thrown)
   } catch {
@@ -8,6 +8,6 @@ export function wordsOf (thrown: unknown): string {
 }
 
 /** A promise of what a function of the application gives, whatever that is or throws. */
-export function promiseOf<T> (work: () => T | PromiseLike<T>): Promise<T> {
+export function invoke<T> (work: () => T | PromiseLike<T>): Promise<T> {
   return new Promise(resolve => { resolve(work()) })
 }

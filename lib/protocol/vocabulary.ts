@@ -1,6 +1,6 @@
 import { nodeAnswers } from './answers.ts'
-import { answers } from './errors.ts'
+import { reasons } from './errors.ts'
 
 // A node has more to say than a client; whatever is one imports this.
 
-Object.assign(answers, nodeAnswers)
+Object.assign(reasons, nodeAnswers)

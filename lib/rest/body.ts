@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Failure } from '../protocol/errors.ts'
-import { isSound } from '../protocol/safe-json.ts'
+import { isSafeJson } from '../protocol/safe-json.ts'
 
 /** The message is the body, whatever its content type: JSON as it is, text, or bytes. What the host parses does not count here. */
 export function acceptBodies (app: FastifyInstance): void {
@@ -27,6 +27,6 @@ export function paramsOf (request: FastifyRequest, maxDepth: number): unknown {
 }
 
 function sound (body: unknown, maxDepth: number): unknown {
-  if (!(body instanceof Uint8Array) && !isSound(body, maxDepth)) throw new Failure('malformed', { message: 'The body is nested too deep' })
+  if (!(body instanceof Uint8Array) && !isSafeJson(body, maxDepth)) throw new Failure('malformed', { message: 'The body is nested too deep' })
   return body
 }

@@ -1,27 +1,27 @@
 import { Transform, type TransformCallback } from 'node:stream'
 import { Failure } from '../protocol/errors.ts'
-import { Lines } from '../protocol/line-splitter.ts'
-import type { Outbox, Sent } from '../messaging/dispatcher.ts'
-import { Volley, type Addressed } from '../messaging/bulk.ts'
+import { LineSplitter } from '../protocol/line-splitter.ts'
+import type { Dispatcher, SendResult } from '../messaging/dispatcher.ts'
+import { BulkSender, type BulkMessage } from '../messaging/bulk.ts'
 
 /** Lines after which others get their turn. */
-const BREATH = 256
+const YIELD_AFTER = 256
 const END_OF_LINE = Buffer.from('\n')
 
 interface Reading {
-  outbox: Outbox
-  read (text: string): Addressed | Failure
+  dispatcher: Dispatcher
+  read (text: string): BulkMessage | Failure
   maxLength: number
   signal: AbortSignal
 }
 
 /** Turns a stream of lines into one of receipts, in order. No faster than either side: lines wait for receipts to be taken. */
-export class Receipts extends Transform {
+export class BulkStream extends Transform {
   readonly #read: Reading['read']
-  readonly #bytes: Lines
+  readonly #bytes: LineSplitter
   /** The rest of a line that is too long is to be skipped. */
   #isTooLong = false
-  readonly #volley: Volley
+  readonly #volley: BulkSender
   /** Not begun yet. */
   #lines: Array<string | Failure> = []
   #at = 0
@@ -32,11 +32,11 @@ export class Receipts extends Transform {
   /** Not told yet. */
   #text = ''
 
-  constructor ({ outbox, read, maxLength, signal }: Reading) {
+  constructor ({ dispatcher, read, maxLength, signal }: Reading) {
     super()
     this.#read = read
-    this.#bytes = new Lines(maxLength)
-    this.#volley = new Volley(outbox, () => { if (!this.#isBreathing) this.#go() }, signal)
+    this.#bytes = new LineSplitter(maxLength)
+    this.#volley = new BulkSender(dispatcher, () => { if (!this.#isBreathing) this.#go() }, signal)
   }
 
   override _transform (chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
@@ -80,7 +80,7 @@ export class Receipts extends Transform {
     for (this.#collect(); this.#at < this.#lines.length && !this.#volley.isFull; this.#collect()) {
       const line = this.#lines[this.#at++]!
       this.#volley.add(line instanceof Failure ? line : this.#read(line))
-      if (++this.#begun % BREATH === 0) return this.#breathe()
+      if (++this.#begun % YIELD_AFTER === 0) return this.#breathe()
     }
     this.#tell()
     if (this.#at < this.#lines.length || (this.#isLast && !this.#volley.isEmpty)) return
@@ -107,7 +107,7 @@ export class Receipts extends Transform {
   }
 }
 
-function receiptOf (outcome: Sent | Failure): object {
+function receiptOf (outcome: SendResult | Failure): object {
   if (!(outcome instanceof Failure)) return outcome
   const { statusCode, code, message, device } = outcome
   return { statusCode, code, message, ...(device && { device }) }

@@ -2,15 +2,15 @@ import { pipeline, Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
 import { TypeCompiler, type ValueError } from '@sinclair/typebox/compiler'
 import { Failure } from '../protocol/errors.ts'
-import { isSound } from '../protocol/safe-json.ts'
+import { isSafeJson } from '../protocol/safe-json.ts'
 import type { Settings } from '../gateway/options.ts'
-import type { Addressed } from '../messaging/bulk.ts'
-import { Receipts } from './bulk-stream.ts'
+import type { BulkMessage } from '../messaging/bulk.ts'
+import { BulkStream } from './bulk-stream.ts'
 import { hangUp, type Route } from './route.ts'
 import { about, milliseconds, Seconds } from './schemas.ts'
 
 /** `/messages`: many sends in one request, a line each, and a receipt line each, in order. */
-export const bulk: Route = (app, { outbox, settings }) => {
+export const bulk: Route = (app, { dispatcher, settings }) => {
   const read = reader(settings)
 
   app.register(async scope => {
@@ -23,7 +23,7 @@ export const bulk: Route = (app, { outbox, settings }) => {
       schema: { ...about('messages', 'Send many messages, a line each, and get a receipt line each', {}), consumes: ['application/x-ndjson'] }
     }, async (request, reply) => {
       if (!(request.body instanceof Readable)) throw new Failure('malformed', { message: 'The body is the messages, and there is none' })
-      const receipts = new Receipts({ outbox, read, maxLength: settings.maxMessage, signal: hangUp(reply) })
+      const receipts = new BulkStream({ dispatcher, read, maxLength: settings.maxMessage, signal: hangUp(reply) })
       // when the one side is gone, so is the other, and whoever waits for the answer is told by the stream itself
       pipeline(request.body, receipts, () => {})
       return await reply.type('application/x-ndjson').send(receipts)
@@ -31,7 +31,7 @@ export const bulk: Route = (app, { outbox, settings }) => {
   })
 }
 
-function reader (settings: Settings): (text: string) => Addressed | Failure {
+function reader (settings: Settings): (text: string) => BulkMessage | Failure {
   const Line = Type.Object({
     to: Type.String(),
     data: Type.Unknown(),
@@ -47,7 +47,7 @@ function reader (settings: Settings): (text: string) => Addressed | Failure {
     const line = parse(text)
     if (line instanceof Failure) return line
     if (!check.Check(line)) return malformed(check.Errors(line).First()!)
-    if (!isSound(line.data, settings.maxDepth)) return new Failure('malformed')
+    if (!isSafeJson(line.data, settings.maxDepth)) return new Failure('malformed')
     const { to, data, ttl, confirm, timeout, collapse, key } = line
     return { to, data, ttl: milliseconds(ttl), confirm, timeout: milliseconds(timeout), collapse, key }
   }

@@ -23,7 +23,7 @@ const Portrait = Type.Object({
   topics: Type.Optional(Type.Array(Type.String())),
   inFlight: Type.Optional(Type.Integer({ description: 'Calls in both directions' })),
   waiting: Type.Integer({ description: 'Letters that wait' }),
-  lastGoodbye: Type.Optional(Goodbye)
+  lastDisconnect: Type.Optional(Goodbye)
 })
 
 /** `/devices` */

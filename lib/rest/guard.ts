@@ -3,7 +3,7 @@ import { Failure } from '../protocol/errors.ts'
 import { callerOf, protect, refuseForeign } from '../gateway/access.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { Stats } from '../connection/stats.ts'
-import { promiseOf } from '../protocol/user-code.ts'
+import { invoke } from '../protocol/user-code.ts'
 import { safeLog } from '../gateway/log.ts'
 
 interface Rules {
@@ -29,7 +29,7 @@ export function guardRest (app: FastifyInstance, { settings: { guard, origins },
     } catch (error) {
       return refuse(error)
     }
-    if (typeof allowed === 'object' && allowed !== null) promiseOf(() => allowed).then(decide, refuse)
+    if (typeof allowed === 'object' && allowed !== null) invoke(() => allowed).then(decide, refuse)
     else decide(allowed)
   })
 

@@ -4,7 +4,7 @@ import { about, DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, R
 import { HangUp, type Route } from './route.ts'
 
 /** `/devices/:id/messages` */
-export const messages: Route = (app, { devices, outbox, settings }) => {
+export const messages: Route = (app, { devices, dispatcher, settings }) => {
   app.post('/devices/:id/messages', {
     schema: {
       ...about('messages', 'Send a message to a device', { 200: Receipt, 202: Receipt }),
@@ -21,7 +21,7 @@ export const messages: Route = (app, { devices, outbox, settings }) => {
   }, (request, reply) => {
     const { ttl, confirm, timeout, collapse } = request.query
     const { id } = request.params
-    const sent = outbox.send(id, messageOf(request, settings.maxDepth), {
+    const sent = dispatcher.send(id, messageOf(request, settings.maxDepth), {
       ttl: milliseconds(ttl),
       confirm,
       timeout: milliseconds(timeout),

@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http'
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyTypeProvider, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from 'fastify'
 import type { Devices } from '../gateway/devices.ts'
 import type { Settings } from '../gateway/options.ts'
-import type { Outbox } from '../messaging/dispatcher.ts'
+import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { CallSignal } from '../protocol/peer.ts'
 
 interface TypeBoxProvider extends FastifyTypeProvider {
@@ -12,8 +12,8 @@ interface TypeBoxProvider extends FastifyTypeProvider {
 
 export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxProvider>
 
-/** One REST resource: each of its routes calls one thing that `app.devices` can do, or the outbox behind it. */
-export type Route = (app: App, context: { devices: Devices, outbox: Outbox, settings: Settings }) => void
+/** One REST resource: each of its routes calls one thing that `app.devices` can do, or the dispatcher behind it. */
+export type Route = (app: App, context: { devices: Devices, dispatcher: Dispatcher, settings: Settings }) => void
 
 /** Aborts when the caller hangs up before it has its answer. */
 export function hangUp (reply: Pick<FastifyReply, 'raw'>): AbortSignal {

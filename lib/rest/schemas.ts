@@ -9,7 +9,7 @@ export const MessageParams = Type.Composite([DeviceParams, Type.Object({ message
 
 export const Receipt = Type.Object({
   id: Type.String({ description: 'Message id' }),
-  status: Type.String({ description: 'sent, queued, delivered, expired, cancelled, replaced, refused or set-aside' })
+  status: Type.String({ description: 'sent, queued, delivered, expired, cancelled, replaced, refused or dead-lettered' })
 })
 
 export const FullReceipt = Type.Composite([Receipt, Type.Object({

@@ -16,12 +16,12 @@ export interface Letter {
 }
 
 /** A letter in its place: positions grow, and never come again. */
-export interface Kept extends Letter {
+export interface StoredLetter extends Letter {
   readonly position: number
 }
 
 /** What becomes of a letter. */
-export type Ending = 'delivered' | 'expired' | 'cancelled' | 'replaced' | 'refused' | 'set-aside' | 'damaged'
+export type Ending = 'delivered' | 'expired' | 'cancelled' | 'replaced' | 'refused' | 'dead-lettered' | 'damaged'
 
 export interface Receipt {
   readonly id: string
@@ -38,12 +38,12 @@ export interface Receipt {
 }
 
 /** What may wait for one device. */
-export interface Caps {
+export interface MailboxLimits {
   letters: number
   bytes: number
 }
 
-export interface Put {
+export interface PutResult {
   receipt: Receipt
   /** False: the id was known, and the receipt is that of the first. */
   fresh: boolean
@@ -51,7 +51,7 @@ export interface Put {
   replaced?: Receipt
 }
 
-export interface Expired {
+export interface ExpiredLetter {
   deviceId: string
   receipt: Receipt
 }
@@ -61,20 +61,20 @@ export interface Mailbox {
   /** Whether all nodes see the same letters. */
   readonly shared: boolean
   /** Resolves once it is durable. */
-  put (deviceId: string, letter: Letter, caps: Caps): Promise<Put>
+  put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult>
   /** In the order of `put`, from behind a position. */
-  letters (deviceId: string, after?: number): AsyncIterable<Kept>
+  letters (deviceId: string, after?: number): AsyncIterable<StoredLetter>
   waiting (deviceId: string): Promise<number>
   /** The letter is done with. False: it did not wait any more. */
   settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean>
   receipt (deviceId: string, letterId: string): Promise<Receipt | undefined>
   /** One more connection ended without an acknowledgement; how many there were. */
-  strike (deviceId: string, letterId: string): Promise<number>
+  addAttempt (deviceId: string, letterId: string): Promise<number>
   /**
    * Takes out what has expired, some at a time, and tells one caller what it was. It is asked again until nothing is left, and stops early
    * once the signal is aborted.
    */
-  sweep (now: number, signal?: AbortSignal): Promise<Expired[]>
+  sweep (now: number, signal?: AbortSignal): Promise<ExpiredLetter[]>
   /** Tells of what was found damaged, also before somebody listened. */
   onDamage? (listener: (damage: { key: string, reason: string }) => void): void
   /** Tells what went wrong where nobody waits. */

@@ -1,5 +1,5 @@
 import { Failure, type Detail } from '../protocol/errors.ts'
-import { sizeOf, type Ending, type Expired, type Kept, type Mailbox, type Receipt } from './mailbox.ts'
+import { sizeOf, type Ending, type ExpiredLetter, type StoredLetter, type Mailbox, type Receipt } from './mailbox.ts'
 
 export interface MemoryMailboxOptions {
   /** Bytes of all letters together, what each holds besides its body included. */
@@ -8,7 +8,7 @@ export interface MemoryMailboxOptions {
   maxReceipts?: number
 }
 
-interface Waiting extends Kept {
+interface Waiting extends StoredLetter {
   readonly deviceId: string
   readonly size: number
   readonly at: number
@@ -16,7 +16,7 @@ interface Waiting extends Kept {
 }
 
 /** The letters of one device, in order, and the bytes they hold. */
-class Box {
+class DeviceMailbox {
   readonly letters = new Map<string, Waiting>()
   bytes = 0
 }
@@ -27,7 +27,7 @@ const SWEPT_AT_ONCE = 1_000
 
 /** Keeps letters as long as the process lives. */
 export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_000 }: MemoryMailboxOptions = {}): Mailbox {
-  const boxes = new Map<string, Box>()
+  const boxes = new Map<string, DeviceMailbox>()
   const receipts = new Map<string, Receipt>()
   let bytes = 0
   /** Letters by the second in which they expire. */
@@ -69,7 +69,7 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
       const first = known(deviceId, letter.id)
       if (first) return { receipt: first, fresh: false }
 
-      const box = boxes.get(deviceId) ?? new Box()
+      const box = boxes.get(deviceId) ?? new DeviceMailbox()
       const replaced = letter.collapse === undefined ? undefined : [...box.letters.values()].find(({ collapse }) => collapse === letter.collapse)
       const size = sizeOf(letter.body)
       const freed = replaced ? { letters: 1, bytes: replaced.size, all: replaced.size + OVERHEAD } : { letters: 0, bytes: 0, all: 0 }
@@ -106,13 +106,13 @@ export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_00
       return known(deviceId, letterId)
     },
 
-    async strike (deviceId, letterId) {
+    async addAttempt (deviceId, letterId) {
       const letter = boxes.get(deviceId)?.letters.get(letterId)
       return letter ? ++letter.strikes : 0
     },
 
     async sweep (now) {
-      const expired: Expired[] = []
+      const expired: ExpiredLetter[] = []
       if (secondOf(now) < earliest) return expired
       earliest = Infinity
       for (const [second, letters] of due) {

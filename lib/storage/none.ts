@@ -9,7 +9,7 @@ export function noMailbox (): Mailbox {
     async waiting () { return 0 },
     async settle () { return false },
     async receipt () { return undefined },
-    async strike () { return 0 },
+    async addAttempt () { return 0 },
     async sweep () { return [] }
   }
 }

@@ -1,15 +1,15 @@
 import { once } from 'node:events'
 import type { Socket as RawSocket } from 'node:net'
 import { WebSocket, type ClientOptions } from 'ws'
-import type { Errand, Outward } from '../gateway/dial.ts'
+import type { DialRequest, OutboundConnection } from '../gateway/dial.ts'
 import { connectTo } from '../protocol/connect.ts'
-import type { Farewell } from '../protocol/close-notice.ts'
-import { decoded } from '../protocol/message.ts'
-import { Line } from './websocket/connection.ts'
-import { Stream, type Keeper } from './tcp/connection.ts'
+import type { CloseNotice } from '../protocol/close-notice.ts'
+import { decodeWith } from '../protocol/message.ts'
+import { WebSocketConnection } from './websocket/connection.ts'
+import { TcpConnection, type TcpConnectionListener } from './tcp/connection.ts'
 
 /** To a WebSocket of another server. */
-export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: Errand): Promise<Outward> {
+export function connectWebSocket ({ url, as, token, codec, tls, ground, signal }: DialRequest): Promise<OutboundConnection> {
   if (as !== undefined) url.searchParams.set('deviceId', as)
   const { maxMessage, closeTimeout } = ground.limits
   const options: ClientOptions & { closeTimeout: number } = {
@@ -27,9 +27,9 @@ export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: E
   return new Promise((resolve, reject) => {
     socket.once('error', reject)
     socket.once('open', () => {
-      const line = new Line(socket, new Set(), 'masked')
+      const line = new WebSocketConnection(socket, new Set(), 'masked')
       line.hold()
-      const over = new Promise<Farewell>(resolve => {
+      const over = new Promise<CloseNotice>(resolve => {
         socket.once('close', (code, reason) => resolve({ code, reason: reason.toString() }))
       })
       const { remoteAddress: address, localAddress } = line.stream as RawSocket
@@ -39,25 +39,25 @@ export function overWebSocket ({ url, as, token, codec, tls, ground, signal }: E
 }
 
 /** To a TCP or Unix socket of another server. */
-export async function overStream ({ url, as, token, codec, tls, ground, signal }: Errand): Promise<Outward> {
+export async function connectTcp ({ url, as, token, codec, tls, ground, signal }: DialRequest): Promise<OutboundConnection> {
   const socket = connectTo(url, tls)
   const giveUp = () => socket.destroy(signal.reason as Error)
   signal.addEventListener('abort', giveUp)
   socket.once('close', () => signal.removeEventListener('abort', giveUp))
   await once(socket, tls ? 'secureConnect' : 'connect')
-  const caller = new Caller()
-  const stream = caller.stream = new Stream(socket, { codec, limits: ground.limits, keeper: caller })
+  const caller = new TcpDialer()
+  const stream = caller.stream = new TcpConnection(socket, { codec, limits: ground.limits, keeper: caller })
   if (as === undefined) {
     stream.hold()
   } else {
-    introduce(stream, socket, { deviceId: as, token })
+    sendConnect(stream, socket, { deviceId: as, token })
     await caller.accepted
   }
   const { remoteAddress: address, localAddress } = socket
   return { line: stream, address, localAddress, over: caller.over, release: () => stream.release(), cut: () => stream.cut() }
 }
 
-function introduce (stream: Stream, socket: RawSocket, params: object): void {
+function sendConnect (stream: TcpConnection, socket: RawSocket, params: object): void {
   try {
     stream.say({ kind: 'call', id: 'connect', method: 'connect', params })
   } catch (error) { // a codec that is not ours
@@ -67,13 +67,13 @@ function introduce (stream: Stream, socket: RawSocket, params: object): void {
 }
 
 /** Waits for the other side to accept us, and for the end. */
-class Caller implements Keeper {
-  stream!: Stream
+class TcpDialer implements TcpConnectionListener {
+  stream!: TcpConnection
   readonly accepted: Promise<void>
-  readonly over: Promise<Farewell>
+  readonly over: Promise<CloseNotice>
   #accept!: () => void
-  #refuse!: (farewell: Farewell) => void
-  #end!: (farewell: Farewell) => void
+  #refuse!: (farewell: CloseNotice) => void
+  #end!: (farewell: CloseNotice) => void
 
   constructor () {
     this.accepted = new Promise((resolve, reject) => {
@@ -86,7 +86,7 @@ class Caller implements Keeper {
 
   /** The answer to our introduction; an error comes with a goodbye. */
   greet (text: string): void {
-    const answer = decoded(this.stream.codec, text)
+    const answer = decodeWith(this.stream.codec, text)
     if (Array.isArray(answer) || answer.kind !== 'result') return
     this.stream.hold()
     this.#accept()
@@ -97,7 +97,7 @@ class Caller implements Keeper {
   }
 
   ended (): void {
-    this.#refuse(this.stream.farewell)
-    this.#end(this.stream.farewell)
+    this.#refuse(this.stream.closeNotice)
+    this.#end(this.stream.closeNotice)
   }
 }

@@ -2,11 +2,11 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import {
-  answerOf, MUSTER, WORKERS, WORKERS_PATIENCE, WORKERS_TELL,
-  type Announcement, type Answer, type Backplane, type Errand, type Owner, type Ownership, type Presence, type Request, type Unwatch
+  answerOf, WORKER_DISCOVERY_TOPIC, WORKERS_TOPIC, MAX_MISSED_ANNOUNCEMENTS, WORKER_ANNOUNCE_INTERVAL_MS,
+  type WorkerAnnouncement, type Answer, type Backplane, type WorkerRequest, type Owner, type Ownership, type Presence, type Request, type Unwatch
 } from '../cluster/backplane.ts'
 import { Failure } from '../protocol/errors.ts'
-import { Inbound } from '../protocol/peer.ts'
+import { InboundCall } from '../protocol/peer.ts'
 
 interface Parts {
   backplane: Backplane
@@ -14,15 +14,15 @@ interface Parts {
   log: FastifyBaseLogger
   /** What is answered here. */
   methods: () => string[]
-  answer: (errand: Errand & { kind: 'answer' }, inbound: Inbound) => unknown
+  answer: (errand: WorkerRequest & { kind: 'answer' }, inbound: InboundCall) => unknown
 }
 
 /** Who was still for so long may have been taken for gone. */
-const STILL = (WORKERS_PATIENCE - 1) * WORKERS_TELL
+const STALE_AFTER_MS = (MAX_MISSED_ANNOUNCEMENTS - 1) * WORKER_ANNOUNCE_INTERVAL_MS
 const LOOK_AGAIN = 10
 
 /** Where a worker is found on the backplane: it has a name there, tells what it answers, and answers. */
-export class Workplace implements Owner {
+export class WorkerEndpoint implements Owner {
   readonly #parts: Parts
   readonly #since = Date.now()
   /** What is being answered; each of them can be cut short. */
@@ -46,12 +46,12 @@ export class Workplace implements Owner {
 
   async open (): Promise<void> {
     await this.#settle()
-    this.#unwatch = this.#parts.backplane.watch(MUSTER, () => {
+    this.#unwatch = this.#parts.backplane.watch(WORKER_DISCOVERY_TOPIC, () => {
       void this.#tell()
       return 0
     })
     // what keeps the process alive is the connection of its backplane
-    this.#telling = setInterval(() => void this.#tellAgain(), WORKERS_TELL).unref()
+    this.#telling = setInterval(() => void this.#tellAgain(), WORKER_ANNOUNCE_INTERVAL_MS).unref()
   }
 
   /** What is answered here has changed. */
@@ -129,23 +129,23 @@ export class Workplace implements Owner {
   }
 
   get #isStale (): boolean {
-    return performance.now() - this.#toldAt > STILL
+    return performance.now() - this.#toldAt > STALE_AFTER_MS
   }
 
   async #tell (): Promise<void> {
     this.#toldAt = performance.now()
-    const data: Announcement = { name: this.#name, methods: this.#parts.methods(), leaving: this.#leaves }
+    const data: WorkerAnnouncement = { name: this.#name, methods: this.#parts.methods(), leaving: this.#leaves }
     try {
-      await this.#parts.backplane.publish({ id: 'worker', topic: WORKERS, data })
+      await this.#parts.backplane.publish({ id: 'worker', topic: WORKERS_TOPIC, data })
     } catch (error) {
       this.#parts.log.warn({ err: error }, 'this worker cannot make itself heard')
     }
   }
 
-  #serve (errand: Errand & { kind: 'answer' }, signal?: AbortSignal): Promise<unknown> {
+  #serve (errand: WorkerRequest & { kind: 'answer' }, signal?: AbortSignal): Promise<unknown> {
     if (this.#isStale) throw new Failure('dropped')
     return new Promise((resolve, reject) => {
-      const inbound = new Inbound()
+      const inbound = new InboundCall()
       const cut = () => {
         this.#underway.delete(cut)
         inbound.abort()

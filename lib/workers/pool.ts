@@ -1,12 +1,12 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { MUSTER, valueOf, WORKERS, WORKERS_PATIENCE, WORKERS_TELL, type Announcement, type Backplane, type Connection, type Unwatch } from '../cluster/backplane.ts'
+import { WORKER_DISCOVERY_TOPIC, valueOf, WORKERS_TOPIC, MAX_MISSED_ANNOUNCEMENTS, WORKER_ANNOUNCE_INTERVAL_MS, type WorkerAnnouncement, type Backplane, type DeviceConnection, type Unwatch } from '../cluster/backplane.ts'
 import type { Credentials, Device } from '../connection/device.ts'
 import { Failure } from '../protocol/errors.ts'
 import { isUnreachable } from '../messaging/letters.ts'
-import type { Elsewhere } from '../gateway/methods.ts'
+import type { RemoteMethods } from '../gateway/methods.ts'
 
 /** What a device asked, until a worker has answered. */
-interface Asked {
+interface PendingRequest {
   readonly method: string
   readonly params: unknown
   readonly device: Device
@@ -16,7 +16,7 @@ interface Asked {
 }
 
 /** A worker, as this node knows it. */
-interface Known {
+interface PoolMember {
   readonly name: string
   methods: Set<string>
   leaving: boolean
@@ -26,18 +26,18 @@ interface Known {
   connections: number
   lastGiven: number
   /** What it has not answered yet, in the order asked, and what tells it that nobody waits any more. */
-  readonly underway: Map<Asked, AbortController>
+  readonly underway: Map<PendingRequest, AbortController>
   /** What must wait until it is known to have got all that came before. */
-  held: Asked[] | undefined
+  held: PendingRequest[] | undefined
 }
 
 /** The workers that this node has heard of. Each connection stays with one of them, until that one leaves. */
-export class Workers implements Elsewhere {
+export class WorkerPool implements RemoteMethods {
   readonly #backplane: Backplane
   readonly #log: FastifyBaseLogger
-  readonly #known = new Map<string, Known>()
+  readonly #known = new Map<string, PoolMember>()
   /** The workers of a connection, and its number with each: one, unless they answer different methods. */
-  readonly #chosen = new WeakMap<Device, Map<Known, number>>()
+  readonly #chosen = new WeakMap<Device, Map<PoolMember, number>>()
   #looking!: NodeJS.Timeout
   #unwatch!: Unwatch
   /** Connections that were given to a worker. */
@@ -50,13 +50,13 @@ export class Workers implements Elsewhere {
 
   /** Hears of workers from now on, and resolves once those that are there have told. */
   async open (): Promise<void> {
-    this.#unwatch = this.#backplane.watch(WORKERS, ({ data }) => {
-      this.#hear(data as Announcement)
+    this.#unwatch = this.#backplane.watch(WORKERS_TOPIC, ({ data }) => {
+      this.#hear(data as WorkerAnnouncement)
       return 0
     })
-    this.#looking = setInterval(() => this.#look(), WORKERS_TELL).unref()
+    this.#looking = setInterval(() => this.#look(), WORKER_ANNOUNCE_INTERVAL_MS).unref()
     try {
-      await this.#backplane.publish({ id: 'muster', topic: MUSTER, data: null })
+      await this.#backplane.publish({ id: 'muster', topic: WORKER_DISCOVERY_TOPIC, data: null })
     } catch (error) {
       // a backplane that is not there yet says so itself, and workers tell of themselves once it is
       if (!isUnreachable(error)) this.#log.warn({ err: error }, 'the workers cannot be asked who they are')
@@ -78,7 +78,7 @@ export class Workers implements Elsewhere {
     this.#unwatch()
   }
 
-  #hear ({ name, methods, leaving }: Announcement): void {
+  #hear ({ name, methods, leaving }: WorkerAnnouncement): void {
     let worker = this.#known.get(name)
     if (!worker) {
       if (leaving) return
@@ -95,7 +95,7 @@ export class Workers implements Elsewhere {
    * A worker says that it leaves. What its devices ask from now on is for others, who must not begin with it before this one
    * has begun with what came earlier: once it answers this, it has.
    */
-  async #part (worker: Known): Promise<void> {
+  async #part (worker: PoolMember): Promise<void> {
     worker.leaving = true
     worker.held = []
     try {
@@ -108,12 +108,12 @@ export class Workers implements Elsewhere {
 
   #look (): void {
     for (const worker of this.#known.values()) {
-      if (++worker.unheard > WORKERS_PATIENCE) this.#lose(worker)
+      if (++worker.unheard > MAX_MISSED_ANNOUNCEMENTS) this.#lose(worker)
     }
   }
 
   /** The worker is gone. What it was asked from `lost` on has not reached it, and is for others; what came before it may have begun. */
-  #lose (worker: Known, lost?: Asked): void {
+  #lose (worker: PoolMember, lost?: PendingRequest): void {
     this.#known.delete(worker.name)
     this.#log[worker.leaving ? 'info' : 'warn']({ worker: worker.name, underway: worker.underway.size }, 'a worker is gone')
     const underway = [...worker.underway]
@@ -127,13 +127,13 @@ export class Workers implements Elsewhere {
     this.#giveHeld(worker)
   }
 
-  #giveHeld (worker: Known): void {
+  #giveHeld (worker: PoolMember): void {
     const held = worker.held ?? []
     worker.held = undefined
     for (const asked of held) this.#give(asked)
   }
 
-  #give (asked: Asked): void {
+  #give (asked: PendingRequest): void {
     if (asked.signal?.aborted) return asked.reject(new Failure('dropped'))
     const choice = this.#workerOf(asked)
     if (!choice) return asked.reject(new Failure('dropped', { message: 'No worker is left' }))
@@ -142,7 +142,7 @@ export class Workers implements Elsewhere {
     else void this.#ask(worker, asked, turn)
   }
 
-  async #ask (worker: Known, asked: Asked, turn: number): Promise<void> {
+  async #ask (worker: PoolMember, asked: PendingRequest, turn: number): Promise<void> {
     const { method, params, device, signal } = asked
     const nobodyWaits = new AbortController()
     signal?.addEventListener('abort', () => nobodyWaits.abort(), { once: true })
@@ -159,8 +159,8 @@ export class Workers implements Elsewhere {
   }
 
   /** The worker of this connection; one that leaves, as long as something is held for it. */
-  #workerOf ({ device, method }: Asked): { worker: Known, turn: number } | undefined {
-    const chosen = this.#chosen.get(device) ?? new Map<Known, number>()
+  #workerOf ({ device, method }: PendingRequest): { worker: PoolMember, turn: number } | undefined {
+    const chosen = this.#chosen.get(device) ?? new Map<PoolMember, number>()
     for (const [worker, turn] of chosen) {
       const stays = this.#known.get(worker.name) === worker && (!worker.leaving || worker.held)
       if (!stays) chosen.delete(worker)
@@ -176,11 +176,11 @@ export class Workers implements Elsewhere {
   }
 }
 
-function takes ({ leaving, methods }: Known, method: string): boolean {
+function takes ({ leaving, methods }: PoolMember, method: string): boolean {
   return !leaving && methods.has(method)
 }
 
-function connectionOf ({ id, node, generation, since, address, localAddress, protocol, topics, credentials }: Device): Connection {
+function connectionOf ({ id, node, generation, since, address, localAddress, protocol, topics, credentials }: Device): DeviceConnection {
   return { id, node, generation, since, address, localAddress, protocol, topics: [...topics], credentials: portable(credentials) }
 }
 

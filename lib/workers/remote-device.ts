@@ -1,13 +1,13 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Connection } from '../cluster/backplane.ts'
-import { checkTime, type Credentials, type Device } from '../connection/device.ts'
+import type { DeviceConnection } from '../cluster/backplane.ts'
+import { assertTimestamp, type Credentials, type Device } from '../connection/device.ts'
 import type { Devices } from '../gateway/devices.ts'
-import type { Outbox } from '../messaging/dispatcher.ts'
+import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 
 interface Parts {
   devices: Devices
-  outbox: Outbox
+  dispatcher: Dispatcher
   log: FastifyBaseLogger
 }
 
@@ -28,7 +28,7 @@ export class RemoteDevice implements Device {
   readonly left: undefined
   readonly #parts: Parts
 
-  constructor ({ id, node, generation, since, address, localAddress, protocol, credentials, topics }: Connection, parts: Parts) {
+  constructor ({ id, node, generation, since, address, localAddress, protocol, credentials, topics }: DeviceConnection, parts: Parts) {
     this.id = id
     this.node = node
     this.generation = generation
@@ -50,9 +50,9 @@ export class RemoteDevice implements Device {
   }
 
   renew (expiresAt: number): void {
-    checkTime(expiresAt)
+    assertTimestamp(expiresAt)
     const { id, generation } = this
-    void this.#try(this.#parts.outbox.reach(id, { kind: 'renew', generation, expiresAt }), 'credentials could not be renewed')
+    void this.#try(this.#parts.dispatcher.reach(id, { kind: 'renew', generation, expiresAt }), 'credentials could not be renewed')
   }
 
   /** Nobody waits for it. */

@@ -1,24 +1,24 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Backplane, Page, Presence, Reach } from '../cluster/backplane.ts'
-import type { Portrait } from '../gateway/devices.ts'
+import type { Backplane, ListPage, Presence, PublishResult } from '../cluster/backplane.ts'
+import type { DeviceDetails } from '../gateway/devices.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { EventMap } from '../messaging/events.ts'
 import { noMailbox } from '../storage/none.ts'
-import type { Handler, Schemas } from '../gateway/methods.ts'
-import { assemble, type Node } from '../gateway/assembly.ts'
+import type { Handler, MethodSchemas } from '../gateway/methods.ts'
+import { assemble, type NodeParts } from '../gateway/assembly.ts'
 import { settingsOf, type Options } from '../gateway/options.ts'
-import type { SendOptions, Sent } from '../messaging/dispatcher.ts'
+import type { SendOptions, SendResult } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import { RemoteDevice } from './remote-device.ts'
-import { linkLog, safeLog } from '../gateway/log.ts'
+import { clusterLinkLogger, safeLog } from '../gateway/log.ts'
 import '../protocol/vocabulary.ts'
-import { Workplace } from './endpoint.ts'
+import { WorkerEndpoint } from './endpoint.ts'
 
 /** Those of the plugin's that concern a worker. */
-type Common = 'node' | 'mailbox' | 'callTimeout' | 'maxTtl' | 'maxLetters' | 'maxLetterBytes' | 'maxBuffered' | 'maxKeys' | 'keyTtl' |
+type SharedOptions = 'node' | 'mailbox' | 'callTimeout' | 'maxTtl' | 'maxLetters' | 'maxLetterBytes' | 'maxBuffered' | 'maxKeys' | 'keyTtl' |
   'maxTopicLength' | 'maxTopicLevels' | 'drainTimeout'
 
-export type WorkerOptions = Pick<Options, Common> & {
+export type WorkerOptions = Pick<Options, SharedOptions> & {
   backplane: Backplane
   /** Of the shape that Fastify's has; without one, a worker says nothing. */
   log?: FastifyBaseLogger | undefined
@@ -27,8 +27,8 @@ export type WorkerOptions = Pick<Options, Common> & {
 /** Messages of devices, and the endings of the letters that this worker replaced. */
 export type WorkerEvents = Omit<EventMap, 'connected' | 'disconnected'>
 
-interface Parts extends Node {
-  workplace: Workplace
+interface Parts extends NodeParts {
+  workplace: WorkerEndpoint
   /** Resolves once nothing is under way any more. */
   close: () => Promise<void>
 }
@@ -39,24 +39,24 @@ export async function createWorker ({ log: given = silent, ...options }: WorkerO
   const settings = settingsOf(options)
   const { backplane } = options
   const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log, sweeps: false })
-  const { node, methods, events, devices, outbox, letters } = parts
+  const { node, methods, events, devices, dispatcher, letters } = parts
   methods.handle('message', {}, (params, { device }) => {
     events.emit('message', (params as { data: unknown }).data, device)
     return {}
   })
-  backplane.onLink?.(linkLog(log, node))
+  backplane.onLink?.(clusterLinkLogger(log, node))
   backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
-  const workplace = new Workplace({
+  const workplace = new WorkerEndpoint({
     backplane,
     node,
     log,
     methods: () => methods.names.filter(name => name !== 'message' || events.hears('message')),
     answer: ({ method, params, connection, turn }, inbound) =>
-      methods.answer(method, params, new RemoteDevice(connection, { devices, outbox, log }), inbound, turn)
+      methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log }), inbound, turn)
   })
   const close = async () => {
     await workplace.close(settings.drainTimeout)
-    outbox.close()
+    dispatcher.close()
     try {
       await letters.close()
     } finally {
@@ -77,10 +77,10 @@ export class Worker {
   }
 
   /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */
-  handle<S extends Schemas> (method: string, schemas: S, handler: Handler<S>): this
+  handle<S extends MethodSchemas> (method: string, schemas: S, handler: Handler<S>): this
   handle (method: string, handler: Handler): this
-  handle (method: string, ...rest: [Handler] | [Schemas, Handler]): this {
-    this.#parts.devices.handle(method, ...rest as [Schemas, Handler])
+  handle (method: string, ...rest: [Handler] | [MethodSchemas, Handler]): this {
+    this.#parts.devices.handle(method, ...rest as [MethodSchemas, Handler])
     this.#parts.workplace.changed()
     return this
   }
@@ -98,7 +98,7 @@ export class Worker {
   }
 
   /** Sends a message to a device, wherever it is. One that may wait needs the option `mailbox`. */
-  async send (deviceId: string, data: unknown, options?: SendOptions): Promise<Sent> {
+  async send (deviceId: string, data: unknown, options?: SendOptions): Promise<SendResult> {
     return await this.#parts.devices.send(deviceId, data, options)
   }
 
@@ -108,7 +108,7 @@ export class Worker {
   }
 
   /** Sends a message to all devices, or to those that listen to a topic. */
-  async broadcast (data: unknown, options?: { topic?: string | undefined }): Promise<Reach & { id: string }> {
+  async broadcast (data: unknown, options?: { topic?: string | undefined }): Promise<PublishResult & { id: string }> {
     return await this.#parts.devices.broadcast(data, options)
   }
 
@@ -127,7 +127,7 @@ export class Worker {
   }
 
   /** What is known of a device; nothing, if it is away and nothing waits for it. */
-  async get (deviceId: string): Promise<Portrait | undefined> {
+  async get (deviceId: string): Promise<DeviceDetails | undefined> {
     try {
       return await this.#parts.devices.describe(deviceId)
     } catch (error) {
@@ -137,7 +137,7 @@ export class Worker {
   }
 
   /** Who is connected, over all nodes, in the order of ids. */
-  async list (page?: Partial<Page>): Promise<Presence[]> {
+  async list (page?: Partial<ListPage>): Promise<Presence[]> {
     return await this.#parts.devices.list(page)
   }
 
@@ -151,11 +151,11 @@ export class Worker {
 const silent = Object.fromEntries(['fatal', 'error', 'warn', 'info', 'debug', 'trace'].map(level => [level, () => {}])) as unknown as FastifyBaseLogger
 
 export { Failure, Refusal, type Detail, type FailureOptions, type Reason } from '../protocol/errors.ts'
-export type { Backplane, Page, Presence, Reach } from '../cluster/backplane.ts'
-export type { Credentials, Description, Device } from '../connection/device.ts'
-export type { Portrait } from '../gateway/devices.ts'
+export type { Backplane, ListPage, Presence, PublishResult } from '../cluster/backplane.ts'
+export type { Credentials, DeviceDescription, Device } from '../connection/device.ts'
+export type { DeviceDetails } from '../gateway/devices.ts'
 export type { LetterEvent } from '../messaging/events.ts'
 export type { Mailbox } from '../storage/mailbox.ts'
-export type { Handler, HandlerContext, Schemas } from '../gateway/methods.ts'
-export type { Sent, SendOptions } from '../messaging/dispatcher.ts'
+export type { Handler, HandlerContext, MethodSchemas } from '../gateway/methods.ts'
+export type { SendResult, SendOptions } from '../messaging/dispatcher.ts'
 export type { CallOptions } from '../protocol/peer.ts'

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import WebSocket from 'ws'
-import { nats } from '../../lib/nats/backplane.ts'
+import { natsBackplane } from '../../lib/nats/backplane.ts'
 import { connect, type Client } from '../../lib/client/index.ts'
 import devices from '../../lib/index.ts'
-import { jetstreamMailbox } from '../../lib/nats/mailbox.ts'
+import { natsMailbox } from '../../lib/nats/mailbox.ts'
 import { programAt } from '../programs.ts'
 import { Balancer } from './balancer.ts'
 import { command, Verdict, type Outcome } from './campaign.ts'
@@ -126,7 +126,7 @@ class Device {
 
   constructor (id: string, url: string) {
     this.id = id
-    this.client = connect(`${url}/ws`, { deviceId: id, WebSocket: WebSocket as any, first: 100, most: 500 })
+    this.client = connect(`${url}/ws`, { deviceId: id, WebSocket: WebSocket as any, minDelay: 100, maxDelay: 500 })
     this.client.on('message', ({ data, topic }) => { if (topic === undefined && typeof data === 'number') this.seen.push(data) })
     this.client.handle('echo', params => params)
     this.client.subscribe(TOPIC, () => {})
@@ -410,7 +410,7 @@ class Stage {
 
 async function prepare ({ name, servers }: { name: string, servers: string }): Promise<Served> {
   const app = quiet()
-  const [backplane, mailbox] = await Promise.all([nats({ servers }), jetstreamMailbox({ servers })])
+  const [backplane, mailbox] = await Promise.all([natsBackplane({ servers }), natsMailbox({ servers })])
   await app.register(devices, { node: name, backplane, mailbox, pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
   const commands = {
     held: () => [...app.devices].map(({ id, generation }) => [id, generation]),

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import WebSocket from 'ws'
 import type { Status } from '../../lib/client/index.ts'
-import { answers, goodbyes, type Goodbye } from '../../lib/protocol/errors.ts'
+import { reasons, closeCodes, type CloseReason } from '../../lib/protocol/errors.ts'
 import devices from '../../lib/index.ts'
 import { diskMailbox } from '../../lib/storage/disk/index.ts'
 import type { Session } from '../../lib/connection/session.ts'
@@ -48,11 +48,11 @@ const MOST_QUIET = 2_000
 const MOST_GROWTH = { factor: 1.5, bytes: 2_000_000 }
 
 /** Goodbyes after which the device comes back, and the words that go with them. */
-const again: Partial<Record<Goodbye, string | undefined>> = {
+const again: Partial<Record<CloseReason, string | undefined>> = {
   leaving: 'retry=30', fault: undefined, overloaded: undefined, expired: undefined, slow: undefined, mute: undefined, flood: undefined, away: undefined
 }
 /** And those after which it does not. */
-const forGood: Goodbye[] = ['unauthenticated', 'forbidden', 'no-protocol', 'replaced']
+const forGood: CloseReason[] = ['unauthenticated', 'forbidden', 'no-protocol', 'replaced']
 
 /** The three that a cut happens to. */
 interface Scene {
@@ -63,10 +63,10 @@ interface Scene {
 
 type Cut = (scene: Scene) => unknown
 
-const goodbye = (name: Goodbye): Cut => ({ host }) => host.ask('end', { deviceId: 'd', goodbye: name, reason: again[name] })
+const goodbye = (name: CloseReason): Cut => ({ host }) => host.ask('end', { deviceId: 'd', goodbye: name, reason: again[name] })
 
 const cuts: Record<string, Cut> = {
-  ...Object.fromEntries(Object.keys(again).map(name => [name, goodbye(name as Goodbye)])),
+  ...Object.fromEntries(Object.keys(again).map(name => [name, goodbye(name as CloseReason)])),
   reset: ({ proxy }) => proxy.reset(),
   fin: ({ proxy }) => proxy.finish(),
   async 'two resets' ({ proxy }) {
@@ -239,16 +239,16 @@ async function backToOne (host: Host, proxy: Proxy, far: Far, verdict: Verdict):
 async function stopsForGood (host: Host, far: Far, verdict: Verdict): Promise<string[]> {
   const pending = far.ask('pending', PENDING)
   await until(async () => (await host.ask('held')).inFlight === PENDING)
-  const first = forGood.map(async name => [name, await far.ask('stopped', `stop-${name}`)] as [Goodbye, Status])
+  const first = forGood.map(async name => [name, await far.ask('stopped', `stop-${name}`)] as [CloseReason, Status])
   for (const name of forGood) {
     await until(() => host.ask('has', `stop-${name}`))
     await host.ask('end', { deviceId: `stop-${name}`, goodbye: name })
   }
   verdict.same('status of DELETE', (await request(host, 'DELETE', '/devices/d')).status, 204)
   await until(async () => (await far.ask('status')).state === 'stopped')
-  const stops: Array<[Goodbye, Status]> = [...await Promise.all(first), ['removed', await far.ask('status')]]
+  const stops: Array<[CloseReason, Status]> = [...await Promise.all(first), ['removed', await far.ask('status')]]
   for (const [name, status] of stops) {
-    const { code, message: reason } = goodbyes[name]
+    const { code, message: reason } = closeCodes[name]
     verdict.same(`status after ${code}`, status, { state: 'stopped', code, reason })
   }
   verdict.same('calls that were under way', await pending, { dropped: PENDING })
@@ -353,7 +353,7 @@ async function serveFiles (): Promise<Server> {
 // The gateway.
 
 /** What Fastify logs of a REST call that the cuts meet. */
-const known = new Set<string>(Object.values(answers).filter(({ status }) => status >= 500).map(({ message }) => message))
+const known = new Set<string>(Object.values(reasons).filter(({ status }) => status >= 500).map(({ message }) => message))
 /** Connections of REST callers are not what is counted in the end. */
 const KEEP_ALIVE = 1_000
 
@@ -368,7 +368,7 @@ async function prepare ({ folder, origins }: { folder: string, origins: string[]
     waiting: async () => (await app.devices.describe('d')).waiting,
     topics: () => [...session()?.topics ?? []],
     broadcast: ({ topic, n }: { topic: string, n: string }) => app.devices.broadcast({ n }, { topic }),
-    end: ({ deviceId, goodbye, reason }: { deviceId: string, goodbye: Goodbye, reason?: string }) => session(deviceId)?.end(goodbye, reason),
+    end: ({ deviceId, goodbye, reason }: { deviceId: string, goodbye: CloseReason, reason?: string }) => session(deviceId)?.end(goodbye, reason),
     async held () {
       const connections = await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count)))
       return { sessions: app.devices.size, topics: session()?.topics.size, inFlight: session()?.peer.inFlight, connections }

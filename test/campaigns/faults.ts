@@ -122,7 +122,7 @@ class Run {
     const refused = await this.#refused(
       which < 0.5 ? this.#keep(deviceId) :
       which < 0.8 ? this.#settle(deviceId, letterId) :
-      which < 0.9 ? this.#mailbox.strike(deviceId, letterId) : this.#sweep()
+      which < 0.9 ? this.#mailbox.addAttempt(deviceId, letterId) : this.#sweep()
     )
     if (refused) this.#figures.refused++
   }

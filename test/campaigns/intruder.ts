@@ -121,7 +121,7 @@ class House {
 
   async open (): Promise<void> {
     const app = this.#app
-    await app.register(devices, { admissionTimeout: 1_000, ...applications[this.#name]!.options, doors: [this.#entry] })
+    await app.register(devices, { admissionTimeout: 1_000, ...applications[this.#name]!.options, transports: [this.#entry] })
     await app.listen({ port: 0, host: '0.0.0.0' })
     const url = `${this.#isSecure ? 'https' : 'http'}://127.0.0.1:${this.#port}`
     this.#victim = await connect(url, VICTIM, { headers: { authorization: `Bearer ${VICTIM}` }, rejectUnauthorized: false })

@@ -69,7 +69,7 @@ export class Lane {
         this.on('message', heard)
       }
     }
-    const options = { deviceId: this.deviceId, first: 20, most: 300, WebSocket: Tapped as unknown as NonNullable<ConnectOptions['WebSocket']> }
+    const options = { deviceId: this.deviceId, minDelay: 20, maxDelay: 300, WebSocket: Tapped as unknown as NonNullable<ConnectOptions['WebSocket']> }
     this.#client = connect(`${gateway.url}/ws`, options).on('message', message => this.#show(message))
   }
 

@@ -24,7 +24,7 @@ export type Content = { letter: number } | { once: string }
 
 export const TOPIC = 'partition/all'
 /** Soon, so that what the judge waits for is the server and not the device. */
-const BACKOFF = { first: 200, most: 1_500 }
+const BACKOFF = { minDelay: 200, maxDelay: 1_500 }
 const HANDSHAKE_TIMEOUT = 3_000
 const VANISHED = 1006
 /** Longer than a server takes to give up a connection that is silent. */
@@ -170,7 +170,7 @@ export class BareDevice implements Device {
       this.#isWelcome = false
       if (this.#isClosed) return
       if (code >= 4500) this.stops.push(`${this.id} at ${name}: ${code} ${reason.toString()}`)
-      setTimeout(() => { if (!this.#isClosed && socket === this.#socket) this.#begin() }, Math.random() * 2 * BACKOFF.first)
+      setTimeout(() => { if (!this.#isClosed && socket === this.#socket) this.#begin() }, Math.random() * 2 * BACKOFF.minDelay)
     })
   }
 

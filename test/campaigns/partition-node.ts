@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import { nats } from '../../lib/nats/backplane.ts'
+import { natsBackplane } from '../../lib/nats/backplane.ts'
 import devices from '../../lib/index.ts'
-import { jetstreamMailbox } from '../../lib/nats/mailbox.ts'
+import { natsMailbox } from '../../lib/nats/mailbox.ts'
 import { serve, type Served } from './host.ts'
 
 export interface NodeSettings {
@@ -15,7 +15,7 @@ export interface NodeSettings {
 async function prepare ({ name, servers, log }: NodeSettings): Promise<Served> {
   const app = Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'info', file: log } }) as FastifyInstance
   const cluster = { servers, replicas: 3, noRandomize: true }
-  const [backplane, mailbox] = await Promise.all([nats(cluster), jetstreamMailbox(cluster)])
+  const [backplane, mailbox] = await Promise.all([natsBackplane(cluster), natsMailbox(cluster)])
   await app.register(devices, { node: name, backplane, mailbox, authenticate: false, guard: false, retrySpread: 2_000 })
   return { app, commands: {} }
 }

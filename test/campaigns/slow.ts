@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import WebSocket from 'ws'
 import type { FastifyInstance } from 'fastify'
-import devices, { type Leave } from '../../lib/index.ts'
+import devices, { type Disconnect } from '../../lib/index.ts'
 import { settingsOf } from '../../lib/gateway/options.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
 import { Host, quiet, type Served } from './host.ts'
@@ -161,8 +161,8 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Ser
 }
 
 /** How the session of a device ends; code 0 if it does not. */
-async function end (app: FastifyInstance, deviceId: string, patience: number): Promise<Pick<Leave, 'code'>> {
-  const left = new Promise<Leave>(resolve => {
+async function end (app: FastifyInstance, deviceId: string, patience: number): Promise<Pick<Disconnect, 'code'>> {
+  const left = new Promise<Disconnect>(resolve => {
     app.devices.on('disconnected', ({ id }, leave) => { if (id === deviceId) resolve(leave) })
   })
   return await Promise.race([left, sleep(patience, { code: 0 }, { ref: false })])

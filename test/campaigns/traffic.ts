@@ -32,7 +32,7 @@ export interface Tally {
   heard: Record<string, number>
 }
 
-const QUICK = { first: 10, most: 100, timeout: 1_500 }
+const QUICK = { minDelay: 10, maxDelay: 100, timeout: 1_500 }
 const LONGEST_HANDLING = 3
 const PACE = 6
 const NEVER = 'never'

@@ -1,9 +1,9 @@
 import type { Test } from 'tap'
-import type { Caps, Ending, Kept, Letter, Mailbox } from '../../lib/storage/mailbox.ts'
+import type { MailboxLimits, Ending, StoredLetter, Letter, Mailbox } from '../../lib/storage/mailbox.ts'
 import { all, reasonOf } from '../fakes.ts'
 
 const HOUR = 3_600_000
-const plenty: Caps = { letters: 1_000, bytes: 1_000_000 }
+const plenty: MailboxLimits = { letters: 1_000, bytes: 1_000_000 }
 
 /** A letter that waits an hour, unless it says otherwise. */
 export function letter (id: string, members: Partial<Letter> = {}): Letter {
@@ -85,10 +85,10 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       }
       for (const deviceId of neighbours) t.strictSame((await all(mailbox.letters(deviceId))).map(({ body }) => body), [`"${deviceId}"`])
       await mailbox.settle('d', 'same', 'cancelled')
-      await mailbox.strike('d1', 'same')
+      await mailbox.addAttempt('d1', 'same')
       for (const deviceId of neighbours.slice(1)) t.equal(await mailbox.waiting(deviceId), 1)
       t.equal((await mailbox.receipt('d1', 'same'))!.status, 'queued')
-      t.equal(await mailbox.strike('D', 'same'), 1)
+      t.equal(await mailbox.addAttempt('D', 'same'), 1)
     })
 
     t.test('a device of which nothing is known has no letters', async t => {
@@ -97,7 +97,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.equal(await mailbox.waiting('nobody'), 0)
       t.equal(await mailbox.receipt('nobody', 'l'), undefined)
       t.equal(await mailbox.settle('nobody', 'l', 'delivered'), false)
-      t.equal(await mailbox.strike('nobody', 'l'), 0)
+      t.equal(await mailbox.addAttempt('nobody', 'l'), 0)
     })
 
     t.test('a box holds so many letters and no more', async t => {
@@ -201,7 +201,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
     t.test('a receipt tells what a letter is, and what became of it', async t => {
       const mailbox = await fresh(t)
       const expiresAt = Date.now() + HOUR
-      const endings: Ending[] = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'set-aside']
+      const endings: Ending[] = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered']
       const detail = { code: 'E7', message: 'No', data: { why: [1] } }
       for (const ending of endings) {
         const from = Date.now()
@@ -223,14 +223,14 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
     t.test('strikes are counted for each letter', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b')
-      t.equal(await mailbox.strike('d', 'a'), 1)
-      t.equal(await mailbox.strike('d', 'a'), 2)
-      t.equal(await mailbox.strike('d', 'b'), 1)
-      t.equal(await mailbox.strike('d', 'a'), 3)
+      t.equal(await mailbox.addAttempt('d', 'a'), 1)
+      t.equal(await mailbox.addAttempt('d', 'a'), 2)
+      t.equal(await mailbox.addAttempt('d', 'b'), 1)
+      t.equal(await mailbox.addAttempt('d', 'a'), 3)
       t.strictSame(await ids(mailbox, 'd'), ['a', 'b'], 'a strike alone takes nothing out')
-      await mailbox.settle('d', 'a', 'set-aside')
-      t.equal(await mailbox.strike('d', 'a'), 0)
-      t.equal(await mailbox.strike('d', 'unknown'), 0)
+      await mailbox.settle('d', 'a', 'dead-lettered')
+      t.equal(await mailbox.addAttempt('d', 'a'), 0)
+      t.equal(await mailbox.addAttempt('d', 'unknown'), 0)
     })
 
     t.test('what has expired is swept out and told once', async t => {
@@ -279,7 +279,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
     t.test('letters that are put while one reads come then or next, each once', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b')
-      const seen: Kept[] = []
+      const seen: StoredLetter[] = []
       for await (const one of mailbox.letters('d')) {
         seen.push(one)
         if (one.id === 'a') await put(mailbox, 'd', 'c')
@@ -292,7 +292,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
     t.test('letters may be settled while one reads, even the last of them', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b', 'c')
-      const seen: Kept[] = []
+      const seen: StoredLetter[] = []
       for await (const one of mailbox.letters('d')) {
         seen.push(one)
         t.equal(await mailbox.settle('d', one.id, 'delivered'), true)

@@ -138,7 +138,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.equal(codes[0], 4321)
       t.ok([1005, 1006].includes(codes[1]!), 'some connections end in one way only')
       t.equal(app.devices.size, 0)
-      t.match(await app.devices.describe('polite'), { lastGoodbye: { code: 4321, reason: 'lunch' } })
+      t.match(await app.devices.describe('polite'), { lastDisconnect: { code: 4321, reason: 'lunch' } })
     })
 
     await t.test('a device is shown out with the code that says why', async t => {
@@ -162,7 +162,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       const large = await connect(app, 'large')
       large.socket.send(JSON.stringify({ jsonrpc: '2.0', method: 'message', params: { data: 'x'.repeat(2_000) } }))
       await until(() => !app.devices.has('large'))
-      t.equal((await app.devices.describe('large')).lastGoodbye!.code, 1009)
+      t.equal((await app.devices.describe('large')).lastDisconnect!.code, 1009)
       await large.closed
     })
 
@@ -173,7 +173,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       const sending = Array.from({ length: 400 }, () => app.devices.send('deaf', 'x'.repeat(60_000)).catch(() => {}))
       await until(() => !app.devices.has('deaf'))
       await Promise.all(sending)
-      t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
+      t.equal((await app.devices.describe('deaf')).lastDisconnect!.code, 4008)
       t.ok((await other.ask('ping')).result.now)
       deaf.socket.terminate()
     })
@@ -200,7 +200,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
         await app.devices.broadcast('x'.repeat(60_000))
         await new Promise(resolve => setImmediate(resolve))
       }
-      t.equal((await app.devices.describe('deaf')).lastGoodbye!.code, 4008)
+      t.equal((await app.devices.describe('deaf')).lastDisconnect!.code, 4008)
       deaf.socket.terminate()
     })
 

@@ -9,7 +9,7 @@ const LENGTH = 64
  * How many batches are on the disk, in a file beside the database: from itself the database cannot tell that its newest writes are gone.
  * The file is written after each batch and not synced: it may lag behind the batches, and is never ahead of them.
  */
-export class Tally {
+export class BatchCounter {
   /** As it was found; undefined where the file cannot be believed. */
   readonly count: number | undefined
   readonly #path: string

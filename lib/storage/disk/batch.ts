@@ -1,4 +1,4 @@
-import { sealed } from './checksum.ts'
+import { withChecksum } from './checksum.ts'
 import type { Database } from './database.ts'
 
 /** The record that tells which batch was the last. */
@@ -19,7 +19,7 @@ export class Batch {
   }
 
   put (key: string, value: string | Uint8Array): void {
-    this.#batch.put(key, sealed(key, value))
+    this.#batch.put(key, withChecksum(key, value))
   }
 
   del (key: string): void {

@@ -1,14 +1,14 @@
 import { Failure } from '../../protocol/errors.ts'
-import type { Caps } from '../mailbox.ts'
+import type { MailboxLimits } from '../mailbox.ts'
 
 /** As much of a letter as its box counts. */
-export interface Counted {
+export interface CountedLetter {
   readonly id: string
   readonly size: number
   readonly collapse?: string | undefined
 }
 
-interface Box {
+interface DeviceCount {
   letters: number
   bytes: number
   /** Letter ids by their collapse keys. */
@@ -16,8 +16,8 @@ interface Box {
 }
 
 /** How much waits for each device, and what may be replaced. */
-export class Boxes {
-  readonly #boxes = new Map<string, Box>()
+export class DeviceCounts {
+  readonly #boxes = new Map<string, DeviceCount>()
 
   has (deviceId: string): boolean {
     return this.#boxes.has(deviceId)
@@ -34,13 +34,13 @@ export class Boxes {
   }
 
   /** Throws where a letter of this size has no room, once the one that it replaces is gone. */
-  check (deviceId: string, size: number, caps: Caps, replaced: Counted | undefined): void {
+  check (deviceId: string, size: number, caps: MailboxLimits, replaced: CountedLetter | undefined): void {
     const { letters, bytes } = this.#boxes.get(deviceId) ?? { letters: 0, bytes: 0 }
     const freed = replaced ? { letters: 1, bytes: replaced.size } : { letters: 0, bytes: 0 }
     if (letters - freed.letters >= caps.letters || bytes - freed.bytes + size > caps.bytes) throw new Failure('mailbox-full')
   }
 
-  add (deviceId: string, { id, size, collapse }: Counted): void {
+  add (deviceId: string, { id, size, collapse }: CountedLetter): void {
     let box = this.#boxes.get(deviceId)
     if (!box) this.#boxes.set(deviceId, box = { letters: 0, bytes: 0, collapsible: undefined })
     box.letters++
@@ -48,7 +48,7 @@ export class Boxes {
     if (collapse !== undefined) (box.collapsible ??= new Map()).set(collapse, id)
   }
 
-  remove (deviceId: string, { id, size, collapse }: Counted): void {
+  remove (deviceId: string, { id, size, collapse }: CountedLetter): void {
     const box = this.#boxes.get(deviceId)
     if (!box) return // its place was lost, so it was never counted
     box.letters--

@@ -9,7 +9,7 @@ const WIDEST = 3
 const scratch = Buffer.allocUnsafe(AT_HAND)
 
 /** A value with its checksum before it, good until the next one is sealed. The key counts too: a record in the place of another is found out. */
-export function sealed (key: string, value: string | Uint8Array): Uint8Array {
+export function withChecksum (key: string, value: string | Uint8Array): Uint8Array {
   const isSmall = CHECKSUM + (value.length + key.length) * WIDEST <= AT_HAND
   const bytes = isSmall ? scratch : Buffer.allocUnsafe(CHECKSUM + sizeOf(value) + sizeOf(key))
   const end = CHECKSUM + written(bytes, value)
@@ -19,7 +19,7 @@ export function sealed (key: string, value: string | Uint8Array): Uint8Array {
 }
 
 /** The value, if it is as it was sealed. */
-export function unsealed (key: string, record: Uint8Array): Uint8Array | undefined {
+export function withoutChecksum (key: string, record: Uint8Array): Uint8Array | undefined {
   if (record.length < CHECKSUM) return undefined
   const value = record.subarray(CHECKSUM)
   return new DataView(record.buffer, record.byteOffset).getUint32(0) === crc32(key, crc32(value)) ? value : undefined

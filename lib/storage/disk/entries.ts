@@ -10,7 +10,7 @@ export interface Change {
 }
 
 /** With the key of its entry. */
-type Keyed = Change & { readonly key: string }
+type KeyedEntry = Change & { readonly key: string }
 
 /** The entries, as they are now or are about to be: a change counts as soon as it is asked for, and is promised once it is on disk. */
 export class Entries {
@@ -53,7 +53,7 @@ export class Entries {
 
   /** Writes changes together, with whatever `more` adds. Where that fails, what was there before is written again. */
   write (changes: Change[], more: (batch: Batch) => void = nothing, records = changes.length): Promise<void> {
-    const keyed = changes.map(({ deviceId, entry, before }): Keyed => ({ key: entryKey(deviceId, entry.id), deviceId, entry, before }))
+    const keyed = changes.map(({ deviceId, entry, before }): KeyedEntry => ({ key: entryKey(deviceId, entry.id), deviceId, entry, before }))
     const written = this.#journal.write(batch => {
       for (const { key, deviceId, entry } of keyed) this.#fillIn(batch, key, deviceId, entry)
       more(batch)
@@ -68,11 +68,11 @@ export class Entries {
     return written
   }
 
-  #arrived (changes: Keyed[]): void {
+  #arrived (changes: KeyedEntry[]): void {
     for (const { key, entry } of changes) if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
   }
 
-  #takeBack (batch: Batch, { key, deviceId, entry, before }: Keyed): void {
+  #takeBack (batch: Batch, { key, deviceId, entry, before }: KeyedEntry): void {
     batch.del(key)
     batch.del(placeKey(deviceId, entry.position))
     if (before && this.isKept(before)) this.#fillIn(batch, key, deviceId, before)

@@ -1,12 +1,12 @@
 import type { Detail } from '../../protocol/errors.ts'
-import type { Caps, Ending, Expired, Kept, Letter, Mailbox, Put, Receipt } from '../mailbox.ts'
-import { Boxes } from './boxes.ts'
+import type { MailboxLimits, Ending, ExpiredLetter, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../mailbox.ts'
+import { DeviceCounts } from './boxes.ts'
 import { checkEntries, listAgain } from './check.ts'
 import type { Damage } from './damage.ts'
 import { dueLists, isListedElsewhere, type DueLists } from './due.ts'
 import { Entries, type Change } from './entries.ts'
 import { Journal, nothing } from './journal.ts'
-import { Recent } from './letter-cache.ts'
+import { LetterCache } from './letter-cache.ts'
 import {
   decodePlace, dueItem, dueList, endedOf, entryKey, entryOf, formatKey, lostOf, placesBehind,
   positionKey, receiptOf, suspectKey, type Entry, type Place, type Waiting
@@ -37,8 +37,8 @@ export async function diskMailbox ({ path, keepReceipts = DAY }: DiskMailboxOpti
 
 class DiskMailbox implements Mailbox {
   readonly shared = false
-  readonly #boxes = new Boxes()
-  readonly #recent = new Recent(AT_HAND)
+  readonly #boxes = new DeviceCounts()
+  readonly #recent = new LetterCache(AT_HAND)
   /** Of letters that are on their way to the disk, and were not taken out meanwhile. */
   readonly #putting = new Set<Entry>()
   /** What nobody was there to hear of yet, by its key. */
@@ -78,7 +78,7 @@ class DiskMailbox implements Mailbox {
     this.#tell = listener
   }
 
-  async put (deviceId: string, letter: Letter, caps: Caps): Promise<Put> {
+  async put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult> {
     const first = letter.digest === undefined ? undefined : this.#entry(deviceId, letter.id)
     if (first) return await this.#again(deviceId, first)
     const replaced = this.#collapsible(deviceId, letter)
@@ -99,7 +99,7 @@ class DiskMailbox implements Mailbox {
     return replaced ? { ...put, replaced: receiptOf(replaced) } : put
   }
 
-  async * letters (deviceId: string, after = 0): AsyncGenerator<Kept> {
+  async * letters (deviceId: string, after = 0): AsyncGenerator<StoredLetter> {
     if (!this.#boxes.has(deviceId)) return // most devices that come have none
     const atHand = this.#recent.behind(deviceId, after)
     for (const { id } of atHand ?? []) {
@@ -137,7 +137,7 @@ class DiskMailbox implements Mailbox {
     return entry && receiptOf(entry)
   }
 
-  async strike (deviceId: string, letterId: string): Promise<number> {
+  async addAttempt (deviceId: string, letterId: string): Promise<number> {
     await this.#entries.written(deviceId, letterId)
     const entry = this.#waiting(deviceId, letterId)
     if (!entry) return 0
@@ -148,7 +148,7 @@ class DiskMailbox implements Mailbox {
   }
 
   /** Looks only at what is due: a letter that waits costs nothing. */
-  async sweep (now: number): Promise<Expired[]> {
+  async sweep (now: number): Promise<ExpiredLetter[]> {
     if (this.#isListLost) await this.#listAgain()
     let isIdle = true
     for await (const lists of dueLists(this.#journal, now)) {
@@ -169,7 +169,7 @@ class DiskMailbox implements Mailbox {
     await this.#journal.close()
   }
 
-  async #endAll (lists: DueLists[], now: number): Promise<Expired[]> {
+  async #endAll (lists: DueLists[], now: number): Promise<ExpiredLetter[]> {
     const ended = await Promise.allSettled(lists.map(group => this.#end(group, now)))
     const expired = ended.flatMap(group => group.status === 'fulfilled' ? group.value : [])
     const failed = ended.find(group => group.status === 'rejected')
@@ -178,7 +178,7 @@ class DiskMailbox implements Mailbox {
   }
 
   /** Ends what is due of that which the lists name; they go in the same batch. */
-  async #end ({ keys, items }: DueLists, now: number): Promise<Expired[]> {
+  async #end ({ keys, items }: DueLists, now: number): Promise<ExpiredLetter[]> {
     await this.#journal.warm(items.map(({ deviceId, letterId }) => entryKey(deviceId, letterId)))
     const ends = new Map<string, Change & { before: Entry }>()
     const forgotten: string[] = []
@@ -227,7 +227,7 @@ class DiskMailbox implements Mailbox {
   }
 
   /** A second try is promised nothing before the first is on disk. */
-  async #again (deviceId: string, first: Entry): Promise<Put> {
+  async #again (deviceId: string, first: Entry): Promise<PutResult> {
     await this.#entries.written(deviceId, first.id)
     return { receipt: receiptOf(first), fresh: false }
   }

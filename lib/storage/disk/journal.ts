@@ -3,11 +3,11 @@ import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { Failure } from '../../protocol/errors.ts'
 import { Batch, BATCH } from './batch.ts'
-import { unsealed } from './checksum.ts'
+import { withoutChecksum } from './checksum.ts'
 import type { Damage } from './damage.ts'
 import { BEGIN, CORRUPT, END, openDatabase, type Database } from './database.ts'
 import { lockFolder } from './lock.ts'
-import { Tally } from './batch-counter.ts'
+import { BatchCounter } from './batch-counter.ts'
 
 type Fill = (batch: Batch) => void
 
@@ -29,7 +29,7 @@ export interface JournalListeners {
 interface Parts {
   path: string
   db: Database
-  tally: Tally
+  tally: BatchCounter
   listeners: JournalListeners
   release: () => Promise<void>
 }
@@ -51,7 +51,7 @@ const TALLY = 'batches'
 export class Journal {
   readonly #path: string
   readonly #listeners: JournalListeners
-  readonly #tally: Tally
+  readonly #tally: BatchCounter
   readonly #release: () => Promise<void>
   #db: Database
   #batch = 0
@@ -87,7 +87,7 @@ export class Journal {
     await mkdir(path, { recursive: true, mode: 0o700 })
     await chmod(path, 0o700)
     const lock = await lockFolder(path)
-    const tally = new Tally(join(path, TALLY))
+    const tally = new BatchCounter(join(path, TALLY))
     const release = async () => {
       tally.close()
       await lock.release()
@@ -305,7 +305,7 @@ export class Journal {
   }
 
   #believe (key: string, record: Uint8Array): Uint8Array | undefined {
-    const value = unsealed(key, record)
+    const value = withoutChecksum(key, record)
     if (!value && !this.#quarantined.has(key)) {
       this.#quarantined.add(key)
       this.#listeners.damaged({ key, reason: 'the checksum does not fit' })

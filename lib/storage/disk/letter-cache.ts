@@ -1,26 +1,26 @@
 import type { Waiting } from './schema.ts'
 
-interface Shelf {
+interface DeviceLetters {
   /** All that waits for the device from this position on is here. */
   from: number
   /** By id, in order. */
   readonly letters: Map<string, Waiting>
 }
 
-export interface RecentLimits {
+export interface LetterCacheLimits {
   letters: number
   bytes: number
 }
 
 /** The newest letters at hand: a device that is here gets them without a look at the disk. */
-export class Recent {
-  readonly #limits: RecentLimits
-  readonly #shelves = new Map<string, Shelf>()
+export class LetterCache {
+  readonly #limits: LetterCacheLimits
+  readonly #shelves = new Map<string, DeviceLetters>()
   /** The device of each, oldest first. */
   readonly #devices = new Map<Waiting, string>()
   #bytes = 0
 
-  constructor (limits: RecentLimits) {
+  constructor (limits: LetterCacheLimits) {
     this.#limits = limits
   }
 

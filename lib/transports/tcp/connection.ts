@@ -1,13 +1,13 @@
 import { isUtf8 } from 'node:buffer'
 import type { Socket as RawSocket } from 'node:net'
-import { goodbyes, type Goodbye } from '../../protocol/errors.ts'
-import { farewell, farewellIn } from '../../protocol/close-notice.ts'
+import { closeCodes, type CloseReason } from '../../protocol/errors.ts'
+import { closeNotice, closeNoticeIn } from '../../protocol/close-notice.ts'
 import type { Outgoing } from '../../connection/frame.ts'
-import { Lines } from '../../protocol/line-splitter.ts'
+import { LineSplitter } from '../../protocol/line-splitter.ts'
 import type { Codec, Message } from '../../protocol/message.ts'
 import type { Session, Socket } from '../../connection/session.ts'
 
-export interface StreamLimits {
+export interface TcpConnectionLimits {
   /** Bytes of a line. */
   maxMessage: number
   pongTimeout: number
@@ -15,37 +15,37 @@ export interface StreamLimits {
 }
 
 /** Who looks after a stream that has no session yet, and wants to know when it is over. */
-export interface Keeper {
+export interface TcpConnectionListener {
   /** A line came. */
   greet (text: string): void
   /** Something came that can be no line, or the other side will say nothing more. */
-  spoilt (goodbye: Goodbye): void
+  spoilt (goodbye: CloseReason): void
   ended (): void
 }
 
 /** One TCP, TLS or Unix connection: a message a line. Its listeners are shared by all: a connection costs no closure. */
-export class Stream implements Socket {
+export class TcpConnection implements Socket {
   sent = 0
   session: Session | undefined
   /** How it ended, as far as it is known here. */
-  farewell = { code: goodbyes.vanished.code as number, reason: goodbyes.vanished.message as string }
+  closeNotice = { code: closeCodes.vanished.code as number, reason: closeCodes.vanished.message as string }
   readonly codec: Codec
-  readonly #socket: Kept
-  readonly #limits: StreamLimits
-  readonly #keeper: Keeper
-  readonly #lines: Lines
+  readonly #socket: SocketWithConnection
+  readonly #limits: TcpConnectionLimits
+  readonly #keeper: TcpConnectionListener
+  readonly #lines: LineSplitter
   #isOver = false
   #isHeld = false
   /** Lines that came while the other side was probed. */
   #early: { lines: Buffer[], size: number, onAlive?: (() => void) | undefined } | undefined
 
-  constructor (socket: RawSocket, { codec, limits, keeper }: { codec: Codec, limits: StreamLimits, keeper: Keeper }) {
+  constructor (socket: RawSocket, { codec, limits, keeper }: { codec: Codec, limits: TcpConnectionLimits, keeper: TcpConnectionListener }) {
     this.codec = codec
     this.#limits = limits
     this.#keeper = keeper
-    this.#lines = new Lines(Math.min(limits.maxMessage, INTRODUCTION))
-    this.#socket = socket as Kept
-    this.#socket[kStream] = this
+    this.#lines = new LineSplitter(Math.min(limits.maxMessage, MAX_CONNECT_BYTES))
+    this.#socket = socket as SocketWithConnection
+    this.#socket[kConnection] = this
     socket.on('data', onData)
     socket.on('end', onEnd)
     socket.on('error', onError)
@@ -114,9 +114,9 @@ export class Stream implements Socket {
 
   close (code: number, reason: string): void {
     if (!this.isOpen) return
-    this.farewell = { code, reason }
+    this.closeNotice = { code, reason }
     try {
-      this.say(farewell(code, reason))
+      this.say(closeNotice(code, reason))
     } catch {} // a codec that is not ours has no words for it
     this.#finish()
   }
@@ -134,13 +134,13 @@ export class Stream implements Socket {
   /** The other side has nothing more to say: it has left, even if it would listen on. */
   halfClosed (): void {
     if (this.#isOver) return
-    if (this.session) this.#left(goodbyes.unsaid.code, goodbyes.unsaid.message)
+    if (this.session) this.#left(closeCodes.unsaid.code, closeCodes.unsaid.message)
     else this.#keeper.spoilt('unsaid')
   }
 
   closed (): void {
     this.#isOver = true
-    this.session?.closed(this.farewell.code, this.farewell.reason)
+    this.session?.closed(this.closeNotice.code, this.closeNotice.reason)
     this.#keeper.ended()
   }
 
@@ -178,7 +178,7 @@ export class Stream implements Socket {
 
   #hear (line: Buffer): void {
     const text = line.toString()
-    const said = farewellIn(text, this.codec)
+    const said = closeNoticeIn(text, this.codec)
     if (said) this.#left(said.code, said.reason)
     else if (this.#early) this.#keep(line)
     else if (this.session) this.session.receive(text, line.length)
@@ -194,13 +194,13 @@ export class Stream implements Socket {
     if (onAlive) setImmediate(() => setImmediate(() => { if (this.isOpen) onAlive() }))
   }
 
-  #spoil (goodbye: Goodbye): void {
+  #spoil (goodbye: CloseReason): void {
     if (this.session) this.session.end(goodbye)
     else this.#keeper.spoilt(goodbye)
   }
 
   #left (code: number, reason: string): void {
-    this.farewell = { code, reason }
+    this.closeNotice = { code, reason }
     this.session?.closed(code, reason)
     this.#finish()
   }
@@ -221,12 +221,12 @@ export class Stream implements Socket {
 }
 
 /** Who a device is takes no more bytes than this. */
-const INTRODUCTION = 16_384
-const kStream = Symbol('stream')
+const MAX_CONNECT_BYTES = 16_384
+const kConnection = Symbol('stream')
 const CARRIAGE_RETURN = 0x0d
 
-type Kept = RawSocket & {
-  [kStream]: Stream
+type SocketWithConnection = RawSocket & {
+  [kConnection]: TcpConnection
   /** How much of what it was given the system has not taken yet. */
   _handle?: { writeQueueSize?: number }
 }
@@ -242,11 +242,11 @@ function isBlank (line: Buffer): boolean {
 }
 
 function onData (this: RawSocket, chunk: Buffer): void {
-  (this as Kept)[kStream].receive(chunk)
+  (this as SocketWithConnection)[kConnection].receive(chunk)
 }
 
 function onEnd (this: RawSocket): void {
-  (this as Kept)[kStream].halfClosed()
+  (this as SocketWithConnection)[kConnection].halfClosed()
 }
 
 function onError (this: RawSocket): void {
@@ -254,5 +254,5 @@ function onError (this: RawSocket): void {
 }
 
 function onClose (this: RawSocket): void {
-  (this as Kept)[kStream].closed()
+  (this as SocketWithConnection)[kConnection].closed()
 }

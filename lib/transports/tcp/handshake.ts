@@ -1,19 +1,19 @@
 import type { Socket as RawSocket } from 'node:net'
 import { TLSSocket } from 'node:tls'
-import type { Ground } from '../../gateway/transport.ts'
+import type { TransportContext } from '../../gateway/transport.ts'
 import { retryWithin } from '../../gateway/drain.ts'
-import { answers, Failure, goodbyes, type Goodbye, type Reason } from '../../protocol/errors.ts'
-import type { Introduction } from '../../gateway/connect-request.ts'
+import { reasons, Failure, closeCodes, type CloseReason, type Reason } from '../../protocol/errors.ts'
+import type { ConnectRequest } from '../../gateway/connect-request.ts'
 import type { Call, Message, Notice } from '../../protocol/message.ts'
-import type { Arrival } from '../../connection/session.ts'
-import { Stream, type Keeper } from './connection.ts'
+import type { AdmittedDevice } from '../../connection/session.ts'
+import { TcpConnection, type TcpConnectionListener } from './connection.ts'
 
 /** What a newcomer tells the door it stands in. */
-export interface Host {
+export interface TcpHandshakeHost {
   /** It is a Unix socket. */
   readonly isLocal: boolean
-  letIn (newcomer: Newcomer): void
-  ended (newcomer: Newcomer): void
+  letIn (newcomer: TcpHandshake): void
+  ended (newcomer: TcpHandshake): void
 }
 
 const OBJECT = 0x7b
@@ -21,27 +21,27 @@ const BLANKS = Buffer.from(' \t\r\n')
 const HINT = 'The first message is connect {deviceId, token}'
 
 /** What whoever is not admitted is told at last; every other reason is one that only something else than waiting mends. */
-const farewells: Partial<Record<Reason, Goodbye>> = { draining: 'leaving', unauthenticated: 'unauthenticated', departed: 'done' }
+const closeReasonOf: Partial<Record<Reason, CloseReason>> = { draining: 'leaving', unauthenticated: 'unauthenticated', departed: 'done' }
 
 /** A connection on its way in: it introduces itself with its first line, or is shown out. */
-export class Newcomer implements Keeper {
+export class TcpHandshake implements TcpConnectionListener {
   readonly #socket: RawSocket
   readonly #address: string | undefined
-  readonly #ground: Ground
-  readonly #host: Host
-  readonly #stream: Stream
+  readonly #ground: TransportContext
+  readonly #host: TcpHandshakeHost
+  readonly #stream: TcpConnection
   readonly #deadline: NodeJS.Timeout
   readonly #departure = new AbortController()
   #state: 'waiting' | 'asking' | 'settled' = 'waiting'
 
-  constructor (socket: RawSocket, address: string | undefined, ground: Ground, host: Host) {
+  constructor (socket: RawSocket, address: string | undefined, ground: TransportContext, host: TcpHandshakeHost) {
     this.#socket = socket
     this.#address = address
     this.#ground = ground
     this.#host = host
     this.#deadline = setTimeout(() => this.#turnAway('silent'), ground.limits.admissionTimeout)
     socket.on('data', this.#look)
-    this.#stream = new Stream(socket, { codec: ground.codec, limits: ground.limits, keeper: this })
+    this.#stream = new TcpConnection(socket, { codec: ground.codec, limits: ground.limits, keeper: this })
   }
 
   greet (text: string): void {
@@ -51,7 +51,7 @@ export class Newcomer implements Keeper {
     this.#turnAway('protocol', HINT)
   }
 
-  spoilt (goodbye: Goodbye): void {
+  spoilt (goodbye: CloseReason): void {
     if (this.#state === 'waiting') this.#turnAway(goodbye === 'unsaid' ? 'silent' : goodbye)
     else this.#departure.abort(new Failure('departed'))
   }
@@ -84,27 +84,27 @@ export class Newcomer implements Keeper {
     this.#state = 'settled'
     if (!arrival) return
     this.#host.letIn(this)
-    const session = this.#stream.session = this.#ground.entrance.open(arrival, this.#stream)
+    const session = this.#stream.session = this.#ground.gateway.open(arrival, this.#stream)
     if (asked.kind === 'call') this.#stream.say({ kind: 'result', id: asked.id, result: {} })
-    await this.#ground.entrance.enter(session)
+    await this.#ground.gateway.enter(session)
     this.#stream.release()
   }
 
   /** Nothing: it may not come in, or has left meanwhile. */
-  async #admit (asked: Call | Notice): Promise<Arrival | undefined> {
-    const { entrance, codec } = this.#ground
+  async #admit (asked: Call | Notice): Promise<AdmittedDevice | undefined> {
+    const { gateway, codec } = this.#ground
     try {
-      return await entrance.admit(this.#introductionOf(asked), this.#departure, codec)
+      return await gateway.admit(this.#introductionOf(asked), this.#departure, codec)
     } catch (error) {
       this.#refuse(asked, error as Failure)
       return undefined
     }
   }
 
-  #introductionOf ({ params }: Call | Notice): Introduction {
+  #introductionOf ({ params }: Call | Notice): ConnectRequest {
     const { deviceId, token } = { ...params as Record<string, unknown> }
     const { localAddress } = this.#socket
-    const introduction: Introduction = {
+    const introduction: ConnectRequest = {
       deviceId,
       token: typeof token === 'string' ? token : undefined,
       protocols: [],
@@ -120,19 +120,19 @@ export class Newcomer implements Keeper {
   #refuse (asked: Call | Notice, { reason, message, mayPass }: Failure): void {
     if (!this.#stream.isOpen) return
     this.#answer(asked, reason, message)
-    const goodbye = mayPass ? 'overloaded' : farewells[reason] ?? 'forbidden'
-    this.#stream.close(goodbyes[goodbye].code, goodbye === 'leaving' ? retryWithin(this.#ground.limits.retrySpread) : message)
+    const goodbye = mayPass ? 'overloaded' : closeReasonOf[reason] ?? 'forbidden'
+    this.#stream.close(closeCodes[goodbye].code, goodbye === 'leaving' ? retryWithin(this.#ground.limits.retrySpread) : message)
   }
 
   #answer (asked: Call | Notice, reason: Reason, message: string): void {
-    if (asked.kind === 'call') this.#stream.say({ kind: 'failure', id: asked.id, reason, detail: { code: (answers[reason] ?? answers.internal).rpc, message } })
+    if (asked.kind === 'call') this.#stream.say({ kind: 'failure', id: asked.id, reason, detail: { code: (reasons[reason] ?? reasons.internal).rpc, message } })
   }
 
-  #turnAway (goodbye: Goodbye, reason: string = goodbyes[goodbye].message): void {
+  #turnAway (goodbye: CloseReason, reason: string = closeCodes[goodbye].message): void {
     clearTimeout(this.#deadline)
     this.#state = 'settled'
-    this.#ground.entrance.refused(goodbye, { address: this.#address })
-    this.#stream.close(goodbyes[goodbye].code, reason)
+    this.#ground.gateway.refused(goodbye, { address: this.#address })
+    this.#stream.close(closeCodes[goodbye].code, reason)
   }
 }
 

@@ -3,11 +3,11 @@ import { connect, createServer, type AddressInfo, type ListenOptions, type Serve
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createServer as createTlsServer, type TLSSocket, type TlsOptions } from 'node:tls'
 import { Type, type Static } from '@sinclair/typebox'
-import type { Door, Ground } from '../../gateway/transport.ts'
-import { goodbyes } from '../../protocol/errors.ts'
-import { farewell } from '../../protocol/close-notice.ts'
+import type { Transport, TransportContext } from '../../gateway/transport.ts'
+import { closeCodes } from '../../protocol/errors.ts'
+import { closeNotice } from '../../protocol/close-notice.ts'
 import { complete, Count, Part } from '../../gateway/options.ts'
-import { Newcomer, type Host } from './handshake.ts'
+import { TcpHandshake, type TcpHandshakeHost } from './handshake.ts'
 
 /** A longer one is cut short by some systems, silently. */
 const MAX_PATH = 103
@@ -25,17 +25,17 @@ type TcpSettings = Static<typeof TcpOptionsSchema>
 export type TcpOptions = Partial<TcpSettings>
 
 /** Devices over TCP, TLS or a Unix socket: one JSON-RPC message a line, the first of which is `connect`. */
-export function tcp (options: TcpOptions): TcpDoor {
-  return new TcpDoor(options)
+export function tcp (options: TcpOptions): TcpTransport {
+  return new TcpTransport(options)
 }
 
-export class TcpDoor implements Door, Host {
+export class TcpTransport implements Transport, TcpHandshakeHost {
   readonly #options: TcpSettings
   #server: Server | undefined
   /** Every connection, those in the middle of a TLS handshake too. */
   readonly #sockets = new Set<RawSocket>()
-  readonly #unknown = new Set<Newcomer>()
-  readonly #known = new Set<Newcomer>()
+  readonly #unknown = new Set<TcpHandshake>()
+  readonly #known = new Set<TcpHandshake>()
 
   constructor (options: TcpOptions) {
     if ((options.port === undefined) === (options.path === undefined)) throw new Error('tcp() needs one of the options "port" and "path"')
@@ -51,7 +51,7 @@ export class TcpDoor implements Door, Host {
     return this.#options.path !== undefined
   }
 
-  async open (ground: Ground): Promise<void> {
+  async open (ground: TransportContext): Promise<void> {
     const { tls, maxUnknown } = this.#options
     const common = { allowHalfOpen: true, noDelay: true }
     const server = this.#server = tls
@@ -66,7 +66,7 @@ export class TcpDoor implements Door, Host {
     server.on('secureConnection', (socket: RawSocket) => this.#receive(socket, ground))
     // who does not finish the handshake in time, or does it wrong, is not hung up on by itself
     server.on('tlsClientError', (_error: Error, socket: TLSSocket) => {
-      ground.entrance.refused('protocol', { address: socket.remoteAddress })
+      ground.gateway.refused('protocol', { address: socket.remoteAddress })
       socket.destroy()
     })
     // with `onListen` nobody would hear that the port is taken
@@ -83,41 +83,41 @@ export class TcpDoor implements Door, Host {
     for (const socket of this.#sockets) socket.destroy()
   }
 
-  letIn (newcomer: Newcomer): void {
+  letIn (newcomer: TcpHandshake): void {
     this.#unknown.delete(newcomer)
     this.#known.add(newcomer)
   }
 
-  ended (newcomer: Newcomer): void {
+  ended (newcomer: TcpHandshake): void {
     this.#unknown.delete(newcomer)
     this.#known.delete(newcomer)
   }
 
-  #receive (socket: RawSocket, ground: Ground): void {
+  #receive (socket: RawSocket, ground: TransportContext): void {
     const address = socket.remoteAddress
     // one that has gone already has no address either, and must not pass for a neighbour
     if (address === undefined && !this.isLocal) return this.#miss(socket, ground)
-    this.#unknown.add(new Newcomer(socket, address, ground, this))
+    this.#unknown.add(new TcpHandshake(socket, address, ground, this))
   }
 
-  #miss (socket: RawSocket, { entrance }: Ground): void {
-    entrance.refused('vanished', { address: undefined })
+  #miss (socket: RawSocket, { gateway }: TransportContext): void {
+    gateway.refused('vanished', { address: undefined })
     socket.on('error', () => {})
     socket.destroy()
   }
 
-  #turnAway (socket: RawSocket, { entrance, codec }: Ground): void {
-    entrance.refused('overloaded', { address: socket.remoteAddress })
+  #turnAway (socket: RawSocket, { gateway, codec }: TransportContext): void {
+    gateway.refused('overloaded', { address: socket.remoteAddress })
     if (this.#options.tls) return void socket.destroy()
     socket.on('error', () => {})
-    socket.end(`${codec.encode(farewell(goodbyes.overloaded.code, goodbyes.overloaded.message)) as string}\n`)
+    socket.end(`${codec.encode(closeNotice(closeCodes.overloaded.code, closeCodes.overloaded.message)) as string}\n`)
     socket.destroySoon()
   }
 
   async #listen (server: Server): Promise<void> {
     const { port, host, path } = this.#options
     if (path === undefined) return await listen(server, { port: port!, host })
-    if (await isDeserted(path)) await unlink(path)
+    if (await isStaleSocket(path)) await unlink(path)
     await listen(server, { path })
   }
 }
@@ -133,7 +133,7 @@ function listen (server: Server, options: ListenOptions): Promise<void> {
 }
 
 /** Whether it is a socket that a process left behind when it was killed: nobody listens there. */
-async function isDeserted (path: string): Promise<boolean> {
+async function isStaleSocket (path: string): Promise<boolean> {
   const found = await lstat(path).catch(() => undefined)
   if (!found?.isSocket()) return false
   return await new Promise(resolve => {

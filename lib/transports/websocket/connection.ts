@@ -3,27 +3,27 @@ import type { ServerResponse } from 'node:http'
 import type { Socket as RawSocket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { WebSocket } from 'ws'
-import type { Goodbye } from '../../protocol/errors.ts'
+import type { CloseReason } from '../../protocol/errors.ts'
 import type { Form, Outgoing } from '../../connection/frame.ts'
 import type { Session, Socket } from '../../connection/session.ts'
 import { toWire } from './frame.ts'
 
 /** One WebSocket. Its listeners are shared by all: a connection costs no closure. */
-export class Line implements Socket {
+export class WebSocketConnection implements Socket {
   sent = 0
   session: Session | undefined
-  readonly #socket: Lined
+  readonly #socket: SocketWithConnection
   /** Frames received before the welcome; undefined once frames go to the session at once. */
-  #held: Held | undefined
+  #held: HeldFrames | undefined
   /** The connection below it. What leaves is framed already, and is written past the sender of `ws`. */
   readonly stream: RawStream
-  readonly #lines: Set<Line>
+  readonly #lines: Set<WebSocketConnection>
   readonly #form: Form | 'masked'
 
   /** `deflating` is the form for those who have agreed on compression; a line that we dialled ourselves is `masked`. */
-  constructor (socket: WebSocket, lines: Set<Line>, deflating: Form | 'masked' | undefined) {
-    this.#socket = socket as Lined
-    this.#socket[kLine] = this
+  constructor (socket: WebSocket, lines: Set<WebSocketConnection>, deflating: Form | 'masked' | undefined) {
+    this.#socket = socket as SocketWithConnection
+    this.#socket[kConnection] = this
     this.#lines = lines.add(this)
     this.#form = deflating === 'masked' || (deflating && inflates(this.#socket)) ? deflating : toWire
     // what @fastify/websocket left on it holds the request, the reply and their headers
@@ -135,22 +135,22 @@ const PROBE_BYTES = 8
 /** Bytes of frames that are held for a device which is probed. */
 const MAX_HELD = 65_536
 
-interface Held {
+interface HeldFrames {
   frames: Array<[frame: string | Buffer, size: number]>
   size: number
   probe?: { payload: Buffer, onAlive: () => void }
 }
-const kLine = Symbol('line')
+const kConnection = Symbol('line')
 
-type Lined = WebSocket & {
-  [kLine]: Line
+type SocketWithConnection = WebSocket & {
+  [kConnection]: WebSocketConnection
   _socket: RawStream
   /** What was agreed on. */
   _extensions: { 'permessage-deflate'?: { params: { server_max_window_bits?: number } } }
 }
 
 /** Whether it can read what was compressed for all. One that asked for a smaller window gets frames as they are, which it may. */
-function inflates ({ _extensions: { 'permessage-deflate': deflate } }: Lined): boolean {
+function inflates ({ _extensions: { 'permessage-deflate': deflate } }: SocketWithConnection): boolean {
   return deflate !== undefined && deflate.params.server_max_window_bits === undefined
 }
 
@@ -165,7 +165,7 @@ export type RawStream = Duplex & {
 }
 
 /** What was wrong with a frame, in the words of `ws`; everything else it finds breaks the protocol. */
-const faults: Record<string, Goodbye> = {
+const faults: Record<string, CloseReason> = {
   WS_ERR_INVALID_UTF8: 'text',
   WS_ERR_UNSUPPORTED_MESSAGE_LENGTH: 'size',
   WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH: 'size',
@@ -173,24 +173,24 @@ const faults: Record<string, Goodbye> = {
 }
 
 function onMessage (this: WebSocket, data: Buffer, isBinary: boolean): void {
-  (this as Lined)[kLine].receive(isBinary ? data : data.toString(), data.length)
+  (this as SocketWithConnection)[kConnection].receive(isBinary ? data : data.toString(), data.length)
 }
 
 function onPing (this: WebSocket): void {
-  (this as Lined)[kLine].session!.spend(1)
+  (this as SocketWithConnection)[kConnection].session!.spend(1)
 }
 
 function onPong (this: WebSocket, payload: Buffer): void {
-  (this as Lined)[kLine].pong(payload)
+  (this as SocketWithConnection)[kConnection].pong(payload)
 }
 
 function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {
-  const session = (this as Lined)[kLine].session!
+  const session = (this as SocketWithConnection)[kConnection].session!
   // a line that was cut has no code of `ws` or of zlib, and its `close` follows
   if (code.startsWith('WS_ERR_')) session.end(faults[code] ?? 'protocol')
   else if (code.startsWith('Z_')) session.end('text', 'sent what cannot be inflated')
 }
 
 function onClose (this: WebSocket, code: number, reason: Buffer): void {
-  (this as Lined)[kLine].closed(code, reason.toString())
+  (this as SocketWithConnection)[kConnection].closed(code, reason.toString())
 }

@@ -5,15 +5,15 @@ import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
-import type { Door, Entrance, Ground } from '../../gateway/transport.ts'
-import { Failure, goodbyes } from '../../protocol/errors.ts'
+import type { Transport, Gateway, TransportContext } from '../../gateway/transport.ts'
+import { Failure, closeCodes } from '../../protocol/errors.ts'
 import type { Form } from '../../connection/frame.ts'
 import { callerOf } from '../../gateway/access.ts'
-import { basicOf, tokenOf, type Introduction } from '../../gateway/connect-request.ts'
+import { basicOf, tokenOf, type ConnectRequest } from '../../gateway/connect-request.ts'
 import type { Settings } from '../../gateway/options.ts'
-import type { Arrival } from '../../connection/session.ts'
+import type { AdmittedDevice } from '../../connection/session.ts'
 import { deflating } from './deflate.ts'
-import { Line, type RawStream } from './connection.ts'
+import { WebSocketConnection, type RawStream } from './connection.ts'
 import { narrowed, onlyToWebSocket } from './upgrades.ts'
 
 type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
@@ -26,13 +26,13 @@ const BEARER = 'bearer.'
 type Members = Record<string, unknown>
 
 /** Turns WebSockets into sessions. */
-export class WebSocketDoor implements Door {
+export class WebSocketTransport implements Transport {
   readonly #settings: WebSocketSettings
   readonly #server: WebSocketServer
   readonly #deflating: Form | undefined
   /** Undefined: it speaks none of the protocols of its path, and is told so once it is connected. */
-  readonly #arrivals = new WeakMap<IncomingMessage, Arrival | undefined>()
-  readonly #lines = new Set<Line>()
+  readonly #arrivals = new WeakMap<IncomingMessage, AdmittedDevice | undefined>()
+  readonly #lines = new Set<WebSocketConnection>()
   /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
   readonly #knocking = new Map<Duplex, AbortController | undefined>()
   /** One listener for all of them: a closure each would stay with every connection. */
@@ -66,7 +66,7 @@ export class WebSocketDoor implements Door {
   }
 
   /** Lets the upgrades that we admitted go to a WebSocket server with our limits, whoever registered `@fastify/websocket`. */
-  async open ({ app, entrance }: Ground): Promise<void> {
+  async open ({ app, gateway }: TransportContext): Promise<void> {
     if (!app.hasDecorator('websocketServer')) {
       // a second listener for upgrades, from a sibling scope, would dispatch each of them twice
       const listening = app.server.listeners('upgrade').some(({ name }) => name === 'onUpgrade')
@@ -87,10 +87,10 @@ export class WebSocketDoor implements Door {
     // as early as the listener of @fastify/websocket: without one, upgrades are plain requests, and answered
     app.addHook('preClose', async () => { app.server.removeListener('upgrade', hangUp) })
     onlyToWebSocket(app)
-    await app.register(async scope => this.#addRoutes(scope, entrance), { prefix: this.#settings.prefix })
+    await app.register(async scope => this.#addRoutes(scope, gateway), { prefix: this.#settings.prefix })
   }
 
-  #addRoutes (app: FastifyInstance, entrance: Entrance): void {
+  #addRoutes (app: FastifyInstance, entrance: Gateway): void {
     for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) this.#route(app, entrance, url)
     const paths = new Set(this.#settings.codecs?.flatMap(({ path }) => path ?? []))
     for (const path of paths) this.#route(app, entrance, `${path}/:deviceId`, path)
@@ -117,7 +117,7 @@ export class WebSocketDoor implements Door {
     this.#knocking.set(socket, departure)
   }
 
-  #route (app: FastifyInstance, entrance: Entrance, url: string, path?: string): void {
+  #route (app: FastifyInstance, entrance: Gateway, url: string, path?: string): void {
     app.route({
       method: 'GET',
       url,
@@ -129,7 +129,7 @@ export class WebSocketDoor implements Door {
     })
   }
 
-  async #admit (request: FastifyRequest, entrance: Entrance, path?: string): Promise<void> {
+  async #admit (request: FastifyRequest, entrance: Gateway, path?: string): Promise<void> {
     if (!request.ws) return
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
@@ -145,9 +145,9 @@ export class WebSocketDoor implements Door {
     }
   }
 
-  #enter (socket: WebSocket, arrival: Arrival | undefined, entrance: Entrance): void {
-    if (!arrival) return socket.close(goodbyes['no-protocol'].code, goodbyes['no-protocol'].message)
-    const line = new Line(socket, this.#lines, this.#deflating)
+  #enter (socket: WebSocket, arrival: AdmittedDevice | undefined, entrance: Gateway): void {
+    if (!arrival) return socket.close(closeCodes['no-protocol'].code, closeCodes['no-protocol'].message)
+    const line = new WebSocketConnection(socket, this.#lines, this.#deflating)
     this.#knocking.delete(line.stream)
     line.stream.removeListener('close', this.#onGone)
     const session = line.session = entrance.open(arrival, line)
@@ -165,7 +165,7 @@ function uncork (socket: Duplex): void {
   socket.uncork()
 }
 
-function introductionOf (request: FastifyRequest, path: string | undefined): Introduction {
+function introductionOf (request: FastifyRequest, path: string | undefined): ConnectRequest {
   const { deviceId = (request.query as Members).deviceId } = request.params as Members
   const offered = request.headers['sec-websocket-protocol']?.split(',').map(name => name.trim()) ?? []
   return {

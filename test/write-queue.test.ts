@@ -1,12 +1,12 @@
 import t from 'tap'
 import { Frame, type Outgoing } from '../lib/connection/frame.ts'
-import { Output, type Sink } from '../lib/connection/write-queue.ts'
-import { Pace } from '../lib/messaging/turn-limiter.ts'
-import { Tide } from '../lib/connection/flush-scheduler.ts'
+import { WriteQueue, type WriteTarget } from '../lib/connection/write-queue.ts'
+import { TurnLimiter } from '../lib/messaging/turn-limiter.ts'
+import { FlushScheduler } from '../lib/connection/flush-scheduler.ts'
 import { reasonOf } from './fakes.ts'
 
 /** A connection that takes what it is given and lets it go when a test says so. */
-class FakeSink implements Sink {
+class FakeSink implements WriteTarget {
   buffered = 0
   /** Nothing waits here. */
   isFast = false
@@ -33,11 +33,11 @@ class FakeSink implements Sink {
   }
 }
 
-function outputs (count: number, limit = 100): Array<{ output: Output, sink: FakeSink, tide: Tide }> {
-  const tide = new Tide()
+function outputs (count: number, limit = 100): Array<{ output: WriteQueue, sink: FakeSink, tide: FlushScheduler }> {
+  const tide = new FlushScheduler()
   return Array.from({ length: count }, () => {
     const sink = new FakeSink()
-    return { output: new Output(sink, limit, tide), sink, tide }
+    return { output: new WriteQueue(sink, limit, tide), sink, tide }
   })
 }
 
@@ -208,7 +208,7 @@ t.test('a goodbye comes behind what is held', async t => {
 })
 
 t.test('so much happens in one turn, and the rest in those to come, in order', async t => {
-  const pace = new Pace(2)
+  const pace = new TurnLimiter(2)
   const done: number[] = []
   const go = async (number: number) => {
     await pace.step()

@@ -13,7 +13,7 @@ import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import devices, { type Options } from '../lib/index.ts'
 import { proxyHeaders } from '../lib/gateway/access.ts'
-import { tcp, type TcpDoor } from '../lib/transports/tcp/index.ts'
+import { tcp, type TcpTransport } from '../lib/transports/tcp/index.ts'
 import { upgradeRequest } from './campaigns/raw.ts'
 import { connect, introduce, listen, open, request, until } from './support.ts'
 
@@ -115,9 +115,9 @@ t.test('a Unix socket is this machine, and so is a request injected in this proc
   const folder = await mkdtemp(join(tmpdir(), 'gate-'))
   t.teardown(() => rm(folder, { recursive: true, force: true }))
   const path = join(folder, 'app')
-  const entry: TcpDoor = tcp({ path: join(folder, 'door') })
+  const entry: TcpTransport = tcp({ path: join(folder, 'door') })
   const app = Fastify({ trustProxy: true })
-  await app.register(devices, { doors: [entry] })
+  await app.register(devices, { transports: [entry] })
   t.teardown(() => app.close())
   await app.listen({ path })
   const overPath = requestHttp({ socketPath: path, path: '/devices', headers: { host: 'localhost' } }).end()

@@ -1,13 +1,13 @@
 import t, { type Test } from 'tap'
 import type { Answer, Backplane, Request } from '../lib/cluster/backplane.ts'
 import { Failure } from '../lib/protocol/errors.ts'
-import { Outbox } from '../lib/messaging/dispatcher.ts'
+import { Dispatcher } from '../lib/messaging/dispatcher.ts'
 import { Registry } from '../lib/connection/registry.ts'
 import { fakeLog, gate, turn, until } from './fakes.ts'
 
 const limits = { callTimeout: 1_000, maxTtl: 60_000, maxBuffered: 65_536, maxKeys: 10, keyTtl: 60_000 }
 
-/** An outbox whose devices are all elsewhere, and what their owners say when there are letters for them. */
+/** An dispatcher whose devices are all elsewhere, and what their owners say when there are letters for them. */
 function stage (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | Error | Promise<never>>) {
   const asked: Array<[string, Request['kind']]> = []
   const backplane = {
@@ -27,9 +27,9 @@ function stage (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | E
     }
   }
   const log = fakeLog()
-  const outbox = new Outbox({ registry: new Registry(), backplane, letters: letters as any, node: 'n', limits, log })
-  t.teardown(() => outbox.close())
-  return { outbox, asked, log }
+  const dispatcher = new Dispatcher({ registry: new Registry(), backplane, letters: letters as any, node: 'n', limits, log })
+  t.teardown(() => dispatcher.close())
+  return { dispatcher, asked, log }
 }
 
 const ok: Answer = { ok: true, value: undefined }
@@ -37,26 +37,26 @@ const ok: Answer = { ok: true, value: undefined }
 t.test('an owner that could not be told of a letter is told again until it has heard', async t => {
   const running = setInterval(() => {}, 1_000)
   t.teardown(() => clearInterval(running))
-  const { outbox, asked, log } = stage(t, [new Failure('unreachable'), { ok: false, reason: 'dropped' }, ok])
-  await outbox.send('d', 1, { ttl: 1_000 })
+  const { dispatcher, asked, log } = stage(t, [new Failure('unreachable'), { ok: false, reason: 'dropped' }, ok])
+  await dispatcher.send('d', 1, { ttl: 1_000 })
   await until(() => asked.length === 3)
   t.strictSame(asked, [['d', 'ring'], ['d', 'ring'], ['d', 'ring']])
   t.strictSame(log.lines.map(({ level, words }) => `${level}: ${words}`), ['warn: delivery wake-up failed'], 'which is logged once')
 })
 
 t.test('an owner is told of a letter that an earlier try may have kept without telling', async t => {
-  const { outbox, asked } = stage(t, [undefined, ok])
-  for (let tries = 0; tries < 2; tries++) await outbox.send('d', 1, { ttl: 1_000, key: 'k' })
+  const { dispatcher, asked } = stage(t, [undefined, ok])
+  for (let tries = 0; tries < 2; tries++) await dispatcher.send('d', 1, { ttl: 1_000, key: 'k' })
   await until(() => asked.length === 2)
   t.strictSame(asked, [['d', 'ring'], ['d', 'ring']])
 })
 
-t.test('an outbox that is closed tells nobody any more', async t => {
+t.test('an dispatcher that is closed tells nobody any more', async t => {
   const closed = gate()
-  const { outbox, asked, log } = stage(t, [closed.opened.then(() => { throw new Failure('unreachable') })])
-  await outbox.send('d', 1, { ttl: 1_000 })
+  const { dispatcher, asked, log } = stage(t, [closed.opened.then(() => { throw new Failure('unreachable') })])
+  await dispatcher.send('d', 1, { ttl: 1_000 })
   await until(() => asked.length === 1)
-  outbox.close()
+  dispatcher.close()
   closed.open()
   await turn()
   t.strictSame(log.lines, [])

@@ -3,9 +3,9 @@ import { join as inFolder } from 'node:path'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
-import { jetstreamMailbox, type JetStreamMailboxOptions } from '../lib/nats/mailbox.ts'
+import { natsMailbox, type NatsMailboxOptions } from '../lib/nats/mailbox.ts'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
-import { Clock } from '../lib/nats/server-clock.ts'
+import { ServerClock } from '../lib/nats/server-clock.ts'
 import { natsServer } from './campaigns/nats.ts'
 import { Proxy } from './campaigns/proxy.ts'
 import { letter } from './contracts/mailbox.ts'
@@ -22,7 +22,7 @@ t.test('the clock of NATS is looked at once a minute, and when there is a doubt'
   let [passed, looks] = [0, 0]
   performance.now = () => now.call(performance) + passed
   let look = async (): Promise<number | undefined> => Date.now() + 120_000
-  const clock = new Clock({ time: () => { looks++; return look() } } as never)
+  const clock = new ServerClock({ time: () => { looks++; return look() } } as never)
   t.equal(clock.ahead, 0)
   await Promise.all([clock.refresh(), clock.refresh()])
   await clock.refresh()
@@ -56,8 +56,8 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
   let prefixes = 0
   const prefix = () => `p${++prefixes}`
 
-  const open = async (t: Pick<Test, 'teardown'>, options: JetStreamMailboxOptions): Promise<Mailbox> => {
-    const mailbox = await jetstreamMailbox({ servers: server.servers, ...options })
+  const open = async (t: Pick<Test, 'teardown'>, options: NatsMailboxOptions): Promise<Mailbox> => {
+    const mailbox = await natsMailbox({ servers: server.servers, ...options })
     t.teardown(() => mailbox.close!())
     return mailbox
   }
@@ -216,7 +216,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     await Promise.all([...Array(20).keys()].map(async device => {
       for (let count = 0; count < 10; count++) await filled.put(`d${device}`, letter(`l${count}`, { expiresAt: later }), plenty)
     }))
-    const app = await listen(t, { mailbox: await jetstreamMailbox({ ...over, servers }) })
+    const app = await listen(t, { mailbox: await natsMailbox({ ...over, servers }) })
     proxy.delay = 100
     let reads = 0
     proxy.watch = said => { reads += said.split(`STREAM.MSG.GET.KV_${over.prefix}_entries`).length - 1 }

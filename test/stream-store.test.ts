@@ -1,11 +1,11 @@
 import { jetstreamManager, StorageType, type StreamConfig } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
-import { nats } from '../lib/nats/backplane.ts'
-import { jetstreamMailbox } from '../lib/nats/mailbox.ts'
+import { natsBackplane } from '../lib/nats/backplane.ts'
+import { natsMailbox } from '../lib/nats/mailbox.ts'
 import { Link } from '../lib/nats/link.ts'
-import { Records, type Stored } from '../lib/nats/stream-store.ts'
-import { Scan } from '../lib/nats/stream-scan.ts'
+import { StreamStore, type StoredRecord } from '../lib/nats/stream-store.ts'
+import { StreamScan } from '../lib/nats/stream-scan.ts'
 import { natsCluster, natsServer } from './campaigns/nats.ts'
 import { Proxy } from './campaigns/proxy.ts'
 import { letter } from './contracts/mailbox.ts'
@@ -25,10 +25,10 @@ interface Over {
 }
 
 /** A stream of six records, of which the first and the third are erased. */
-async function six (t: Pick<Test, 'teardown'>, { servers, replicas = 1, config = {} }: Over): Promise<Records> {
+async function six (t: Pick<Test, 'teardown'>, { servers, replicas = 1, config = {} }: Over): Promise<StreamStore> {
   const link = new Link({ servers, replicas, prefix: prefix(), startWithout: true })
   t.teardown(() => link.close())
-  const records = Records.stream(link, 'six', config)
+  const records = StreamStore.stream(link, 'six', config)
   await link.open(manager => records.prepare(manager))
   await until(() => link.up)
   for (const subject of ['a', 'b', 'c', 'd', 'e', 'f']) await records.append(subject, `of ${subject}`)
@@ -37,7 +37,7 @@ async function six (t: Pick<Test, 'teardown'>, { servers, replicas = 1, config =
 }
 
 /** Erases where no record is: where none can be, before the first, in a hole, behind the last, a long way behind it. */
-async function eraseNothing (t: Test, records: Records, why: string): Promise<void> {
+async function eraseNothing (t: Test, records: StreamStore, why: string): Promise<void> {
   for (const [subject, seq] of [['a', 0], ['a', 1], ['c', 3], ['g', 7], ['g', 100]] as const) t.equal(await records.erase(subject, seq), false, `${why}, ${seq}`)
 }
 
@@ -79,7 +79,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
   t.test('what cannot be erased is not taken for gone', async t => {
     const link = new Link({ servers, prefix: prefix() })
     t.teardown(() => link.close())
-    const records = Records.stream(link, 'kept', { deny_delete: true })
+    const records = StreamStore.stream(link, 'kept', { deny_delete: true })
     await link.open(manager => records.prepare(manager))
     await records.append('a', 'of a')
     t.equal(await reasonOf(records.erase('a', 1)), 'unreachable')
@@ -89,9 +89,9 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
   t.test('all records come by, however they lie, and each once in a round', async t => {
     const link = new Link({ servers, prefix: prefix() })
     t.teardown(() => link.close())
-    const records = Records.stream(link, 'round')
+    const records = StreamStore.stream(link, 'round')
     await link.open(manager => records.prepare(manager))
-    const scan = new Scan(records)
+    const scan = new StreamScan(records)
     const round = async () => {
       const seen: number[] = []
       await scan.step(async ({ seq }) => { seen.push(seq) })
@@ -100,7 +100,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.strictSame(await round(), [])
     for (let count = 0; count < 60; count++) await records.append(`s${count}`, '')
     const found = await Promise.all([...Array(60).keys()].map(at => records.at(at + 1)))
-    for (const at of [...Array(59).keys()].filter(at => at % 7 > 0 && (at < 20 || at > 40))) await records.remove(found[at] as Stored)
+    for (const at of [...Array(59).keys()].filter(at => at % 7 > 0 && (at < 20 || at > 40))) await records.remove(found[at] as StoredRecord)
     const left = found.filter((_, at) => at % 7 === 0 || at === 59 || (at >= 20 && at <= 40)).map(one => one!.seq)
     const seen: number[] = []
     while (seen.length < left.length) seen.push(...await round())
@@ -116,11 +116,11 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.teardown(() => proxy.stop())
     const manager = await managerOf(t, servers)
     const maxAge = async () => (await manager.streams.info(`KV_${over.prefix}_receipts`)).config.max_age / SECOND
-    const before = await jetstreamMailbox({ ...over, servers: proxy.url.slice('http://'.length), keepReceipts: 50_000 })
+    const before = await natsMailbox({ ...over, servers: proxy.url.slice('http://'.length), keepReceipts: 50_000 })
     t.teardown(() => before.close!())
     await before.put('d', letter('a'), plenty)
     t.equal(await maxAge(), 50)
-    const after = await jetstreamMailbox({ ...over, servers, keepReceipts: 60_000, maxBytes: 1_000_000 })
+    const after = await natsMailbox({ ...over, servers, keepReceipts: 60_000, maxBytes: 1_000_000 })
     t.teardown(() => after.close!())
     t.equal(await maxAge(), 60)
     t.strictSame((await all(after.letters('d'))).map(({ id }) => id), ['a'])
@@ -134,9 +134,9 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
   t.test('what others have set in a stream stays', async t => {
     const over = { prefix: prefix(), servers }
     const manager = await managerOf(t, servers)
-    await (await jetstreamMailbox(over)).close!()
+    await (await natsMailbox(over)).close!()
     await manager.streams.update(`${over.prefix}_letters`, { description: 'of the operator' })
-    const mailbox = await jetstreamMailbox(over)
+    const mailbox = await natsMailbox(over)
     t.teardown(() => mailbox.close!())
     await mailbox.put('d', letter('a'), plenty)
     t.equal((await manager.streams.info(`${over.prefix}_letters`)).config.description, 'of the operator')
@@ -144,9 +144,9 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
 
   t.test('a server alone keeps no replicas, and says so at the start', async t => {
     const over = { prefix: prefix(), servers }
-    await (await jetstreamMailbox(over)).close!()
-    await (await nats(over)).close!()
-    for (const open of [jetstreamMailbox, nats]) {
+    await (await natsMailbox(over)).close!()
+    await (await natsBackplane(over)).close!()
+    for (const open of [natsMailbox, natsBackplane]) {
       await t.rejects(async () => { await open({ ...over, replicas: 3 }) }, { message: /NATS at \S+ is of no use: replicas > 1 not supported in non-clustered mode/ })
     }
     const manager = await managerOf(t, servers)
@@ -172,11 +172,11 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
 
   t.test('streams get their replicas when a node starts that wants them', async t => {
     const over = { prefix: prefix(), servers }
-    const [one, single] = [await jetstreamMailbox(over), await nats(over)]
+    const [one, single] = [await natsMailbox(over), await natsBackplane(over)]
     await one.put('d', letter('a'), plenty)
     for (const each of [one, single]) await each.close!()
-    const mailbox = await jetstreamMailbox({ ...over, replicas: 3 })
-    const backplane = await nats({ ...over, replicas: 3 })
+    const mailbox = await natsMailbox({ ...over, replicas: 3 })
+    const backplane = await natsBackplane({ ...over, replicas: 3 })
     for (const each of [mailbox, backplane]) t.teardown(() => each.close!())
     const manager = await managerOf(t, servers)
     for (const name of [`${over.prefix}_letters`, ...['entries', 'receipts', 'devices'].map(name => `KV_${over.prefix}_${name}`)]) {
@@ -186,6 +186,6 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
     await mailbox.put('d', letter('b'), plenty)
     t.strictSame((await all(mailbox.letters('d'))).map(({ id }) => id), ['b'])
     t.strictSame(await backplane.list({ limit: 1 }), [])
-    await t.rejects(nats({ ...over, replicas: 5 }), { message: /cannot be changed \(num_replicas from 3 to 5\): no suitable peers/ })
+    await t.rejects(natsBackplane({ ...over, replicas: 5 }), { message: /cannot be changed \(num_replicas from 3 to 5\): no suitable peers/ })
   })
 })
