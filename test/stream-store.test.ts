@@ -1,11 +1,14 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager, StorageType, type StreamConfig } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
+import type { Owner } from '../lib/cluster/backplane.ts'
 import { natsBackplane } from '../lib/nats/backplane.ts'
 import { natsMailbox } from '../lib/nats/mailbox.ts'
 import { Link } from '../lib/nats/link.ts'
 import { StreamStore, type StoredRecord } from '../lib/nats/stream-store.ts'
 import { StreamScan } from '../lib/nats/stream-scan.ts'
+import { Failure } from '../lib/protocol/errors.ts'
 import { natsCluster, natsServer } from './campaigns/nats.ts'
 import { Proxy } from './campaigns/proxy.ts'
 import { letter } from './contracts/mailbox.ts'
@@ -39,6 +42,10 @@ async function six (t: Pick<Test, 'teardown'>, { servers, replicas = 1, config =
 /** Erases where no record is: where none can be, before the first, in a hole, behind the last, a long way behind it. */
 async function eraseNothing (t: Test, records: StreamStore, why: string): Promise<void> {
   for (const [subject, seq] of [['a', 0], ['a', 1], ['c', 3], ['g', 7], ['g', 100]] as const) t.equal(await records.erase(subject, seq), false, `${why}, ${seq}`)
+}
+
+function ownerOf (deviceId: string, node: string): Owner {
+  return { presence: { deviceId, node, since: Date.now() }, answer: async () => ({ ok: true, value: null }), listensTo: () => false, yield () {} }
 }
 
 async function managerOf (t: Pick<Test, 'teardown'>, servers: string[] | string) {
@@ -187,5 +194,46 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
     t.strictSame((await all(mailbox.letters('d'))).map(({ id }) => id), ['b'])
     t.strictSame(await backplane.list({ limit: 1 }), [])
     await t.rejects(natsBackplane({ ...over, replicas: 5 }), { message: /cannot be changed \(num_replicas from 3 to 5\): no suitable peers/ })
+  })
+})
+
+withProgram(t, 'nats-server', 'records of three servers, one of which is killed', async (t, path) => {
+  t.test('replicas agree, although two nodes take the same devices and put their first letters at the same moment', async t => {
+    const cluster = await natsCluster(t, path)
+    const over = { servers: cluster.map(server => server.servers), replicas: 3, prefix: prefix(), reconnectTimeWait: 50 }
+    const nodes = await Promise.all([1, 2].map(async node => ({ node: `n${node}`, backplane: await natsBackplane(over), mailbox: await natsMailbox(over) })))
+    let [turns, isOver] = [0, false]
+    async function lane (number: number): Promise<void> {
+      const { node, backplane, mailbox } = nodes[number % 2]!
+      for (let turn = 0; !isOver; turn++) {
+        // two lanes, one of each node, have the same devices at the same time
+        const [deviceId, letterId] = [`d${Math.floor(number / 2)}-${turn % 3}`, `${number}-${turn}`]
+        try {
+          await (await backplane.own(deviceId, ownerOf(deviceId, node))).release()
+          await mailbox.put(deviceId, letter(letterId), plenty)
+          await mailbox.settle(deviceId, letterId, 'delivered')
+          turns++
+        } catch (error) {
+          if (!(error instanceof Failure)) throw error
+          await sleep(20)
+        }
+      }
+    }
+    const lanes = Promise.all(Array.from({ length: 24 }, (_, number) => lane(number)))
+    const more = async (count: number) => {
+      const enough = turns + count
+      await until(() => turns >= enough)
+    }
+    for (const server of cluster) {
+      await more(400)
+      await server.stop('SIGKILL')
+      await more(100)
+      await server.start()
+    }
+    await more(400)
+    isOver = true
+    await lanes
+    for (const { backplane, mailbox } of nodes) await Promise.all([backplane.close!(), mailbox.close!()])
+    t.strictSame(cluster.flatMap(({ log }) => log.match(/Resetting stream.*/g) ?? []), [])
   })
 })

@@ -29,6 +29,10 @@ export class ExpiryIndex {
     this.#due.set(secondOf(expiresAt), others)
   }
 
+  has (reminder: Expiry): boolean {
+    return this.#due.get(secondOf(reminder.expiresAt))?.has(keyOf(reminder)) ?? false
+  }
+
   remove (reminder: Expiry): void {
     const second = secondOf(reminder.expiresAt)
     const others = this.#due.get(second)

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { Failure, type Detail } from '../protocol/errors.ts'
 import { sizeOf, type MailboxLimits, type Ending, type ExpiredLetter, type StoredLetter, type Letter, type Mailbox, type PutResult, type Receipt } from '../storage/mailbox.ts'
 import { ServerClock } from './server-clock.ts'
+import { FirstLetters, type FirstLetter } from './first-letters.ts'
 import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type ReceiptRecord, type LetterEntry, type LetterHeader } from './letter-format.ts'
 import { Link, type LinkOptions } from './link.ts'
 import { StreamStore, type StoredRecord } from './stream-store.ts'
@@ -29,6 +30,8 @@ const MAX_AGE_NS = 32 * DAY_MS * NANOSECONDS_PER_MS
 const DUPLICATE_WINDOW_NS = 120_000 * NANOSECONDS_PER_MS
 const MAX_PER_SWEEP = 1_000
 const SIDE_BY_SIDE = 64
+/** How much later, and up to twice as much, a node ends a letter that another one has put. */
+const OTHERS_WAIT_MS = 1_000
 /** A letter that is being settled is without its entry for less than this. */
 const UNFINISHED_MS = 10_000
 
@@ -55,6 +58,7 @@ class NatsMailbox implements Mailbox {
   readonly #scan: StreamScan
   readonly #self = randomBytes(9).toString('base64url')
   readonly #settling = new Map<string, Promise<boolean>>()
+  readonly #firstLetters = new FirstLetters()
 
   constructor (link: Link, keepReceipts: number, maxBytes: number) {
     this.#link = link
@@ -77,20 +81,35 @@ class NatsMailbox implements Mailbox {
   }
 
   async put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult> {
-    const key = keyOf(deviceId, letter.id)
     await this.#clock.refresh()
+    const first = this.#firstLetters.of(deviceId)
+    try {
+      return await this.#put(deviceId, letter, caps, first)
+    } finally {
+      this.#firstLetters.done(deviceId)
+    }
+  }
+
+  async #put (deviceId: string, letter: Letter, caps: MailboxLimits, first: FirstLetter): Promise<PutResult> {
+    const key = keyOf(deviceId, letter.id)
     for (;;) {
+      const { version } = first
       const [known, last] = await Promise.all([this.receipt(deviceId, letter.id), this.#letters.last(token(deviceId))])
       if (known) return { receipt: known, fresh: false }
       const { box, replaced } = await this.#roomFor(deviceId, letter, caps, last)
       const head = this.#headOf(letter, box)
-      const appended = await this.#letters.append(token(deviceId), encodeLetter(head, letter.body), { after: last?.seq ?? 0, id: `${deviceId} ${letter.id}` })
+      const append = () => this.#letters.append(token(deviceId), encodeLetter(head, letter.body), {
+        after: last?.seq,
+        isFirst: !last && letter.collapse !== undefined,
+        id: `${deviceId} ${letter.id}`
+      })
+      const appended = await (last ? append() : first.once(version, append))
       if (!appended) continue // another letter was put, or settled
       if (!appended.fresh) {
         await this.#enter(key, appended.seq)
         continue
       }
-      await this.#entries.append(key, JSON.stringify(entryOf(head, appended.seq)), { after: 0 })
+      await this.#entries.append(key, JSON.stringify(entryOf(head, appended.seq)))
       this.#reminders.add({ deviceId, letterId: letter.id, expiresAt: head.expiresAt })
       return { receipt: this.#here(receiptOf(head)), fresh: true, ...await this.#replace(deviceId, replaced) }
     }
@@ -235,8 +254,9 @@ class NatsMailbox implements Mailbox {
 
   /** For somebody else who has put the letter, and may not have come as far as its entry. */
   async #enter (key: string, position: number): Promise<void> {
-    const stored = await this.#letters.at(position)
-    const entered = stored && await this.#entries.append(key, JSON.stringify(entryOf(decodeLetter(stored).head, position)), { after: 0 })
+    const [stored, entry] = await Promise.all([this.#letters.at(position), this.#entries.last(key)])
+    if (!stored || entry) return
+    const entered = await this.#entries.append(key, JSON.stringify(entryOf(decodeLetter(stored).head, position)))
     // settled meanwhile: whoever did that found no entry to take away
     if (entered && !await this.#letters.at(position)) await this.#entries.erase(key, entered.seq)
   }
@@ -252,8 +272,9 @@ class NatsMailbox implements Mailbox {
 
   /** False: somebody else has ended it. One that tries again, after its answer was lost, has ended it. */
   async #end (key: string, done: ReceiptRecord): Promise<boolean> {
-    if (await this.#receipts.append(key, JSON.stringify(done), { after: 0 })) return true
-    const found = await this.#receipts.last(key)
+    const earlier = await this.#receipts.last(key)
+    if (!earlier && await this.#receipts.append(key, JSON.stringify(done), { isFirst: true })) return true
+    const found = earlier ?? await this.#receipts.last(key)
     return found !== undefined && isSameEnd(parse<ReceiptRecord>(found), done)
   }
 
@@ -261,7 +282,9 @@ class NatsMailbox implements Mailbox {
   async #remember (stored: StoredRecord): Promise<void> {
     const [deviceId, letterId] = stored.subject.split('.').map(textOf) as [string, string]
     const { expiresAt, at, position } = parse<LetterEntry>(stored)
-    this.#reminders.add({ deviceId, letterId, expiresAt })
+    // later than the node that put it, and not with all others at once: two that end a letter at the same moment make NATS refuse one
+    const isOurs = this.#reminders.has({ deviceId, letterId, expiresAt })
+    if (!isOurs) this.#reminders.add({ deviceId, letterId, expiresAt: expiresAt + OTHERS_WAIT_MS * (1 + Math.random()) })
     const isLeftOver = at < this.#there(Date.now()) - UNFINISHED_MS && !await this.#letters.at(position)
     if (isLeftOver) await this.settle(deviceId, letterId, 'expired') // it has a receipt, which stays as it is
   }

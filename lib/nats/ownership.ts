@@ -29,6 +29,7 @@ interface YieldDemand {
 export type DeviceRequest =
   | Request & { nonce: string }
   | { kind: 'cancel' | 'probe', nonce: string }
+  | { kind: 'yield', generation: number }
 
 /** Time for the node of an older owner to let go; without an answer the demand is repeated. */
 const YIELD_TIMEOUT_MS = 250
@@ -168,7 +169,7 @@ export class OwnershipTable {
       if (!mayTake(owned, found)) return this.#lose(owned)
       if (owned.state === 'new') await this.#confirmAlive(owned, found)
       owned.record = 'unknown'
-      const appended = await this.#records.append(subject, JSON.stringify(this.#heldBy(owned)), { after: found?.seq ?? 0 })
+      const appended = await this.#records.append(subject, JSON.stringify(this.#heldBy(owned)), { after: found?.seq })
       if (appended) await this.#took(owned, appended.seq, found)
       // once more, although it was written: somebody may have been quicker than our subscription
       found = await this.#records.last(subject)
@@ -191,6 +192,7 @@ export class OwnershipTable {
     if (older) this.#tell({ kind: 'disconnected', presence: presenceOf(older) })
     this.#tell({ kind: 'connected', presence: { ...owned.owner.presence, generation } })
     if (older) await this.#demand(ownerRecordOf(older).home, { deviceId: owned.deviceId, generation })
+    else this.#demandOfAnyone(owned.deviceId, generation)
     if (owned.state === 'held') this.#enter(owned)
     // the older owner, or nobody, was told of letters that came before
     if (isAgain && owned.state !== 'lost') owned.owner.answer({ kind: 'ring' }).catch(error => this.#link.trouble(error))
@@ -208,6 +210,11 @@ export class OwnershipTable {
     if (home === this.#nodes.self || !this.#nodes.alive(home)) return
     const answer = await this.#link.request(yieldSubject(home), encode(demand), YIELD_TIMEOUT_MS).catch(() => undefined)
     if (!answer) setTimeout(() => void this.#demand(home, demand), YIELD_RETRY_MS).unref()
+  }
+
+  /** Without an older record none is compared with: of two that write the first one at once, the higher generation tells the other. */
+  #demandOfAnyone (deviceId: string, generation: number): void {
+    if (this.#link.up) this.#link.publish(deviceSubject(deviceId), encode({ kind: 'yield', generation } satisfies DeviceRequest))
   }
 
   /** A connection that came while the bucket could not be reached compares itself with the record. */
@@ -357,6 +364,7 @@ export class OwnershipTable {
     switch (word.kind) {
       case 'cancel': return this.#underway.get(word.nonce)?.abort()
       case 'probe': return this.#reply(message, this.#underway.has(word.nonce) ? '1' : '0')
+      case 'yield': return this.#yield(deviceId, word.generation)
       default: void this.#answer(owned, word, message)
     }
   }

@@ -12,8 +12,13 @@ export interface StoredRecord {
 }
 
 export interface AppendOptions {
-  /** The place that the last record of the subject must have; 0: there must be none. */
-  after?: number
+  /** The place that the last record of the subject must have. */
+  after?: number | undefined
+  /**
+   * There must be no record of the subject. Before NATS 2.10.19 a refusal makes the replicas of a stream disagree after the next failure of a
+   * server, which can lose records: use it only where a refusal is next to impossible.
+   */
+  isFirst?: boolean
   /** NATS knows a record that comes again by it. */
   id?: string
 }
@@ -76,12 +81,13 @@ export class StreamStore {
   }
 
   /** Undefined: somebody else was there before. `fresh` is false when NATS knew the record already. */
-  async append (subject: string, data: Uint8Array | string, { after, id }: AppendOptions = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
+  async append (subject: string, data: Uint8Array | string, { after, isFirst, id }: AppendOptions = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
     if (this.#link.up && data.length > this.#link.largest) throw new Failure('too-large')
     return await this.#ask(async manager => {
       const { seq, duplicate } = await manager.jetstream().publish(this.#base + subject, data, {
         ...(id !== undefined && { msgID: id }),
-        ...(after !== undefined && { expect: { lastSubjectSequence: after } })
+        ...(after !== undefined && { expect: { lastSubjectSequence: after } }),
+        ...(isFirst && { expect: { lastSubjectSequence: 0 } })
       })
       return { seq, fresh: !duplicate }
     }, WRONG_LAST)
