@@ -409,6 +409,28 @@ t.test('an older record that NATS brings back takes no device from a newer owner
   t.equal(heldBy(stored), 'c')
 })
 
+t.test('a first record that is written late takes no device from a newer owner', async t => {
+  const { owners, stored, foreign, say, link } = stage(t)
+  const newer = new Connection('d', 'a')
+  const { generation } = await owners.own('d', newer)
+  t.strictSame(link.published.filter(({ name }) => name === 'device.d'), [{ name: 'device.d', payload: { kind: 'compare', generation } }])
+  const first = (since: number) => {
+    foreign(since)
+    const { data, ...record } = stored.get('d')!
+    stored.set('d', { ...record, data: Buffer.from(JSON.stringify({ ...JSON.parse(Buffer.from(data).toString()), first: true })) })
+    say({ kind: 'compare', generation: record.seq })
+    return record.seq
+  }
+  const late = first(0)
+  await until(() => newer.yielded > 0 || stored.get('d')!.seq > late)
+  t.equal(newer.yielded, 0)
+  t.equal(heldBy(stored), 'a')
+  say({ kind: 'compare', generation })
+  first(Date.now() + 1_000)
+  await until(() => newer.yielded > 0)
+  t.equal(heldBy(stored), 'c')
+})
+
 t.test('of two that came while NATS was away the newer one stays, although NATS took both records for the first', async t => {
   const { owners, script, stored, foreign } = stage(t)
   script.before = async what => { if (what === 'append') throw new Failure('unreachable') }

@@ -202,9 +202,10 @@ withProgram(t, 'nats-server', 'records of three servers, one of which is killed'
     const cluster = await natsCluster(t, path)
     const over = { servers: cluster.map(server => server.servers), replicas: 3, prefix: prefix(), reconnectTimeWait: 50 }
     const nodes = await Promise.all([1, 2].map(async node => ({ node: `n${node}`, backplane: await natsBackplane(over), mailbox: await natsMailbox(over) })))
-    let [turns, isOver] = [0, false]
+    const stop = new AbortController()
+    let turns = 0
     async function lane (number: number): Promise<void> {
-      for (let turn = 0; !isOver; turn++) {
+      for (let turn = 0; !stop.signal.aborted; turn++) {
         const deviceId = `d${number}-${turn % 3}`
         try {
           const both = await Promise.all(nodes.map(async ({ node, backplane, mailbox }) => {
@@ -233,7 +234,7 @@ withProgram(t, 'nats-server', 'records of three servers, one of which is killed'
       await server.start()
     }
     await more(150)
-    isOver = true
+    stop.abort()
     await lanes
     for (const { backplane, mailbox } of nodes) await Promise.all([backplane.close!(), mailbox.close!()])
     t.strictSame(cluster.flatMap(({ log }) => log.match(/Resetting stream.*/g) ?? []), [])

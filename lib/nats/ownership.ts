@@ -17,6 +17,8 @@ export interface OwnerRecord extends Presence {
   home: string
   /** The connection. */
   claim: string
+  /** It was written without an older record to compare with, and perhaps late: another may have been written meanwhile. */
+  first?: true
 }
 
 /** A newer connection, of the given generation, owns the device. */
@@ -29,7 +31,7 @@ interface YieldDemand {
 export type DeviceRequest =
   | Request & { nonce: string }
   | { kind: 'cancel' | 'probe', nonce: string }
-  | { kind: 'yield', generation: number }
+  | { kind: 'compare', generation: number }
 
 /** Time for the node of an older owner to let go; without an answer the demand is repeated. */
 const YIELD_TIMEOUT_MS = 250
@@ -169,7 +171,7 @@ export class OwnershipTable {
       if (!mayTake(owned, found)) return this.#lose(owned)
       if (owned.state === 'new') await this.#confirmAlive(owned, found)
       owned.record = 'unknown'
-      const appended = await this.#records.append(subject, JSON.stringify(this.#heldBy(owned)), { after: found?.seq })
+      const appended = await this.#records.append(subject, JSON.stringify(this.#heldBy(owned, found)), { after: found?.seq })
       if (appended) await this.#took(owned, appended.seq, found)
       // once more, although it was written: somebody may have been quicker than our subscription
       found = await this.#records.last(subject)
@@ -192,7 +194,7 @@ export class OwnershipTable {
     if (older) this.#tell({ kind: 'disconnected', presence: presenceOf(older) })
     this.#tell({ kind: 'connected', presence: { ...owned.owner.presence, generation } })
     if (older) await this.#demand(ownerRecordOf(older).home, { deviceId: owned.deviceId, generation })
-    else this.#demandOfAnyone(owned.deviceId, generation)
+    else this.#askToCompare(owned)
     if (owned.state === 'held') this.#enter(owned)
     // the older owner, or nobody, was told of letters that came before
     if (isAgain && owned.state !== 'lost') owned.owner.answer({ kind: 'ring' }).catch(error => this.#link.trouble(error))
@@ -212,9 +214,9 @@ export class OwnershipTable {
     if (!answer) setTimeout(() => void this.#demand(home, demand), YIELD_RETRY_MS).unref()
   }
 
-  /** Without an older record none is compared with: of two that write the first one at once, the higher generation tells the other. */
-  #demandOfAnyone (deviceId: string, generation: number): void {
-    if (this.#link.up) this.#link.publish(deviceSubject(deviceId), encode({ kind: 'yield', generation } satisfies DeviceRequest))
+  /** Without an older record nobody is known to have the device: whoever wrote the first one at the same time compares itself. */
+  #askToCompare ({ deviceId, generation }: OwnedDevice): void {
+    if (this.#link.up) this.#link.publish(deviceSubject(deviceId), encode({ kind: 'compare', generation } satisfies DeviceRequest))
   }
 
   /** A connection that came while the bucket could not be reached compares itself with the record. */
@@ -222,6 +224,10 @@ export class OwnershipTable {
     const owned = this.#owned.get(deviceId)
     if (owned?.state === 'held' && owned.generation < generation) this.#lose(owned)
     else if (owned?.state === 'alone') this.#doubt(owned)
+  }
+
+  #compare (owned: OwnedDevice, generation: number): void {
+    if (owned.generation < generation) this.#doubt(owned)
   }
 
   /** The higher generation stays, whichever comes first. */
@@ -364,7 +370,7 @@ export class OwnershipTable {
     switch (word.kind) {
       case 'cancel': return this.#underway.get(word.nonce)?.abort()
       case 'probe': return this.#reply(message, this.#underway.has(word.nonce) ? '1' : '0')
-      case 'yield': return this.#yield(deviceId, word.generation)
+      case 'compare': return this.#compare(owned, word.generation)
       default: void this.#answer(owned, word, message)
     }
   }
@@ -391,9 +397,9 @@ export class OwnershipTable {
     if (this.#link.up) this.#link.reply(message, payload)
   }
 
-  #heldBy ({ owner, claim }: OwnedDevice): Omit<OwnerRecord, 'generation' | 'deviceId'> {
+  #heldBy ({ owner, claim }: OwnedDevice, older: StoredRecord | undefined): Omit<OwnerRecord, 'generation' | 'deviceId'> {
     const { node, since } = owner.presence
-    return { node, since, home: this.#nodes.self, claim }
+    return { node, since, home: this.#nodes.self, claim, ...(!older && { first: true }) }
   }
 }
 
@@ -427,8 +433,8 @@ function mayTake ({ state, owner, generation }: OwnedDevice, found: StoredRecord
   switch (state) {
     case 'new': return true
     case 'alone': return !found || isOlder(found)
-    // another node took this one for dead, or NATS went back to an earlier state
-    case 'held': return !found || (found.seq < generation && isOlder(found))
+    // another node took this one for dead, NATS went back to an earlier state, or a write came late that knew of no owner
+    case 'held': return !found || (isOlder(found) && (found.seq < generation || ownerRecordOf(found).first === true))
     case 'lost': return false
   }
 }
