@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { reasons, closeCodes } from '../lib/protocol/errors.ts'
 import { proxyHeaders } from '../lib/gateway/access.ts'
+import { Devices } from '../lib/gateway/devices.ts'
 import { OptionsSchema } from '../lib/gateway/options.ts'
 import { connect, request, until } from './support.ts'
 
@@ -50,6 +51,16 @@ t.test('the protocol names every reason, with its HTTP status and its codes', as
 t.test('the protocol names every close code, and whether the device may reconnect', async t => {
   const rows = table(section(read('docs/protocol.md'), 'Close codes')).map(cells => cells.map(plain))
   t.strictSame(rows, Object.entries(closeCodes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
+})
+
+t.test('docs/devices.md names everything on app.devices', async t => {
+  const page = read('docs/devices.md')
+  const members = Object.getOwnPropertyNames(Devices.prototype).filter(name => name !== 'constructor')
+  t.strictSame(members.filter(name => !new RegExp(`\\b${name}\\b`).test(page)), [])
+})
+
+t.test('the README installs the file that npm pack makes', async t => {
+  t.ok(read('README.md').includes(`fastify-devices-${JSON.parse(read('package.json')).version}.tgz`))
 })
 
 t.test('the page on security names every header that gives a proxy away', async t => {
