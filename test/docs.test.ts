@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { reasons, closeCodes } from '../lib/protocol/errors.ts'
 import { proxyHeaders } from '../lib/gateway/access.ts'
+import { Devices } from '../lib/gateway/devices.ts'
 import { OptionsSchema } from '../lib/gateway/options.ts'
 import { connect, request, until } from './support.ts'
 
@@ -30,8 +31,8 @@ function table (text: string): string[][] {
 
 const plain = (cell: string) => cell.replace(/^`(.*)`$/, '$1')
 
-t.test('the README lists every option, with its default and its description', async t => {
-  const rows = table(section(read('README.md'), 'Options')).map(([name, value, description]) => ({ name: plain(name!), value: plain(value!), description }))
+t.test('docs/options.md lists every option, with its default and its description', async t => {
+  const rows = table(section(read('docs/options.md'), 'Options')).map(([name, value, description]) => ({ name: plain(name!), value: plain(value!), description }))
   const options = Object.entries(OptionsSchema.properties).map(([name, { default: value, description }]) => ({ name, value: shown(value), description }))
   t.strictSame(rows, options)
 
@@ -42,14 +43,24 @@ t.test('the README lists every option, with its default and its description', as
   }
 })
 
-t.test('the protocol names every answer, with its HTTP status and its codes', async t => {
-  const rows = table(section(read('docs/protocol.md'), 'Answers')).map(cells => cells.map(plain))
+t.test('the protocol names every reason, with its HTTP status and its codes', async t => {
+  const rows = table(section(read('docs/protocol.md'), 'Reasons')).map(cells => cells.map(plain))
   t.strictSame(rows, Object.entries(reasons).map(([reason, { status, code, rpc, message }]) => [reason, String(status), code, String(rpc), message]))
 })
 
-t.test('the protocol names every goodbye, and whether the device comes back', async t => {
+t.test('the protocol names every close code, and whether the device may reconnect', async t => {
   const rows = table(section(read('docs/protocol.md'), 'Close codes')).map(cells => cells.map(plain))
   t.strictSame(rows, Object.entries(closeCodes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
+})
+
+t.test('docs/devices.md names everything on app.devices', async t => {
+  const page = read('docs/devices.md')
+  const members = Object.getOwnPropertyNames(Devices.prototype).filter(name => name !== 'constructor')
+  t.strictSame(members.filter(name => !new RegExp(`\\b${name}\\b`).test(page)), [])
+})
+
+t.test('the README installs the file that npm pack makes', async t => {
+  t.ok(read('README.md').includes(`fastify-devices-${JSON.parse(read('package.json')).version}.tgz`))
 })
 
 t.test('the page on security names every header that gives a proxy away', async t => {
@@ -57,13 +68,13 @@ t.test('the page on security names every header that gives a proxy away', async 
   t.strictSame(proxyHeaders.filter(name => !named.has(name)), [])
 })
 
-t.test('the range of a code of ours tells whether to come back', async t => {
+t.test('the range of a close code of ours says whether to reconnect', async t => {
   for (const { code, again } of Object.values(closeCodes)) {
     if (code >= 4000) t.equal(again, code < 4500, String(code))
   }
 })
 
-t.test('every code of an answer and of a goodbye is used once', async t => {
+t.test('every code of a reason, and every close code, is used once', async t => {
   for (const codes of [
     Object.values(reasons).map(({ code }) => code),
     Object.values(reasons).map(({ rpc }) => rpc),
@@ -76,7 +87,7 @@ t.test('the first program of the README is the one in example/', async t => {
   t.equal(program, read('example/first.ts'))
 })
 
-t.test('the first program runs: a device is greeted, sent to, and answered', async t => {
+t.test('the first program of the README sends to a device and answers its call', async t => {
   // It is run as it is; only the port that it asks for is another, so that port 3000 may be in use.
   const elsewhere = `
     import net from 'node:net'
@@ -109,7 +120,7 @@ t.test('the first program runs: a device is greeted, sent to, and answered', asy
 })
 
 t.test('every link in the README and the docs leads somewhere', async t => {
-  const pages = ['README.md', 'CHANGELOG.md', ...readdirSync(join(root, 'docs')).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)]
+  const pages = [...readdirSync(root), ...readdirSync(join(root, 'docs')).map(name => `docs/${name}`)].filter(name => name.endsWith('.md'))
   for (const page of pages) {
     for (const [, target] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^[a-z]+:/.test(target!)) continue

@@ -1,0 +1,298 @@
+/** What a snippet of the documentation needs to be a program. */
+export interface Entry {
+  /** Code before the snippet; names that begin with `$` are those of `header`. */
+  before?: string
+  /** Code after the snippet, which checks what it did. */
+  after?: string
+  /** What is replaced in the snippet: addresses and ports. */
+  replace?: Array<[from: string | RegExp, to: string]>
+  /** Lines that the program prints. */
+  prints?: string[]
+  /** Why the snippet is not run. */
+  notRun?: string
+  /** Why the types of the snippet are not checked. */
+  notChecked?: string
+}
+
+/** The beginning of every program. */
+export const header = `
+import assert from 'node:assert/strict'
+import { once as $once } from 'node:events'
+import { connect as $connectSocket, type AddressInfo } from 'node:net'
+import $Fastify, { type FastifyInstance } from 'fastify'
+import $devices, { localBackplane as $localBackplane } from 'fastify-devices'
+import { connect as $connect } from 'fastify-devices/client'
+import { WebSocket as $WebSocket, WebSocketServer as $WebSocketServer } from 'ws'
+
+async function $until (isTrue: () => boolean): Promise<void> {
+  while (!isTrue()) await new Promise(resolve => { setTimeout(resolve, 5) })
+}
+async function $serve (app: FastifyInstance): Promise<string> {
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  return \`http://127.0.0.1:\${(app.server.address() as AddressInfo).port}\`
+}
+`
+
+const application = `
+const app = $Fastify()
+await app.register($devices)
+const $url = await $serve(app)
+`
+
+/** An application, and a connected device that records its messages. */
+const device = `
+${application}
+const $device = $connect($url + '/ws', { deviceId: 'abc123', WebSocket: $WebSocket })
+const $seen: unknown[] = []
+$device.on('message', ({ data }) => { $seen.push(data) })
+$device.handle('reboot', ({ delay }) => ({ in: delay }))
+await $until(() => app.devices.has('abc123') && $device.status.state === 'connected')
+`
+
+const sees = (...messages: unknown[]) => `
+await $until(() => $seen.length >= ${messages.length})
+assert.deepEqual($seen, ${JSON.stringify(messages)})
+`
+
+const call: Entry = { before: device, after: `assert.deepEqual(result, { in: 5 })` }
+const broadcast: Entry = { before: device, after: sees({ hello: 'all' }, { alarm: true }) }
+
+/** A device that listens, and answers every call with its params. */
+const listener = `
+const $listener = new $WebSocketServer({ port: 0, host: '127.0.0.1' })
+await $once($listener, 'listening')
+const $called: string[] = []
+$listener.on('connection', socket => socket.on('message', text => {
+  const { id, method, params } = JSON.parse(String(text))
+  $called.push(method)
+  if (id !== undefined) socket.send(JSON.stringify({ jsonrpc: '2.0', id, result: params ?? {} }))
+}))
+const $address = \`ws://127.0.0.1:\${($listener.address() as AddressInfo).port}\`
+`
+
+const part = 'is a part of the options, not a program'
+
+/** Each TypeScript and JavaScript snippet, by its page, its heading and its place under that heading. */
+export const programs: Record<string, Entry> = {
+  'README.md > In two commands 1': {
+    before: 'const app = $Fastify()\nconst devices = $devices',
+    after: 'await app.ready()\nassert.equal(app.devices.size, 0)'
+  },
+  'README.md > The first program 1': { notRun: 'test/docs.test.ts runs it, as example/first.ts' },
+  'README.md > A tour 1': { before: device, after: sees({ hello: 'world' }, { open: 'door' }, { open: 'door' }) },
+  'README.md > A tour 2': {
+    before: 'const app = $Fastify()\nconst devices = $devices',
+    after: `await app.ready()\nassert.equal((await app.devices.send('abc123', 1, { ttl: 1_000 })).status, 'queued')\nawait app.close()`
+  },
+  'README.md > A tour 3': call,
+  'README.md > A tour 4': broadcast,
+  'README.md > A tour 5': { before: device, after: `assert.deepEqual(await $device.call('meter', { watts: 12_000 }), { limit: 11_000 })` },
+  'README.md > A tour 6': {
+    before: application,
+    after: `
+      const $device = $connect($url + '/ws', { deviceId: 'abc123', WebSocket: $WebSocket })
+      await $device.call('message', { data: 'hi' })
+      await app.devices.disconnect('abc123')`,
+    prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
+  },
+  'README.md > A tour 7': {
+    before: `${application}\nObject.assign(globalThis, { WebSocket: $WebSocket })`,
+    replace: [[`'https://example.com/ws'`, `$url + '/ws'`]],
+    after: `
+      await $until(() => app.devices.has('abc123') && device.status.state === 'connected')
+      assert.deepEqual(await app.devices.call('abc123', 'reboot', { delay: 5 }), { in: 5 })
+      await app.devices.send('abc123', 'hi', { confirm: true })`,
+    prints: ['hi']
+  },
+
+  'docs/architecture.md > The seams 1': {
+    before: `
+      import type {
+        Answer, Detail, Ending, ExpiredLetter, Gateway as $Gateway, Letter, Listener, ListPage, MailboxLimits, Message, NamedCall, Owner, Ownership, Presence, PresenceChange,
+        Publication, PublishResult, PutResult, Receipt, Request, StoredLetter, TransportContext, Unwatch,
+        Backplane as $Backplane, Codec as $Codec, Mailbox as $Mailbox, Transport as $Transport
+      } from 'fastify-devices'
+      type $Socket = Parameters<$Gateway['open']>[1]
+      type Outgoing = Parameters<$Socket['send']>[0]
+      /** Has the same members as lib, each of a type that fits. */
+      type $Fits<Shown extends Real, Real> = Exclude<keyof Real, keyof Shown> | Exclude<keyof Shown, keyof Real>`,
+    after: `const $members: Array<$Fits<Socket, $Socket> | $Fits<Transport, $Transport> | $Fits<Codec, $Codec> | $Fits<Mailbox, $Mailbox> | $Fits<Backplane, $Backplane>> = [] satisfies never[]
+      const $none: never[] = $members`,
+    notRun: 'declares interfaces'
+  },
+  'docs/architecture.md > The seams 2': { notRun: 'is a part of tests', notChecked: 'calls contracts that exist only in the tests, for seams that do not exist' },
+
+  'docs/client.md > The client 1': {
+    before: `
+      ${application}
+      app.devices.handle('temperature', params => params)
+      Object.assign(globalThis, { WebSocket: $WebSocket })
+      const myToken = () => 'secret'
+      const show = async (data: unknown) => console.log(data)`,
+    replace: [[`'https://example.com/ws'`, `$url + '/ws'`]],
+    after: `
+      assert.deepEqual(answer, { celsius: 21 })
+      await app.devices.send('abc123', 'hi', { confirm: true })`,
+    prints: ['connected undefined', 'hi']
+  },
+  'docs/client.md > The client 2': {
+    before: `${application}\nconst connect = $connect`,
+    replace: [[`'ws://localhost:3000/ws'`, `$url + '/ws'`]],
+    after: `await $until(() => app.devices.has('abc123'))`
+  },
+
+  'docs/cluster.md > More than one machine 1': {
+    before: 'const app = $Fastify()',
+    notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS',
+    notChecked: 'nats() gives both halves as soon as the engine does'
+  },
+
+  'docs/devices.md > Send 1': { before: device, after: sees({ hello: 'world' }, { open: 'door' }, { open: 'door' }, { level: 3 }, { pay: 5 }) },
+  'docs/devices.md > Send 2': { before: device, prints: ['sent', 'queued'] },
+  'docs/devices.md > Call 1': call,
+  'docs/devices.md > Broadcast 1': broadcast,
+  'docs/devices.md > Handle 1': {
+    before: `${device}\nglobalThis.fetch = async () => new Response()`,
+    after: `
+      assert.deepEqual(await $device.call('meter', { watts: 5 }), { limit: 11_000 })
+      await assert.rejects($device.call('meter', { watts: 12_000 }), ({ device }: any) => device.code === 42 && device.data.max === 11_000)`
+  },
+  'docs/devices.md > Events 1': {
+    before: application,
+    after: `
+      const $device = $connect($url + '/ws', { deviceId: 'abc123', WebSocket: $WebSocket })
+      await $device.call('message', { data: 'hi' })
+      await app.devices.disconnect('abc123')`,
+    prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
+  },
+  'docs/devices.md > Look 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
+
+  'docs/dial.md > Connections from the server 1': {
+    before: `${application}${listener}`,
+    replace: [[`'ws://10.0.0.7:8080/control'`, '$address']],
+    after: `await $until(() => $called.includes('open'))\ndialled.close()`
+  },
+  'docs/dial.md > When the connection ends 1': {
+    before: `
+      ${application}${listener}
+      const dialled = app.devices.dial($address, { deviceId: 'hall-3' })
+      await $until(() => app.devices.has('hall-3'))`,
+    after: `await $until(() => dialled.status.state === 'stopped')`,
+    prints: [`{ state: 'connected' }`]
+  },
+  'docs/dial.md > Two gateways 1': {
+    before: `
+      const a = $Fastify()
+      const b = $Fastify()
+      await a.register($devices)
+      await b.register($devices, { authenticate: ({ token }) => token === 'secret' })
+      await a.ready()
+      const $url = await $serve(b)
+      const tokenForB = () => 'secret'
+      b.devices.handle('sum', (params, { device }) => [device.id, params])
+      a.devices.handle('sum', (params, { device }) => [device.id, params])`,
+    replace: [[`'ws://b.example/ws'`, `$url.replace('http', 'ws') + '/ws'`]],
+    after: `
+      await $until(() => a.devices.has('gateway-b') && b.devices.has('gateway-a'))
+      assert.deepEqual(await a.devices.call('gateway-b', 'sum', [1]), ['gateway-a', [1]])
+      assert.deepEqual(await b.devices.call('gateway-a', 'sum', [2]), ['gateway-b', [2]])`
+  },
+
+  'docs/ocpp.md > Chargers: OCPP-J 1': {
+    before: 'const app = $Fastify()\nconst isKeyOf = (deviceId: string, password = "") => password === deviceId',
+    after: `
+      const $url = await $serve(app)
+      const $charger = new $WebSocket($url.replace('http', 'ws') + '/ocpp/CP001', 'ocpp1.6', { headers: { authorization: 'Basic ' + btoa('CP001:CP001') } })
+      await $once($charger, 'open')
+      $charger.send('[2,"1","BootNotification",{}]')
+      assert.equal(JSON.parse(String((await $once($charger, 'message'))[0]))[2].interval, 300)`
+  },
+  'docs/ocpp.md > Chargers: OCPP-J 2': {
+    before: `
+      const isKeyOf = (deviceId: string, password = '') => password === deviceId
+      const isTokenOf = isKeyOf
+      const $options: import('fastify-devices').Options = {`,
+    after: '}',
+    notRun: part
+  },
+
+  'docs/security.md > Who is this device: `authenticate` 1': {
+    before: `Object.assign(process.env, { SECRET: 'secret', ADMIN_TOKEN: 'admin', PORT: '0' })`,
+    replace: [['logger: true, ', ''], [/^export const /gm, 'const ']],
+    after: `
+      const $device = $connect(\`http://127.0.0.1:\${(app.server.address() as AddressInfo).port}/ws\`, {
+        deviceId: 'abc123', token: tokenFor('abc123', Date.now() + 60_000), WebSocket: $WebSocket
+      })
+      await $until(() => $device.status.state === 'connected')
+      await $device.call('renew', { token: tokenFor('abc123', Date.now() + 120_000) })
+      await assert.rejects($device.call('renew', { token: tokenFor('def456', Date.now() + 120_000) }))
+      assert.equal((await app.inject({ url: '/devices', headers: { authorization: 'Bearer admin' } })).statusCode, 200)
+      assert.equal((await app.inject({ url: '/devices', headers: { authorization: 'Bearer other' } })).statusCode, 403)`
+  },
+  'docs/security.md > Browsers 1': { before: `const token = 'secret'\nconst WebSocket = $WebSocket`, notRun: 'connects to example.com; test/admission.test.ts sends tokens as subprotocols' },
+  'docs/security.md > What a plugin cannot set on its host 1': {
+    before: 'const Fastify = $Fastify',
+    after: 'await app.ready()\nassert.equal(app.server.headersTimeout, 10_000)'
+  },
+
+  'docs/tcp.md > TCP and Unix sockets 1': {
+    replace: [['tcp({ port: 4000 })', '$tcp'], ['port: 3000', 'port: 0'], ['const app', 'const $tcp = tcp({ port: 0 })\nconst app']],
+    after: `
+      const $socket = $connectSocket(($tcp as any).address.port, '127.0.0.1')
+      $socket.write('{"jsonrpc":"2.0","method":"connect","params":{"deviceId":"abc123"}}\\n')
+      assert.equal(JSON.parse(String((await $once($socket, 'data'))[0])).method, 'welcome')`
+  },
+  'docs/tcp.md > TLS and certificates 1': {
+    before: `import { tcp } from 'fastify-devices/tcp'\nconst [key, cert, ca] = ['', '', '']`,
+    notRun: 'needs certificates; test/tcp.test.ts connects with them'
+  },
+  'docs/tcp.md > TLS and certificates 2': { before: `const $options: import('fastify-devices').Options = {`, after: '}', notRun: part },
+  'docs/tcp.md > A device in Node 1': {
+    before: `
+      import { tcp } from 'fastify-devices/tcp'
+      const $transports = [tcp({ port: 0 }), tcp({ path: './devices.sock' })]
+      const app = $Fastify()
+      await app.register($devices, { transports: $transports })
+      await app.ready()
+      const [ca, cert, key] = [undefined, undefined, undefined] as any`,
+    replace: [[`'tcp://127.0.0.1:4000', { deviceId: 'abc123'`, `\`tcp://127.0.0.1:\${($transports[0] as any).address.port}\`, { deviceId: 'abc123'`], [`'unix:/run/devices.sock', { deviceId: 'abc123'`, `\`unix:\${process.cwd()}/devices.sock\`, { deviceId: 'def456'`], [`'tcp://gateway.example:4000'`, `'tcp://127.0.0.1:9'`]],
+    after: `await $until(() => app.devices.has('abc123') && app.devices.has('def456'))`
+  },
+
+  'docs/workers.md > Workers 1': {
+    before: `
+      const $backplane = $localBackplane()
+      const app = $Fastify()
+      await app.register($devices, { backplane: $backplane })
+      const $url = await $serve(app)
+      const limitOf = async (_deviceId: string, _options: object) => 11_000`,
+    // within one process instead of over NATS
+    replace: [[/^import .*\/nats'\n/m, ''], [/^(const (?:backplane|\{ backplane \}) =) await .*$/m, 'const backplane = $backplane']],
+    after: `
+      const $device = $connect($url + '/ws', { deviceId: 'abc123', WebSocket: $WebSocket })
+      await $until(() => $device.status.state === 'connected')
+      while (!await $device.call('meter', { watts: 5 }).catch(() => false));
+      assert.deepEqual(await $device.call('meter', { watts: 5 }), { limit: 11_000 })
+      await $device.call('message', { data: 'hi' })`,
+    prints: ['abc123 hi']
+  }
+}
+
+/** Each shell snippet that no test of test/snippets.test.ts runs, and why. */
+export const shellsNotRun: Record<string, string> = {
+  'README.md > Install 1': 'needs a registry that has the package',
+  'README.md > Install 2': 'installs the dependencies',
+  'README.md > Install 3': 'installs the dependencies',
+  'README.md > The first program 1': 'needs a terminal; test/docs.test.ts connects the same device',
+  'CONTRIBUTING.md > Set up 1': 'installs the dependencies',
+  'docs/cluster.md > More than one machine 1': 'needs a registry that has the package',
+  'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/page.test.ts and test/cluster.test.ts start nodes over it',
+  'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
+  'docs/gateway.md > The example gateway 1': 'installs the dependencies; test/page.test.ts starts the gateway',
+  'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
+  'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
+  'docs/performance.md > Performance 1': 'takes minutes',
+  'docs/tcp.md > Try it with nc 1': 'test/tcp.test.ts runs it',
+  'docs/tcp.md > Try it with nc 2': 'test/tcp.test.ts runs it',
+  'docs/tcp.md > Try it with nc 3': 'test/tcp.test.ts runs it'
+}
