@@ -7,7 +7,7 @@ import { gate, random, reasonOf, turn } from './fakes.ts'
 
 type Answering = (asked: Call | Notice, inbound: InboundCall) => unknown
 
-const plenty: PeerLimits = { concurrency: Infinity, inbound: 32 }
+const plenty: PeerLimits = { concurrency: Infinity, maxInbound: 32 }
 
 /** One end of a line in memory, which keeps what it said and what had no use. */
 class End implements PeerHandler {
@@ -340,7 +340,7 @@ t.test('a call on the wire that times out makes room for the next', async t => {
 
 t.test('who asks too much at a time is told so, and may ask again later', async t => {
   const door = gate<string>()
-  const { ours, theirs } = pair(() => door.opened, { theirs: { inbound: 2 } })
+  const { ours, theirs } = pair(() => door.opened, { theirs: { maxInbound: 2 } })
   const calls = ['a', 'b', 'c'].map(method => outcomeOf(ours.peer.call(method)))
   ours.peer.notify('d')
   t.equal(await calls[2], 'busy')
@@ -368,7 +368,7 @@ t.test('notices are never answered, whatever becomes of them', async t => {
 
 t.test('a notice that is still at work counts among those that wait', async t => {
   const door = gate()
-  const theirs = new End(() => door.opened, { inbound: 1 })
+  const theirs = new End(() => door.opened, { maxInbound: 1 })
   theirs.peer.receive({ kind: 'notice', method: 'tell' })
   t.equal(theirs.peer.inFlight, 1)
   theirs.peer.receive({ kind: 'call', id: 1, method: 'read' })
@@ -413,7 +413,7 @@ t.test('a batch that asks nothing is not answered, and its answers count', async
 
 t.test('what is too much of a batch is refused in the same answer', async t => {
   const door = gate<string>()
-  const theirs = new End(() => door.opened, { inbound: 1 })
+  const theirs = new End(() => door.opened, { maxInbound: 1 })
   theirs.peer.receive([{ kind: 'call', id: 1, method: 'a' }, { kind: 'call', id: 2, method: 'b' }, { kind: 'notice', method: 'c' }])
   door.open('done')
   await turn()
@@ -563,7 +563,7 @@ function controller (): { signal: AbortSignal, abort: () => void } {
 
 t.test('a call that was given up keeps others off a narrow wire until it is answered', async t => {
   const answers: Array<(value: unknown) => void> = []
-  const { ours, theirs } = pair(() => new Promise(resolve => answers.push(resolve)), { ours: { concurrency: 1, linger: 60_000 } })
+  const { ours, theirs } = pair(() => new Promise(resolve => answers.push(resolve)), { ours: { concurrency: 1, lingerMs: 60_000 } })
   const caller = new AbortController()
   const [given, next] = [reasonOf(ours.peer.call('a', {}, { signal: caller.signal })), ours.peer.call('b')]
   const waiting = reasonOf(ours.peer.call('c', {}, { timeout: 5 }))
@@ -581,12 +581,12 @@ t.test('a call that was given up keeps others off a narrow wire until it is answ
 })
 
 t.test('a call that was given up and is never answered keeps others off the wire no longer than it may', async t => {
-  const { ours } = pair(({ method }) => method === 'mute' ? new Promise(() => {}) : method, { ours: { concurrency: 1, linger: 30 } })
+  const { ours } = pair(({ method }) => method === 'mute' ? new Promise(() => {}) : method, { ours: { concurrency: 1, lingerMs: 30 } })
   const given = reasonOf(ours.peer.call('mute', {}, { timeout: 1 }))
   const next = ours.peer.call('next')
   t.equal(await given, 'timeout')
   t.equal(await next, 'next')
-  const impatient = reasonOf(ours.peer.call('mute', {}, { patience: 5, timeout: 60_000 }))
+  const impatient = reasonOf(ours.peer.call('mute', {}, { answerTimeout: 5, timeout: 60_000 }))
   t.equal(await impatient, 'timeout', 'what counts is the time on the wire')
   const last = reasonOf(ours.peer.call('last'))
   ours.peer.end()
@@ -596,7 +596,7 @@ t.test('a call that was given up and is never answered keeps others off the wire
 
 t.test('ids are made as the limits say', async t => {
   let made = 0
-  const { ours, theirs } = pair(() => 'yes', { ours: { mint: () => `id-${++made}` } })
+  const { ours, theirs } = pair(() => 'yes', { ours: { nextId: () => `id-${++made}` } })
   t.equal(await ours.peer.call('a'), 'yes')
   t.equal(await ours.peer.call('b', {}, { id: 'given' }), 'yes')
   t.strictSame(theirs.asked.map(asked => (asked as Call).id), ['id-1', 'given'])

@@ -38,7 +38,7 @@ const codec = jsonrpc({ depth: DEPTH })
 
 /** One connection of a client. */
 export class ClientConnection implements PeerHandler {
-  readonly peer = new Peer(this, { concurrency: CALLS, inbound: INBOUND })
+  readonly peer = new Peer(this, { concurrency: CALLS, maxInbound: INBOUND })
   readonly #socket: WebSocketLike
   readonly #end: ConnectionEnd
   readonly #timeout: number

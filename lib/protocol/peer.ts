@@ -1,3 +1,4 @@
+import { CallQueue, type CallQueueLimits } from './call-queue.ts'
 import { Failure, type Reason } from './errors.ts'
 import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMessage, type Message, type Notice, type Result } from './message.ts'
 
@@ -16,15 +17,11 @@ export interface PeerHandler {
 /** What a timer can hold; beyond it, one fires at once. */
 export const MAX_TIMER_MS = 2_147_483_647
 
-export interface PeerLimits {
-  /** Calls of ours on the wire at a time; the others wait in order. */
-  concurrency: number
-  /** Calls of the other side that may wait for our answer at a time. */
-  inbound: number
-  /** Milliseconds, from its start, for which a call on the wire that was given up keeps others off it, unless it is answered; without it, none. */
-  linger?: number | undefined
+export interface PeerLimits extends CallQueueLimits {
+  /** Calls and notices of the other side that may be in progress at a time. */
+  maxInbound: number
   /** Makes the ids of calls; by default they are numbers from 1. */
-  mint?: (() => string) | undefined
+  nextId?: (() => string) | undefined
 }
 
 /** As much of an `AbortSignal` as a call needs. */
@@ -44,8 +41,8 @@ export interface CallOptions {
 }
 
 export interface QueuedOptions extends CallOptions {
-  /** Milliseconds for the answer, from when the call goes on the wire. Only where it may have to wait for that. */
-  patience?: number | undefined
+  /** Milliseconds for the answer, from when the call is sent; only where `lingerMs` is set. */
+  answerTimeout?: number | undefined
 }
 
 /** A call of the other side while it is being answered. */
@@ -66,34 +63,25 @@ export class InboundCall {
   }
 }
 
-interface PendingCall {
-  call: Call
-  settle (outcome: Result | Failure): void
-  patience: number | undefined
-  /** Set where few calls are on the wire at a time, once this one is. */
-  saidAt?: number
-  impatient?: ReturnType<typeof setTimeout>
-}
-
+type Settle = (outcome: Result | Failure) => void
 type Reply = (answer: Result | FailureMessage) => void
 
 /** One end of a conversation: calls in flight, their timeouts, and answering. Owns no socket. */
 export class Peer {
   readonly #handler: PeerHandler
   readonly #limits: PeerLimits
-  // most connections have no call in flight, and only those that had one pay for it
-  #pending: Map<Id, PendingCall> | undefined
+  readonly #isLimited: boolean
+  // most connections have no call in flight; these are created by the first call, to save memory
+  #pending: Map<Id, Settle> | undefined
   #inbound: Set<InboundCall> | undefined
-  #queue: Call[] | undefined
-  /** Given up, and still keeping others off the wire. */
-  #lingering: Map<Id, ReturnType<typeof setTimeout>> | undefined
-  #onWire = 0
+  #queue: CallQueue | undefined
   #lastId = 0
   #ended: Reason | undefined
 
   constructor (handler: PeerHandler, limits: PeerLimits) {
     this.#handler = handler
     this.#limits = limits
+    this.#isLimited = Number.isFinite(limits.concurrency)
   }
 
   /** Calls in flight, of both sides. */
@@ -107,11 +95,11 @@ export class Peer {
   }
 
   /** Settles exactly once: with the result, or with a `Failure`. */
-  call (method: string, params?: unknown, { timeout, signal, id: known, patience }: QueuedOptions = {}): Promise<unknown> {
+  call (method: string, params?: unknown, { timeout, signal, id: known, answerTimeout }: QueuedOptions = {}): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(new Failure(this.#ended))
       if (signal?.aborted) return reject(givenUp())
-      const id = known ?? this.#mint()
+      const id = known ?? this.#nextId()
       if (this.#pending?.has(id)) return reject(new Failure('busy'))
 
       const call: Call = { kind: 'call', id, method, params }
@@ -119,17 +107,14 @@ export class Peer {
       const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER_MS))
       signal?.addEventListener('abort', giveUp, { once: true })
       this.#pending ??= new Map()
-      this.#pending.set(id, {
-        call,
-        settle (outcome) {
-          clearTimeout(timer)
-          signal?.removeEventListener('abort', giveUp)
-          if (outcome instanceof Error) reject(outcome)
-          else resolve(outcome.result)
-        },
-        patience
+      this.#pending.set(id, outcome => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', giveUp)
+        if (outcome instanceof Error) reject(outcome)
+        else resolve(outcome.result)
       })
-      this.#put(call)
+      if (this.#isLimited) this.#enqueue(call, answerTimeout)
+      else this.#send(call)
     })
   }
 
@@ -151,84 +136,52 @@ export class Peer {
   end (reason: Reason = 'dropped'): void {
     if (this.#ended) return
     this.#ended = reason
-    this.#queue = undefined
-    for (const id of this.#pending?.keys() ?? []) this.#settle(id, new Failure(reason))
-    for (const timer of this.#lingering?.values() ?? []) clearTimeout(timer)
+    this.#queue?.end()
+    for (const id of this.#pending?.keys() ?? []) this.#take(id, new Failure(reason))
     for (const inbound of this.#inbound ?? []) inbound.abort()
     this.#inbound = undefined
   }
 
-  #put (call: Call): void {
-    if (this.#onWire >= this.#limits.concurrency) {
-      this.#queue ??= []
-      this.#queue.push(call)
-      return
-    }
-    this.#onWire++
+  #enqueue (call: Call, answerTimeout: number | undefined): void {
+    this.#queue ??= new CallQueue(this.#limits, {
+      send: call => this.#send(call),
+      expire: id => this.#giveUp(id, new Failure('timeout'))
+    })
+    this.#queue.add(call, answerTimeout)
+  }
+
+  #send (call: Call): void {
     try {
       this.#handler.transmit(call)
     } catch (error) {
       this.#settle(call.id, error as Failure)
     }
-    if (this.#limits.linger !== undefined) this.#said(call.id)
   }
 
-  #said (id: Id): void {
-    const pending = this.#pending?.get(id)
-    if (!pending) return
-    pending.saidAt = performance.now()
-    if (pending.patience !== undefined) pending.impatient = setTimeout(() => this.#giveUp(id, new Failure('timeout')), pending.patience)
-  }
-
-  /** Nobody waits for the answer any more; where few calls are on the wire at a time, the other side may still be at it. */
+  /** The caller does not wait for the answer any more, but the other side may still be working on it. */
   #giveUp (id: Id, failure: Failure): void {
-    const saidAt = this.#pending?.get(id)?.saidAt
-    if (saidAt === undefined) return void this.#settle(id, failure)
-    this.#take(id, failure)
-    const rest = Math.max(saidAt + this.#limits.linger! - performance.now(), 0)
-    this.#lingering ??= new Map()
-    this.#lingering.set(id, setTimeout(() => this.#leave(id), rest))
+    if (this.#take(id, failure)) this.#queue?.abandon(id)
   }
 
-  /** Takes the call out of those in flight and lets the next of the queue go. False: it is not in flight. */
+  /** False: no such call is pending. */
   #settle (id: Id, outcome: Result | Failure): boolean {
-    const pending = this.#take(id, outcome)
-    if (!pending) {
-      this.#leave(id)
-      return false
-    }
-    const waiting = this.#queue?.indexOf(pending.call) ?? -1
-    if (waiting === -1) this.#next()
-    else this.#queue!.splice(waiting, 1)
+    const isPending = this.#take(id, outcome)
+    if (isPending) this.#queue?.settle(id)
+    else this.#queue?.release(id)
+    return isPending
+  }
+
+  /** Each call settles once, because its entry leaves the map first. */
+  #take (id: Id, outcome: Result | Failure): boolean {
+    const settle = this.#pending?.get(id)
+    if (!settle) return false
+    this.#pending!.delete(id)
+    settle(outcome)
     return true
   }
 
-  #take (id: Id, outcome: Result | Failure): PendingCall | undefined {
-    const pending = this.#pending?.get(id)
-    if (!pending) return undefined
-    this.#pending!.delete(id)
-    clearTimeout(pending.impatient)
-    pending.settle(outcome)
-    return pending
-  }
-
-  /** A call that was given up is answered after all, or had its time. */
-  #leave (id: Id): void {
-    const timer = this.#lingering?.get(id)
-    if (timer === undefined) return
-    clearTimeout(timer)
-    this.#lingering!.delete(id)
-    this.#next()
-  }
-
-  #next (): void {
-    this.#onWire--
-    const next = this.#queue?.shift()
-    if (next) this.#put(next)
-  }
-
-  #mint (): Id {
-    return this.#limits.mint?.() ?? ++this.#lastId
+  #nextId (): Id {
+    return this.#limits.nextId?.() ?? ++this.#lastId
   }
 
   #receive (message: Message, reply: Reply): void {
@@ -260,7 +213,7 @@ export class Peer {
   }
 
   #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {
-    if (this.answering >= this.#limits.inbound) {
+    if (this.answering >= this.#limits.maxInbound) {
       this.#handler.refused(asked)
       return reply({ kind: 'failure', id, reason: 'busy' })
     }
