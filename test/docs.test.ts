@@ -47,9 +47,9 @@ t.test('the protocol names every answer, with its HTTP status and its codes', as
   t.strictSame(rows, Object.entries(reasons).map(([reason, { status, code, rpc, message }]) => [reason, String(status), code, String(rpc), message]))
 })
 
-t.test('the protocol names every goodbye, and whether the device comes back', async t => {
+t.test('the protocol lists every close code, and whether the device reconnects', async t => {
   const rows = table(section(read('docs/protocol.md'), 'Close codes')).map(cells => cells.map(plain))
-  t.strictSame(rows, Object.entries(closeCodes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
+  t.strictSame(rows, Object.entries(closeCodes).map(([name, { code, reconnect, message }]) => [name, String(code), reconnect ? 'yes' : 'no', message]))
 })
 
 t.test('the page on security names every header that gives a proxy away', async t => {
@@ -58,8 +58,8 @@ t.test('the page on security names every header that gives a proxy away', async 
 })
 
 t.test('the range of a code of ours tells whether to come back', async t => {
-  for (const { code, again } of Object.values(closeCodes)) {
-    if (code >= 4000) t.equal(again, code < 4500, String(code))
+  for (const { code, reconnect } of Object.values(closeCodes)) {
+    if (code >= 4000) t.equal(reconnect, code < 4500, String(code))
   }
 })
 

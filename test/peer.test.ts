@@ -544,7 +544,7 @@ t.test('the other side is told a reason, and an accident only as such', async t 
   for (const accident of [new Error('secret'), 'secret', undefined, null]) t.strictSame(failureMessage(null, accident), { kind: 'failure', id: null, reason: 'internal' })
 })
 
-t.test('reasons and goodbyes can be told apart by their codes', async t => {
+t.test('reasons and close codes have unique codes', async t => {
   const names = Object.keys(reasons) as Reason[]
   t.equal(new Set(names.map(reason => reasons[reason].code)).size, names.length)
   t.equal(new Set(names.map(reason => reasons[reason].rpc)).size, names.length)
@@ -553,7 +553,7 @@ t.test('reasons and goodbyes can be told apart by their codes', async t => {
 
   const all = Object.values(closeCodes)
   t.equal(new Set(all.map(({ code }) => code)).size, all.length)
-  for (const { code, again } of all) if (code >= 4_000) t.equal(again, code < 4_500, String(code))
+  for (const { code, reconnect } of all) if (code >= 4_000) t.equal(reconnect, code < 4_500, String(code))
 })
 
 function controller (): { signal: AbortSignal, abort: () => void } {

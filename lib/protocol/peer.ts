@@ -2,19 +2,19 @@ import { CallQueue, type CallQueueLimits } from './call-queue.ts'
 import { Failure, type Reason } from './errors.ts'
 import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMessage, type Message, type Notice, type Result } from './message.ts'
 
-/** The one behind a peer: where its messages go and who answers what comes in. */
+/** What a peer needs of its connection: it sends messages and answers requests. */
 export interface PeerHandler {
-  /** Throws a `Failure` when a call or notice of ours cannot be encoded. */
+  /** Sends a message. Throws a `Failure` if a call or notice cannot be encoded. */
   transmit (message: Message | Message[]): void
-  /** The result, or a promise of it; a thrown `Failure` is told to the other side, anything else is an internal error. */
-  answer (asked: Call | Notice, inbound: InboundCall): unknown
-  /** Refused, because too many calls are being answered. */
-  refused (asked: Call | Notice): void
-  /** What has no use: an answer to nothing that was asked, or what was no message. */
+  /** Returns the result or a promise of it. A thrown `Failure` is sent to the other side; any other error becomes `internal`. */
+  answer (request: Call | Notice, inbound: InboundCall): unknown
+  /** A request was refused because `maxInbound` requests are in progress. */
+  refused (request: Call | Notice): void
+  /** An answer that matches no pending call, or an invalid message. */
   unexpected (message: Result | FailureMessage | InvalidMessage): void
 }
 
-/** What a timer can hold; beyond it, one fires at once. */
+/** The maximum of `setTimeout`; a timer with a longer delay fires at once. */
 export const MAX_TIMER_MS = 2_147_483_647
 
 export interface PeerLimits extends CallQueueLimits {
@@ -24,7 +24,7 @@ export interface PeerLimits extends CallQueueLimits {
   nextId?: (() => string) | undefined
 }
 
-/** As much of an `AbortSignal` as a call needs. */
+/** The part of `AbortSignal` that a call uses. */
 export interface CallSignal {
   readonly aborted: boolean
   addEventListener (type: 'abort', listener: () => void, options: { once: true }): void
@@ -32,11 +32,11 @@ export interface CallSignal {
 }
 
 export interface CallOptions {
-  /** Milliseconds; without it the call waits until it is answered or the connection ends. */
+  /** Milliseconds until the call fails. By default it waits until it is answered or the connection ends. */
   timeout?: number | undefined
-  /** Gives the call up. An `AbortSignal` will do. */
+  /** Aborting it gives the call up. */
   signal?: CallSignal | undefined
-  /** The id on the wire, where it must be a given one. */
+  /** The id on the wire; by default the peer makes one. */
   id?: Id | undefined
 }
 
@@ -50,7 +50,7 @@ export class InboundCall {
   #controller: AbortController | undefined
   #aborted = false
 
-  /** Aborts when the other side leaves. */
+  /** Aborted when the connection ends. */
   get signal (): AbortSignal {
     this.#controller ??= new AbortController()
     if (this.#aborted) this.#controller.abort()
@@ -66,7 +66,7 @@ export class InboundCall {
 type Settle = (outcome: Result | Failure) => void
 type Reply = (answer: Result | FailureMessage) => void
 
-/** One end of a conversation: calls in flight, their timeouts, and answering. Owns no socket. */
+/** One end of a conversation: calls in flight, their timeouts, and answers. Owns no socket. */
 export class Peer {
   readonly #handler: PeerHandler
   readonly #limits: PeerLimits
@@ -89,21 +89,21 @@ export class Peer {
     return (this.#pending?.size ?? 0) + this.answering
   }
 
-  /** Calls of the other side that wait for our answer. */
+  /** Requests of the other side that are in progress. */
   get answering (): number {
     return this.#inbound?.size ?? 0
   }
 
-  /** Settles exactly once: with the result, or with a `Failure`. */
-  call (method: string, params?: unknown, { timeout, signal, id: known, answerTimeout }: QueuedOptions = {}): Promise<unknown> {
+  /** Settles exactly once, with the result or a `Failure`. */
+  call (method: string, params?: unknown, { timeout, signal, id: givenId, answerTimeout }: QueuedOptions = {}): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(new Failure(this.#ended))
-      if (signal?.aborted) return reject(givenUp())
-      const id = known ?? this.#nextId()
+      if (signal?.aborted) return reject(callerGaveUp())
+      const id = givenId ?? this.#nextId()
       if (this.#pending?.has(id)) return reject(new Failure('busy'))
 
       const call: Call = { kind: 'call', id, method, params }
-      const giveUp = () => this.#giveUp(id, givenUp())
+      const giveUp = () => this.#giveUp(id, callerGaveUp())
       const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER_MS))
       signal?.addEventListener('abort', giveUp, { once: true })
       this.#pending ??= new Map()
@@ -124,15 +124,15 @@ export class Peer {
 
   receive (message: Message | Message[]): void {
     if (!Array.isArray(message)) return this.#receive(message, answer => this.#reply(answer))
-    const asked = message.filter(wantsReply).length
-    const together: Message[] = []
+    const expected = message.filter(wantsReply).length
+    const answers: Message[] = []
     const reply: Reply = answer => {
-      if (together.push(answer) === asked) this.#reply(together)
+      if (answers.push(answer) === expected) this.#reply(answers)
     }
     for (const one of message) this.#receive(one, reply)
   }
 
-  /** Settles every call in flight; nothing is sent or answered any more. */
+  /** Settles every call in flight. Afterwards nothing is sent or answered. */
   end (reason: Reason = 'dropped'): void {
     if (this.#ended) return
     this.#ended = reason
@@ -188,7 +188,7 @@ export class Peer {
     if (this.#ended) return
     switch (message.kind) {
       case 'call': return this.#answer(message, message.id, reply)
-      case 'notice': return this.#answer(message, null, nobody)
+      case 'notice': return this.#answer(message, null, ignoreReply)
       case 'result': {
         if (!this.#settle(message.id, message)) this.#handler.unexpected(message)
         return
@@ -212,16 +212,16 @@ export class Peer {
     if (!this.#ended) this.#handler.transmit(answer)
   }
 
-  #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {
+  #answer (request: Call | Notice, id: Id | null, reply: Reply): void {
     if (this.answering >= this.#limits.maxInbound) {
-      this.#handler.refused(asked)
+      this.#handler.refused(request)
       return reply({ kind: 'failure', id, reason: 'busy' })
     }
     const inbound = new InboundCall()
     try {
-      const result = this.#handler.answer(asked, inbound)
+      const result = this.#handler.answer(request, inbound)
       if (isThenable(result)) void this.#await(inbound, id, result, reply)
-      else reply(succeeded(id, result))
+      else reply(resultMessage(id, result))
     } catch (error) {
       reply(failureMessage(id, error))
     }
@@ -230,12 +230,12 @@ export class Peer {
   async #await (inbound: InboundCall, id: Id | null, result: PromiseLike<unknown>, reply: Reply): Promise<void> {
     this.#inbound ??= new Set()
     this.#inbound.add(inbound)
-    const answer = await result.then(value => succeeded(id, value), error => failureMessage(id, error))
+    const answer = await result.then(value => resultMessage(id, value), error => failureMessage(id, error))
     if (this.#inbound?.delete(inbound)) reply(answer)
   }
 }
 
-/** A promise, or what a query builder takes for one. */
+/** A promise or another thenable, such as a query builder. */
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }
@@ -244,13 +244,13 @@ function wantsReply (message: Message): boolean {
   return message.kind === 'call' || (message.kind === 'invalid' && message.reason !== 'answer-invalid')
 }
 
-function givenUp (): Failure {
+function callerGaveUp (): Failure {
   return new Failure('dropped', { message: 'The caller gave up' })
 }
 
-/** Only a call is replied to, and a call has an id. */
-function succeeded (id: Id | null, result: unknown): Result {
+/** Only the answer to a call is sent, and a call has an id. */
+function resultMessage (id: Id | null, result: unknown): Result {
   return { kind: 'result', id: id!, result: result ?? null }
 }
 
-function nobody (): void {}
+function ignoreReply (): void {}
