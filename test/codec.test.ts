@@ -124,12 +124,12 @@ const frames: Array<[what: string, frame: string | Uint8Array, expected: unknown
   ['bytes for an answer that is none', binary(rpc({ id: 1, error: 'no' })), invalid('answer-invalid', 1)]
 ]
 
-t.test('a frame means what JSON-RPC says it means', async t => {
+t.test('frames are decoded as JSON-RPC specifies', async t => {
   const codec = jsonrpc()
   for (const [what, frame, expected] of frames) t.strictSame(plain(codec.decode(frame)), plain(expected), what)
 })
 
-t.test('where lines hold no bytes, base64 stands in place of data', async t => {
+t.test('in lines of text, base64 replaces data', async t => {
   const codec = jsonrpc({ bytes: 'base64' })
   const data = Uint8Array.of(0, 10, 255)
   t.equal(codec.encode({ kind: 'notice', method: 'a', params: { at: 1, data } }), '{"jsonrpc":"2.0","method":"a","params":{"at":1,"base64":"AAr/"}}')
@@ -142,11 +142,11 @@ t.test('where lines hold no bytes, base64 stands in place of data', async t => {
   t.strictSame(codec.decode(rpc({ method: 'a', params: { base64: '%' } })), invalid('malformed'))
 })
 
-t.test('an answer with base64 that is none is still an answer', async t => {
+t.test('an answer with invalid base64 is an invalid answer', async t => {
   t.strictSame(jsonrpc({ bytes: 'base64' }).decode(rpc({ id: 1, result: { base64: '%' } })), invalid('answer-invalid', 1))
 })
 
-t.test('a message leaves as JSON-RPC says', async t => {
+t.test('messages are encoded as JSON-RPC specifies', async t => {
   const { encode } = jsonrpc()
   t.equal(encode({ kind: 'call', id: 1, method: 'a', params: [1] }), '{"jsonrpc":"2.0","id":1,"method":"a","params":[1]}')
   t.equal(encode({ kind: 'call', id: 'x', method: 'a' }), '{"jsonrpc":"2.0","id":"x","method":"a"}')
@@ -158,24 +158,24 @@ t.test('a message leaves as JSON-RPC says', async t => {
   t.equal(encode({ kind: 'failure', id: 1, reason: 'refused', detail: { code: 7, message: 'no', data: 1 } }), '{"jsonrpc":"2.0","id":1,"error":{"code":7,"message":"no","data":1}}')
 })
 
-t.test('a code that is a word gives way to a number, as JSON-RPC demands one', async t => {
+t.test('a code that is text is replaced by a number, as JSON-RPC requires', async t => {
   const encoded = jsonrpc().encode({ kind: 'failure', id: 1, reason: 'refused', detail: { code: 'GenericError', message: 'no' } })
   t.strictSame(JSON.parse(encoded as string).error, { code: -32000, message: 'no' })
 })
 
-t.test('a batch leaves in one text frame, with base64 for bytes', async t => {
+t.test('a batch is one text frame, with base64 for bytes', async t => {
   const { encode } = jsonrpc()
   const encoded = encode([{ kind: 'result', id: 1, result: 1 }, { kind: 'result', id: 2, result: { data: Uint8Array.of(0, 10, 255) } }])
   t.equal(encoded, '[{"jsonrpc":"2.0","id":1,"result":1},{"jsonrpc":"2.0","id":2,"result":{"base64":"AAr/"}}]')
 })
 
-t.test('bytes leave in a binary frame, after the message and a newline', async t => {
+t.test('bytes are sent in a binary frame, after the message and a newline', async t => {
   const encoded = jsonrpc().encode({ kind: 'notice', method: 'a', params: { at: 1, data: Buffer.from('x\ny') } })
   t.not(typeof encoded, 'string')
   t.equal(Buffer.from(encoded as Uint8Array).toString(), '{"jsonrpc":"2.0","method":"a","params":{"at":1}}\nx\ny')
 })
 
-t.test('depth and batch have limits of their own', async t => {
+t.test('depth and batch size are limited by the options', async t => {
   const { decode } = jsonrpc({ depth: 2, batch: 1 })
   t.match(decode(rpc({ method: 'a', params: { at: 1 } })), { kind: 'notice' })
   t.strictSame(decode(rpc({ method: 'a', params: { at: [] } })), invalid('malformed'))
@@ -183,7 +183,7 @@ t.test('depth and batch have limits of their own', async t => {
   t.strictSame(decode(`[${rpc({ method: 'a' })},${rpc({ method: 'a' })}]`), invalid('malformed'))
 })
 
-t.test('frames that were tampered with are read or refused, and what is read can be written', async t => {
+t.test('mutated frames are decoded or refused, and a decoded message can be encoded', async t => {
   const next = random(42)
   const below = (limit: number) => Math.floor(next() * limit)
   const good = frames.map(([, frame]) => Buffer.from(frame)).filter(frame => frame.length < 2_000)
@@ -217,7 +217,7 @@ t.test('frames that were tampered with are read or refused, and what is read can
   t.ok(readable > 1_000, 'the tampering leaves enough that can be read')
 })
 
-t.test('JSON is sound as long as it is shallow and reaches no prototype', async t => {
+t.test('JSON is safe if it is shallow and has no key that reaches a prototype', async t => {
   for (const value of [1, 'x', null, true, undefined]) t.ok(isSafeJson(value, 0), String(value))
   t.ok(isSafeJson([], 1))
   t.notOk(isSafeJson([], 0))
@@ -262,7 +262,7 @@ t.test('a frame is made once, however often it is sent', async t => {
   t.equal(frame.payload, 'hello')
 })
 
-t.test('what leaves together is joined once for all who have the same before it', async t => {
+t.test('frames sent together are joined once for all connections with the same frames before', async t => {
   const [a, b, c] = ['a', 'b', 'c'].map(name => new Frame(name)) as [Frame, Frame, Frame]
   const abc = a.followedBy(b).followedBy(c)
   t.equal(a.followedBy(b).followedBy(c), abc)

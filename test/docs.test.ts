@@ -50,7 +50,7 @@ t.test('the protocol names every reason, with its HTTP status and its codes', as
 
 t.test('the protocol names every close code, and whether the device may reconnect', async t => {
   const rows = table(section(read('docs/protocol.md'), 'Close codes')).map(cells => cells.map(plain))
-  t.strictSame(rows, Object.entries(closeCodes).map(([name, { code, again, message }]) => [name, String(code), again ? 'yes' : 'no', message]))
+  t.strictSame(rows, Object.entries(closeCodes).map(([name, { code, reconnect, message }]) => [name, String(code), reconnect ? 'yes' : 'no', message]))
 })
 
 t.test('docs/devices.md names everything on app.devices', async t => {
@@ -69,8 +69,8 @@ t.test('the page on security names every header that gives a proxy away', async 
 })
 
 t.test('the range of a close code of ours says whether to reconnect', async t => {
-  for (const { code, again } of Object.values(closeCodes)) {
-    if (code >= 4000) t.equal(again, code < 4500, String(code))
+  for (const { code, reconnect } of Object.values(closeCodes)) {
+    if (code >= 4000) t.equal(reconnect, code < 4500, String(code))
   }
 })
 

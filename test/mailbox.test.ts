@@ -326,7 +326,7 @@ class FakeDevice {
   left: object | undefined
   readonly #delivery: Delivery
 
-  constructor (delivery: Delivery, id = 'd', limits: PeerLimits = { concurrency: Infinity, inbound: 32 }) {
+  constructor (delivery: Delivery, id = 'd', limits: PeerLimits = { concurrency: Infinity, maxInbound: 32 }) {
     this.#delivery = delivery
     this.id = id
     this.peer = new Peer({
@@ -755,7 +755,7 @@ t.test('devices get their letters side by side', async t => {
 t.test('one letter at a time, where the protocol wants it so, and a letter in the queue is no suspect', async t => {
   const { delivery, device, put, status, mailbox } = delivering(t, { attempts: 1 })
   await put('a', 'b')
-  const it = device('d', { concurrency: 1, inbound: 32 })
+  const it = device('d', { concurrency: 1, maxInbound: 32 })
   delivery.wake(it.session)
   await it.sees('a')
   it.leave()

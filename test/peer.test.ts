@@ -5,34 +5,34 @@ import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMe
 import { Peer, type InboundCall, type PeerHandler, type PeerLimits } from '../lib/protocol/peer.ts'
 import { gate, random, reasonOf, turn } from './fakes.ts'
 
-type Answering = (asked: Call | Notice, inbound: InboundCall) => unknown
+type Answer = (asked: Call | Notice, inbound: InboundCall) => unknown
 
-const plenty: PeerLimits = { concurrency: Infinity, inbound: 32 }
+const defaultLimits: PeerLimits = { concurrency: Infinity, maxInbound: 32 }
 
-/** One end of a line in memory, which keeps what it said and what had no use. */
+/** One end of a connection in memory; records the messages it sent and the unexpected ones it received. */
 class End implements PeerHandler {
   readonly peer: Peer
-  readonly said: Array<Message | Message[]> = []
+  readonly sent: Array<Message | Message[]> = []
   readonly strays: Message[] = []
   readonly asked: Array<Call | Notice> = []
   readonly refusals: Array<Call | Notice> = []
-  /** Throws where it cannot be said. */
+  /** Throws if the message cannot be encoded. */
   check: (message: Message | Message[]) => void = () => {}
   other: End | undefined
-  readonly #answer: Answering
+  readonly #answer: Answer
 
-  constructor (answer: Answering = () => null, limits: Partial<PeerLimits> = {}) {
+  constructor (answer: Answer = () => null, limits: Partial<PeerLimits> = {}) {
     this.#answer = answer
-    this.peer = new Peer(this, { ...plenty, ...limits })
+    this.peer = new Peer(this, { ...defaultLimits, ...limits })
   }
 
   get calls (): Call[] {
-    return this.said.flat().filter(message => message.kind === 'call')
+    return this.sent.flat().filter(message => message.kind === 'call')
   }
 
   transmit (message: Message | Message[]): void {
     this.check(message)
-    this.said.push(message)
+    this.sent.push(message)
     queueMicrotask(() => this.other?.peer.receive(message))
   }
 
@@ -50,8 +50,8 @@ class End implements PeerHandler {
   }
 }
 
-/** Two ends that hear each other; ours asks, theirs answers. */
-function pair (answer: Answering, limits: { ours?: Partial<PeerLimits>, theirs?: Partial<PeerLimits> } = {}): { ours: End, theirs: End } {
+/** Two connected ends; ours calls, theirs answers. */
+function pair (answer: Answer, limits: { ours?: Partial<PeerLimits>, theirs?: Partial<PeerLimits> } = {}): { ours: End, theirs: End } {
   const ours = new End(() => null, limits.ours)
   const theirs = new End(answer, limits.theirs)
   ours.other = theirs
@@ -59,12 +59,12 @@ function pair (answer: Answering, limits: { ours?: Partial<PeerLimits>, theirs?:
   return { ours, theirs }
 }
 
-/** What became of a promise, without anybody minding that it failed. */
+/** The result of a promise, or the reason of its failure. */
 async function outcomeOf (promise: Promise<unknown>): Promise<unknown> {
   return await promise.catch(error => error instanceof Failure ? error.reason : error)
 }
 
-/** Why a promise failed, and what the other side said. */
+/** The reason of a failed promise and the error of the other side. */
 async function refusalOf (promise: Promise<unknown>): Promise<unknown[]> {
   const failure: any = await promise.then(() => 'it did not fail', error => error)
   return [failure.reason, failure.device]
@@ -74,7 +74,7 @@ t.test('a call is answered with the result of the other side', async t => {
   const { ours, theirs } = pair(({ method, params }) => ({ method, params }))
   t.strictSame(await ours.peer.call('read', { at: 1 }), { method: 'read', params: { at: 1 } })
   t.strictSame(theirs.asked, [{ kind: 'call', id: 1, method: 'read', params: { at: 1 } }])
-  t.strictSame(theirs.said, [{ kind: 'result', id: 1, result: { method: 'read', params: { at: 1 } } }])
+  t.strictSame(theirs.sent, [{ kind: 'result', id: 1, result: { method: 'read', params: { at: 1 } } }])
   t.equal(ours.peer.inFlight, 0)
 })
 
@@ -106,7 +106,7 @@ t.test('a handler that returns nothing answers null', async t => {
   t.equal(await ours.peer.call('later'), null)
 })
 
-t.test('why a handler refused is told, with what it said', async t => {
+t.test('the refusal of a handler reaches the caller with its code, message and data', async t => {
   const refuse: Record<string, () => unknown> = {
     now () { throw new Refusal('The door is open', 17, { door: 'left' }) },
     async later () { throw new Refusal('The door is open') },
@@ -118,16 +118,16 @@ t.test('why a handler refused is told, with what it said', async t => {
   t.strictSame(await refusalOf(ours.peer.call('unknown')), ['unknown-method', undefined])
 })
 
-t.test('what a handler threw by accident is an internal error outside, and no more', async t => {
-  const accidents: Answering[] = [() => { throw new Error('secret') }, async () => { throw new TypeError('secret') }]
+t.test('an unexpected error of a handler is an internal error to the caller, without its message', async t => {
+  const accidents: Answer[] = [() => { throw new Error('secret') }, async () => { throw new TypeError('secret') }]
   for (const accident of accidents) {
     const { ours, theirs } = pair(accident)
     t.strictSame(await refusalOf(ours.peer.call('read')), ['internal', undefined])
-    t.strictSame(theirs.said, [{ kind: 'failure', id: 1, reason: 'internal' }])
+    t.strictSame(theirs.sent, [{ kind: 'failure', id: 1, reason: 'internal' }])
   }
 })
 
-t.test('a call that nobody answers times out, and a late answer has no use', async t => {
+t.test('an unanswered call times out, and a late answer is unexpected', async t => {
   const ours = new End()
   t.equal(await reasonOf(ours.peer.call('read', {}, { timeout: 5 })), 'timeout')
   t.equal(ours.peer.inFlight, 0)
@@ -136,7 +136,7 @@ t.test('a call that nobody answers times out, and a late answer has no use', asy
   t.strictSame(ours.strays, [{ kind: 'result', id: 1, result: 'late' }, { kind: 'failure', id: 1, reason: 'refused' }])
 })
 
-t.test('an answer in time ends the time', async t => {
+t.test('an answer in time clears the timer', async t => {
   const timers = () => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
   const ours = new End()
   const before = timers()
@@ -147,7 +147,7 @@ t.test('an answer in time ends the time', async t => {
   t.equal(await called, 'done')
 })
 
-t.test('the second answer to a call has no use', async t => {
+t.test('the second answer to a call is unexpected', async t => {
   const ours = new End()
   const called = ours.peer.call('read')
   ours.peer.receive({ kind: 'result', id: 1, result: 'first' })
@@ -156,7 +156,7 @@ t.test('the second answer to a call has no use', async t => {
   t.strictSame(ours.strays, [{ kind: 'result', id: 1, result: 'second' }])
 })
 
-t.test('an answer to nothing that was asked has no use', async t => {
+t.test('an answer that matches no call is unexpected', async t => {
   const ours = new End()
   const called = ours.peer.call('read')
   const strays: Array<Result | FailureMessage | InvalidMessage> = [
@@ -168,33 +168,33 @@ t.test('an answer to nothing that was asked has no use', async t => {
   ]
   for (const stray of strays) ours.peer.receive(stray)
   t.strictSame(ours.strays, strays)
-  t.equal(ours.said.length, 1, 'no answer is answered')
+  t.equal(ours.sent.length, 1, 'no answer is answered')
   t.equal(ours.peer.inFlight, 1)
   ours.peer.receive({ kind: 'result', id: 1, result: 'this one' })
   t.equal(await called, 'this one')
 })
 
-t.test('an answer that cannot be read settles its call', async t => {
+t.test('an invalid answer settles its call', async t => {
   const ours = new End()
   const called = ours.peer.call('read')
   ours.peer.receive({ kind: 'invalid', id: 1, reason: 'answer-invalid' })
   t.equal(await reasonOf(called), 'answer-invalid')
   t.strictSame(ours.strays, [])
-  t.equal(ours.said.length, 1, 'no answer is answered')
+  t.equal(ours.sent.length, 1, 'no answer is answered')
 })
 
-t.test('an error of the other side arrives with what it said', async t => {
+t.test('an error of the other side arrives with its code, message and data', async t => {
   const ours = new End()
   const called = ours.peer.call('read')
   ours.peer.receive({ kind: 'failure', id: 1, reason: 'refused', detail: { code: 7, message: 'no', data: 1 } })
   t.strictSame(await refusalOf(called), ['refused', { code: 7, message: 'no', data: 1 }])
 })
 
-t.test('what was no message is told so, and has no use', async t => {
+t.test('an invalid message is answered with a failure, and is unexpected', async t => {
   const ours = new End()
   ours.peer.receive({ kind: 'invalid', id: null, reason: 'unreadable' })
   ours.peer.receive({ kind: 'invalid', id: 7, reason: 'malformed' })
-  t.strictSame(ours.said, [{ kind: 'failure', id: null, reason: 'unreadable' }, { kind: 'failure', id: 7, reason: 'malformed' }])
+  t.strictSame(ours.sent, [{ kind: 'failure', id: null, reason: 'unreadable' }, { kind: 'failure', id: 7, reason: 'malformed' }])
   t.strictSame(ours.strays, [{ kind: 'invalid', id: null, reason: 'unreadable' }, { kind: 'invalid', id: 7, reason: 'malformed' }])
 })
 
@@ -207,7 +207,7 @@ t.test('the end of the connection settles every call, on the wire or in the queu
   t.strictSame(ours.calls.map(({ method }) => method), ['a'], 'nothing of the queue is sent any more')
 })
 
-t.test('after the end nothing is sent, heard or answered', async t => {
+t.test('after the end nothing is sent, received or answered', async t => {
   const ours = new End()
   ours.peer.end('draining')
   ours.peer.end('dropped')
@@ -216,10 +216,10 @@ t.test('after the end nothing is sent, heard or answered', async t => {
   ours.peer.receive({ kind: 'call', id: 1, method: 'read' })
   ours.peer.receive([{ kind: 'call', id: 1, method: 'read' }, { kind: 'invalid', id: null, reason: 'malformed' }])
   ours.peer.receive({ kind: 'result', id: 1, result: null })
-  t.strictSame([ours.said, ours.asked, ours.refusals, ours.strays], [[], [], [], []])
+  t.strictSame([ours.sent, ours.asked, ours.refusals, ours.strays], [[], [], [], []])
 })
 
-t.test('a handler that outlives the connection is not answered for', async t => {
+t.test('the result of a handler that outlives the connection is not sent', async t => {
   const late = gate<string>()
   const theirs = new End(() => late.opened)
   theirs.peer.receive({ kind: 'call', id: 1, method: 'read' })
@@ -228,23 +228,23 @@ t.test('a handler that outlives the connection is not answered for', async t => 
   t.equal(theirs.peer.inFlight, 0)
   late.open('late')
   await turn()
-  t.strictSame(theirs.said, [])
+  t.strictSame(theirs.sent, [])
 })
 
-t.test('a handler that ends the connection itself is not answered for', async t => {
+t.test('the result of a handler that ends the connection itself is not sent', async t => {
   const theirs: End = new End(() => theirs.peer.end())
   theirs.peer.receive({ kind: 'call', id: 1, method: 'leave' })
-  t.strictSame(theirs.said, [])
+  t.strictSame(theirs.sent, [])
 })
 
-t.test('who gave up before the call sends nothing', async t => {
+t.test('a call whose signal is aborted already is not sent', async t => {
   const ours = new End()
   await t.rejects(ours.peer.call('read', {}, { signal: AbortSignal.abort() }), new Failure('dropped', { message: 'The caller gave up' }))
-  t.strictSame(ours.said, [])
+  t.strictSame(ours.sent, [])
   t.equal(ours.peer.inFlight, 0)
 })
 
-t.test('who gives up is waited for no longer, and the late answer has no use', async t => {
+t.test('a call that is given up fails at once, and its late answer is unexpected', async t => {
   const ours = new End()
   const { signal, abort } = controller()
   const called = ours.peer.call('read', {}, { signal, timeout: 60_000 })
@@ -255,7 +255,7 @@ t.test('who gives up is waited for no longer, and the late answer has no use', a
   t.strictSame(ours.strays, [{ kind: 'result', id: 1, result: 'late' }])
 })
 
-t.test('a signal outlives many calls and is left alone by each', async t => {
+t.test('each call removes its listener from a signal that is used again', async t => {
   const { ours } = pair(() => 'done')
   const { signal, abort } = controller()
   for (let count = 0; count < 20; count++) await ours.peer.call('read', {}, { signal })
@@ -264,11 +264,11 @@ t.test('a signal outlives many calls and is left alone by each', async t => {
   t.strictSame(ours.strays, [])
 })
 
-t.test('a call may have an id of its own, one at a time', async t => {
+t.test('a call may be given an id, which is unique among the pending calls', async t => {
   const ours = new End()
   const first = ours.peer.call('read', {}, { id: 'letter' })
   t.equal(await reasonOf(ours.peer.call('read', {}, { id: 'letter' })), 'busy')
-  t.strictSame(ours.said, [{ kind: 'call', id: 'letter', method: 'read', params: {} }])
+  t.strictSame(ours.sent, [{ kind: 'call', id: 'letter', method: 'read', params: {} }])
   ours.peer.receive({ kind: 'result', id: 'letter', result: 1 })
   t.equal(await first, 1)
   const again = ours.peer.call('read', {}, { id: 'letter' })
@@ -276,7 +276,7 @@ t.test('a call may have an id of its own, one at a time', async t => {
   t.equal(await again, 2)
 })
 
-t.test('a call that cannot be said fails with the reason, and holds nobody up', async t => {
+t.test('a call that cannot be encoded fails, and does not block the next', async t => {
   const ours = new End(undefined, { concurrency: 1 })
   ours.check = message => { if (!Array.isArray(message) && message.kind === 'call' && message.method === 'bad') throw new Failure('bad-params') }
   const calls = ['good', 'bad', 'bad', 'better'].map(method => outcomeOf(ours.peer.call(method)))
@@ -288,7 +288,7 @@ t.test('a call that cannot be said fails with the reason, and holds nobody up', 
   t.equal(ours.peer.inFlight, 0)
 })
 
-t.test('one call at a time, in order, where the protocol wants it so', async t => {
+t.test('with a concurrency of one, calls are sent one at a time, in order', async t => {
   const ours = new End(undefined, { concurrency: 1 })
   const calls = ['a', 'b', 'c'].map(method => outcomeOf(ours.peer.call(method)))
   t.equal(ours.peer.inFlight, 3)
@@ -302,7 +302,7 @@ t.test('one call at a time, in order, where the protocol wants it so', async t =
   t.equal(ours.calls.at(-1)!.method, 'd')
 })
 
-t.test('two calls at a time, where the protocol wants it so', async t => {
+t.test('with a concurrency of two, two calls are sent at a time', async t => {
   const ours = new End(undefined, { concurrency: 2 })
   for (const method of ['a', 'b', 'c', 'd']) void outcomeOf(ours.peer.call(method))
   t.strictSame(ours.calls.map(({ method }) => method), ['a', 'b'])
@@ -338,9 +338,9 @@ t.test('a call on the wire that times out makes room for the next', async t => {
   t.equal(await second, 'done')
 })
 
-t.test('who asks too much at a time is told so, and may ask again later', async t => {
+t.test('calls beyond the limit are refused as busy, until one is answered', async t => {
   const door = gate<string>()
-  const { ours, theirs } = pair(() => door.opened, { theirs: { inbound: 2 } })
+  const { ours, theirs } = pair(() => door.opened, { theirs: { maxInbound: 2 } })
   const calls = ['a', 'b', 'c'].map(method => outcomeOf(ours.peer.call(method)))
   ours.peer.notify('d')
   t.equal(await calls[2], 'busy')
@@ -348,37 +348,37 @@ t.test('who asks too much at a time is told so, and may ask again later', async 
   t.strictSame(theirs.asked.map(({ method }) => method), ['a', 'b'])
   t.strictSame(theirs.refusals.map(({ method }) => method), ['c', 'd'])
   t.strictSame(theirs.strays, [])
-  t.equal(theirs.said.length, 1, 'a notice is not answered')
+  t.equal(theirs.sent.length, 1, 'a notice is not answered')
   door.open('done')
   t.strictSame(await Promise.all(calls), ['done', 'done', 'busy'])
   t.equal(await ours.peer.call('again'), 'done')
 })
 
-t.test('notices are never answered, whatever becomes of them', async t => {
-  const answering: Answering[] = [() => 'result', async () => 'result', () => { throw new Error('accident') }, async () => { throw new Failure('forbidden') }]
+t.test('notices are never answered, whatever their handler returns or throws', async t => {
+  const answering: Answer[] = [() => 'result', async () => 'result', () => { throw new Error('accident') }, async () => { throw new Failure('forbidden') }]
   for (const answer of answering) {
     const { ours, theirs } = pair(answer)
     ours.peer.notify('tell', { at: 1 })
     await turn()
     t.strictSame(theirs.asked, [{ kind: 'notice', method: 'tell', params: { at: 1 } }])
-    t.strictSame(theirs.said, [])
+    t.strictSame(theirs.sent, [])
     t.equal(theirs.peer.inFlight, 0)
   }
 })
 
-t.test('a notice that is still at work counts among those that wait', async t => {
+t.test('a notice in progress counts towards the limit', async t => {
   const door = gate()
-  const theirs = new End(() => door.opened, { inbound: 1 })
+  const theirs = new End(() => door.opened, { maxInbound: 1 })
   theirs.peer.receive({ kind: 'notice', method: 'tell' })
   t.equal(theirs.peer.inFlight, 1)
   theirs.peer.receive({ kind: 'call', id: 1, method: 'read' })
-  t.strictSame(theirs.said, [{ kind: 'failure', id: 1, reason: 'busy' }])
+  t.strictSame(theirs.sent, [{ kind: 'failure', id: 1, reason: 'busy' }])
   door.open()
   await turn()
   t.equal(theirs.peer.inFlight, 0)
 })
 
-t.test('a batch is answered together, once its last call is', async t => {
+t.test('a batch is answered in one message, once its last call is answered', async t => {
   const door = gate<string>()
   const theirs = new End(({ method }) => method === 'later' ? door.opened : method)
   theirs.peer.receive([
@@ -391,36 +391,36 @@ t.test('a batch is answered together, once its last call is', async t => {
     { kind: 'failure', id: 7, reason: 'refused' }
   ])
   await turn()
-  t.strictSame(theirs.said, [])
+  t.strictSame(theirs.sent, [])
   t.strictSame(theirs.asked.map(({ method }) => method), ['later', 'notice', 'now'])
   t.strictSame(theirs.strays.map(({ kind }) => kind), ['invalid', 'invalid', 'result', 'failure'])
   door.open('later')
   await turn()
-  t.strictSame(theirs.said, [[
+  t.strictSame(theirs.sent, [[
     { kind: 'result', id: 2, result: 'now' },
     { kind: 'failure', id: null, reason: 'malformed' },
     { kind: 'result', id: 1, result: 'later' }
   ]])
 })
 
-t.test('a batch that asks nothing is not answered, and its answers count', async t => {
+t.test('a batch without calls is not answered, and its answers settle their calls', async t => {
   const ours = new End()
   const called = [ours.peer.call('a'), ours.peer.call('b')].map(outcomeOf)
   ours.peer.receive([{ kind: 'result', id: 2, result: 'two' }, { kind: 'notice', method: 'tell' }, { kind: 'failure', id: 1, reason: 'unknown-method' }])
   t.strictSame(await Promise.all(called), ['unknown-method', 'two'])
-  t.equal(ours.said.length, 2)
+  t.equal(ours.sent.length, 2)
 })
 
-t.test('what is too much of a batch is refused in the same answer', async t => {
+t.test('calls of a batch beyond the limit are refused in the same answer', async t => {
   const door = gate<string>()
-  const theirs = new End(() => door.opened, { inbound: 1 })
+  const theirs = new End(() => door.opened, { maxInbound: 1 })
   theirs.peer.receive([{ kind: 'call', id: 1, method: 'a' }, { kind: 'call', id: 2, method: 'b' }, { kind: 'notice', method: 'c' }])
   door.open('done')
   await turn()
-  t.strictSame(theirs.said, [[{ kind: 'failure', id: 2, reason: 'busy' }, { kind: 'result', id: 1, result: 'done' }]])
+  t.strictSame(theirs.sent, [[{ kind: 'failure', id: 2, reason: 'busy' }, { kind: 'result', id: 1, result: 'done' }]])
 })
 
-t.test('a handler learns that the other side has left, whenever it asks', async t => {
+t.test('the signal of a handler is aborted when the connection ends, whenever it is read', async t => {
   const inbounds: InboundCall[] = []
   const theirs = new End((_asked, inbound) => {
     inbounds.push(inbound)
@@ -437,7 +437,7 @@ t.test('a handler learns that the other side has left, whenever it asks', async 
   t.equal(late.signal, late.signal)
 })
 
-t.test('a handler that is done is told of no end', async t => {
+t.test('the signal of a finished handler is not aborted', async t => {
   let seen: AbortSignal | undefined
   const { ours, theirs } = pair(async (_asked, inbound) => { seen = inbound.signal })
   await ours.peer.call('read')
@@ -513,7 +513,7 @@ t.test('every call settles exactly once, as its first event says, whatever the o
   }
 })
 
-t.test('a failure carries what Fastify tells the caller', async t => {
+t.test('a failure has the status, code and headers that Fastify sends', async t => {
   const failure = new Failure('busy')
   t.match(failure, { name: 'Failure', message: 'Too many calls in flight', reason: 'busy', statusCode: 429, code: 'CALLS_EXCEEDED' })
   t.strictSame(failure.headers, { 'retry-after': '1' })
@@ -522,7 +522,7 @@ t.test('a failure carries what Fastify tells the caller', async t => {
   t.ok(failure instanceof Error)
 })
 
-t.test('what a device said does not reach a log', async t => {
+t.test('the error of a device does not reach a log', async t => {
   const detail = { code: 1, message: 'secret' }
   const failure = new Failure('refused', { detail })
   t.equal(failure.device, detail)
@@ -530,7 +530,7 @@ t.test('what a device said does not reach a log', async t => {
   t.notOk(JSON.stringify(failure).includes('secret'))
 })
 
-t.test('a refusal has a code, words and data of its own', async t => {
+t.test('a refusal has its own code, message and data', async t => {
   const refusal = new Refusal('No', 'E7', [1])
   t.match(refusal, { name: 'Refusal', message: 'No', reason: 'refused', statusCode: 422, code: 'DEVICE_REFUSED' })
   t.strictSame(refusal.device, { code: 'E7', message: 'No', data: [1] })
@@ -538,13 +538,13 @@ t.test('a refusal has a code, words and data of its own', async t => {
   t.ok(refusal instanceof Failure)
 })
 
-t.test('the other side is told a reason, and an accident only as such', async t => {
+t.test('a failed answer has the reason; that of an unexpected error is internal', async t => {
   t.strictSame(failureMessage(7, new Failure('too-fast')), { kind: 'failure', id: 7, reason: 'too-fast', detail: undefined })
   t.strictSame(failureMessage('a', new Refusal('No', 1)), { kind: 'failure', id: 'a', reason: 'refused', detail: { code: 1, message: 'No' } })
   for (const accident of [new Error('secret'), 'secret', undefined, null]) t.strictSame(failureMessage(null, accident), { kind: 'failure', id: null, reason: 'internal' })
 })
 
-t.test('reasons and goodbyes can be told apart by their codes', async t => {
+t.test('reasons and close codes have unique codes', async t => {
   const names = Object.keys(reasons) as Reason[]
   t.equal(new Set(names.map(reason => reasons[reason].code)).size, names.length)
   t.equal(new Set(names.map(reason => reasons[reason].rpc)).size, names.length)
@@ -553,7 +553,7 @@ t.test('reasons and goodbyes can be told apart by their codes', async t => {
 
   const all = Object.values(closeCodes)
   t.equal(new Set(all.map(({ code }) => code)).size, all.length)
-  for (const { code, again } of all) if (code >= 4_000) t.equal(again, code < 4_500, String(code))
+  for (const { code, reconnect } of all) if (code >= 4_000) t.equal(reconnect, code < 4_500, String(code))
 })
 
 function controller (): { signal: AbortSignal, abort: () => void } {
@@ -561,9 +561,9 @@ function controller (): { signal: AbortSignal, abort: () => void } {
   return { signal: controller.signal, abort: () => controller.abort() }
 }
 
-t.test('a call that was given up keeps others off a narrow wire until it is answered', async t => {
+t.test('a call that was given up keeps its place on the wire until it is answered', async t => {
   const answers: Array<(value: unknown) => void> = []
-  const { ours, theirs } = pair(() => new Promise(resolve => answers.push(resolve)), { ours: { concurrency: 1, linger: 60_000 } })
+  const { ours, theirs } = pair(() => new Promise(resolve => answers.push(resolve)), { ours: { concurrency: 1, lingerMs: 60_000 } })
   const caller = new AbortController()
   const [given, next] = [reasonOf(ours.peer.call('a', {}, { signal: caller.signal })), ours.peer.call('b')]
   const waiting = reasonOf(ours.peer.call('c', {}, { timeout: 5 }))
@@ -580,13 +580,13 @@ t.test('a call that was given up keeps others off a narrow wire until it is answ
   t.equal(await next, 'in time')
 })
 
-t.test('a call that was given up and is never answered keeps others off the wire no longer than it may', async t => {
-  const { ours } = pair(({ method }) => method === 'mute' ? new Promise(() => {}) : method, { ours: { concurrency: 1, linger: 30 } })
+t.test('a call that was given up and is never answered keeps its place no longer than lingerMs', async t => {
+  const { ours } = pair(({ method }) => method === 'mute' ? new Promise(() => {}) : method, { ours: { concurrency: 1, lingerMs: 30 } })
   const given = reasonOf(ours.peer.call('mute', {}, { timeout: 1 }))
   const next = ours.peer.call('next')
   t.equal(await given, 'timeout')
   t.equal(await next, 'next')
-  const impatient = reasonOf(ours.peer.call('mute', {}, { patience: 5, timeout: 60_000 }))
+  const impatient = reasonOf(ours.peer.call('mute', {}, { answerTimeout: 5, timeout: 60_000 }))
   t.equal(await impatient, 'timeout', 'what counts is the time on the wire')
   const last = reasonOf(ours.peer.call('last'))
   ours.peer.end()
@@ -594,15 +594,15 @@ t.test('a call that was given up and is never answered keeps others off the wire
   t.equal(ours.peer.inFlight, 0)
 })
 
-t.test('ids are made as the limits say', async t => {
+t.test('nextId makes the ids of calls', async t => {
   let made = 0
-  const { ours, theirs } = pair(() => 'yes', { ours: { mint: () => `id-${++made}` } })
+  const { ours, theirs } = pair(() => 'yes', { ours: { nextId: () => `id-${++made}` } })
   t.equal(await ours.peer.call('a'), 'yes')
   t.equal(await ours.peer.call('b', {}, { id: 'given' }), 'yes')
   t.strictSame(theirs.asked.map(asked => (asked as Call).id), ['id-1', 'given'])
 })
 
-t.test('a reason that is not known here is an accident, and keeps its name', async t => {
+t.test('an unknown reason has the details of an internal error, and keeps its name', async t => {
   const failure = new Failure('nonsense' as Reason)
   t.match({ ...failure }, { reason: 'nonsense', statusCode: 500, code: 'INTERNAL_ERROR' })
 })

@@ -3,144 +3,145 @@ import { Failure } from '../protocol/errors.ts'
 import { failureMessage, type Call, type Message, type Notice, type Result } from '../protocol/message.ts'
 import { Peer, type InboundCall, type PeerHandler } from '../protocol/peer.ts'
 
-/** The WebSocket of browsers, and the one of `ws`. */
+/** The part of the WebSocket API that the client uses; browsers and the package `ws` have it. */
 export interface WebSocketLike {
   binaryType: string
   send (data: string | Uint8Array): void
   close (code?: number, reason?: string): void
-  /** Of `ws`: ends it without waiting for the other side. */
+  /** Closes without the closing handshake. Only `ws` has it. */
   terminate? (): void
   addEventListener (type: 'message' | 'close' | 'error', listener: (event: any) => void): void
 }
 
-/** What a line needs of the client behind it. */
-export interface ConnectionEnd {
-  answer (asked: Call | Notice, inbound: InboundCall): unknown
+/** What a connection needs of its client. */
+export interface ConnectionHandler {
+  answer (request: Call | Notice, inbound: InboundCall): unknown
   ended (code: number, reason: string): void
   failed (error: unknown): unknown
 }
 
-type PendingCall = [method: 'subscribe' | 'unsubscribe', topics: string[]]
+type TopicRequest = [method: 'subscribe' | 'unsubscribe', topics: string[]]
 
-/** A connection that ended without a word, or never was one. */
-export const VANISHED = 1006
-const PING_TIMEOUT = 10_000
+/** Close code of a connection that ended without a close frame, or was never established. */
+export const ABNORMAL_CLOSURE = 1006
+const NORMAL_CLOSURE = 1000
+const PING_TIMEOUT_MS = 10_000
 const PING = '{"jsonrpc":"2.0","id":"ping","method":"ping"}'
-/** As many as a server takes by default; those beyond wait for their turn. */
-const CALLS = 32
-const INBOUND = 1_000
-/** A server may be configured to pass on more than it takes from strangers, so there is no use in being strict with it. */
-const DEPTH = 1_000
-/** How long a server is left alone that takes no more just now. */
-const PAUSE = 1_000
-const TOO_MUCH = 429
-const codec = jsonrpc({ depth: DEPTH })
+/** The default limit of a server; further calls wait in order. */
+const MAX_CONCURRENT_CALLS = 32
+const MAX_INBOUND_CALLS = 1_000
+/** Generous, because a server may be configured to forward deeper messages than it accepts from devices. */
+const MAX_DEPTH = 1_000
+/** Delay before a topic request is repeated that the server refused for being busy. */
+const RETRY_DELAY_MS = 1_000
+const TOO_MANY_REQUESTS = 429
+const codec = jsonrpc({ depth: MAX_DEPTH })
 
 /** One connection of a client. */
 export class ClientConnection implements PeerHandler {
-  readonly peer = new Peer(this, { concurrency: CALLS, inbound: INBOUND })
+  readonly peer = new Peer(this, { concurrency: MAX_CONCURRENT_CALLS, maxInbound: MAX_INBOUND_CALLS })
   readonly #socket: WebSocketLike
-  readonly #end: ConnectionEnd
+  readonly #handler: ConnectionHandler
   readonly #timeout: number
-  readonly #asked: PendingCall[] = []
-  #heard = false
-  #timer: ReturnType<typeof setTimeout> | undefined
-  #pause: ReturnType<typeof setTimeout> | undefined
-  #over = false
+  readonly #topicRequests: TopicRequest[] = []
+  #hasReceived = false
+  #heartbeatTimer: ReturnType<typeof setTimeout> | undefined
+  #retryTimer: ReturnType<typeof setTimeout> | undefined
+  #isEnded = false
 
-  constructor (socket: WebSocketLike, end: ConnectionEnd, timeout: number) {
+  constructor (socket: WebSocketLike, handler: ConnectionHandler, timeout: number) {
     this.#socket = socket
-    this.#end = end
+    this.#handler = handler
     this.#timeout = timeout
     socket.binaryType = 'arraybuffer'
     socket.addEventListener('message', ({ data }: { data: string | ArrayBuffer }) => {
-      if (this.#over) return
-      this.#heard = true
+      if (this.#isEnded) return
+      this.#hasReceived = true
       this.peer.receive(codec.decode(typeof data === 'string' ? data : new Uint8Array(data)))
     })
-    // its close follows, and says nothing; what is known is known here, and in browsers nowhere
-    let trouble = ''
-    socket.addEventListener('error', ({ message = '' }: { message?: string }) => { trouble = message })
-    socket.addEventListener('close', ({ code, reason }: { code: number, reason: string }) => this.#ended(code, reason || trouble))
+    // The close event that follows an error has no reason. The error has one in `ws`, but not in browsers.
+    let errorMessage = ''
+    socket.addEventListener('error', ({ message = '' }: { message?: string }) => { errorMessage = message })
+    socket.addEventListener('close', ({ code, reason }: { code: number, reason: string }) => this.#end(code, reason || errorMessage))
   }
 
-  /** Notices by itself when nothing is heard any more, even where it asked: browsers do not show the pings of the server. */
-  listen (heartbeat: number, asked = false): void {
-    clearTimeout(this.#timer)
-    this.#heard = false
-    this.#timer = setTimeout(() => {
-      const silent = !this.#heard
-      if (silent && asked) return this.cut()
-      if (silent) this.#socket.send(PING) // past the calls that wait for their turn; whatever comes is an answer to it
-      this.listen(heartbeat, silent)
-    }, asked ? Math.min(heartbeat, PING_TIMEOUT) : heartbeat)
+  /** Terminates the connection when nothing is received, not even the answer to a ping. Browsers hide the server's ping frames, so the ping is a call. */
+  watchLiveness (heartbeat: number, hasPinged = false): void {
+    clearTimeout(this.#heartbeatTimer)
+    this.#hasReceived = false
+    this.#heartbeatTimer = setTimeout(() => {
+      const isSilent = !this.#hasReceived
+      if (isSilent && hasPinged) return this.terminate()
+      if (isSilent) this.#socket.send(PING) // bypasses the call queue; any message counts as the answer
+      this.watchLiveness(heartbeat, isSilent)
+    }, hasPinged ? Math.min(heartbeat, PING_TIMEOUT_MS) : heartbeat)
   }
 
-  /** Tells the server what to listen to: one call after the other, so that none overtakes another. */
-  async tell (...asked: PendingCall): Promise<void> {
-    if (this.#asked.push(asked) > 1) return
-    for (; this.#asked[0]; this.#asked.shift()) await this.#ask(...this.#asked[0])
+  /** Subscribes to topics, or unsubscribes. Requests are sent one after the other, so that none overtakes another. */
+  async requestTopics (...request: TopicRequest): Promise<void> {
+    if (this.#topicRequests.push(request) > 1) return
+    for (; this.#topicRequests[0]; this.#topicRequests.shift()) await this.#sendTopics(...this.#topicRequests[0])
   }
 
-  /** Gives up on it. */
-  cut (): void {
-    this.#ended(VANISHED, '')
+  /** Ends the connection at once, without the closing handshake. */
+  terminate (): void {
+    this.#end(ABNORMAL_CLOSURE, '')
   }
 
   close (): void {
-    this.#socket.close(1000)
-    this.#ended(1000, '')
+    this.#socket.close(NORMAL_CLOSURE)
+    this.#end(NORMAL_CLOSURE, '')
   }
 
   transmit (message: Message | Message[]): void {
     this.#socket.send(this.#encode(message))
   }
 
-  answer (asked: Call | Notice, inbound: InboundCall): unknown {
-    return this.#end.answer(asked, inbound)
+  answer (request: Call | Notice, inbound: InboundCall): unknown {
+    return this.#handler.answer(request, inbound)
   }
 
   refused (): void {}
 
   unexpected (): void {}
 
-  async #ask (...[method, topics]: PendingCall): Promise<void> {
+  async #sendTopics (...[method, topics]: TopicRequest): Promise<void> {
     try {
       await this.peer.call(method, { topics }, { timeout: this.#timeout })
     } catch (error) {
-      if (this.#over) return
-      if ((error as Failure).statusCode === TOO_MUCH) {
-        await new Promise(resolve => { this.#pause = setTimeout(resolve, PAUSE) })
-        await this.#ask(method, topics)
-      } else if (topics.length === 1) this.#end.failed(naming(method, topics[0]!, error as Failure))
-      else for (const topic of topics) await this.#ask(method, [topic]) // one that is refused must not take the others with it
+      if (this.#isEnded) return
+      if ((error as Failure).statusCode === TOO_MANY_REQUESTS) {
+        await new Promise(resolve => { this.#retryTimer = setTimeout(resolve, RETRY_DELAY_MS) })
+        await this.#sendTopics(method, topics)
+      } else if (topics.length === 1) this.#handler.failed(withTopic(method, topics[0]!, error as Failure))
+      else for (const topic of topics) await this.#sendTopics(method, [topic]) // one by one: a refused topic must not affect the others
     }
   }
 
-  /** What cannot be encoded is the caller's fault; an answer that cannot is ours, and told so. */
+  /** If a request cannot be encoded, its caller gets the failure; if an answer cannot, the server gets an internal error. */
   #encode (message: Message | Message[]): string | Uint8Array {
     try {
       return codec.encode(message)!
-    } catch (error) { // a circle, a bigint
+    } catch (error) { // a circular reference or a BigInt
       if ('method' in message) throw new Failure('bad-params', { message: (error as Error | undefined)?.message })
-      this.#end.failed(error)
+      this.#handler.failed(error)
       return codec.encode(([message].flat() as Result[]).map(({ id }) => failureMessage(id, undefined)))!
     }
   }
 
-  #ended (code: number, reason: string): void {
-    if (this.#over) return
-    this.#over = true
-    clearTimeout(this.#timer)
-    clearTimeout(this.#pause)
+  #end (code: number, reason: string): void {
+    if (this.#isEnded) return
+    this.#isEnded = true
+    clearTimeout(this.#heartbeatTimer)
+    clearTimeout(this.#retryTimer)
     this.peer.end()
-    // a line that fell silent has not closed, and would not answer
-    if (code === VANISHED) (this.#socket.terminate ?? this.#socket.close).call(this.#socket)
-    this.#end.ended(code, reason)
+    // a silent connection is still open, and its server would not answer the closing handshake
+    if (code === ABNORMAL_CLOSURE) (this.#socket.terminate ?? this.#socket.close).call(this.#socket)
+    this.#handler.ended(code, reason)
   }
 }
 
-/** The same failure, with words that say which topic it was: nobody waits for this call, so nothing else does. */
-function naming (method: string, topic: string, { reason, message, device }: Failure): Failure {
+/** Adds the topic to the message of a failure: the application did not make this call, so it could not tell which topic failed. */
+function withTopic (method: string, topic: string, { reason, message, device }: Failure): Failure {
   return new Failure(reason, { message: `${method} ${topic}: ${device?.message ?? message}`, detail: device })
 }

@@ -1,38 +1,29 @@
-import { isDeviceId } from '../protocol/device-id.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { Call, Notice } from '../protocol/message.ts'
 import { MAX_TIMER_MS, type InboundCall } from '../protocol/peer.ts'
-import { reconnectDelay, type Backoff } from '../protocol/reconnect.ts'
+import { reconnectDelay } from '../protocol/reconnect.ts'
 import { matches } from '../protocol/topics.ts'
-import { ClientConnection, VANISHED, type ConnectionEnd, type WebSocketLike } from './connection.ts'
+import { ClientConnection, ABNORMAL_CLOSURE, type ConnectionHandler } from './connection.ts'
+import { clientOptions, type ClientOptions, type ConnectOptions } from './options.ts'
 
 export { Failure, Refusal, type Detail, type Reason } from '../protocol/errors.ts'
 export type { WebSocketLike } from './connection.ts'
-
-export interface ConnectOptions extends Partial<Backoff> {
-  deviceId: string
-  /** A token, or what gives one; it is asked anew before each connection, and has `timeout` to answer. */
-  token?: string | (() => string | undefined | Promise<string | undefined>)
-  /** Where there is no global one, as in Node 20: the one of `ws`. */
-  WebSocket?: new (url: string, protocols: string[]) => WebSocketLike
-  /** Milliseconds for the server to welcome us, and to answer a call, the wait for a connection included. */
-  timeout?: number
-  /** Calls that may wait for the connection to come back. */
-  maxWaiting?: number
-}
+export type { ConnectOptions } from './options.ts'
 
 export interface CallOptions {
+  /** Milliseconds until the call fails with `timeout`, including the wait for a connection; by default that of `connect`. */
   timeout?: number
+  /** Aborting it makes the call fail with `dropped`. */
   signal?: AbortSignal
 }
 
-/** `stopped` is for good: `close` was called, or the server said not to come back. */
 export interface Status {
+  /** `waiting`: another attempt follows. `stopped`: final, because `close` was called or the server forbade reconnecting. */
   state: 'connecting' | 'connected' | 'waiting' | 'stopped'
-  /** How the last connection ended, or the attempt at one. */
+  /** Close code of the last connection or connection attempt. */
   code?: number
   reason?: string
-  /** Milliseconds until the next try. */
+  /** Milliseconds until the next connection attempt. */
   retryIn?: number
 }
 
@@ -48,60 +39,57 @@ export type MessageListener = (message: Received) => unknown
 interface Listeners {
   message: Set<MessageListener>
   status: Set<(status: Status) => unknown>
-  /** What a listener threw, and what went wrong where nobody waits. */
+  /** Errors that listeners and handlers threw, and failures that no caller can receive. */
   error: Set<(error: unknown) => unknown>
 }
 
 type ListenerOf<Event extends keyof Listeners> = Listeners[Event] extends Set<infer Listener> ? Listener : never
 
-/** More than a server has on their way at a time. */
-const REMEMBERED = 1_000
-/** Messages that may wait for the listeners to finish with the one before. */
-const MOST_QUEUED = 10_000
+/** More letters than a server sends before their acknowledgement. */
+const MAX_REMEMBERED_IDS = 1_000
+/** Received messages that may wait for the listeners. */
+const MAX_QUEUED_MESSAGES = 10_000
+const NORMAL_CLOSURE = 1000
 const schemes = new Set(['ws:', 'wss:', 'tcp:', 'unix:'])
-/** A connection that lasted so many times the first wait was a good one. */
-const GOOD = 5
+/** A connection resets the backoff if it lasted this many times `minDelay`. */
+const STABLE_AFTER_DELAYS = 5
 
 /**
- * Connects a device, and keeps it connected until it is closed or told not to come back. Throws where that can never be: no URL, no
- * WebSocket. A server that refuses the connection
- * itself (401, 403, ...) looks like one that cannot be reached: browsers do not show the status. So it is tried again, ever more
- * rarely, each time with a new token; whoever knows better calls `close`.
+ * Connects a device and reconnects it until `close` is called or the server forbids it. Throws at once if an option or the URL is invalid, or if there is no
+ * WebSocket. An attempt that the server refuses over HTTP (401, 403, ...) is retried with backoff and a new token, like one that cannot reach the server:
+ * browsers do not reveal the status. Call `close` to stop.
  */
 export function connect (url: string, options: ConnectOptions): Client {
   return new Client(url, options)
 }
 
-/** A device: the other end of a session. */
-export class Client implements ConnectionEnd {
+/** A connected device; it keeps its subscriptions over all its connections. */
+export class Client implements ConnectionHandler {
   readonly #url: URL
-  readonly #options: ConnectOptions & Backoff & Required<Pick<ConnectOptions, 'WebSocket' | 'timeout' | 'maxWaiting'>>
+  readonly #options: ClientOptions
   readonly #handlers = new Map<string, MethodHandler>()
   readonly #listeners: Listeners = { message: new Set(), status: new Set(), error: new Set() }
-  readonly #filters = new Map<string, Set<MessageListener>>()
-  /** Calls that wait for the connection to come back. */
-  readonly #waiting = new Set<(failure?: Failure) => void>()
-  /** Ids of the letters that the application has seen, oldest first. */
-  readonly #seen = new Set<string>()
+  readonly #subscriptions = new Map<string, Set<MessageListener>>()
+  /** Calls that wait for a connection. */
+  readonly #connectionWaiters = new Set<(failure?: Failure) => void>()
+  /** Ids of the letters that the listeners have processed, oldest first. */
+  readonly #processedIds = new Set<string>()
   #status: Status = { state: 'connecting' }
-  /** Why there is no connection. */
-  #trouble = 'none yet'
-  #line: ClientConnection | undefined
-  #tries = 0
+  #disconnectReason = 'none yet'
+  #connection: ClientConnection | undefined
+  #attempts = 0
   #welcomedAt = Infinity
+  /** Of the current attempt or of the delay before the next one. */
   #timer: ReturnType<typeof setTimeout> | undefined
-  #shown: Promise<unknown> = Promise.resolve()
+  #lastDelivery: Promise<unknown> = Promise.resolve()
   #queued = 0
 
   constructor (url: string, options: ConnectOptions) {
-    const { WebSocket = (globalThis as any).WebSocket, timeout = 10_000 } = options
-    if (!WebSocket) throw new Error('There is no WebSocket here: give one as the option "WebSocket", in Node 20 that of the package ws')
-    if (!isDeviceId(options.deviceId)) throw new TypeError('The option "deviceId" is 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -')
+    this.#options = clientOptions(options)
     this.#url = new URL(url, (globalThis as any).location?.href)
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
-    if (!schemes.has(this.#url.protocol)) throw new TypeError(`Not an address to connect to: ${url}`)
+    if (!schemes.has(this.#url.protocol)) throw new TypeError(`Unsupported URL: ${url}`)
     this.#url.searchParams.set('deviceId', options.deviceId)
-    this.#options = { minDelay: 1_000, maxDelay: 30_000, maxWaiting: 100, ...options, WebSocket, timeout: Math.min(timeout, MAX_TIMER_MS) }
     void this.#open()
   }
 
@@ -109,15 +97,15 @@ export class Client implements ConnectionEnd {
     return this.#status
   }
 
-  /** Answers a method that the server calls. */
+  /** Registers the handler of a method that the server may call. What it returns or throws is the answer. */
   handle (method: string, handler: MethodHandler): this {
     this.#handlers.set(method, handler)
     return this
   }
 
   /**
-   * A message is acknowledged once all its listeners have finished; the next one waits for that. Where one throws, or there is none,
-   * it is not, and comes again; a `Refusal` says that it is not wanted.
+   * Adds a listener. Messages are delivered one at a time; a letter is acknowledged once all its listeners have finished. If a listener throws, or there is
+   * none, the server sends the letter again; if it throws a `Refusal`, the server gives the letter up.
    */
   on<Event extends keyof Listeners> (event: Event, listener: ListenerOf<Event>): this {
     (this.#listeners[event] as Set<unknown>).add(listener)
@@ -129,29 +117,29 @@ export class Client implements ConnectionEnd {
     return this
   }
 
-  /** Waits for the connection where there is none, within its timeout. A call that was under way when the line broke is not repeated. */
+  /** Calls a method of the server. Waits for a connection if there is none. A call in flight when the connection ends fails with `dropped` and is not repeated. */
   async call (method: string, params?: unknown, { timeout = this.#options.timeout, signal }: CallOptions = {}): Promise<any> {
-    const until = performance.now() + timeout
-    while (this.#status.state !== 'connected') await this.#connected(until - performance.now(), signal)
-    return await this.#line!.peer.call(method, params, { timeout: until - performance.now(), signal })
+    const deadline = performance.now() + timeout
+    while (this.#status.state !== 'connected') await this.#waitForConnection(deadline - performance.now(), signal)
+    return await this.#connection!.peer.call(method, params, { timeout: deadline - performance.now(), signal })
   }
 
-  /** Now or never. False: there was no connection. */
+  /** Sends a notice, which gets no answer. Returns false, and sends nothing, if there is no connection. */
   notify (method: string, params?: unknown): boolean {
     if (this.#status.state !== 'connected') return false
-    this.#line!.peer.notify(method, params)
+    this.#connection!.peer.notify(method, params)
     return true
   }
 
-  /** Listens to a topic, over all connections to come; returns what ends it. */
+  /** Subscribes to a topic filter, now and after each reconnection. Returns a function that unsubscribes. */
   subscribe (filter: string, listener: MessageListener): () => void {
-    const listeners = this.#filters.get(filter) ?? new Set()
-    if (listeners.size === 0) this.#tell('subscribe', [filter])
-    this.#filters.set(filter, listeners.add(listener))
+    const listeners = this.#subscriptions.get(filter) ?? new Set()
+    if (listeners.size === 0) this.#requestTopics('subscribe', [filter])
+    this.#subscriptions.set(filter, listeners.add(listener))
     return () => {
       if (!listeners.delete(listener) || listeners.size > 0) return
-      this.#filters.delete(filter)
-      this.#tell('unsubscribe', [filter])
+      this.#subscriptions.delete(filter)
+      this.#requestTopics('unsubscribe', [filter])
     }
   }
 
@@ -159,146 +147,146 @@ export class Client implements ConnectionEnd {
     await this.call('publish', { topic, data }, options)
   }
 
-  /** Ends the connection for good. No message is shown after it: letters that had not been come again to whoever connects next. */
+  /** Closes the connection and does not reconnect. No message is delivered afterwards; unacknowledged letters go to the next connection of the device. */
   close (): void {
-    if (this.#line) this.#line.close()
-    else if (this.#status.state !== 'stopped') this.ended(1000, '')
+    if (this.#connection) this.#connection.close()
+    else if (this.#status.state !== 'stopped') this.ended(NORMAL_CLOSURE, '')
   }
 
-  // What a line asks of us.
+  // The handler of the connection.
 
-  answer (asked: Call | Notice, inbound: InboundCall): unknown {
-    if (asked.method === 'welcome') return this.#welcomed(asked.params as { heartbeat: number })
-    if (asked.method !== 'message') return this.#handle(asked, inbound)
-    const isLetter = asked.kind === 'call'
-    const shown = this.#next(asked.params as Received, isLetter)
-    return isLetter ? shown : undefined
+  answer (request: Call | Notice, inbound: InboundCall): unknown {
+    if (request.method === 'welcome') return this.#welcomed(request.params as { heartbeat: number })
+    if (request.method !== 'message') return this.#handle(request, inbound)
+    const isLetter = request.kind === 'call'
+    const delivered = this.#enqueue(request.params as Received, isLetter)
+    return isLetter ? delivered : undefined
   }
 
   ended (code: number, reason: string): void {
     clearTimeout(this.#timer)
-    this.#timer = undefined // ends an attempt that waits for its token
-    this.#line = undefined
-    if (performance.now() - this.#welcomedAt >= GOOD * this.#options.minDelay) this.#tries = 0
+    this.#timer = undefined // cancels an attempt that waits for its token
+    this.#connection = undefined
+    if (performance.now() - this.#welcomedAt >= STABLE_AFTER_DELAYS * this.#options.minDelay) this.#attempts = 0
     this.#welcomedAt = Infinity
-    this.#trouble = reason || `it ended with ${code}`
-    const retryIn = reconnectDelay(code, reason, this.#tries++, this.#options)
+    this.#disconnectReason = reason || `closed with code ${code}`
+    const retryIn = reconnectDelay(code, reason, this.#attempts++, this.#options)
     if (retryIn !== undefined) {
       this.#timer = setTimeout(() => void this.#open(), retryIn)
-      return this.#set({ state: 'waiting', code, reason, retryIn })
+      return this.#setStatus({ state: 'waiting', code, reason, retryIn })
     }
-    this.#set({ state: 'stopped', code, reason })
-    for (const settle of this.#waiting) settle(this.#unconnected('dropped'))
+    this.#setStatus({ state: 'stopped', code, reason })
+    for (const settle of this.#connectionWaiters) settle(this.#noConnection('dropped'))
   }
 
   failed (error: unknown): unknown {
     for (const listener of this.#listeners.error) {
-      (async () => listener(error))().catch(() => {}) // there is nobody else to tell
+      (async () => listener(error))().catch(() => {}) // an error listener that throws has no listener
     }
     return error
   }
 
-  async #handle (asked: Call | Notice, inbound: InboundCall): Promise<unknown> {
-    const handler = this.#handlers.get(asked.method)
+  async #handle (request: Call | Notice, inbound: InboundCall): Promise<unknown> {
+    const handler = this.#handlers.get(request.method)
     if (!handler) throw new Failure('unknown-method')
     try {
-      return await handler(asked.params, inbound)
+      return await handler(request.params, inbound)
     } catch (error) {
-      this.#failed(error)
+      this.#reportUnexpected(error)
       throw error
     }
   }
 
-  /** Tells of an accident; who refuses means it. */
-  #failed (error: unknown): void {
+  /** Reports an unexpected error; a `Failure` is a deliberate answer. */
+  #reportUnexpected (error: unknown): void {
     if (!(error instanceof Failure)) this.failed(error)
   }
 
-  /** Has `timeout` for all of it: the token, the connection and the welcome. */
+  /** One connection attempt. `timeout` covers the token, the connection and the welcome. */
   async #open (): Promise<void> {
     const { token, timeout, WebSocket } = this.#options
-    const attempt = this.#timer = setTimeout(() => this.#line ? this.#line.cut() : this.ended(VANISHED, ''), timeout)
-    this.#set({ state: 'connecting' })
+    const attempt = this.#timer = setTimeout(() => this.#connection ? this.#connection.terminate() : this.ended(ABNORMAL_CLOSURE, ''), timeout)
+    this.#setStatus({ state: 'connecting' })
     try {
       const bearer = await (typeof token === 'function' ? token() : token)
-      if (this.#timer !== attempt) return // closed meanwhile, or too late
-      this.#line = new ClientConnection(new WebSocket(this.#url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
-    } catch (error) { // no token to be had, or none that a header can hold
-      if (this.#timer === attempt) this.ended(VANISHED, '')
+      if (this.#timer !== attempt) return // closed or timed out meanwhile
+      this.#connection = new ClientConnection(new WebSocket(this.#url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
+    } catch (error) { // the token function failed, or the token is not valid in a header
+      if (this.#timer === attempt) this.ended(ABNORMAL_CLOSURE, '')
       this.failed(error)
     }
   }
 
   #welcomed ({ heartbeat }: { heartbeat: number }): void {
     clearTimeout(this.#timer)
-    this.#line!.listen(heartbeat)
+    this.#connection!.watchLiveness(heartbeat)
     this.#welcomedAt = performance.now()
-    this.#set({ state: 'connected' })
-    if (this.#filters.size > 0) this.#tell('subscribe', [...this.#filters.keys()])
-    for (const settle of this.#waiting) settle()
+    this.#setStatus({ state: 'connected' })
+    if (this.#subscriptions.size > 0) this.#requestTopics('subscribe', [...this.#subscriptions.keys()])
+    for (const settle of this.#connectionWaiters) settle()
   }
 
-  /** One message after the other, and no letter twice. */
-  #next (message: Received, isLetter: boolean): Promise<object> {
-    if (this.#queued === MOST_QUEUED) throw this.failed(new Failure('busy'))
+  /** Delivers messages one at a time, in order. */
+  #enqueue (message: Received, isLetter: boolean): Promise<object> {
+    if (this.#queued === MAX_QUEUED_MESSAGES) throw this.failed(new Failure('busy'))
     this.#queued++
-    const shown = this.#shown.then(() => this.#show(message, isLetter))
-    this.#shown = shown.catch(error => this.#failed(error)).then(() => { this.#queued-- })
-    return shown
+    const delivered = this.#lastDelivery.then(() => this.#deliver(message, isLetter))
+    this.#lastDelivery = delivered.catch(error => this.#reportUnexpected(error)).then(() => { this.#queued-- })
+    return delivered
   }
 
-  /** A letter whose listeners failed has not been seen: it may come again if the line broke before the server knew. */
-  async #show (message: Received, isLetter: boolean): Promise<object> {
+  /** Skips a letter that was processed before: the connection ended before the server received its acknowledgement. A failed letter is not remembered. */
+  async #deliver (message: Received, isLetter: boolean): Promise<object> {
     const { id, topic } = message
-    if (this.#status.state === 'stopped' || this.#seen.has(id)) return {}
+    if (this.#status.state === 'stopped' || this.#processedIds.has(id)) return {}
     const listeners = this.#listenersTo(topic)
-    if (isLetter && listeners.size === 0) throw new Error('A message came, and nothing listens')
+    if (isLetter && listeners.size === 0) throw new Error('No listener for a message')
     for (const listener of listeners) await listener(message)
-    if (isLetter) this.#seen.add(id)
-    if (this.#seen.size > REMEMBERED) this.#seen.delete(this.#seen.values().next().value!)
+    if (isLetter) this.#processedIds.add(id)
+    if (this.#processedIds.size > MAX_REMEMBERED_IDS) this.#processedIds.delete(this.#processedIds.values().next().value!)
     return {}
   }
 
   #listenersTo (topic?: string): Set<MessageListener> {
     const found = new Set(this.#listeners.message)
-    for (const [filter, listeners] of this.#filters) {
+    for (const [filter, listeners] of this.#subscriptions) {
       if (topic !== undefined && matches(filter, topic)) for (const listener of listeners) found.add(listener)
     }
     return found
   }
 
-  #connected (timeout: number, signal?: AbortSignal): Promise<void> {
-    if (this.#status.state === 'stopped') throw this.#unconnected('dropped')
-    if (this.#waiting.size >= this.#options.maxWaiting) throw new Failure('busy')
+  #waitForConnection (timeout: number, signal?: AbortSignal): Promise<void> {
+    if (this.#status.state === 'stopped') throw this.#noConnection('dropped')
+    if (this.#connectionWaiters.size >= this.#options.maxWaiting) throw new Failure('busy')
     return new Promise((resolve, reject) => {
       const settle = (failure?: Failure) => {
         clearTimeout(timer)
         signal?.removeEventListener('abort', giveUp)
-        this.#waiting.delete(settle)
+        this.#connectionWaiters.delete(settle)
         if (failure) reject(failure)
         else resolve()
       }
       const giveUp = () => settle(new Failure('dropped'))
-      const timer = setTimeout(() => settle(this.#unconnected('timeout')), Math.min(timeout, MAX_TIMER_MS))
+      const timer = setTimeout(() => settle(this.#noConnection('timeout')), Math.min(timeout, MAX_TIMER_MS))
       signal?.addEventListener('abort', giveUp)
-      this.#waiting.add(settle)
+      this.#connectionWaiters.add(settle)
       if (signal?.aborted) giveUp()
     })
   }
 
-  #unconnected (reason: 'dropped' | 'timeout'): Failure {
-    return new Failure(reason, { message: `No connection: ${this.#trouble}` })
+  #noConnection (reason: 'dropped' | 'timeout'): Failure {
+    return new Failure(reason, { message: `No connection: ${this.#disconnectReason}` })
   }
 
-  /** While there is no connection nothing need be told: a welcome tells all there is. */
-  #tell (method: 'subscribe' | 'unsubscribe', topics: string[]): void {
-    if (this.#status.state === 'connected') void this.#line!.tell(method, topics)
+  /** Without a connection there is nothing to send: `#welcomed` subscribes to all filters. */
+  #requestTopics (method: 'subscribe' | 'unsubscribe', topics: string[]): void {
+    if (this.#status.state === 'connected') void this.#connection!.requestTopics(method, topics)
   }
 
-  #set (status: Status): void {
+  #setStatus (status: Status): void {
     this.#status = status
     for (const listener of this.#listeners.status) {
-      if (this.#status !== status) return // a listener closed it
+      if (this.#status !== status) return // a listener changed the status, for example with `close`
       (async () => listener(status))().catch(error => { this.failed(error) })
     }
   }

@@ -7,18 +7,21 @@ import { LineSplitter } from '../protocol/line-splitter.ts'
 import type { WebSocketLike } from './connection.ts'
 
 export interface TcpSocketOptions {
-  /** Speak TLS; with `cert` and `key` the device shows a certificate. */
+  /** Options of `tls.connect`: connects over TLS. With `cert` and `key` the device presents a client certificate. */
   tls?: ConnectionOptions
-  /** Bytes of a line. */
+  /**
+   * Maximum length of a received line, in bytes; a longer one ends the connection.
+   * @default 16_777_216
+   */
   maxMessage?: number
 }
 
 const BEARER = 'bearer.'
-const VANISHED: CloseNotice = { code: 1006, reason: '' }
-const frames = jsonrpc()
-const lines = jsonrpc({ bytes: 'base64' })
+const ABNORMAL_CLOSURE: CloseNotice = { code: 1006, reason: '' }
+const frameCodec = jsonrpc()
+const lineCodec = jsonrpc({ bytes: 'base64' })
 
-/** What `connect` takes as `WebSocket` to go over TCP, TLS or a Unix socket instead. In Node only. */
+/** For the option `WebSocket` of `connect`: connects over TCP, TLS or a Unix socket. For Node only. */
 export function tcpSocket ({ tls, maxMessage = 16_777_216 }: TcpSocketOptions = {}): new (url: string, protocols: string[]) => WebSocketLike {
   return class extends TcpSocket {
     constructor (url: string, protocols: string[]) {
@@ -29,69 +32,69 @@ export function tcpSocket ({ tls, maxMessage = 16_777_216 }: TcpSocketOptions = 
 
 type Listener = (event: any) => void
 
-/** One connection to the TCP door, as a client takes it for a WebSocket. */
+/** A connection to the TCP transport with the interface of a WebSocket. */
 class TcpSocket implements WebSocketLike {
   binaryType = ''
   readonly #socket: Socket
   readonly #lines: LineSplitter
   readonly #listeners = new Map<string, Listener>()
-  #farewell = VANISHED
+  #closeNotice = ABNORMAL_CLOSURE
 
   constructor (url: URL, protocols: string[], tls: ConnectionOptions | undefined, maxMessage: number) {
     this.#lines = new LineSplitter(maxMessage)
     this.#socket = connectTo(url, tls)
     this.#socket.on('data', chunk => this.#receive(chunk))
     this.#socket.on('error', error => {
-      this.#tell('error', error)
-      this.#socket.destroy() // after an error of TLS it would not close by itself
+      this.#emit('error', error)
+      this.#socket.destroy() // a TLS socket does not close by itself after an error
     })
-    this.#socket.on('close', () => this.#tell('close', this.#farewell))
+    this.#socket.on('close', () => this.#emit('close', this.#closeNotice))
     const deviceId = url.searchParams.get('deviceId')
     const token = protocols.find(name => name.startsWith(BEARER))?.slice(BEARER.length)
-    this.#say(lines.encode({ kind: 'notice', method: 'connect', params: { deviceId, token } }) as string)
+    this.#writeLine(lineCodec.encode({ kind: 'notice', method: 'connect', params: { deviceId, token } }) as string)
   }
 
   addEventListener (type: string, listener: Listener): void {
     this.#listeners.set(type, listener)
   }
 
-  /** Bytes go as base64, which a line can hold. */
+  /** Bytes are sent as base64, because a line is text. */
   send (data: string | Uint8Array): void {
-    this.#say((typeof data === 'string' ? data : lines.encode(frames.decode(data))) as string)
+    this.#writeLine((typeof data === 'string' ? data : lineCodec.encode(frameCodec.decode(data))) as string)
   }
 
   close (code?: number): void {
-    if (code !== undefined) this.#say(lines.encode(closeNotice(code, '')) as string)
+    if (code !== undefined) this.#writeLine(lineCodec.encode(closeNotice(code, '')) as string)
     this.#socket.destroySoon()
   }
 
-  #say (line: string): void {
+  #writeLine (line: string): void {
     this.#socket.write(`${line}\n`)
   }
 
   #receive (chunk: Buffer): void {
     this.#lines.add(chunk)
     try {
-      for (let line = this.#lines.next(); line; line = this.#lines.next()) this.#take(line.toString())
-    } catch { // the line is too long, and what comes after it no use
+      for (let line = this.#lines.next(); line; line = this.#lines.next()) this.#receiveLine(line.toString())
+    } catch { // the line is too long; nothing after it can be read
       this.#socket.destroy()
     }
   }
 
-  #take (text: string): void {
-    const said = closeNoticeIn(text, lines)
-    if (said) this.#farewell = said
-    else this.#tell('message', { data: toFrame(text) })
+  #receiveLine (text: string): void {
+    const notice = closeNoticeIn(text, lineCodec)
+    if (notice) this.#closeNotice = notice
+    else this.#emit('message', { data: toFrame(text) })
   }
 
-  #tell (type: string, event: object): void {
+  #emit (type: string, event: object): void {
     this.#listeners.get(type)?.(event)
   }
 }
 
-/** As it would have come over WebSocket: with bytes in it, as a binary frame. */
-function toFrame (text: string): string | Uint8Array {
-  if (!text.includes('"base64"')) return text
-  const frame = frames.encode(lines.decode(text))!
-  return typeof frame === 'string' ? text : frame
+/** The frame that a WebSocket would have received: a binary one if the line carries bytes. */
+function toFrame (line: string): string | Uint8Array {
+  if (!line.includes('"base64"')) return line
+  const frame = frameCodec.encode(lineCodec.decode(line))!
+  return typeof frame === 'string' ? line : frame
 }

@@ -345,15 +345,15 @@ export class Session implements Device, PeerHandler, PeerLimits {
     return this.codec.concurrency
   }
 
-  get inbound (): number {
+  get maxInbound (): number {
     return this.#home.limits.maxCalls
   }
 
-  get linger (): number | undefined {
+  get lingerMs (): number | undefined {
     return this.patience
   }
 
-  get mint (): (() => string) | undefined {
+  get nextId (): (() => string) | undefined {
     return this.codec.mint
   }
 

@@ -195,7 +195,7 @@ export class Delivery {
     if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
       const { method, params, id } = session.callFor(letter.id, contentOf(letter))
-      return session.peer.call(method, params, { id, timeout, patience: session.patience }).then(acknowledged, failureOf)
+      return session.peer.call(method, params, { id, timeout, answerTimeout: session.patience }).then(acknowledged, failureOf)
     } catch (error) {
       return Promise.resolve(failureOf(error))
     }

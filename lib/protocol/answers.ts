@@ -5,12 +5,12 @@ export interface ReasonDetails {
   /** The JSON-RPC error code. */
   rpc: number
   message: string
-  /** Seconds after which another try makes sense. */
+  /** Seconds after which a retry makes sense. */
   retryAfter?: number
 }
 
-/** Why one request failed, as both ends of a conversation know it. An answer never ends the connection. */
-export const common = {
+/** Why one request failed: the reasons that both ends use. An answer never ends the connection. */
+export const commonReasons = {
   unreadable: { status: 400, code: 'MESSAGE_UNREADABLE', rpc: -32700, message: 'Not readable as a message' },
   malformed: { status: 400, code: 'MESSAGE_MALFORMED', rpc: -32600, message: 'Readable, but not a valid message' },
   'unknown-method': { status: 501, code: 'METHOD_UNKNOWN', rpc: -32601, message: 'No such method' },
@@ -26,8 +26,8 @@ export const common = {
   'too-large': { status: 413, code: 'MESSAGE_TOO_LARGE', rpc: -32014, message: 'The message is too large' }
 } satisfies Record<string, ReasonDetails>
 
-/** The same, as only a node knows it; the client does without. */
-export const nodeAnswers = {
+/** The reasons that only a node uses. They are apart so that a bundle of the client does not contain them. */
+export const nodeReasons = {
   offline: { status: 404, code: 'DEVICE_OFFLINE', rpc: -32001, message: 'The device is not connected' },
   congested: { status: 429, code: 'DEVICE_CONGESTED', rpc: -32025, message: 'Too much waits to be written to the device', retryAfter: 1 },
   'mailbox-full': { status: 429, code: 'MAILBOX_FULL', rpc: -32007, message: 'Too many letters wait for the device', retryAfter: 60 },

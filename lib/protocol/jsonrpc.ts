@@ -4,11 +4,20 @@ import type { Codec, Id, Message } from './message.ts'
 import { payloadOf, bytesOf, fromBase64, invalid, isJsonObject, withoutBytes, toBase64, withData, type JsonObject } from './payload.ts'
 
 export interface JsonRpcOptions {
-  /** How deep a message may be nested. */
+  /**
+   * Maximum nesting depth of a message.
+   * @default 32
+   */
   depth?: number
-  /** How many messages a batch may hold. */
+  /**
+   * Maximum number of messages in a batch.
+   * @default 20
+   */
   batch?: number
-  /** How bytes travel: in a binary frame after the message, or as `base64` in place of `data`, for lines of text. */
+  /**
+   * How bytes are sent: in a binary frame after the message, or as `base64` in place of `data`, for lines of text.
+   * @default 'frame'
+   */
   bytes?: 'frame' | 'base64'
 }
 
@@ -16,7 +25,7 @@ const NEWLINE = 0x0a
 const MAX_ID_LENGTH = 255
 const utf8 = { decoder: new TextDecoder('utf-8', { fatal: true }), encoder: new TextEncoder() }
 
-/** Codes of the other side that mean the same to every peer; any other error it answers with is its own business. */
+/** Error codes that mean the same to every peer. Any other is specific to the other side, and becomes `refused`. */
 const reasonOf = new Map<unknown, Reason>(
   (['unknown-method', 'too-fast', 'busy'] as const).map(reason => [reasons[reason].rpc, reason])
 )
@@ -75,20 +84,20 @@ function parseBytes (head: Uint8Array): unknown {
   }
 }
 
-function toMessage (value: JsonObject, sound: boolean): Message {
+function toMessage (value: JsonObject, isSafe: boolean): Message {
   const { id } = value
-  const known = isId(id) ? id : null
-  // with an id and no method it is an answer, if one without an outcome; to answer it would settle a call of the other side
-  const isAnswer = !Object.hasOwn(value, 'method') && (known !== null || Object.hasOwn(value, 'result') || Object.hasOwn(value, 'error'))
-  if (value.jsonrpc !== '2.0' || !sound) return invalid(isAnswer ? 'answer-invalid' : 'malformed', known)
-  if (isAnswer) return toAnswer(value, known)
+  const knownId = isId(id) ? id : null
+  // An id without a method is an answer, even without a result or an error: a reply could settle a call of the other side.
+  const isAnswer = !Object.hasOwn(value, 'method') && (knownId !== null || Object.hasOwn(value, 'result') || Object.hasOwn(value, 'error'))
+  if (value.jsonrpc !== '2.0' || !isSafe) return invalid(isAnswer ? 'answer-invalid' : 'malformed', knownId)
+  if (isAnswer) return toAnswer(value, knownId)
   const { method, params } = value
   if (typeof method !== 'string' || (params !== undefined && typeof params !== 'object') || params === null) {
-    return invalid('malformed', known)
+    return invalid('malformed', knownId)
   }
-  const asked = params === undefined ? { method } : { method, params }
-  if (id === undefined) return { kind: 'notice', ...asked }
-  return known === null ? invalid('malformed') : { kind: 'call', id: known, ...asked }
+  const request = params === undefined ? { method } : { method, params }
+  if (id === undefined) return { kind: 'notice', ...request }
+  return knownId === null ? invalid('malformed') : { kind: 'call', id: knownId, ...request }
 }
 
 function toAnswer (value: JsonObject, id: Id | null): Message {
@@ -122,10 +131,10 @@ function isDetail (error: unknown): error is Detail {
   return isJsonObject(error) && Number.isSafeInteger(error.code) && typeof error.message === 'string'
 }
 
-/** The bytes of a binary frame are the `data` of its message, which must have a place for it. */
+/** Adds the bytes of a binary frame to its message as `data`; the params or the result must be an object or absent. */
 function attach (message: Message, data: Uint8Array): Message {
-  const body = payloadOf(message)
-  if (message.kind === 'invalid' || message.kind === 'failure' || !(isJsonObject(body) || body === undefined || body === null)) {
+  const payload = payloadOf(message)
+  if (message.kind === 'invalid' || message.kind === 'failure' || !(isJsonObject(payload) || payload === undefined || payload === null)) {
     return withoutBytes(message)
   }
   return withData(message, data)

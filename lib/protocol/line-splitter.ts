@@ -1,66 +1,66 @@
 import { Failure } from './errors.ts'
 
 const NEWLINE = 0x0a
-const NOTHING: Buffer = Buffer.alloc(0)
+const EMPTY: Buffer = Buffer.alloc(0)
 
-/** Bytes cut into lines, none longer than allowed. What has come of a line takes no more room than twice its length. */
+/** Splits a byte stream into lines of limited length. An incomplete line takes no more memory than twice its length. */
 export class LineSplitter {
-  /** How long a line may be. */
+  /** Maximum length of a line, in bytes. */
   limit: number
-  #bytes = NOTHING
+  #bytes = EMPTY
   #start = 0
-  /** Up to here there is no newline. */
+  /** There is no newline before this offset. */
   #seen = 0
   #end = 0
-  /** The bytes are a copy of ours, with room behind them. */
-  #isOurs = false
+  /** The bytes are a private copy with spare room at its end. */
+  #isOwnCopy = false
 
   constructor (limit: number) {
     this.limit = limit
   }
 
-  /** Bytes that no line has been taken of yet. */
+  /** Bytes that have not been returned as a line yet. */
   get waiting (): number {
     return this.#end - this.#start
   }
 
   add (chunk: Buffer): void {
-    if (this.waiting === 0) return this.#hold(chunk, false)
-    if (!this.#isOurs || this.#end + chunk.length > this.#bytes.length) this.#copy(this.waiting + chunk.length)
+    if (this.waiting === 0) return this.#replace(chunk, false)
+    if (!this.#isOwnCopy || this.#end + chunk.length > this.#bytes.length) this.#copy(this.waiting + chunk.length)
     this.#end += chunk.copy(this.#bytes, this.#end)
   }
 
-  /** The next line, without its end; undefined: it has not come yet. Throws a `Failure` when it is too long. */
+  /** The next line, without its newline; undefined: it is not complete yet. Throws a `Failure` if it is too long. */
   next (): Buffer | undefined {
     const length = this.#bytes.subarray(this.#seen, this.#end).indexOf(NEWLINE)
     const start = this.#start
     const end = length === -1 ? this.#end : this.#seen + length
     if (end - start > this.limit) throw new Failure('too-large')
     this.#seen = end
-    if (length === -1) return this.#wait()
+    if (length === -1) return this.#releaseChunk()
     this.#start = this.#seen = end + 1
     return this.#bytes.subarray(start, end)
   }
 
-  /** Drops what has come of a line that is too long. False: its end has not come yet. */
+  /** Drops a line that is too long. False: its end has not been received yet. */
   skip (): boolean {
     const length = this.#bytes.subarray(this.#seen, this.#end).indexOf(NEWLINE)
-    if (length === -1) this.#hold(NOTHING, false)
+    if (length === -1) this.#replace(EMPTY, false)
     else this.#start = this.#seen += length + 1
     return length !== -1
   }
 
-  /** Nothing is kept of the chunk, which may be large. */
-  #wait (): undefined {
-    if (this.waiting === 0) this.#hold(NOTHING, false)
-    else if (!this.#isOurs) this.#copy(this.waiting)
+  /** Copies an incomplete line, so that the chunk, which may be large, can be freed. */
+  #releaseChunk (): undefined {
+    if (this.waiting === 0) this.#replace(EMPTY, false)
+    else if (!this.#isOwnCopy) this.#copy(this.waiting)
   }
 
-  #hold (bytes: Buffer, isOurs: boolean): void {
+  #replace (bytes: Buffer, isOwnCopy: boolean): void {
     this.#bytes = bytes
     this.#end = bytes.length
     this.#start = this.#seen = 0
-    this.#isOurs = isOurs
+    this.#isOwnCopy = isOwnCopy
   }
 
   #copy (room: number): void {
@@ -69,6 +69,6 @@ export class LineSplitter {
     this.#seen -= this.#start
     this.#start = 0
     this.#bytes = bytes
-    this.#isOurs = true
+    this.#isOwnCopy = true
   }
 }

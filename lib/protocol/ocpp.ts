@@ -6,22 +6,32 @@ import { payloadOf, fromBase64, invalid, isJsonObject, toBase64, type JsonObject
 export type OcppVersion = 'ocpp1.6' | 'ocpp2.0.1' | 'ocpp2.1'
 
 export interface OcppOptions {
-  /** Where chargers connect: `ws://host/ocpp/CP001`. */
+  /**
+   * The URL path where chargers connect, followed by their id: `ws://host/ocpp/CP001`.
+   * @default '/ocpp'
+   */
   path?: string
+  /**
+   * The versions offered.
+   * @default ['ocpp2.1', 'ocpp2.0.1', 'ocpp1.6']
+   */
   versions?: OcppVersion[]
-  /** How deep a message may be nested. */
+  /**
+   * Maximum nesting depth of a message.
+   * @default 32
+   */
   depth?: number
 }
 
-/** What differs between the versions. */
+/** The differences between the versions. */
 interface Dialect {
-  /** The names of errors that it knows, by those of all versions. */
-  readonly spelling: ReadonlyMap<unknown, string>
-  /** The id in an error about a message whose own cannot be read; without one, there is no such error. */
-  readonly nobody: string | undefined
-  /** Whether a message type that is not known is told so. */
-  readonly tellsUnknownTypes: boolean
-  /** Whether there are messages that get no answer, and errors about answers. */
+  /** Maps the error names of all versions to those of this one. */
+  readonly errorNames: ReadonlyMap<unknown, string>
+  /** The id in an error about a message whose id cannot be read. Undefined: no such error is sent. */
+  readonly unreadableId: string | undefined
+  /** Whether an unknown message type is answered with an error. */
+  readonly rejectsUnknownTypes: boolean
+  /** Whether there are the message types SEND and CALLRESULTERROR. */
   readonly hasSend: boolean
 }
 
@@ -32,39 +42,39 @@ const CALLRESULTERROR = 5
 const SEND = 6
 
 const MAX_ID_LENGTH = 36
-const MAX_TOLD_ID_LENGTH = 255
+const MAX_REPLY_ID_LENGTH = 255
 const MAX_DESCRIPTION = 255
 
-const names = [
+const standardNames = [
   'FormatViolation', 'GenericError', 'InternalError', 'MessageTypeNotSupported', 'NotImplemented', 'NotSupported', 'OccurrenceConstraintViolation',
   'PropertyConstraintViolation', 'ProtocolError', 'RpcFrameworkError', 'SecurityError', 'TypeConstraintViolation'
 ].map(name => [name, name] as const)
 
-// 1.6 misspells two of them, and its errata leave it so
-const second: Dialect = {
-  spelling: new Map([...names, ['FormationViolation', 'FormatViolation'], ['OccurenceConstraintViolation', 'OccurrenceConstraintViolation']]),
-  nobody: '-1',
-  tellsUnknownTypes: false,
+// 1.6 misspells two of them, and its errata keep the spelling
+const ocpp2: Dialect = {
+  errorNames: new Map([...standardNames, ['FormationViolation', 'FormatViolation'], ['OccurenceConstraintViolation', 'OccurrenceConstraintViolation']]),
+  unreadableId: '-1',
+  rejectsUnknownTypes: false,
   hasSend: false
 }
 
 const dialects: Record<OcppVersion, Dialect> = {
   'ocpp1.6': {
-    spelling: new Map([
-      ...names,
+    errorNames: new Map([
+      ...standardNames,
       ...['FormatViolation', 'FormationViolation', 'RpcFrameworkError'].map(name => [name, 'FormationViolation'] as const),
       ...['OccurrenceConstraintViolation', 'OccurenceConstraintViolation'].map(name => [name, 'OccurenceConstraintViolation'] as const),
       ['MessageTypeNotSupported', 'NotSupported']
     ]),
-    nobody: undefined,
-    tellsUnknownTypes: false,
+    unreadableId: undefined,
+    rejectsUnknownTypes: false,
     hasSend: false
   },
-  'ocpp2.0.1': { ...second, tellsUnknownTypes: true },
-  'ocpp2.1': { ...second, hasSend: true }
+  'ocpp2.0.1': { ...ocpp2, rejectsUnknownTypes: true },
+  'ocpp2.1': { ...ocpp2, hasSend: true }
 }
 
-const nameOf: Partial<Record<Reason, string>> = {
+const nameOfReason: Partial<Record<Reason, string>> = {
   unreadable: 'RpcFrameworkError',
   malformed: 'RpcFrameworkError',
   'unknown-method': 'NotImplemented',
@@ -80,42 +90,42 @@ const nameOfFlaw: Record<ParamsFlaw, string> = {
   value: 'PropertyConstraintViolation'
 }
 
-const unknown = new Set(['NotImplemented', 'NotSupported'])
+const unknownMethodNames = new Set(['NotImplemented', 'NotSupported'])
 const utf8 = new TextDecoder('utf-8', { fatal: true })
 
-const badPayload: Detail = { code: 'FormatViolation', message: 'The payload is a JSON object, not nested too deep' }
-const longId: Detail = { code: 'RpcFrameworkError', message: `A message id has at most ${MAX_ID_LENGTH} characters` }
+const invalidPayload: Detail = { code: 'FormatViolation', message: 'The payload is a JSON object, not nested too deep' }
+const idTooLong: Detail = { code: 'RpcFrameworkError', message: `A message id has at most ${MAX_ID_LENGTH} characters` }
 const unknownType: Detail = { code: 'MessageTypeNotSupported', message: 'This message type is not known' }
 
-/** OCPP-J, one codec a version: `codecs: [jsonrpc(), ...ocpp()]`. */
+/** OCPP-J, with one codec per version: `codecs: [jsonrpc(), ...ocpp()]`. */
 export function ocpp ({ path = '/ocpp', versions = ['ocpp2.1', 'ocpp2.0.1', 'ocpp1.6'], depth = 32 }: OcppOptions = {}): Codec[] {
-  return versions.map(version => speaking(version, { path, depth }))
+  return versions.map(version => codecFor(version, { path, depth }))
 }
 
-function speaking (subprotocol: OcppVersion, { path, depth }: { path: string, depth: number }): Codec {
-  const { spelling, nobody, tellsUnknownTypes, hasSend } = dialects[subprotocol]
+function codecFor (subprotocol: OcppVersion, { path, depth }: { path: string, depth: number }): Codec {
+  const { errorNames, unreadableId, rejectsUnknownTypes, hasSend } = dialects[subprotocol]
 
   function decode (frame: string | Uint8Array): Message {
-    if (frame.length === 0) return invalid('answer-invalid') // the heartbeat of some
+    if (frame.length === 0) return invalid('answer-invalid') // some chargers send empty frames as a heartbeat
     const parts = parse(frame)
     if (parts === undefined) return invalid('unreadable')
     if (!Array.isArray(parts)) return invalid('malformed')
     return fromBase64(decodeParts(parts, isSafeJson(parts, depth)))
   }
 
-  function decodeParts ([type, id, ...rest]: unknown[], sound: boolean): Message {
-    const known = typeof id === 'string' && id.length <= MAX_TOLD_ID_LENGTH ? id : null
-    if (type === CALL) return toCall(known, rest, sound)
-    if (type === CALLRESULT) return toResult(known, rest, sound)
-    if (type === CALLERROR) return toFailure(known === nobody ? null : known, rest, sound)
-    if (type === SEND && hasSend) return toNotice(known, rest, sound)
-    if (type === CALLRESULTERROR && hasSend) return toFailure(null, rest, sound) // about an answer of ours: no call of ours has failed
-    if (!Number.isInteger(type)) return invalid('malformed', known)
-    return tellsUnknownTypes ? { ...invalid('malformed', known), detail: unknownType } : invalid('answer-invalid')
+  function decodeParts ([type, id, ...rest]: unknown[], isSafe: boolean): Message {
+    const knownId = typeof id === 'string' && id.length <= MAX_REPLY_ID_LENGTH ? id : null
+    if (type === CALL) return toCall(knownId, rest, isSafe)
+    if (type === CALLRESULT) return toResult(knownId, rest, isSafe)
+    if (type === CALLERROR) return toFailure(knownId === unreadableId ? null : knownId, rest, isSafe)
+    if (type === SEND && hasSend) return toNotice(knownId, rest, isSafe)
+    if (type === CALLRESULTERROR && hasSend) return toFailure(null, rest, isSafe) // it is about an answer, so it fails no call
+    if (!Number.isInteger(type)) return invalid('malformed', knownId)
+    return rejectsUnknownTypes ? { ...invalid('malformed', knownId), detail: unknownType } : invalid('answer-invalid')
   }
 
   function encode (message: Message | Message[]): string | undefined {
-    if (Array.isArray(message)) throw new TypeError('OCPP knows no batches')
+    if (Array.isArray(message)) throw new TypeError('OCPP has no batches')
     const parts = toParts(toBase64(message))
     return parts && JSON.stringify(parts)
   }
@@ -131,11 +141,11 @@ function speaking (subprotocol: OcppVersion, { path, depth }: { path: string, de
   }
 
   function toError ({ id, reason, detail, flaw }: FailureMessage): unknown[] | undefined {
-    // an error about a message without an id; where that was a SEND, it gets no answer
-    const to = id === null ? (reason === 'unreadable' || reason === 'malformed') ? nobody : undefined : String(id)
-    if (to === undefined) return undefined
-    const name = spelling.get(detail?.code) ?? spelling.get(flaw ? nameOfFlaw[flaw] : nameOf[reason]) ?? 'GenericError'
-    return [CALLERROR, to, name, (detail ?? reasons[reason]).message.slice(0, MAX_DESCRIPTION), detailsOf(detail)]
+    // without an id only an unreadable message is answered; a SEND gets no answer
+    const replyId = id === null ? (reason === 'unreadable' || reason === 'malformed') ? unreadableId : undefined : String(id)
+    if (replyId === undefined) return undefined
+    const name = errorNames.get(detail?.code) ?? errorNames.get(flaw ? nameOfFlaw[flaw] : nameOfReason[reason]) ?? 'GenericError'
+    return [CALLERROR, replyId, name, (detail ?? reasons[reason]).message.slice(0, MAX_DESCRIPTION), detailsOf(detail)]
   }
 
   return { subprotocol, concurrency: 1, path, decode, encode, mint, callOf }
@@ -149,37 +159,37 @@ function parse (frame: string | Uint8Array): unknown {
   }
 }
 
-function toCall (id: string | null, rest: unknown[], sound: boolean): Message {
+function toCall (id: string | null, rest: unknown[], isSafe: boolean): Message {
   if (id === null) return invalid('malformed')
-  if (id.length > MAX_ID_LENGTH) return { ...invalid('malformed', id), detail: longId }
+  if (id.length > MAX_ID_LENGTH) return { ...invalid('malformed', id), detail: idTooLong }
   const [method, payload] = rest
   if (typeof method !== 'string' || rest.length !== 2) return invalid('malformed', id)
   const params = membersOf(payload)
-  return params && sound ? { kind: 'call', id, method, params } : { ...invalid('malformed', id), detail: badPayload }
+  return params && isSafe ? { kind: 'call', id, method, params } : { ...invalid('malformed', id), detail: invalidPayload }
 }
 
-/** One that is wrong gets no answer either. */
-function toNotice (id: string | null, rest: unknown[], sound: boolean): Message {
-  const call = fromBase64(toCall(id, rest, sound))
+/** An invalid SEND gets no answer either. */
+function toNotice (id: string | null, rest: unknown[], isSafe: boolean): Message {
+  const call = fromBase64(toCall(id, rest, isSafe))
   return call.kind === 'call' ? { kind: 'notice', method: call.method, params: call.params } : invalid('answer-invalid')
 }
 
-function toResult (id: string | null, rest: unknown[], sound: boolean): Message {
+function toResult (id: string | null, rest: unknown[], isSafe: boolean): Message {
   const result = membersOf(rest[0])
-  if (id === null || !result || !sound || rest.length !== 1) return invalid('answer-invalid', id)
+  if (id === null || !result || !isSafe || rest.length !== 1) return invalid('answer-invalid', id)
   return { kind: 'result', id, result }
 }
 
-/** Some leave the description out, or the details. */
-function toFailure (id: Id | null, rest: unknown[], sound: boolean): Message {
-  const [code, words, data] = rest
-  const message = words ?? ''
-  if (typeof code !== 'string' || typeof message !== 'string' || !sound) return invalid('answer-invalid', id)
+/** Some chargers omit the description or the details. */
+function toFailure (id: Id | null, rest: unknown[], isSafe: boolean): Message {
+  const [code, description, data] = rest
+  const message = description ?? ''
+  if (typeof code !== 'string' || typeof message !== 'string' || !isSafe) return invalid('answer-invalid', id)
   const isEmpty = data === undefined || data === null || (isJsonObject(data) && Object.keys(data).length === 0)
-  return { kind: 'failure', id, reason: unknown.has(code) ? 'unknown-method' : 'refused', detail: isEmpty ? { code, message } : { code, message, data } }
+  return { kind: 'failure', id, reason: unknownMethodNames.has(code) ? 'unknown-method' : 'refused', detail: isEmpty ? { code, message } : { code, message, data } }
 }
 
-/** No payload is `null` or an empty object. */
+/** Some chargers send `null` for an empty payload. */
 function membersOf (payload: unknown): JsonObject | undefined {
   if (payload === null) return {}
   return isJsonObject(payload) ? payload : undefined
@@ -187,7 +197,7 @@ function membersOf (payload: unknown): JsonObject | undefined {
 
 function objectPayload (message: Message): JsonObject {
   const payload = membersOf(payloadOf(message) ?? null)
-  if (!payload) throw new TypeError('the payload of OCPP is an object')
+  if (!payload) throw new TypeError('An OCPP payload must be an object')
   return payload
 }
 
@@ -196,12 +206,12 @@ function detailsOf (detail: Detail | undefined): JsonObject {
   return isJsonObject(detail.data) ? detail.data : { data: detail.data }
 }
 
-/** Never comes again, on this connection or the next. */
+/** Unique over all connections: a late answer on the next connection must not match another call. */
 function mint (): string {
   return crypto.randomUUID()
 }
 
-/** `{ method, params? }` and nothing else: a name that is misspelt must not be taken for none. */
+/** `{ method, params? }` and nothing else: a misspelt key must not be ignored. */
 function callOf (data: unknown): NamedCall | undefined {
   if (!isJsonObject(data)) return undefined
   const { method, params = {}, ...rest } = data

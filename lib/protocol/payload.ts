@@ -1,6 +1,5 @@
 import type { Id, InvalidMessage, Message } from './message.ts'
 
-/** A JSON object. */
 export type JsonObject = Record<string, unknown>
 
 export function isJsonObject (value: unknown): value is JsonObject {
@@ -11,37 +10,37 @@ export function invalid (reason: InvalidMessage['reason'], id: Id | null = null)
   return { kind: 'invalid', id, reason }
 }
 
-/** A message whose bytes cannot be attached. An answer is one all the same: its caller must not wait on, and it is not answered. */
+/** Replaces a message that cannot carry its bytes. An answer becomes `answer-invalid`: it still settles its call, and is not answered itself. */
 export function withoutBytes (message: Message): InvalidMessage {
   if (message.kind === 'notice') return invalid('malformed')
   if (message.kind === 'invalid') return message
   return invalid(message.kind === 'call' ? 'malformed' : 'answer-invalid', message.id)
 }
 
-/** What a message carries: its params, or its result. */
+/** The params or the result of a message. */
 export function payloadOf (message: Message): unknown {
   if (message.kind === 'call' || message.kind === 'notice') return message.params
   return message.kind === 'result' ? message.result : undefined
 }
 
-function withPayload (message: Message, body: unknown): Message {
-  return message.kind === 'result' ? { ...message, result: body } : { ...message, params: body } as Message
+function withPayload (message: Message, payload: unknown): Message {
+  return message.kind === 'result' ? { ...message, result: payload } : { ...message, params: payload } as Message
 }
 
 export function bytesOf (message: Message): Uint8Array | undefined {
-  const body = payloadOf(message)
-  if (body instanceof Uint8Array) return body
-  return isJsonObject(body) && body.data instanceof Uint8Array ? body.data : undefined
+  const payload = payloadOf(message)
+  if (payload instanceof Uint8Array) return payload
+  return isJsonObject(payload) && payload.data instanceof Uint8Array ? payload.data : undefined
 }
 
 export function withData (message: Message, data: unknown, name = 'data'): Message {
-  const body = payloadOf(message)
-  const rest: JsonObject = isJsonObject(body) && !(body instanceof Uint8Array) ? { ...body } : {}
+  const payload = payloadOf(message)
+  const rest: JsonObject = isJsonObject(payload) && !(payload instanceof Uint8Array) ? { ...payload } : {}
   delete rest.data
   return withPayload(message, { ...rest, [name]: data })
 }
 
-/** For a protocol that cannot hold bytes: as `base64` in place of `data`. */
+/** Replaces `data` by `base64`, for a protocol without bytes. */
 export function toBase64 (message: Message): Message {
   const data = bytesOf(message)
   if (!data) return message
@@ -51,9 +50,9 @@ export function toBase64 (message: Message): Message {
 }
 
 export function fromBase64 (message: Message): Message {
-  const body = payloadOf(message)
-  if (!isJsonObject(body) || typeof body.base64 !== 'string') return message
-  const { base64, ...rest } = body
+  const payload = payloadOf(message)
+  if (!isJsonObject(payload) || typeof payload.base64 !== 'string') return message
+  const { base64, ...rest } = payload
   try {
     return withPayload(message, { ...rest, data: Uint8Array.from(atob(base64 as string), char => char.charCodeAt(0)) })
   } catch {

@@ -1,33 +1,30 @@
+import { CallQueue, type CallQueueLimits } from './call-queue.ts'
 import { Failure, type Reason } from './errors.ts'
 import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMessage, type Message, type Notice, type Result } from './message.ts'
 
-/** The one behind a peer: where its messages go and who answers what comes in. */
+/** What a peer needs of its connection: it sends messages and answers requests. */
 export interface PeerHandler {
-  /** Throws a `Failure` when a call or notice of ours cannot be encoded. */
+  /** Sends a message. Throws a `Failure` if a call or notice cannot be encoded. */
   transmit (message: Message | Message[]): void
-  /** The result, or a promise of it; a thrown `Failure` is told to the other side, anything else is an internal error. */
-  answer (asked: Call | Notice, inbound: InboundCall): unknown
-  /** Refused, because too many calls are being answered. */
-  refused (asked: Call | Notice): void
-  /** What has no use: an answer to nothing that was asked, or what was no message. */
+  /** Returns the result or a promise of it. A thrown `Failure` is sent to the other side; any other error becomes `internal`. */
+  answer (request: Call | Notice, inbound: InboundCall): unknown
+  /** A request was refused because `maxInbound` requests are in progress. */
+  refused (request: Call | Notice): void
+  /** An answer that matches no pending call, or an invalid message. */
   unexpected (message: Result | FailureMessage | InvalidMessage): void
 }
 
-/** What a timer can hold; beyond it, one fires at once. */
+/** The maximum of `setTimeout`; a timer with a longer delay fires at once. */
 export const MAX_TIMER_MS = 2_147_483_647
 
-export interface PeerLimits {
-  /** Calls of ours on the wire at a time; the others wait in order. */
-  concurrency: number
-  /** Calls of the other side that may wait for our answer at a time. */
-  inbound: number
-  /** Milliseconds, from its start, for which a call on the wire that was given up keeps others off it, unless it is answered; without it, none. */
-  linger?: number | undefined
+export interface PeerLimits extends CallQueueLimits {
+  /** Calls and notices of the other side that may be in progress at a time. */
+  maxInbound: number
   /** Makes the ids of calls; by default they are numbers from 1. */
-  mint?: (() => string) | undefined
+  nextId?: (() => string) | undefined
 }
 
-/** As much of an `AbortSignal` as a call needs. */
+/** The part of `AbortSignal` that a call uses. */
 export interface CallSignal {
   readonly aborted: boolean
   addEventListener (type: 'abort', listener: () => void, options: { once: true }): void
@@ -35,17 +32,17 @@ export interface CallSignal {
 }
 
 export interface CallOptions {
-  /** Milliseconds; without it the call waits until it is answered or the connection ends. */
+  /** Milliseconds until the call fails. By default it waits until it is answered or the connection ends. */
   timeout?: number | undefined
-  /** Gives the call up. An `AbortSignal` will do. */
+  /** Aborting it gives the call up. */
   signal?: CallSignal | undefined
-  /** The id on the wire, where it must be a given one. */
+  /** The id on the wire; by default the peer makes one. */
   id?: Id | undefined
 }
 
 export interface QueuedOptions extends CallOptions {
-  /** Milliseconds for the answer, from when the call goes on the wire. Only where it may have to wait for that. */
-  patience?: number | undefined
+  /** Milliseconds for the answer, from when the call is sent; only where `lingerMs` is set. */
+  answerTimeout?: number | undefined
 }
 
 /** A call of the other side while it is being answered. */
@@ -53,7 +50,7 @@ export class InboundCall {
   #controller: AbortController | undefined
   #aborted = false
 
-  /** Aborts when the other side leaves. */
+  /** Aborted when the connection ends. */
   get signal (): AbortSignal {
     this.#controller ??= new AbortController()
     if (this.#aborted) this.#controller.abort()
@@ -66,34 +63,25 @@ export class InboundCall {
   }
 }
 
-interface PendingCall {
-  call: Call
-  settle (outcome: Result | Failure): void
-  patience: number | undefined
-  /** Set where few calls are on the wire at a time, once this one is. */
-  saidAt?: number
-  impatient?: ReturnType<typeof setTimeout>
-}
-
+type Settle = (outcome: Result | Failure) => void
 type Reply = (answer: Result | FailureMessage) => void
 
-/** One end of a conversation: calls in flight, their timeouts, and answering. Owns no socket. */
+/** One end of a conversation: calls in flight, their timeouts, and answers. Owns no socket. */
 export class Peer {
   readonly #handler: PeerHandler
   readonly #limits: PeerLimits
-  // most connections have no call in flight, and only those that had one pay for it
-  #pending: Map<Id, PendingCall> | undefined
+  readonly #isLimited: boolean
+  // most connections have no call in flight; these are created by the first call, to save memory
+  #pending: Map<Id, Settle> | undefined
   #inbound: Set<InboundCall> | undefined
-  #queue: Call[] | undefined
-  /** Given up, and still keeping others off the wire. */
-  #lingering: Map<Id, ReturnType<typeof setTimeout>> | undefined
-  #onWire = 0
+  #queue: CallQueue | undefined
   #lastId = 0
   #ended: Reason | undefined
 
   constructor (handler: PeerHandler, limits: PeerLimits) {
     this.#handler = handler
     this.#limits = limits
+    this.#isLimited = Number.isFinite(limits.concurrency)
   }
 
   /** Calls in flight, of both sides. */
@@ -101,35 +89,32 @@ export class Peer {
     return (this.#pending?.size ?? 0) + this.answering
   }
 
-  /** Calls of the other side that wait for our answer. */
+  /** Requests of the other side that are in progress. */
   get answering (): number {
     return this.#inbound?.size ?? 0
   }
 
-  /** Settles exactly once: with the result, or with a `Failure`. */
-  call (method: string, params?: unknown, { timeout, signal, id: known, patience }: QueuedOptions = {}): Promise<unknown> {
+  /** Settles exactly once, with the result or a `Failure`. */
+  call (method: string, params?: unknown, { timeout, signal, id: givenId, answerTimeout }: QueuedOptions = {}): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(new Failure(this.#ended))
-      if (signal?.aborted) return reject(givenUp())
-      const id = known ?? this.#mint()
+      if (signal?.aborted) return reject(callerGaveUp())
+      const id = givenId ?? this.#nextId()
       if (this.#pending?.has(id)) return reject(new Failure('busy'))
 
       const call: Call = { kind: 'call', id, method, params }
-      const giveUp = () => this.#giveUp(id, givenUp())
+      const giveUp = () => this.#giveUp(id, callerGaveUp())
       const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER_MS))
       signal?.addEventListener('abort', giveUp, { once: true })
       this.#pending ??= new Map()
-      this.#pending.set(id, {
-        call,
-        settle (outcome) {
-          clearTimeout(timer)
-          signal?.removeEventListener('abort', giveUp)
-          if (outcome instanceof Error) reject(outcome)
-          else resolve(outcome.result)
-        },
-        patience
+      this.#pending.set(id, outcome => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', giveUp)
+        if (outcome instanceof Error) reject(outcome)
+        else resolve(outcome.result)
       })
-      this.#put(call)
+      if (this.#isLimited) this.#enqueue(call, answerTimeout)
+      else this.#send(call)
     })
   }
 
@@ -139,103 +124,71 @@ export class Peer {
 
   receive (message: Message | Message[]): void {
     if (!Array.isArray(message)) return this.#receive(message, answer => this.#reply(answer))
-    const asked = message.filter(wantsReply).length
-    const together: Message[] = []
+    const expected = message.filter(wantsReply).length
+    const answers: Message[] = []
     const reply: Reply = answer => {
-      if (together.push(answer) === asked) this.#reply(together)
+      if (answers.push(answer) === expected) this.#reply(answers)
     }
     for (const one of message) this.#receive(one, reply)
   }
 
-  /** Settles every call in flight; nothing is sent or answered any more. */
+  /** Settles every call in flight. Afterwards nothing is sent or answered. */
   end (reason: Reason = 'dropped'): void {
     if (this.#ended) return
     this.#ended = reason
-    this.#queue = undefined
-    for (const id of this.#pending?.keys() ?? []) this.#settle(id, new Failure(reason))
-    for (const timer of this.#lingering?.values() ?? []) clearTimeout(timer)
+    this.#queue?.end()
+    for (const id of this.#pending?.keys() ?? []) this.#take(id, new Failure(reason))
     for (const inbound of this.#inbound ?? []) inbound.abort()
     this.#inbound = undefined
   }
 
-  #put (call: Call): void {
-    if (this.#onWire >= this.#limits.concurrency) {
-      this.#queue ??= []
-      this.#queue.push(call)
-      return
-    }
-    this.#onWire++
+  #enqueue (call: Call, answerTimeout: number | undefined): void {
+    this.#queue ??= new CallQueue(this.#limits, {
+      send: call => this.#send(call),
+      expire: id => this.#giveUp(id, new Failure('timeout'))
+    })
+    this.#queue.add(call, answerTimeout)
+  }
+
+  #send (call: Call): void {
     try {
       this.#handler.transmit(call)
     } catch (error) {
       this.#settle(call.id, error as Failure)
     }
-    if (this.#limits.linger !== undefined) this.#said(call.id)
   }
 
-  #said (id: Id): void {
-    const pending = this.#pending?.get(id)
-    if (!pending) return
-    pending.saidAt = performance.now()
-    if (pending.patience !== undefined) pending.impatient = setTimeout(() => this.#giveUp(id, new Failure('timeout')), pending.patience)
-  }
-
-  /** Nobody waits for the answer any more; where few calls are on the wire at a time, the other side may still be at it. */
+  /** The caller does not wait for the answer any more, but the other side may still be working on it. */
   #giveUp (id: Id, failure: Failure): void {
-    const saidAt = this.#pending?.get(id)?.saidAt
-    if (saidAt === undefined) return void this.#settle(id, failure)
-    this.#take(id, failure)
-    const rest = Math.max(saidAt + this.#limits.linger! - performance.now(), 0)
-    this.#lingering ??= new Map()
-    this.#lingering.set(id, setTimeout(() => this.#leave(id), rest))
+    if (this.#take(id, failure)) this.#queue?.abandon(id)
   }
 
-  /** Takes the call out of those in flight and lets the next of the queue go. False: it is not in flight. */
+  /** False: no such call is pending. */
   #settle (id: Id, outcome: Result | Failure): boolean {
-    const pending = this.#take(id, outcome)
-    if (!pending) {
-      this.#leave(id)
-      return false
-    }
-    const waiting = this.#queue?.indexOf(pending.call) ?? -1
-    if (waiting === -1) this.#next()
-    else this.#queue!.splice(waiting, 1)
+    const isPending = this.#take(id, outcome)
+    if (isPending) this.#queue?.settle(id)
+    else this.#queue?.release(id)
+    return isPending
+  }
+
+  /** Each call settles once, because its entry leaves the map first. */
+  #take (id: Id, outcome: Result | Failure): boolean {
+    const settle = this.#pending?.get(id)
+    if (!settle) return false
+    this.#pending!.delete(id)
+    settle(outcome)
     return true
   }
 
-  #take (id: Id, outcome: Result | Failure): PendingCall | undefined {
-    const pending = this.#pending?.get(id)
-    if (!pending) return undefined
-    this.#pending!.delete(id)
-    clearTimeout(pending.impatient)
-    pending.settle(outcome)
-    return pending
-  }
-
-  /** A call that was given up is answered after all, or had its time. */
-  #leave (id: Id): void {
-    const timer = this.#lingering?.get(id)
-    if (timer === undefined) return
-    clearTimeout(timer)
-    this.#lingering!.delete(id)
-    this.#next()
-  }
-
-  #next (): void {
-    this.#onWire--
-    const next = this.#queue?.shift()
-    if (next) this.#put(next)
-  }
-
-  #mint (): Id {
-    return this.#limits.mint?.() ?? ++this.#lastId
+  #nextId (): Id {
+    return this.#limits.nextId?.() ?? ++this.#lastId
   }
 
   #receive (message: Message, reply: Reply): void {
     if (this.#ended) return
     switch (message.kind) {
       case 'call': return this.#answer(message, message.id, reply)
-      case 'notice': return this.#answer(message, null, nobody)
+      case 'notice': return this.#answer(message, null, ignoreReply)
       case 'result': {
         if (!this.#settle(message.id, message)) this.#handler.unexpected(message)
         return
@@ -259,16 +212,16 @@ export class Peer {
     if (!this.#ended) this.#handler.transmit(answer)
   }
 
-  #answer (asked: Call | Notice, id: Id | null, reply: Reply): void {
-    if (this.answering >= this.#limits.inbound) {
-      this.#handler.refused(asked)
+  #answer (request: Call | Notice, id: Id | null, reply: Reply): void {
+    if (this.answering >= this.#limits.maxInbound) {
+      this.#handler.refused(request)
       return reply({ kind: 'failure', id, reason: 'busy' })
     }
     const inbound = new InboundCall()
     try {
-      const result = this.#handler.answer(asked, inbound)
+      const result = this.#handler.answer(request, inbound)
       if (isThenable(result)) void this.#await(inbound, id, result, reply)
-      else reply(succeeded(id, result))
+      else reply(resultMessage(id, result))
     } catch (error) {
       reply(failureMessage(id, error))
     }
@@ -277,12 +230,12 @@ export class Peer {
   async #await (inbound: InboundCall, id: Id | null, result: PromiseLike<unknown>, reply: Reply): Promise<void> {
     this.#inbound ??= new Set()
     this.#inbound.add(inbound)
-    const answer = await result.then(value => succeeded(id, value), error => failureMessage(id, error))
+    const answer = await result.then(value => resultMessage(id, value), error => failureMessage(id, error))
     if (this.#inbound?.delete(inbound)) reply(answer)
   }
 }
 
-/** A promise, or what a query builder takes for one. */
+/** A promise or another thenable, such as a query builder. */
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }
@@ -291,13 +244,13 @@ function wantsReply (message: Message): boolean {
   return message.kind === 'call' || (message.kind === 'invalid' && message.reason !== 'answer-invalid')
 }
 
-function givenUp (): Failure {
+function callerGaveUp (): Failure {
   return new Failure('dropped', { message: 'The caller gave up' })
 }
 
-/** Only a call is replied to, and a call has an id. */
-function succeeded (id: Id | null, result: unknown): Result {
+/** Only the answer to a call is sent, and a call has an id. */
+function resultMessage (id: Id | null, result: unknown): Result {
   return { kind: 'result', id: id!, result: result ?? null }
 }
 
-function nobody (): void {}
+function ignoreReply (): void {}

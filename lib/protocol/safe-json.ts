@@ -1,6 +1,6 @@
 /**
- * Whether parsed JSON is safe to hand on: not nested deeper than `depth`, and without the keys that reach a prototype when
- * somebody merges it into another object.
+ * Whether parsed JSON is safe to pass on: not nested deeper than `depth`, and without the keys that would change a prototype
+ * when the application merges it into another object.
  */
 export function isSafeJson (value: unknown, depth: number): boolean {
   if (typeof value !== 'object' || value === null) return true

@@ -3,23 +3,23 @@ export interface TopicLimits {
   levels: number
 }
 
-/** Each level at which `+` is allowed doubles the nodes that a topic can visit. */
-const WILDCARD_LEVELS = 8
+/** `+` is allowed in this many levels, because each doubles the nodes that a match can visit. */
+const MAX_WILDCARD_LEVELS = 8
 
-/** Levels joined by `/`, none of them a wildcard. What begins with `$` is ours. */
+/** Levels joined by `/`, without wildcards. Topics that begin with `$` are reserved. */
 export function isTopic (text: unknown, limits: TopicLimits): text is string {
-  return levelsOf(text, limits)?.some(isWild) === false
+  return levelsOf(text, limits)?.some(hasWildcard) === false
 }
 
-/** A topic, in which `+` stands for one of the first levels and `#`, at the end, for the rest. */
+/** A topic in which `+` may stand for one of the first levels, and `#`, at the end, for the rest. */
 export function isFilter (text: unknown, limits: TopicLimits): text is string {
   const levels = levelsOf(text, limits)
   return levels !== undefined && levels.every((level, at) => {
-    return !isWild(level) || (level === '+' && at < WILDCARD_LEVELS) || (level === '#' && at === levels.length - 1)
+    return !hasWildcard(level) || (level === '+' && at < MAX_WILDCARD_LEVELS) || (level === '#' && at === levels.length - 1)
   })
 }
 
-/** Undefined: it is neither a topic nor a filter. */
+/** Undefined: the text is neither a topic nor a filter. */
 function levelsOf (text: unknown, limits: TopicLimits): string[] | undefined {
   if (typeof text !== 'string' || text.length === 0 || text.length > limits.length) return undefined
   if (text.startsWith('$') || /[\0\p{Cs}]/u.test(text)) return undefined
@@ -27,14 +27,14 @@ function levelsOf (text: unknown, limits: TopicLimits): string[] | undefined {
   return levels.length <= limits.levels ? levels : undefined
 }
 
-function isWild (level: string): boolean {
+function hasWildcard (level: string): boolean {
   return level.includes('+') || level.includes('#')
 }
 
 /** Whether a filter matches a topic. */
 export function matches (filter: string, topic: string): boolean {
   const [levels, names] = [filter.split('/'), topic.split('/')]
-  if (isWild(levels[0]!) && topic.startsWith('$')) return false
+  if (hasWildcard(levels[0]!) && topic.startsWith('$')) return false
   const rest = levels.at(-1) === '#'
   if (rest ? names.length < levels.length - 1 : names.length !== levels.length) return false
   return levels.every((level, at) => level === '+' || level === '#' || level === names[at])
@@ -43,15 +43,15 @@ export function matches (filter: string, topic: string): boolean {
 const SLASH = 0x2f
 
 /**
- * The levels `text.slice(start, end)` of a filter. A node is split only where filters branch, so a filter adds two nodes at most, however
- * many levels it has.
+ * The levels `text.slice(start, end)` of a filter. A node is split only where filters branch, so a filter adds at most two nodes, whatever its number of
+ * levels.
  */
 class Node<T> {
   readonly text: string
   start: number
   readonly end: number
   listeners: Set<T> | undefined
-  /** By their first level. */
+  /** Child nodes, by their first level. */
   next: Map<string, Node<T>> | undefined
 
   constructor (text: string, start: number, end: number) {
@@ -65,17 +65,17 @@ class Node<T> {
   }
 }
 
-/** Who listens to what: filters in a tree of levels. The cost of a match is bounded by the levels of the topic, not by the number of filters. */
+/** The listeners of topic filters, in a tree of levels. The cost of a match is bounded by the levels of the topic, not by the number of filters. */
 export class Topics<T> {
   readonly #root = new Node<T>('', 0, -1)
   #size = 0
 
-  /** Filters held, each listener's own counted. */
+  /** Number of pairs of a filter and a listener. */
   get size (): number {
     return this.#size
   }
 
-  /** True when nobody listened to this filter before. */
+  /** True: the first listener of this filter. */
   add (filter: string, listener: T): boolean {
     let node = this.#root
     while (node.end < filter.length) node = childFor(node, filter)
@@ -86,7 +86,7 @@ export class Topics<T> {
     return before === 0
   }
 
-  /** True when nobody listens to this filter any more. */
+  /** True: the last listener of this filter. */
   remove (filter: string, listener: T): boolean {
     const path = [this.#root]
     for (let node = this.#root; node.end < filter.length; path.push(node)) {
@@ -103,7 +103,7 @@ export class Topics<T> {
     return true
   }
 
-  /** Each listener with a filter that matches, once. */
+  /** The listeners with a filter that matches, each once. */
   match (topic: string): Set<T> {
     const found = new Set<T>()
     collect(this.#root, topic.split('/'), 0, found)
@@ -111,7 +111,7 @@ export class Topics<T> {
   }
 }
 
-/** The next node on the way to a filter, created where there is none. */
+/** The next node on the path to a filter; created if there is none. */
 function childFor<T> (node: Node<T>, filter: string): Node<T> {
   const start = node.end + 1
   const key = levelAt(filter, start)
@@ -135,7 +135,7 @@ function split<T> (node: Node<T>, end: number): Node<T> {
   return upper
 }
 
-/** Removes the last node of a path if nothing ends or branches there, and joins a node with its only child. */
+/** Removes the last node of a path if no filter ends or branches there, and joins a node with its only child. */
 function prune<T> (path: Array<Node<T>>): void {
   const last = path.at(-1)!
   if (!last.next) {
@@ -151,18 +151,18 @@ function prune<T> (path: Array<Node<T>>): void {
   above.next!.set(node.key, only!)
 }
 
-/** Where the levels end that a node and a filter have in common. The first level is known to be equal. */
+/** The end of the levels that a node and a filter have in common. Their first level is equal. */
 function commonEnd<T> ({ text, start, end }: Node<T>, filter: string): number {
   let common = start
-  for (let at = start; signAt(text, at, end) === signAt(filter, at, filter.length); at++) {
+  for (let at = start; charCodeAt(text, at, end) === charCodeAt(filter, at, filter.length); at++) {
     if (at === end || at === filter.length) return at
     if (text.charCodeAt(at) === SLASH) common = at
   }
   return common
 }
 
-/** The end of a text is the end of a level, too. */
-function signAt (text: string, at: number, end: number): number {
+/** The end of the text ends a level, as `/` does. */
+function charCodeAt (text: string, at: number, end: number): number {
   return at === end ? SLASH : text.charCodeAt(at)
 }
 
@@ -175,19 +175,19 @@ function collect<T> (node: Node<T>, names: string[], at: number, found: Set<T>):
   if (at === names.length && node.listeners) for (const listener of node.listeners) found.add(listener)
   if (!node.next) return
   if (at < names.length) descend(node.next.get(names[at]!), names, at, found)
-  // as in MQTT, no wildcard reaches what begins with `$`, and `a/#` matches `a` too
+  // as in MQTT, wildcards do not match topics that begin with `$`, and `a/#` matches `a` too
   if (at === 0 && names[0]!.startsWith('$')) return
   if (at < names.length) descend(node.next.get('+'), names, at, found)
   descend(node.next.get('#'), names, at, found)
 }
 
 function descend<T> (node: Node<T> | undefined, names: string[], at: number, found: Set<T>): void {
-  const after = node && levelsAlong(node, names, at)
+  const after = node && levelsMatched(node, names, at)
   if (after !== undefined) collect(node!, names, after, found)
 }
 
-/** How many levels of a topic have been passed at the end of a node; undefined: one of them does not match. */
-function levelsAlong<T> ({ text, start, end }: Node<T>, names: string[], at: number): number | undefined {
+/** The number of levels of a topic that have matched at the end of a node; undefined: one of them does not match. */
+function levelsMatched<T> ({ text, start, end }: Node<T>, names: string[], at: number): number | undefined {
   for (let from = start; from <= end; from++, at++) {
     if (text[from] === '#' && from + 1 === text.length) return names.length
     const name = names[at]

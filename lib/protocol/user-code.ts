@@ -1,4 +1,4 @@
-/** The words of what was thrown. Functions of an application may throw anything, and some of it throws again when it is read. */
+/** The message of a thrown value. Never throws: functions of an application may throw anything, even a value that throws when it is read. */
 export function describeThrown (thrown: unknown): string {
   try {
     return String((thrown as Partial<Error> | undefined)?.message ?? thrown)
@@ -7,7 +7,7 @@ export function describeThrown (thrown: unknown): string {
   }
 }
 
-/** A promise of what a function of the application gives, whatever that is or throws. */
+/** Calls a function of the application; whatever it returns or throws becomes a promise. */
 export function invoke<T> (work: () => T | PromiseLike<T>): Promise<T> {
   return new Promise(resolve => { resolve(work()) })
 }

@@ -1,6 +1,6 @@
-import { nodeAnswers } from './answers.ts'
+import { nodeReasons } from './answers.ts'
 import { reasons } from './errors.ts'
 
-// A node has more to say than a client; whatever is one imports this.
+// Adds the reasons of a node to the table. Each entry point that runs as a node imports this file; the client does not.
 
-Object.assign(reasons, nodeAnswers)
+Object.assign(reasons, nodeReasons)

@@ -6,7 +6,7 @@ const kinds = new Set(['call', 'notice', 'result', 'failure', 'invalid'])
 const everyByte = Uint8Array.from({ length: 256 }, (_, at) => at)
 const awkward = ['1', 'a b', 'ü-€-😀', '"\\\n\u2028', '__proto__', '0'.repeat(36)]
 
-/** What every codec must hold. Ids are strings and params are objects here: not every protocol knows others. */
+/** The contract of a codec. Ids are strings and params are objects, because some protocols allow no others. */
 export function codecContract (t: Test, name: string, make: () => Codec): void {
   void t.test(`${name} keeps the contract of a codec`, async t => {
     const codec = make()
@@ -14,12 +14,12 @@ export function codecContract (t: Test, name: string, make: () => Codec): void {
     const back = (message: Message) => codec.decode(encode(message))
     const hasNotices = codec.encode({ kind: 'notice', method: 'tell', params: {} }) !== undefined
 
-    t.test('names itself in a way that fits a header, and lets at least one call on the wire', async t => {
+    t.test('has a subprotocol that is valid in a header, and a concurrency of at least one', async t => {
       t.match(codec.subprotocol, /^[\w.-]+$/)
       t.ok(codec.concurrency > 0)
     })
 
-    t.test('brings each kind of message back as it was', async t => {
+    t.test('decodes each kind of message as it was encoded', async t => {
       const params = { name: 'ü€😀 "\\\n\u2028', list: [1, null, { deep: true }], none: null, no: false }
       t.strictSame(back({ kind: 'call', id: 'a1', method: 'read', params }), { kind: 'call', id: 'a1', method: 'read', params })
       if (hasNotices) t.strictSame(back({ kind: 'notice', method: 'tell', params }), { kind: 'notice', method: 'tell', params })
@@ -27,14 +27,14 @@ export function codecContract (t: Test, name: string, make: () => Codec): void {
       t.match(back({ kind: 'failure', id: 'a1', reason: 'unknown-method' }), { kind: 'failure', id: 'a1', reason: 'unknown-method' })
     })
 
-    t.test('brings back what the other side said when it refused', async t => {
+    t.test('decodes the message and the data of a refusal', async t => {
       const detail = { code: 17, message: 'The door is open', data: { door: 'left' } }
       t.match(back({ kind: 'failure', id: 'a1', reason: 'refused', detail }), {
         kind: 'failure', id: 'a1', reason: 'refused', detail: { message: 'The door is open', data: { door: 'left' } }
       })
     })
 
-    t.test('tells the other side of a message that was none', async t => {
+    t.test('encodes an invalid message as a failure', async t => {
       t.match(back({ kind: 'invalid', id: 'a1', reason: 'malformed' }), { kind: 'failure', id: 'a1' })
     })
 
@@ -46,7 +46,7 @@ export function codecContract (t: Test, name: string, make: () => Codec): void {
       }
     })
 
-    t.test('brings bytes back as bytes', async t => {
+    t.test('decodes bytes as bytes', async t => {
       const inside = Buffer.concat([Buffer.from('around'), everyByte, Buffer.from('around')]).subarray(6, 262)
       for (const data of [everyByte, new Uint8Array(0), Uint8Array.of(10, 10), Uint8Array.of(255), inside]) {
         const call = back({ kind: 'call', id: 'a1', method: 'write', params: { at: 'here', data } }) as any
@@ -63,32 +63,32 @@ export function codecContract (t: Test, name: string, make: () => Codec): void {
       }
     })
 
-    t.test('makes ids that are not made again, if it makes any', async t => {
+    t.test('makes unique ids, if it makes any', async t => {
       const ids = Array.from({ length: 100 }, (_, at) => codec.mint?.() ?? String(at))
       t.equal(new Set(ids).size, 100)
       for (const id of ids) t.match(back({ kind: 'result', id, result: {} }), { kind: 'result', id })
     })
 
-    t.test('finds a call only in a message that names one, if it looks for any', async t => {
+    t.test('turns data into a call only if it names one', async t => {
       for (const data of [undefined, null, 1, 'Reset', [], {}, { params: {} }, { method: 1 }, { method: '' }, { method: 'Reset', params: [] }, { method: 'Reset', param: {} }, everyByte]) {
         t.equal(codec.callOf?.(data), undefined)
       }
     })
 
-    t.test('leaves the messages it encodes as they are', async t => {
+    t.test('does not change the messages it encodes', async t => {
       const params = { at: 'here', data: Uint8Array.of(1, 2) }
       encode({ kind: 'call', id: 'a1', method: 'write', params })
       t.strictSame(params, { at: 'here', data: Uint8Array.of(1, 2) })
     })
 
-    t.test('keeps no state: garbage in between changes nothing', async t => {
+    t.test('is stateless: garbage in between changes nothing', async t => {
       const frame = encode({ kind: 'call', id: 'a1', method: 'read', params: { data: everyByte } })
       const before = codec.decode(frame)
       for (const garbage of ['', '{', '\u0000', Uint8Array.of(0xe2, 0x82), Uint8Array.of(0xff, 10), new Uint8Array(0)]) codec.decode(garbage)
       t.strictSame(codec.decode(frame), before)
     })
 
-    t.test('never throws, whatever comes', async t => {
+    t.test('never throws, whatever the frame', async t => {
       const next = random(7)
       const below = (limit: number) => Math.floor(next() * limit)
       const alphabet = '{}[]":,.0123456789eE+-\\ \n\u0000truefalsnjopcidmhvk ü€\ud800'

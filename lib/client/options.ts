@@ -1,0 +1,50 @@
+import { isDeviceId } from '../protocol/device-id.ts'
+import { MAX_TIMER_MS } from '../protocol/peer.ts'
+import type { Backoff } from '../protocol/reconnect.ts'
+import type { WebSocketLike } from './connection.ts'
+
+export interface ConnectOptions extends Partial<Backoff> {
+  /** The id of the device: 1 to 128 of `A-Z a-z 0-9 . _ : @ + = ~ -`. */
+  deviceId: string
+  /**
+   * A token for the server's `authenticate`, or a function that returns one. The function is called before each connection attempt and has `timeout` to answer.
+   * @default undefined
+   */
+  token?: string | (() => string | undefined | Promise<string | undefined>)
+  /**
+   * The WebSocket constructor. Node 20 has no global one: pass that of the package `ws`, or `tcpSocket()`.
+   * @default globalThis.WebSocket
+   */
+  WebSocket?: new (url: string, protocols: string[]) => WebSocketLike
+  /**
+   * Milliseconds for a connection attempt, from the token to the server's `welcome`, and for a call, including its wait for a connection.
+   * @default 10_000
+   */
+  timeout?: number
+  /**
+   * Number of calls that may wait for a connection; further calls fail with `busy`.
+   * @default 100
+   */
+  maxWaiting?: number
+  /**
+   * Maximum delay before the first reconnection attempt, in milliseconds. It doubles with each further attempt; the actual delay is random.
+   * @default 1_000
+   */
+  minDelay?: number
+  /**
+   * Maximum delay before any reconnection attempt, in milliseconds. Only the server may ask for a longer one.
+   * @default 30_000
+   */
+  maxDelay?: number
+}
+
+export type ClientOptions = Required<Omit<ConnectOptions, 'token'>> & { token: ConnectOptions['token'] | undefined }
+
+/** Checks the options and fills in the defaults. */
+export function clientOptions (options: ConnectOptions): ClientOptions {
+  const { deviceId, token, WebSocket = (globalThis as any).WebSocket, timeout = 10_000, maxWaiting = 100, minDelay = 1_000, maxDelay = 30_000, ...rest } = options
+  for (const name in rest) throw new TypeError(`Unknown option "${name}"`)
+  if (!isDeviceId(deviceId)) throw new TypeError('The option "deviceId" must be 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -')
+  if (!WebSocket) throw new Error('No global WebSocket: give the option "WebSocket", in Node 20 that of the package ws')
+  return { deviceId, token, WebSocket, timeout: Math.min(timeout, MAX_TIMER_MS), maxWaiting, minDelay, maxDelay }
+}
