@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { answerOf, type Answer, type Owner, type Presence, type Request } from '../cluster/backplane.ts'
+import { answerOf, type Answer, type Owner, type Presence, type SessionRequest } from '../cluster/backplane.ts'
 import type { Session } from '../connection/session.ts'
 import type { Subscriptions } from './subscriptions.ts'
 
@@ -38,14 +38,14 @@ export class SessionOwner implements Owner {
     this.#session.end('replaced')
   }
 
-  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
+  async answer (request: SessionRequest, signal?: AbortSignal): Promise<Answer> {
     const entering = this.#session.entered()
     if (entering) await entering
     if (this.#session.left) return { ok: false, reason: 'dropped' }
     return await answerOf(() => this.#serve(request, signal))
   }
 
-  async #serve (request: Request, signal?: AbortSignal): Promise<unknown> {
+  async #serve (request: SessionRequest, signal?: AbortSignal): Promise<unknown> {
     const session = this.#session
     switch (request.kind) {
       case 'send': return await session.offer(request.id, request.data)
@@ -61,7 +61,7 @@ export class SessionOwner implements Owner {
   }
 
   /** A message that comes again, as a retry over another node, joins the one under way. */
-  async #confirm ({ id, data, timeout }: Request & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
+  async #confirm ({ id, data, timeout }: SessionRequest & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
     const first = this.#confirming.get(id)
     if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
     const { method, params, ...named } = this.#session.callFor(id, data)
