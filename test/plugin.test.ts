@@ -13,6 +13,7 @@ import Fastify from 'fastify'
 import t from 'tap'
 import WebSocket from 'ws'
 import { builtins } from '../lib/gateway/builtins.ts'
+import { pluginLog } from '../lib/gateway/log.ts'
 import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Presence } from '../lib/index.ts'
 import { fakeLog } from './fakes.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
@@ -24,6 +25,17 @@ function muteClient (url: string, path: string): Socket {
   socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`)
   return socket
 }
+
+t.test('each log line of the plugin names it, also where the logger of the host has no working child', async t => {
+  const [log, child] = [fakeLog(), fakeLog()]
+  const bindings: object[] = []
+  pluginLog({ ...log, child: (bound: object) => { bindings.push(bound); return child } } as never).info({}, 'to the child')
+  t.strictSame(bindings, [{ plugin: 'fastify-devices' }])
+  t.match(child.lines, [{ words: 'to the child' }])
+  pluginLog({ ...log, child: undefined } as never).info({}, 'without a child')
+  pluginLog({ ...log, child () { throw new Error('no children') } } as never).info({}, 'instead of a child')
+  t.match(log.lines, [{ words: 'without a child' }, { words: 'instead of a child' }])
+})
 
 t.test('a prefix goes before every route', async t => {
   const app = await listen(t, { prefix: '/iot' })
@@ -274,7 +286,7 @@ t.test('listeners hear of devices and messages, and one that fails harms nobody'
   device.socket.close(1000)
   await until(() => app.devices.size === 0)
   t.strictSame(heard, [['connected', 'd'], ['message', 'd', { n: 1 }], ['message', 'd', null], ['disconnected', 'd', 1000]])
-  t.equal(errors.filter(line => line.includes('a listener failed')).length, 2)
+  t.equal(errors.filter(line => line.includes('event listener failed')).length, 2)
 })
 
 t.test('a device that is here can be spoken to directly', async t => {
@@ -491,11 +503,11 @@ t.test('while nodes and letters cannot be reached a node serves its devices, say
     }
   }
   const app = await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
-  t.strictSame(words(), ['the mailbox is in trouble', 'the backplane is in trouble'])
+  t.strictSame(words(), ['mailbox error', 'backplane error'])
   await app.devices.send('d', 'letter', { ttl: 60_000 })
   isAway = true
   tellLink!(false)
-  await until(() => words().includes('the mailbox cannot be reached'))
+  await until(() => words().includes('mailbox unreachable'))
   const device = (await connect(app.url, 'd')).handle('message', () => ({}))
   t.match(await device.ask('subscribe', { topics: ['a'] }), { result: { topics: ['a'] } })
   await app.devices.join('d', 'b')
@@ -504,9 +516,9 @@ t.test('while nodes and letters cannot be reached a node serves its devices, say
   isAway = false
   tellLink!(true)
   t.equal((await device.message()).params.data, 'letter')
-  await until(() => words().includes('the mailbox can be reached again'))
-  t.strictSame(words().filter(text => /^the .* reached/.test(text)).toSorted(), [
-    'the mailbox can be reached again', 'the mailbox cannot be reached', 'the other nodes can be reached again', 'the other nodes cannot be reached'
+  await until(() => words().includes('mailbox reachable again'))
+  t.strictSame(words().filter(text => /^(cluster link|mailbox) (down|restored|reachable|unreachable)/.test(text)).toSorted(), [
+    'cluster link down', 'cluster link restored', 'mailbox reachable again', 'mailbox unreachable'
   ])
 })
 

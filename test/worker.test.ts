@@ -678,11 +678,11 @@ t.test('a worker says what its backplane is in trouble with', async t => {
   const [link, trouble] = listeners
   link!(true)
   t.strictSame(spoken(log, 'warn'), [], 'to reach the others for the first time is nothing to warn of')
-  t.equal(spoken(log, 'info').at(-1), 'the other nodes can be reached')
+  t.equal(spoken(log, 'info').at(-1), 'cluster link up')
   link!(false)
   link!(true)
   trouble!(new Error('no room'))
-  t.strictSame(spoken(log, 'warn'), ['the other nodes cannot be reached', 'the other nodes can be reached again'])
+  t.strictSame(spoken(log, 'warn'), ['cluster link down', 'cluster link restored'])
   t.match(log.lines.find(({ level }) => level === 'error'), { words: 'the backplane is in trouble', fields: { err: { message: 'no room' } } })
 })
 
