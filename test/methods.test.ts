@@ -323,7 +323,7 @@ t.test('a wrong option throws and is named', async t => {
     [{ node: 'a b' }, "fastify-devices: the option \"node\" is wrong: Expected string to match '^[A-Za-z0-9_-]{1,64}$' (Name of this node; by default drawn at start)"],
     [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Who is this device; `false` lets every device in. Without it: only from this machine)'],
     [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function)'],
-    [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins that browsers may come from, as `https://host:port`, or a function that says so of each)'],
+    [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins whose pages may connect: a list of `https://host:port`, or a function that decides)'],
     [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; the first is for devices that offer none. By default JSON-RPC)'],
     [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; by default in memory)'],
     [{ mailbox: Promise.resolve({}) }, 'fastify-devices: the option "mailbox" is a promise: await it'],
