@@ -61,7 +61,7 @@ function office ({ mailbox = memoryMailbox(), backplane = localBackplane(), node
   const stats = new Stats()
   const log = fakeLog()
   const events = new Events(log)
-  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
+  const letters = new Letters({ mailbox, backplane, node, limits: caps, stats, events, log })
   const told: string[] = []
   for (const ending of ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered'] as const) {
     events.on(ending, ({ deviceId, id }) => { told.push(`${deviceId} ${id} ${ending}`) })
@@ -250,9 +250,9 @@ for (const [where, node] of [['here', 'n1'], ['on another node', 'n2']] as const
 }
 
 /** The outcome, where there is one by now. */
-async function settled ({ outcome, forget }: ReturnType<Letters['outcome']>): Promise<unknown> {
+async function settled ({ outcome, cancel }: ReturnType<Letters['outcome']>): Promise<unknown> {
   const first = await Promise.race([outcome, turn().then(() => 'still waiting')])
-  forget()
+  cancel()
   return first
 }
 
@@ -262,15 +262,15 @@ t.test('a node that cannot be told is logged, and the letter is settled all the 
   await letters.put('d', letter('a', { awaitedBy: 'n2' }))
   t.equal(await letters.settle('d', { id: 'a', awaitedBy: 'n2' }, 'delivered'), true)
   await turn()
-  t.strictSame(log.lines.filter(({ level }) => level === 'warn'), [{ level: 'warn', fields: { err: down, letterId: 'a' }, words: 'nobody can be told of a letter' }])
+  t.strictSame(log.lines.filter(({ level }) => level === 'warn'), [{ level: 'warn', fields: { err: down, letterId: 'a' }, words: 'letter outcome not published' }])
 })
 
 t.test('nobody waits longer than allowed, or than wanted', async t => {
   const { letters } = office()
   t.equal(await letters.outcome('a', 5).outcome, undefined)
-  const { outcome, forget } = letters.outcome('b', 60_000)
-  forget()
-  forget()
+  const { outcome, cancel } = letters.outcome('b', 60_000)
+  cancel()
+  cancel()
   t.equal(await outcome, undefined)
   const controller = new AbortController()
   const given = letters.outcome('c', 60_000, controller.signal).outcome
@@ -288,7 +288,7 @@ t.test('one who waits no longer does not end the wait of the next', async t => {
   await letters.put('d', letter('a', { awaitedBy: 'n1' }))
   const first = letters.outcome('a', 60_000)
   const second = letters.outcome('a', 60_000)
-  first.forget()
+  first.cancel()
   await letters.settle('d', { id: 'a', awaitedBy: 'n1' }, 'delivered')
   t.match(await settled(second), { ending: 'delivered' })
 })
@@ -923,7 +923,7 @@ t.test('a sweep that fails is logged, and one that is slow is not joined by anot
   await until(() => sweeps === 2)
   await new Promise(resolve => setTimeout(resolve, 1_100))
   t.equal(sweeps, 2)
-  t.match(log.lines, [{ level: 'error', words: 'letters cannot be swept' }])
+  t.match(log.lines, [{ level: 'error', words: 'sweep failed' }])
   let closed = false
   const closing = letters.close().then(() => { closed = true })
   await turn()
