@@ -341,7 +341,7 @@ class FakeDevice {
     return this as unknown as Session
   }
 
-  bringing (id: string, data: unknown): NamedCall & { id: string } {
+  callFor (id: string, data: unknown): NamedCall & { id: string } {
     return { method: 'message', params: { id, data }, id }
   }
 

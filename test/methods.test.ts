@@ -315,17 +315,17 @@ t.test('defaults are not shared between registrations', async t => {
 t.test('a wrong option throws and is named', async t => {
   const table: Array<[options: object, words: string]> = [
     [{ maxCall: 1 }, 'fastify-devices has no option "maxCall"'],
-    [{ maxCalls: 0 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer to be greater or equal to 1 (Calls in flight per device, in each direction)'],
-    [{ maxCalls: 1.5 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Calls in flight per device, in each direction)'],
-    [{ maxCalls: '7' }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Calls in flight per device, in each direction)'],
-    [{ callTimeout: 2_147_483_648 }, 'fastify-devices: the option "callTimeout" is wrong: Expected integer to be less or equal to 2147483647 (Time for a device to answer, where the caller names none)'],
-    [{ path: 'ws' }, "fastify-devices: the option \"path\" is wrong: Expected string to match '^/.*[^/]$' (Where devices connect)"],
-    [{ node: 'a b' }, "fastify-devices: the option \"node\" is wrong: Expected string to match '^[A-Za-z0-9_-]{1,64}$' (Name of this node; by default drawn at start)"],
-    [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Who is this device; `false` lets every device in. Without it: only from this machine)'],
-    [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function)'],
+    [{ maxCalls: 0 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer to be greater or equal to 1 (Maximum number of calls in flight per device, in each direction)'],
+    [{ maxCalls: 1.5 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Maximum number of calls in flight per device, in each direction)'],
+    [{ maxCalls: '7' }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Maximum number of calls in flight per device, in each direction)'],
+    [{ callTimeout: 2_147_483_648 }, 'fastify-devices: the option "callTimeout" is wrong: Expected integer to be less or equal to 2147483647 (Time limit for the answer of a device, unless the caller sets one)'],
+    [{ path: 'ws' }, "fastify-devices: the option \"path\" is wrong: Expected string to match '^/.*[^/]$' (Path where devices connect)"],
+    [{ node: 'a b' }, "fastify-devices: the option \"node\" is wrong: Expected string to match '^[A-Za-z0-9_-]{1,64}$' (Name of this node; random by default)"],
+    [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Decides which devices may connect; `false` admits all. Without it, only this machine may connect)'],
+    [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all)'],
     [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins whose pages may connect: a list of `https://host:port`, or a function that decides)'],
-    [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; the first is for devices that offer none. By default JSON-RPC)'],
-    [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; by default in memory)'],
+    [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; a device that offers none gets the first. JSON-RPC by default)'],
+    [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; in memory by default)'],
     [{ mailbox: Promise.resolve({}) }, 'fastify-devices: the option "mailbox" is a promise: await it'],
     [{ toString: 1 }, 'fastify-devices has no option "toString"']
   ]
