@@ -23,9 +23,9 @@ function serving () {
 
 t.test('what is no handler, and a schema that is not of TypeBox, are told at once', async t => {
   const { methods } = serving()
-  t.throws(() => methods.handle('odd', {}, 'x' as never), { message: /"odd" is a function/ })
+  t.throws(() => methods.handle('odd', {}, 'x' as never), { message: /"odd" is not a function/ })
   const plain = { type: 'object' } as never
-  for (const schemas of [{ params: plain }, { result: plain }]) t.throws(() => methods.handle('odd', schemas, () => ({})), { message: /"odd" are made with TypeBox/ })
+  for (const schemas of [{ params: plain }, { result: plain }]) t.throws(() => methods.handle('odd', schemas, () => ({})), { message: /"odd" must be TypeBox schemas/ })
   t.strictSame(methods.names, [])
 })
 
@@ -82,7 +82,7 @@ t.test('a method that nobody handles is unknown', async t => {
   const { answer, counted, log } = serving()
   for (const name of ['nobody', '', '__proto__', 'constructor']) t.equal(await reasonOf(() => answer(name)), 'unknown-method')
   t.strictSame(counted(), { 'unknown-method': 4 })
-  t.strictSame(log.lines[0], { level: 'debug', fields: { deviceId: 'd1', method: 'nobody', reason: 'unknown-method' }, words: 'a call was refused' })
+  t.strictSame(log.lines[0], { level: 'debug', fields: { deviceId: 'd1', method: 'nobody', reason: 'unknown-method' }, words: 'call refused' })
 })
 
 t.test('several handlers of a method share the connections, and each connection stays with one', async t => {
@@ -138,7 +138,7 @@ t.test('an accident in a handler is logged, and an internal error outside', asyn
   t.equal(await reasonOf(() => answer('now')), 'internal')
   t.equal(await reasonOf(() => answer('later')), 'internal')
   t.strictSame(counted(), { internal: 2 })
-  t.strictSame(log.lines, ['now', 'later'].map(method => ({ level: 'error', fields: { err: accident, deviceId: 'd1', method }, words: 'a handler failed' })))
+  t.strictSame(log.lines, ['now', 'later'].map(method => ({ level: 'error', fields: { err: accident, deviceId: 'd1', method }, words: 'handler failed' })))
 })
 
 t.test('a result that does not fit its schema is an accident of the handler', async t => {

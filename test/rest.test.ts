@@ -139,7 +139,7 @@ t.test('a letter to nobody expires', async t => {
   t.equal((await app.devices.receipt('away', id)).status, 'expired')
   await t.rejects(app.devices.send('away', 1, { ttl: -1 }), { code: 'MESSAGE_MALFORMED' })
   await t.rejects(app.devices.send('away', 1, { ttl: Number.NaN }), { code: 'MESSAGE_MALFORMED' })
-  await t.rejects(app.devices.send('away', () => 1, { ttl: 1_000 }), { code: 'PARAMS_INVALID', message: 'Cannot be encoded: a function is no data' })
+  await t.rejects(app.devices.send('away', () => 1, { ttl: 1_000 }), { code: 'PARAMS_INVALID', message: 'Cannot be encoded: a function is not data' })
   t.strictSame(await app.devices.letters('away'), { receipts: [], next: undefined })
 })
 
@@ -507,7 +507,7 @@ t.test('a line that comes byte by byte takes the room of one line, and not of it
   const read: string[] = []
   const receipts = new BulkStream({
     dispatcher: {} as Dispatcher,
-    read (text) {
+    parse (text) {
       read.push(text)
       return new Failure('malformed')
     },
