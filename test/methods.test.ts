@@ -21,7 +21,7 @@ function serving () {
   return { methods, answer, log, device, counted: () => stats.read(0).answers }
 }
 
-t.test('what is no handler, and a schema that is not of TypeBox, are told at once', async t => {
+t.test('a handler that is not a function and a schema that is not TypeBox throw at once', async t => {
   const { methods } = serving()
   t.throws(() => methods.handle('odd', {}, 'x' as never), { message: /"odd" is not a function/ })
   const plain = { type: 'object' } as never
@@ -130,7 +130,7 @@ t.test('a handler refuses with its own code and words, at once or later', async 
   t.strictSame(log.lines.map(({ level }) => level), ['debug', 'debug'])
 })
 
-t.test('an accident in a handler is logged, and an internal error outside', async t => {
+t.test('an unexpected error of a handler is logged, and the device gets an internal error', async t => {
   const { methods, answer, counted, log } = serving()
   const accident = new Error('secret')
   methods.handle('now', {}, () => { throw accident })
@@ -141,7 +141,7 @@ t.test('an accident in a handler is logged, and an internal error outside', asyn
   t.strictSame(log.lines, ['now', 'later'].map(method => ({ level: 'error', fields: { err: accident, deviceId: 'd1', method }, words: 'handler failed' })))
 })
 
-t.test('a result that does not fit its schema is an accident of the handler', async t => {
+t.test('a result that does not match its schema is an internal error', async t => {
   const { methods, answer, counted, log } = serving()
   methods.handle('now', { result: Verdict }, () => ({ ok: 'yes' }) as never)
   methods.handle('later', { result: Verdict }, async () => ({ ok: 'yes' }) as never)
@@ -151,7 +151,7 @@ t.test('a result that does not fit its schema is an accident of the handler', as
   t.strictSame(counted(), { internal: 2 })
 })
 
-t.test('a key is used once: who comes again gets the same answer, even while it is made', async t => {
+t.test('a repeated key gets the same result, even while the first send is in progress', async t => {
   const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   const door = gate<string>()
   let sent = 0
@@ -192,7 +192,7 @@ t.test('a key may be tried again when nothing was sent, and not when something m
   t.equal(await again(new Error('accident')), 'sent now')
 })
 
-t.test('who joined a message that was not sent after all sends it', async t => {
+t.test('a caller that joined a send sends itself if nothing was sent', async t => {
   const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   const door = gate<string>()
   const first = keys.once('k', 'same', () => door.opened)
