@@ -9,7 +9,7 @@ import { connect, listen, open, refusal, request, until } from './support.ts'
 
 const elsewhere = Object.values(networkInterfaces()).flat().find(one => one?.family === 'IPv4' && !one.internal)?.address
 
-t.test('protected mode lets in only this machine, and says what to set', async t => {
+t.test('protected mode admits only this machine, and names the option to set', async t => {
   const app = await listen(t)
   await connect(app.url, 'd')
   const forged = [
@@ -44,7 +44,7 @@ t.test('protected mode refuses another address of this machine', { skip: elsewhe
   t.match(await refusal(far.url, '/ws?deviceId=d'), { status: 403, body: { code: 'PROTECTED_MODE' } })
 })
 
-t.test('a door that is left open on purpose is open to all', async t => {
+t.test('`false` admits everyone', async t => {
   const app = await listen(t, { authenticate: false, guard: false })
   const headers = { 'x-forwarded-for': '10.0.0.1', host: 'gateway.example' }
   const device = await connect(app.url, 'd', { headers })
@@ -235,7 +235,7 @@ t.test('neither tokens nor messages reach a log', async t => {
   t.strictSame(lines.filter(line => /s3cret|wr0ng/.test(line)), [])
 })
 
-t.test('a device that cannot be taken over is told to come later', async t => {
+t.test('a device that cannot be taken over is closed with a code that allows it to reconnect', async t => {
   const broken: Backplane = { ...localBackplane(), own: async () => { throw new Failure('unreachable') } }
   const app = await listen(t, { backplane: broken })
   const device = await connect(app.url, 'd', { unwelcomed: true })
@@ -243,7 +243,7 @@ t.test('a device that cannot be taken over is told to come later', async t => {
   t.equal(app.devices.size, 0)
 })
 
-t.test('a backplane that hangs does not hold a device for ever', async t => {
+t.test('a backplane that hangs does not hold a device forever', async t => {
   let go = () => {}
   const inner = localBackplane()
   const hanging: Backplane = { ...inner, async own (id, owner) { await new Promise<void>(resolve => { go = resolve }); return await inner.own(id, owner) } }
@@ -270,7 +270,7 @@ function holding (): { slow: Backplane, held: Array<() => void>, inner: Backplan
   return { slow, held, inner }
 }
 
-t.test('who asks for a device before it is welcomed waits for that', async t => {
+t.test('a request to a device that is not welcomed yet waits for its welcome', async t => {
   const { slow, held } = holding()
   const app = await listen(t, { backplane: slow })
   const device = await connect(app.url, 'd', { unwelcomed: true })
@@ -292,7 +292,7 @@ t.test('who asks for a device before it is welcomed waits for that', async t => 
   for (const go of held) go()
 })
 
-t.test('a device that is gone before its welcome never was there', async t => {
+t.test('a device that disconnects before its welcome emits no events', async t => {
   const events: string[] = []
   const stream = {
     write (line: string) {

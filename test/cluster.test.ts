@@ -253,7 +253,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     const over = { servers: server.servers, prefix: prefix(), startWithout: true }
     const [backplane, mailbox] = [await natsBackplane(over), await natsMailbox(over)]
     await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
-    await until(() => log.lines.some(({ words }) => words === 'the other nodes can be reached'))
+    await until(() => log.lines.some(({ words }) => words === 'cluster link up'))
     t.strictSame(log.lines.filter(({ level }) => level === 'warn' || level === 'error'), [])
   })
 

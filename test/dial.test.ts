@@ -139,7 +139,7 @@ t.test('a device that says to come back at once, again and again, is dialled eve
   t.strictSame(told().slice(0, 5), [5, 10, 20, 25, 25])
 })
 
-t.test('what cannot be reached is tried again, until nobody wants it', async t => {
+t.test('a server that cannot be reached is retried until the connection is closed', async t => {
   const a = await listen(t, { admissionTimeout: 50 })
   for (const url of ['ws://127.0.0.1:9', 'tcp://127.0.0.1:9', 'unix:/nowhere/at/all']) {
     const dialled = a.devices.dial(url, { deviceId: 'b', ...quick })
@@ -164,7 +164,7 @@ t.test('what cannot be reached is tried again, until nobody wants it', async t =
   }
 })
 
-t.test('a server that says nothing, or nonsense, is left in time', async t => {
+t.test('a server that is silent or sends nonsense is given up in time', async t => {
   const a = await listen(t, { admissionTimeout: 50 })
   const server = createServer({ allowHalfOpen: true }, socket => {
     socket.on('error', () => {}).once('data', () => socket.write('[]\n'))
@@ -215,7 +215,7 @@ t.test('a server that takes its time is left, though it says something, and so i
   }
 })
 
-t.test('what a device says at once is heard when it is known here', async t => {
+t.test('messages that a device sends at once are handled after its registration', async t => {
   const backplane = localBackplane()
   const door = gate()
   const a = await listen(t, { backplane: { ...backplane, own: async (...owned) => { await door.opened; return await backplane.own(...owned) } } })
@@ -281,7 +281,7 @@ t.test('a device that listens need not be introduced to', async t => {
   t.equal(asked, '/listening')
 })
 
-t.test('an application that closes lets those it dialled go, and dials no more', async t => {
+t.test('an application that closes ends its dialled connections, and dials no more', async t => {
   const [a, b] = [await listen(t, { drainTimeout: 500, closeTimeout: 60_000 }), await gateway(t)]
   const server = createServer({ allowHalfOpen: true }, socket => { socket.on('error', () => {}).resume() })
   t.teardown(() => server.close())

@@ -286,7 +286,7 @@ t.test('a folder that was removed or replaced promises nothing, is told of once,
     await mailbox.sweep(Date.now() + 61_000).catch(() => {})
     if (replaced) t.strictSame(await readdir(path), [], 'what is there now is left alone')
     if (replaced) await rm(path, { recursive: true })
-    const told = errors.filter(({ msg }) => msg === 'the mailbox is in trouble').map(({ err }) => err.message)
+    const told = errors.filter(({ msg }) => msg === 'mailbox error').map(({ err }) => err.message)
     t.strictSame(told, Array(replaced ? 2 : 1).fill(`The folder "${path}" was removed or replaced: letters are refused until it is back`))
     await rename(elsewhere, path)
     await until(async () => await send() === 202)

@@ -7,8 +7,8 @@ import { fakeLog, gate, turn, until } from './fakes.ts'
 
 const limits = { callTimeout: 1_000, maxTtl: 60_000, maxBuffered: 65_536, maxKeys: 10, keyTtl: 60_000 }
 
-/** An dispatcher whose devices are all elsewhere, and what their owners say when there are letters for them. */
-function stage (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | Error | Promise<never>>) {
+/** A dispatcher whose devices are all on other nodes, with the answers of their owners to a wake-up. */
+function dispatcherWith (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | Error | Promise<never>>) {
   const asked: Array<[string, Request['kind']]> = []
   const backplane = {
     async ask (deviceId: string, { kind }: Request) {
@@ -34,26 +34,26 @@ function stage (t: Pick<Test, 'teardown'>, answers: Array<Answer | undefined | E
 
 const ok: Answer = { ok: true, value: undefined }
 
-t.test('an owner that could not be told of a letter is told again until it has heard', async t => {
+t.test('a failed wake-up of an owner is retried until the owner answers', async t => {
   const running = setInterval(() => {}, 1_000)
   t.teardown(() => clearInterval(running))
-  const { dispatcher, asked, log } = stage(t, [new Failure('unreachable'), { ok: false, reason: 'dropped' }, ok])
+  const { dispatcher, asked, log } = dispatcherWith(t, [new Failure('unreachable'), { ok: false, reason: 'dropped' }, ok])
   await dispatcher.send('d', 1, { ttl: 1_000 })
   await until(() => asked.length === 3)
   t.strictSame(asked, [['d', 'ring'], ['d', 'ring'], ['d', 'ring']])
   t.strictSame(log.lines.map(({ level, words }) => `${level}: ${words}`), ['warn: delivery wake-up failed'], 'which is logged once')
 })
 
-t.test('an owner is told of a letter that an earlier try may have kept without telling', async t => {
-  const { dispatcher, asked } = stage(t, [undefined, ok])
+t.test('a retry wakes the owner too: the first attempt may have stored the letter without', async t => {
+  const { dispatcher, asked } = dispatcherWith(t, [undefined, ok])
   for (let tries = 0; tries < 2; tries++) await dispatcher.send('d', 1, { ttl: 1_000, key: 'k' })
   await until(() => asked.length === 2)
   t.strictSame(asked, [['d', 'ring'], ['d', 'ring']])
 })
 
-t.test('an dispatcher that is closed tells nobody any more', async t => {
+t.test('a closed dispatcher retries no wake-up', async t => {
   const closed = gate()
-  const { dispatcher, asked, log } = stage(t, [closed.opened.then(() => { throw new Failure('unreachable') })])
+  const { dispatcher, asked, log } = dispatcherWith(t, [closed.opened.then(() => { throw new Failure('unreachable') })])
   await dispatcher.send('d', 1, { ttl: 1_000 })
   await until(() => asked.length === 1)
   dispatcher.close()

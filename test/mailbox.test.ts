@@ -20,17 +20,17 @@ mailboxContract(t, 'memoryMailbox()', () => memoryMailbox())
 
 const plenty = { letters: 1_000, bytes: 1_000_000 }
 
-t.test('the size of a letter is that of its bytes', async t => {
+t.test('the size of a letter is that of its encoded body', async t => {
   t.equal(sizeOf('€'), 3)
   t.equal(sizeOf(''), 0)
   t.equal(sizeOf(new Uint8Array(7)), 7)
 })
 
-t.test('letters in memory are those of one machine', async t => {
+t.test('the memory mailbox is not shared between nodes', async t => {
   t.equal(memoryMailbox().shared, false)
 })
 
-t.test('memory holds so many bytes for all devices together', async t => {
+t.test('the memory mailbox bounds the bytes of all devices together', async t => {
   const mailbox = memoryMailbox({ maxBytes: 10 + 2 * 256 }) // a letter is charged 256 bytes besides its body
   await mailbox.put('a', letter('1', { body: '12345', collapse: 'k' }), plenty)
   await mailbox.put('b', letter('2', { body: new Uint8Array(5) }), plenty)
@@ -44,7 +44,7 @@ t.test('memory holds so many bytes for all devices together', async t => {
   t.equal(await reasonOf(mailbox.put('c', letter('7', { body: '1' }), plenty)), 'store-full')
 })
 
-t.test('memory remembers so many letters that are done with', async t => {
+t.test('the memory mailbox bounds the number of receipts', async t => {
   const mailbox = memoryMailbox({ maxReceipts: 2 })
   for (const id of ['a', 'b', 'c']) {
     await mailbox.put('d', letter(id), plenty)
@@ -57,11 +57,11 @@ t.test('memory remembers so many letters that are done with', async t => {
 })
 
 /** Everything around a mailbox, with nodes of one process. */
-function office ({ mailbox = memoryMailbox(), backplane = localBackplane(), node = 'n1', caps = plenty }: { mailbox?: Mailbox, backplane?: Backplane, node?: string, caps?: typeof plenty } = {}) {
+function lettersOn ({ mailbox = memoryMailbox(), backplane = localBackplane(), node = 'n1', caps = plenty }: { mailbox?: Mailbox, backplane?: Backplane, node?: string, caps?: typeof plenty } = {}) {
   const stats = new Stats()
   const log = fakeLog()
   const events = new Events(log)
-  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log })
+  const letters = new Letters({ mailbox, backplane, node, limits: caps, stats, events, log })
   const told: string[] = []
   for (const ending of ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered'] as const) {
     events.on(ending, ({ deviceId, id }) => { told.push(`${deviceId} ${id} ${ending}`) })
@@ -69,8 +69,8 @@ function office ({ mailbox = memoryMailbox(), backplane = localBackplane(), node
   return { letters, mailbox, backplane, log, told, counted: () => stats.read(0).letters }
 }
 
-t.test('what becomes of letters is counted, told and logged', async t => {
-  const { letters, told, counted, log } = office({ caps: { letters: 2, bytes: 100 } })
+t.test('the endings of letters are counted, emitted and logged', async t => {
+  const { letters, told, counted, log } = lettersOn({ caps: { letters: 2, bytes: 100 } })
   t.equal((await letters.put('d', letter('a'))).fresh, true)
   t.equal((await letters.put('d', letter('a'))).fresh, false)
   await letters.put('d', letter('b', { collapse: 'k' }))
@@ -91,8 +91,8 @@ t.test('what becomes of letters is counted, told and logged', async t => {
   t.equal(await letters.addAttempt('d', 'e'), 1)
 })
 
-t.test('the letters that wait are told in pages', async t => {
-  const { letters } = office()
+t.test('waiting letters are listed in pages', async t => {
+  const { letters } = lettersOn()
   for (const id of ['a', 'b', 'c', 'e', 'f']) await letters.put('d', letter(id))
   const read = async (page: { limit: number, after?: number }) => {
     const { receipts, next } = await letters.page('d', page)
@@ -107,18 +107,18 @@ t.test('the letters that wait are told in pages', async t => {
   t.strictSame(await letters.page('nobody', { limit: 5 }), { receipts: [], next: undefined })
 })
 
-t.test('a letter that goes while the page is made is not in it', async t => {
+t.test('a letter that ends while the page is read is not on it', async t => {
   const mailbox = memoryMailbox()
   const forgetful: Mailbox = { ...mailbox, receipt: async (deviceId, letterId) => letterId === 'a' ? undefined : await mailbox.receipt(deviceId, letterId) }
-  const { letters } = office({ mailbox: forgetful })
+  const { letters } = lettersOn({ mailbox: forgetful })
   for (const id of ['a', 'b', 'c']) await letters.put('d', letter(id))
   const { receipts, next } = await letters.page('d', { limit: 1 })
   t.strictSame(receipts.map(({ id }) => id), ['b'])
   t.strictSame((await letters.page('d', { limit: 1, after: next! })).receipts.map(({ id }) => id), ['c'])
 })
 
-t.test('all letters of a device can be taken back', async t => {
-  const { letters, told, counted } = office()
+t.test('all letters of a device can be cancelled', async t => {
+  const { letters, told, counted } = lettersOn()
   for (const id of ['a', 'b', 'c']) await letters.put('d', letter(id))
   await letters.put('e', letter('a'))
   t.equal(await letters.purge('d'), 3)
@@ -129,7 +129,7 @@ t.test('all letters of a device can be taken back', async t => {
   t.strictSame(counted(), { queued: 4, cancelled: 3 })
 })
 
-t.test('a letter that somebody else settled meanwhile does not count as taken back', async t => {
+t.test('a letter that was settled concurrently does not count as cancelled', async t => {
   const mailbox = memoryMailbox()
   const raced: Mailbox = {
     ...mailbox,
@@ -138,14 +138,14 @@ t.test('a letter that somebody else settled meanwhile does not count as taken ba
       return await mailbox.settle(deviceId, letterId, ending)
     }
   }
-  const { letters, counted } = office({ mailbox: raced })
+  const { letters, counted } = lettersOn({ mailbox: raced })
   for (const id of ['a', 'b']) await letters.put('d', letter(id))
   t.equal(await letters.purge('d'), 1)
   t.strictSame(counted(), { queued: 2, cancelled: 1 })
 })
 
-t.test('what has expired is swept out, counted and told', async t => {
-  const { letters, told, counted } = office()
+t.test('expired letters are swept, counted and emitted', async t => {
+  const { letters, told, counted } = lettersOn()
   const now = Date.now() + 60_000
   await letters.put('d', letter('a', { expiresAt: now }))
   await letters.put('d', letter('b', { expiresAt: now + 1 }))
@@ -154,8 +154,8 @@ t.test('what has expired is swept out, counted and told', async t => {
   t.strictSame(counted(), { queued: 2, expired: 1 })
 })
 
-t.test('however many expire at once, all are told in one sweep, and others have their turn meanwhile', async t => {
-  const { letters, told } = office()
+t.test('one sweep ends all expired letters, and yields to the event loop between batches', async t => {
+  const { letters, told } = lettersOn()
   const now = Date.now() + 60_000
   for (let number = 0; number < 2_500; number++) await letters.put(`d${number}`, letter('a', { expiresAt: now }))
   await letters.put('d', letter('later', { expiresAt: now + 1 }))
@@ -170,9 +170,9 @@ t.test('however many expire at once, all are told in one sweep, and others have 
   t.ok(new Set(seen).size > 2, `${[...new Set(seen)]}`)
 })
 
-t.test('a node that closes leaves the rest of what has expired to the next', async t => {
+t.test('a node that closes leaves the remaining expired letters to another', async t => {
   const mailbox = memoryMailbox()
-  const { letters, told } = office({ mailbox })
+  const { letters, told } = lettersOn({ mailbox })
   const now = Date.now() + 60_000
   for (let number = 0; number < 2_500; number++) await letters.put(`d${number}`, letter('a', { expiresAt: now }))
   const sweeping = letters.sweep(now)
@@ -182,8 +182,8 @@ t.test('a node that closes leaves the rest of what has expired to the next', asy
   t.ok((await mailbox.sweep(now)).length > 0)
 })
 
-t.test('a letter of which no receipt is left is counted and told all the same', async t => {
-  const { letters, told } = office({ mailbox: memoryMailbox({ maxReceipts: 0 }) })
+t.test('a letter without a receipt is counted and emitted all the same', async t => {
+  const { letters, told } = lettersOn({ mailbox: memoryMailbox({ maxReceipts: 0 }) })
   const now = Date.now() + 60_000
   await letters.put('d', letter('a', { collapse: 'k' }))
   await letters.put('d', letter('b', { collapse: 'k', expiresAt: now }))
@@ -191,8 +191,8 @@ t.test('a letter of which no receipt is left is counted and told all the same', 
   t.strictSame(told, ['d a replaced', 'd b expired'])
 })
 
-t.test('who waits for a letter learns how it ended', async t => {
-  const { letters } = office()
+t.test('a wait for a letter resolves with its ending', async t => {
+  const { letters } = lettersOn()
   await letters.put('d', letter('a', { awaitedBy: 'n1' }))
   const { outcome } = letters.outcome('a', 60_000)
   await letters.settle('d', { id: 'a', awaitedBy: 'n1' }, 'refused', { code: 7, message: 'No' })
@@ -202,20 +202,20 @@ t.test('who waits for a letter learns how it ended', async t => {
   t.equal((await letters.receipt('d', 'b'))!.status, 'delivered', 'a letter for which nobody waits any more harms nobody')
 })
 
-t.test('who waits on another node learns it too', async t => {
+t.test('a wait on another node resolves too', async t => {
   const backplane = localBackplane()
   const mailbox = memoryMailbox()
-  const [n1, n2] = [office({ backplane, mailbox }), office({ backplane, mailbox, node: 'n2' })]
+  const [n1, n2] = [lettersOn({ backplane, mailbox }), lettersOn({ backplane, mailbox, node: 'n2' })]
   await n1.letters.put('d', letter('a', { awaitedBy: 'n1' }))
   const { outcome } = n1.letters.outcome('a', 60_000)
   await n2.letters.settle('d', { id: 'a', awaitedBy: 'n1' }, 'refused', { code: 7, message: 'No' })
   t.strictSame(await outcome, { ending: 'refused', device: { code: 7, message: 'No' } })
 })
 
-t.test('a letter that nobody waits for is not published', async t => {
+t.test('the ending of a letter without a waiting sender is not published', async t => {
   const backplane = localBackplane()
   const published: unknown[] = []
-  const { letters } = office({
+  const { letters } = lettersOn({
     backplane: {
       ...backplane,
       publish: async publication => {
@@ -233,11 +233,11 @@ t.test('a letter that nobody waits for is not published', async t => {
 })
 
 for (const [where, node] of [['here', 'n1'], ['on another node', 'n2']] as const) {
-  t.test(`who waits ${where} learns that the letter was replaced or has expired`, async t => {
+  t.test(`a wait ${where} resolves when the letter is replaced or expires`, async t => {
     const backplane = localBackplane()
     const mailbox = memoryMailbox()
-    const n1 = office({ backplane, mailbox })
-    const other = node === 'n1' ? n1 : office({ backplane, mailbox, node })
+    const n1 = lettersOn({ backplane, mailbox })
+    const other = node === 'n1' ? n1 : lettersOn({ backplane, mailbox, node })
     const now = Date.now() + 60_000
     await n1.letters.put('d', letter('a', { awaitedBy: 'n1', collapse: 'k' }))
     const replaced = n1.letters.outcome('a', 60_000)
@@ -250,27 +250,27 @@ for (const [where, node] of [['here', 'n1'], ['on another node', 'n2']] as const
 }
 
 /** The outcome, where there is one by now. */
-async function settled ({ outcome, forget }: ReturnType<Letters['outcome']>): Promise<unknown> {
+async function settled ({ outcome, cancel }: ReturnType<Letters['outcome']>): Promise<unknown> {
   const first = await Promise.race([outcome, turn().then(() => 'still waiting')])
-  forget()
+  cancel()
   return first
 }
 
-t.test('a node that cannot be told is logged, and the letter is settled all the same', async t => {
+t.test('an ending that cannot be published is logged, and the letter is settled all the same', async t => {
   const down = new Failure('unreachable')
-  const { letters, log } = office({ backplane: { ...localBackplane(), publish: async () => { throw down } } })
+  const { letters, log } = lettersOn({ backplane: { ...localBackplane(), publish: async () => { throw down } } })
   await letters.put('d', letter('a', { awaitedBy: 'n2' }))
   t.equal(await letters.settle('d', { id: 'a', awaitedBy: 'n2' }, 'delivered'), true)
   await turn()
-  t.strictSame(log.lines.filter(({ level }) => level === 'warn'), [{ level: 'warn', fields: { err: down, letterId: 'a' }, words: 'nobody can be told of a letter' }])
+  t.strictSame(log.lines.filter(({ level }) => level === 'warn'), [{ level: 'warn', fields: { err: down, letterId: 'a' }, words: 'letter outcome not published' }])
 })
 
-t.test('nobody waits longer than allowed, or than wanted', async t => {
-  const { letters } = office()
+t.test('a wait ends at its timeout, when it is cancelled, or when its signal aborts', async t => {
+  const { letters } = lettersOn()
   t.equal(await letters.outcome('a', 5).outcome, undefined)
-  const { outcome, forget } = letters.outcome('b', 60_000)
-  forget()
-  forget()
+  const { outcome, cancel } = letters.outcome('b', 60_000)
+  cancel()
+  cancel()
   t.equal(await outcome, undefined)
   const controller = new AbortController()
   const given = letters.outcome('c', 60_000, controller.signal).outcome
@@ -278,33 +278,33 @@ t.test('nobody waits longer than allowed, or than wanted', async t => {
   t.equal(await given, undefined)
 })
 
-t.test('who has given up already does not wait at all', async t => {
-  const { letters } = office()
+t.test('a wait with an aborted signal ends at once', async t => {
+  const { letters } = lettersOn()
   t.equal(await settled(letters.outcome('a', 60_000, AbortSignal.abort())), undefined)
 })
 
-t.test('one who waits no longer does not end the wait of the next', async t => {
-  const { letters } = office()
+t.test('cancelling one wait leaves other waits for the same letter', async t => {
+  const { letters } = lettersOn()
   await letters.put('d', letter('a', { awaitedBy: 'n1' }))
   const first = letters.outcome('a', 60_000)
   const second = letters.outcome('a', 60_000)
-  first.forget()
+  first.cancel()
   await letters.settle('d', { id: 'a', awaitedBy: 'n1' }, 'delivered')
   t.match(await settled(second), { ending: 'delivered' })
 })
 
-t.test('a closed office hears nothing more, and closes its mailbox', async t => {
+t.test('closing stops the watch on endings and closes the mailbox', async t => {
   const backplane = localBackplane()
   let closed = 0
-  const { letters } = office({ backplane, mailbox: { ...memoryMailbox(), close: async () => { closed++ } } })
+  const { letters } = lettersOn({ backplane, mailbox: { ...memoryMailbox(), close: async () => { closed++ } } })
   t.equal((await backplane.publish({ id: 'a', topic: lettersTopic('n1'), data: { ending: 'delivered' } })).nodes, 1)
   await letters.close()
   t.equal(closed, 1)
   t.equal((await backplane.publish({ id: 'a', topic: lettersTopic('n1'), data: { ending: 'delivered' } })).nodes, 0)
-  await office().letters.close()
+  await lettersOn().letters.close()
 })
 
-t.test('how a letter ended is why its sender fails', async t => {
+t.test('each ending of a letter maps to a failure of its sender', async t => {
   const detail = { code: 7, message: 'No' }
   const table: Array<[ending: Ending, reason: Reason, message: string]> = [
     ['refused', 'refused', 'Answered with an error'],
@@ -341,7 +341,7 @@ class FakeDevice {
     return this as unknown as Session
   }
 
-  bringing (id: string, data: unknown): NamedCall & { id: string } {
+  callFor (id: string, data: unknown): NamedCall & { id: string } {
     return { method: 'message', params: { id, data }, id }
   }
 
@@ -375,8 +375,8 @@ class FakeDevice {
   }
 }
 
-function delivering (t: Pick<Test, 'teardown'>, { maxInFlight = 32, attempts = 5, ...parts }: Parameters<typeof office>[0] & { maxInFlight?: number, attempts?: number } = {}) {
-  const around = office(parts)
+function delivering (t: Pick<Test, 'teardown'>, { maxInFlight = 32, attempts = 5, ...parts }: Parameters<typeof lettersOn>[0] & { maxInFlight?: number, attempts?: number } = {}) {
+  const around = lettersOn(parts)
   const { letters, log } = around
   const delivery = new Delivery(letters, { maxInFlight, attempts }, log)
   const device = (id?: string, limits?: PeerLimits) => {
@@ -412,7 +412,7 @@ t.test('a device that comes back gets its letters in order, as calls that it ack
   t.equal(await status('c'), 'queued')
 })
 
-t.test('no more letters are on their way than the window allows', async t => {
+t.test('no more letters are in flight than `maxInFlight` allows', async t => {
   const { delivery, device, put, told } = delivering(t, { maxInFlight: 2 })
   await put('a', 'b', 'c', 'e', 'f')
   const it = device()
@@ -429,7 +429,7 @@ t.test('no more letters are on their way than the window allows', async t => {
   t.strictSame(told, ['b', 'a', 'c', 'e', 'f'].map(id => `d ${id} delivered`))
 })
 
-t.test('a letter that comes while others are on their way goes out behind them, once', async t => {
+t.test('a letter that is stored while others are in flight follows them, once', async t => {
   const { delivery, device, put } = delivering(t)
   await put('a')
   const it = device()
@@ -442,7 +442,7 @@ t.test('a letter that comes while others are on their way goes out behind them, 
   t.strictSame(it.calls.map(({ params }) => params), [{ id: 'a', data: 'a' }, { id: 'b', data: 'b' }])
 })
 
-t.test('a letter that comes while the mailbox is read is not forgotten', async t => {
+t.test('a letter that is stored while the mailbox is read is delivered', async t => {
   const mailbox = memoryMailbox()
   const door = gate()
   let looks = 0
@@ -466,7 +466,7 @@ t.test('a letter that comes while the mailbox is read is not forgotten', async t
   t.equal(looks, 2)
 })
 
-t.test('a letter that the device refuses is set apart, with what it said, and the next goes on', async t => {
+t.test('a refused letter keeps the error of the device, and the next one is delivered', async t => {
   const { delivery, device, put, status, letters, told } = delivering(t, { maxInFlight: 1 })
   await put('a', 'b', 'c')
   const it = device()
@@ -481,7 +481,7 @@ t.test('a letter that the device refuses is set apart, with what it said, and th
   t.equal(await status('b'), 'refused')
 })
 
-t.test('a letter that a device is too busy for stays, and comes again', async t => {
+t.test('a letter is sent again to a device that was too busy', async t => {
   for (const reason of ['busy', 'too-fast', 'dropped'] as const) {
     const { delivery, device, put, status, told } = delivering(t)
     await put('a')
@@ -499,7 +499,7 @@ t.test('a letter that a device is too busy for stays, and comes again', async t 
   }
 })
 
-t.test('a letter that met with an accident on the device comes again, ever later, and is dead-lettered in the end', async t => {
+t.test('a letter that causes internal errors of the device is retried with growing delays, then dead-lettered', async t => {
   const { delivery, device, put, status, told } = delivering(t, { attempts: 3 })
   await put('a', 'b')
   const it = device()
@@ -519,7 +519,7 @@ t.test('a letter that met with an accident on the device comes again, ever later
   t.strictSame(told, ['d b delivered', 'd a dead-lettered'])
 })
 
-t.test('a letter that comes again waits for room, and asks once more when it was told that there is some', async t => {
+t.test('a retried letter waits for room, and checks again after each wait', async t => {
   const { delivery, device, put } = delivering(t)
   await put('a')
   const it = device()
@@ -537,7 +537,7 @@ t.test('a letter that comes again waits for room, and asks once more when it was
   await it.sees('a a')
 })
 
-t.test('a letter that is taken back after an accident does not come again', async t => {
+t.test('a letter that is cancelled after an internal error is not retried', async t => {
   const { delivery, device, letters, mailbox, put } = delivering(t)
   await put('a')
   const it = device()
@@ -553,7 +553,7 @@ t.test('a letter that is taken back after an accident does not come again', asyn
   t.equal(it.handed, 'a')
 })
 
-t.test('a letter that is taken back while a busy device is left alone does not come again', async t => {
+t.test('a letter that is cancelled during the delay of a busy device is not retried', async t => {
   const { delivery, device, letters, put, status } = delivering(t)
   await put('a')
   const it = device()
@@ -568,7 +568,7 @@ t.test('a letter that is taken back while a busy device is left alone does not c
   t.equal(await status('a'), 'cancelled')
 })
 
-t.test('a letter comes again to a busy device where nobody can tell whether it still waits', async t => {
+t.test('a letter is retried if the mailbox cannot tell whether it still waits', async t => {
   const { delivery, device, mailbox, put } = delivering(t)
   await put('a')
   const it = device()
@@ -579,7 +579,7 @@ t.test('a letter comes again to a busy device where nobody can tell whether it s
   await it.sees('a a')
 })
 
-t.test('a letter that has expired is not handed out', async t => {
+t.test('an expired letter is not sent', async t => {
   const { delivery, device, letters, put, told } = delivering(t)
   await letters.put('d', letter('a', { expiresAt: Date.now() - 1 }))
   await put('b')
@@ -590,7 +590,7 @@ t.test('a letter that has expired is not handed out', async t => {
   t.strictSame(told, ['d a expired'])
 })
 
-t.test('a letter that expires on its way is not waited for', async t => {
+t.test('a letter that expires in flight is settled as expired', async t => {
   const { delivery, device, letters, told } = delivering(t)
   await letters.put('d', letter('a', { expiresAt: Date.now() + 40 }))
   const it = device()
@@ -600,7 +600,7 @@ t.test('a letter that expires on its way is not waited for', async t => {
   t.equal(it.peer.inFlight, 0)
 })
 
-t.test('letters that were on their way when the connection ended come again, in order', async t => {
+t.test('letters that were in flight when the connection ended are sent again, in order', async t => {
   const { delivery, device, put, told } = delivering(t)
   await put('a', 'b', 'c')
   const first = device()
@@ -616,7 +616,7 @@ t.test('letters that were on their way when the connection ended come again, in 
   t.strictSame(told, ['d b delivered'])
 })
 
-t.test('a letter on which connection after connection ends is dead-lettered, and only that', async t => {
+t.test('a letter that ends one connection after another is dead-lettered, and no other', async t => {
   const { delivery, device, put, status, mailbox, told } = delivering(t, { attempts: 3 })
   await put('a', 'b')
   for (let count = 0; count < 3; count++) {
@@ -635,7 +635,7 @@ t.test('a letter on which connection after connection ends is dead-lettered, and
   await it.sees('b')
 })
 
-t.test('a ring changes nothing for the letters that are on their way', async t => {
+t.test('a wake-up does not affect letters in flight', async t => {
   const { delivery, device, put, told } = delivering(t, { attempts: 1 })
   await put('a')
   const it = device()
@@ -649,7 +649,7 @@ t.test('a ring changes nothing for the letters that are on their way', async t =
   t.strictSame(told, ['d a dead-lettered'])
 })
 
-t.test('the mailbox of a device that has left is read no further', async t => {
+t.test('the mailbox of a disconnected device is read no further', async t => {
   const mailbox = memoryMailbox()
   const read: string[] = []
   const { delivery, device, put } = delivering(t, {
@@ -673,7 +673,7 @@ t.test('the mailbox of a device that has left is read no further', async t => {
   t.strictSame(read, ['a'])
 })
 
-t.test('a connection that ends with everything acknowledged strikes nothing', async t => {
+t.test('a connection that ends with everything acknowledged counts no attempt', async t => {
   const { delivery, device, put, mailbox, told } = delivering(t, { attempts: 1 })
   await put('a')
   const it = device()
@@ -688,7 +688,7 @@ t.test('a connection that ends with everything acknowledged strikes nothing', as
   t.strictSame(told, ['d a delivered'])
 })
 
-t.test('a device that leaves while a letter waits for room is handed nothing more', async t => {
+t.test('a device that disconnects while a letter waits for room gets no more letters', async t => {
   const { delivery, device, put } = delivering(t, { maxInFlight: 1 })
   await put('a', 'b')
   const first = device()
@@ -703,7 +703,7 @@ t.test('a device that leaves while a letter waits for room is handed nothing mor
   t.equal(first.handed, 'a')
 })
 
-t.test('a device that leaves while the mailbox is read is handed nothing', async t => {
+t.test('a device that disconnects while the mailbox is read gets no letters', async t => {
   const mailbox = memoryMailbox()
   const door = gate()
   let looks = 0
@@ -728,7 +728,7 @@ t.test('a device that leaves while the mailbox is read is handed nothing', async
   t.strictSame(errors(), [])
 })
 
-t.test('a device that has left is not rung, and nobody minds that it stops', async t => {
+t.test('waking or stopping a disconnected device has no effect', async t => {
   const { delivery, device, put } = delivering(t)
   await put('a')
   const it = device()
@@ -739,7 +739,7 @@ t.test('a device that has left is not rung, and nobody minds that it stops', asy
   t.equal(it.handed, '')
 })
 
-t.test('devices get their letters side by side', async t => {
+t.test('letters are delivered to several devices concurrently', async t => {
   const { delivery, device, letters } = delivering(t, { maxInFlight: 1 })
   const devices = ['x', 'y'].map(id => device(id))
   for (const { id } of devices) for (const name of ['1', '2']) await letters.put(id, letter(`${id}${name}`))
@@ -752,7 +752,7 @@ t.test('devices get their letters side by side', async t => {
   t.equal(x.handed, 'x1')
 })
 
-t.test('one letter at a time, where the protocol wants it so, and a letter in the queue is no suspect', async t => {
+t.test('a codec with a concurrency of one gets one letter at a time, and a queued letter counts no attempt', async t => {
   const { delivery, device, put, status, mailbox } = delivering(t, { attempts: 1 })
   await put('a', 'b')
   const it = device('d', { concurrency: 1, maxInbound: 32 })
@@ -765,7 +765,7 @@ t.test('one letter at a time, where the protocol wants it so, and a letter in th
   t.equal(await mailbox.addAttempt('d', 'b'), 1)
 })
 
-t.test('a mailbox that cannot be read is logged, and read again at the next ring', async t => {
+t.test('a mailbox that cannot be read is logged, and read again later', async t => {
   const mailbox = memoryMailbox()
   let broken = true
   const { delivery, device, put, errors } = delivering(t, {
@@ -781,7 +781,7 @@ t.test('a mailbox that cannot be read is logged, and read again at the next ring
   const it = device()
   delivery.wake(it.session)
   await until(() => errors().length > 0)
-  t.strictSame(errors(), [['letters cannot be read', 'd']])
+  t.strictSame(errors(), [['mailbox read failed', 'd']])
   broken = false
   delivery.wake(it.session)
   await it.sees('a')
@@ -807,7 +807,7 @@ t.test('a letter that cannot be settled is logged, and its device gets the other
   await it.sees('a b')
   it.acknowledge('b')
   await until(() => told.length === 1)
-  t.strictSame(errors(), [['a letter cannot be settled', 'a']])
+  t.strictSame(errors(), [['letter not settled', 'a']])
   t.strictSame(told, ['d b delivered'])
 })
 
@@ -829,7 +829,7 @@ function failing (reason: Reason) {
 }
 
 for (const [how, reason, logged] of [['away', 'unreachable', []], ['full', 'store-full', ['a', 'b']]] as const) {
-  t.test(`what a device answers while the mailbox is ${how} is settled later, and it is not asked again`, async t => {
+  t.test(`an answer that comes while the mailbox is ${how} is settled later, and the letter is not sent again`, async t => {
     const { fails, mailbox } = failing(reason)
     const { delivery, device, put, status, errors, told } = delivering(t, { maxInFlight: 2, attempts: 1, mailbox })
     await put('a', 'b', 'c')
@@ -840,7 +840,7 @@ for (const [how, reason, logged] of [['away', 'unreachable', []], ['full', 'stor
     it.refuse('b', 'refused')
     await until(() => fails.tries > 3)
     t.equal(it.handed, 'a b', 'no more are on their way than the window allows')
-    t.strictSame(errors(), logged.map(id => ['a letter cannot be settled', id]))
+    t.strictSame(errors(), logged.map(id => ['letter not settled', id]))
     fails.now = false
     await it.sees('a b c')
     it.acknowledge('c')
@@ -849,7 +849,7 @@ for (const [how, reason, logged] of [['away', 'unreachable', []], ['full', 'stor
   })
 }
 
-t.test('a letter that is answered and not settled is no suspect, and comes again to the next connection', async t => {
+t.test('an answered letter that is not settled counts no attempt, and is sent again on the next connection', async t => {
   const { fails, mailbox } = failing('unreachable')
   const { delivery, device, put, status, told } = delivering(t, { attempts: 1, mailbox })
   await put('a', 'b')
@@ -871,7 +871,7 @@ t.test('a letter that is answered and not settled is no suspect, and comes again
   t.equal(await status('a'), 'delivered')
 })
 
-t.test('what a device has answered is settled also after it has left, and left to others when the node closes', async t => {
+t.test('an answer is settled after the device has disconnected too, unless the node closes first', async t => {
   const { fails, mailbox } = failing('unreachable')
   const { delivery, device, put, errors, status } = delivering(t, { mailbox })
   await put('a')
@@ -893,10 +893,10 @@ t.test('what a device has answered is settled also after it has left, and left t
   await until(() => fails.tries > 2)
   delivery.pause()
   await until(() => errors().length > 0)
-  t.strictSame(errors(), [['a letter cannot be settled', 'b']])
+  t.strictSame(errors(), [['letter not settled', 'b']])
 })
 
-t.test('a letter that cannot be struck is logged', async t => {
+t.test('an attempt that cannot be counted is logged', async t => {
   const { delivery, device, put, errors } = delivering(t, { mailbox: { ...memoryMailbox(), addAttempt: async () => { throw new Error('the disk is gone') } } })
   await put('a')
   const it = device()
@@ -904,26 +904,26 @@ t.test('a letter that cannot be struck is logged', async t => {
   await it.sees('a')
   it.leave()
   await until(() => errors().length > 0)
-  t.strictSame(errors(), [['a letter cannot be struck', 'a']])
+  t.strictSame(errors(), [['attempt not counted', 'a']])
 })
 
 t.test('damage in the mailbox is counted and logged', async t => {
   let damage: (damage: { key: string, reason: string }) => void = () => {}
-  const { log, counted } = office({ mailbox: { ...memoryMailbox(), onDamage (listener) { damage = listener } } })
+  const { log, counted } = lettersOn({ mailbox: { ...memoryMailbox(), onDamage (listener) { damage = listener } } })
   damage({ key: 'l!d!1', reason: 'a bit has flipped' })
   t.strictSame(counted(), { damaged: 1 })
   t.match(log.lines, [{ level: 'error', fields: { key: 'l!d!1', reason: 'a bit has flipped' } }])
 })
 
-t.test('a sweep that fails is logged, and one that is slow is not joined by another', async t => {
+t.test('a sweep that fails is logged, and sweeps do not overlap', async t => {
   const door = gate<never[]>()
   let sweeps = 0
   const mailbox: Mailbox = { ...memoryMailbox(), sweep: async () => { if (++sweeps === 1) throw new Error('no disk'); return await door.opened } }
-  const { letters, log } = office({ mailbox })
+  const { letters, log } = lettersOn({ mailbox })
   await until(() => sweeps === 2)
   await new Promise(resolve => setTimeout(resolve, 1_100))
   t.equal(sweeps, 2)
-  t.match(log.lines, [{ level: 'error', words: 'letters cannot be swept' }])
+  t.match(log.lines, [{ level: 'error', words: 'sweep failed' }])
   let closed = false
   const closing = letters.close().then(() => { closed = true })
   await turn()
@@ -936,7 +936,7 @@ t.test('a sweep that goes on failing is logged once, until one works', async t =
   let sweeps = 0
   const works = new Set([3])
   const mailbox: Mailbox = { ...memoryMailbox(), sweep: async () => { if (!works.has(++sweeps)) throw new Error('no disk'); return [] } }
-  const { letters, log } = office({ mailbox })
+  const { letters, log } = lettersOn({ mailbox })
   t.teardown(() => letters.close())
   const logged: number[] = []
   for (const sweep of [1, 2, 3, 4]) {
@@ -947,7 +947,7 @@ t.test('a sweep that goes on failing is logged once, until one works', async t =
   t.strictSame(logged, [1, 1, 1, 2])
 })
 
-t.test('a letter that cannot be read is not taken for one that the device refused', async t => {
+t.test('a letter that cannot be decoded does not count as refused', async t => {
   const { delivery, device, letters, put, status, errors } = delivering(t)
   await letters.put('d', letter('torn', { body: '{"at":' }))
   await put('whole')
@@ -955,10 +955,10 @@ t.test('a letter that cannot be read is not taken for one that the device refuse
   delivery.wake(it.session)
   await it.sees('whole')
   t.equal(await status('torn'), 'queued')
-  t.strictSame(errors(), [['a letter cannot be settled', 'torn']])
+  t.strictSame(errors(), [['letter not settled', 'torn']])
 })
 
-t.test('a letter is not to blame for a goodbye of ours', async t => {
+t.test('a close by the server counts no attempt', async t => {
   const { delivery, device, put, status } = delivering(t, { attempts: 1 })
   await put('a')
   for (const code of [1012, 1013, 4005, 4509, 4511]) {
@@ -971,7 +971,7 @@ t.test('a letter is not to blame for a goodbye of ours', async t => {
   }
 })
 
-t.test('a node that is leaving hands out no more letters', async t => {
+t.test('a node that is draining sends no more letters', async t => {
   const { delivery, device, put, status } = delivering(t, { maxInFlight: 1 })
   await put('a', 'b')
   const [it, other] = [device(), device('other')]

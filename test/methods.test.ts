@@ -21,11 +21,11 @@ function serving () {
   return { methods, answer, log, device, counted: () => stats.read(0).answers }
 }
 
-t.test('what is no handler, and a schema that is not of TypeBox, are told at once', async t => {
+t.test('a handler that is not a function and a schema that is not TypeBox throw at once', async t => {
   const { methods } = serving()
-  t.throws(() => methods.handle('odd', {}, 'x' as never), { message: /"odd" is a function/ })
+  t.throws(() => methods.handle('odd', {}, 'x' as never), { message: /"odd" is not a function/ })
   const plain = { type: 'object' } as never
-  for (const schemas of [{ params: plain }, { result: plain }]) t.throws(() => methods.handle('odd', schemas, () => ({})), { message: /"odd" are made with TypeBox/ })
+  for (const schemas of [{ params: plain }, { result: plain }]) t.throws(() => methods.handle('odd', schemas, () => ({})), { message: /"odd" must be TypeBox schemas/ })
   t.strictSame(methods.names, [])
 })
 
@@ -82,7 +82,7 @@ t.test('a method that nobody handles is unknown', async t => {
   const { answer, counted, log } = serving()
   for (const name of ['nobody', '', '__proto__', 'constructor']) t.equal(await reasonOf(() => answer(name)), 'unknown-method')
   t.strictSame(counted(), { 'unknown-method': 4 })
-  t.strictSame(log.lines[0], { level: 'debug', fields: { deviceId: 'd1', method: 'nobody', reason: 'unknown-method' }, words: 'a call was refused' })
+  t.strictSame(log.lines[0], { level: 'debug', fields: { deviceId: 'd1', method: 'nobody', reason: 'unknown-method' }, words: 'call refused' })
 })
 
 t.test('several handlers of a method share the connections, and each connection stays with one', async t => {
@@ -130,7 +130,7 @@ t.test('a handler refuses with its own code and words, at once or later', async 
   t.strictSame(log.lines.map(({ level }) => level), ['debug', 'debug'])
 })
 
-t.test('an accident in a handler is logged, and an internal error outside', async t => {
+t.test('an unexpected error of a handler is logged, and the device gets an internal error', async t => {
   const { methods, answer, counted, log } = serving()
   const accident = new Error('secret')
   methods.handle('now', {}, () => { throw accident })
@@ -138,10 +138,10 @@ t.test('an accident in a handler is logged, and an internal error outside', asyn
   t.equal(await reasonOf(() => answer('now')), 'internal')
   t.equal(await reasonOf(() => answer('later')), 'internal')
   t.strictSame(counted(), { internal: 2 })
-  t.strictSame(log.lines, ['now', 'later'].map(method => ({ level: 'error', fields: { err: accident, deviceId: 'd1', method }, words: 'a handler failed' })))
+  t.strictSame(log.lines, ['now', 'later'].map(method => ({ level: 'error', fields: { err: accident, deviceId: 'd1', method }, words: 'handler failed' })))
 })
 
-t.test('a result that does not fit its schema is an accident of the handler', async t => {
+t.test('a result that does not match its schema is an internal error', async t => {
   const { methods, answer, counted, log } = serving()
   methods.handle('now', { result: Verdict }, () => ({ ok: 'yes' }) as never)
   methods.handle('later', { result: Verdict }, async () => ({ ok: 'yes' }) as never)
@@ -151,7 +151,7 @@ t.test('a result that does not fit its schema is an accident of the handler', as
   t.strictSame(counted(), { internal: 2 })
 })
 
-t.test('a key is used once: who comes again gets the same answer, even while it is made', async t => {
+t.test('a repeated key gets the same result, even while the first send is in progress', async t => {
   const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   const door = gate<string>()
   let sent = 0
@@ -192,7 +192,7 @@ t.test('a key may be tried again when nothing was sent, and not when something m
   t.equal(await again(new Error('accident')), 'sent now')
 })
 
-t.test('who joined a message that was not sent after all sends it', async t => {
+t.test('a caller that joined a send sends itself if nothing was sent', async t => {
   const keys = new IdempotencyKeys({ maxKeys: 10, keyTtl: 60_000 })
   const door = gate<string>()
   const first = keys.once('k', 'same', () => door.opened)
@@ -315,17 +315,17 @@ t.test('defaults are not shared between registrations', async t => {
 t.test('a wrong option throws and is named', async t => {
   const table: Array<[options: object, words: string]> = [
     [{ maxCall: 1 }, 'fastify-devices has no option "maxCall"'],
-    [{ maxCalls: 0 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer to be greater or equal to 1 (Calls in flight per device, in each direction)'],
-    [{ maxCalls: 1.5 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Calls in flight per device, in each direction)'],
-    [{ maxCalls: '7' }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Calls in flight per device, in each direction)'],
-    [{ callTimeout: 2_147_483_648 }, 'fastify-devices: the option "callTimeout" is wrong: Expected integer to be less or equal to 2147483647 (Time for a device to answer, where the caller names none)'],
-    [{ path: 'ws' }, "fastify-devices: the option \"path\" is wrong: Expected string to match '^/.*[^/]$' (Where devices connect)"],
-    [{ node: 'a b' }, "fastify-devices: the option \"node\" is wrong: Expected string to match '^[A-Za-z0-9_-]{1,64}$' (Name of this node; by default drawn at start)"],
-    [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Who is this device; `false` lets every device in. Without it: only from this machine)'],
-    [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function)'],
-    [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins that browsers may come from, as `https://host:port`, or a function that says so of each)'],
-    [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; the first is for devices that offer none. By default JSON-RPC)'],
-    [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; by default in memory)'],
+    [{ maxCalls: 0 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer to be greater or equal to 1 (Maximum number of calls in flight per device, in each direction)'],
+    [{ maxCalls: 1.5 }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Maximum number of calls in flight per device, in each direction)'],
+    [{ maxCalls: '7' }, 'fastify-devices: the option "maxCalls" is wrong: Expected integer (Maximum number of calls in flight per device, in each direction)'],
+    [{ callTimeout: 2_147_483_648 }, 'fastify-devices: the option "callTimeout" is wrong: Expected integer to be less or equal to 2147483647 (Time limit for the answer of a device, unless the caller sets one)'],
+    [{ path: 'ws' }, "fastify-devices: the option \"path\" is wrong: Expected string to match '^/.*[^/]$' (Path where devices connect)"],
+    [{ node: 'a b' }, "fastify-devices: the option \"node\" is wrong: Expected string to match '^[A-Za-z0-9_-]{1,64}$' (Name of this node; random by default)"],
+    [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Decides which devices may connect; `false` admits all. Without it, only this machine may connect)'],
+    [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all)'],
+    [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins whose pages may connect: a list of `https://host:port`, or a function that decides)'],
+    [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols; a device that offers none gets the first. JSON-RPC by default)'],
+    [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; in memory by default)'],
     [{ mailbox: Promise.resolve({}) }, 'fastify-devices: the option "mailbox" is a promise: await it'],
     [{ toString: 1 }, 'fastify-devices has no option "toString"']
   ]

@@ -13,6 +13,7 @@ import Fastify from 'fastify'
 import t from 'tap'
 import WebSocket from 'ws'
 import { builtins } from '../lib/gateway/builtins.ts'
+import { pluginLog } from '../lib/gateway/log.ts'
 import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Presence } from '../lib/index.ts'
 import { fakeLog } from './fakes.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
@@ -24,6 +25,17 @@ function muteClient (url: string, path: string): Socket {
   socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`)
   return socket
 }
+
+t.test('each log line of the plugin names it, also where the logger of the host has no working child', async t => {
+  const [log, child] = [fakeLog(), fakeLog()]
+  const bindings: object[] = []
+  pluginLog({ ...log, child: (bound: object) => { bindings.push(bound); return child } } as never).info({}, 'to the child')
+  t.strictSame(bindings, [{ plugin: 'fastify-devices' }])
+  t.match(child.lines, [{ words: 'to the child' }])
+  pluginLog({ ...log, child: undefined } as never).info({}, 'without a child')
+  pluginLog({ ...log, child () { throw new Error('no children') } } as never).info({}, 'instead of a child')
+  t.match(log.lines, [{ words: 'without a child' }, { words: 'instead of a child' }])
+})
 
 t.test('a prefix goes before every route', async t => {
   const app = await listen(t, { prefix: '/iot' })
@@ -190,7 +202,7 @@ t.test('the answer to an upgrade and the welcome leave in one write', async t =>
   t.equal(writes, 1)
 })
 
-t.test('a node that is leaving says so to those who send, where its host lets it', async t => {
+t.test('a node that is draining answers senders with 503, if its host still routes requests', async t => {
   const app = await listen(t, {}, { return503OnClosing: false })
   const device = await connect(app.url, 'd')
   const held = app.devices.call('d', 'work')
@@ -237,7 +249,7 @@ t.test('a device calls the methods that the application handles', async t => {
   t.strictSame((await before.answer(1)).data, Buffer.from([0, 1]))
 })
 
-t.test('what every device may call is nobody else\'s to answer', async t => {
+t.test('built-in methods cannot be handled by the application', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')
   for (const method of builtins) {
@@ -259,7 +271,7 @@ t.test('the signal of a handler aborts when its device leaves', async t => {
   await until(() => app.devices.size === 0)
 })
 
-t.test('listeners hear of devices and messages, and one that fails harms nobody', async t => {
+t.test('listeners get the events of devices and messages, and the error of one does not affect the others', async t => {
   const errors: string[] = []
   const app = await listen(t, {}, { logger: { level: 'error', stream: { write: (line: string) => { errors.push(line) } } } })
   const heard: unknown[] = []
@@ -274,10 +286,10 @@ t.test('listeners hear of devices and messages, and one that fails harms nobody'
   device.socket.close(1000)
   await until(() => app.devices.size === 0)
   t.strictSame(heard, [['connected', 'd'], ['message', 'd', { n: 1 }], ['message', 'd', null], ['disconnected', 'd', 1000]])
-  t.equal(errors.filter(line => line.includes('a listener failed')).length, 2)
+  t.equal(errors.filter(line => line.includes('event listener failed')).length, 2)
 })
 
-t.test('a device that is here can be spoken to directly', async t => {
+t.test('a device of this node can be used directly', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')
   device.handle('add', ({ a, b }) => a + b)
@@ -343,7 +355,7 @@ t.test('closing lets calls finish, tells each device its own time to come back, 
   t.ok(Date.now() - started < 2_000 * 1.1 + 1_000, 'within its time, with room for a slow machine')
 })
 
-t.test('what lingers when the time to close is over is cut', async t => {
+t.test('connections that remain at the deadline are cut', async t => {
   const app = await listen(t, { drainTimeout: 300, closeTimeout: 60_000 })
   const mute = muteClient(app.url, '/ws?deviceId=mute')
   await until(() => app.devices.has('mute'))
@@ -352,7 +364,7 @@ t.test('what lingers when the time to close is over is cut', async t => {
   await cut
 })
 
-t.test('neither callers that wait nor connections that never ask hold a close up', async t => {
+t.test('neither waiting callers nor idle connections delay the close', async t => {
   const app = await listen(t, { drainTimeout: 500 })
   const silent = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
   const halfway = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
@@ -367,7 +379,7 @@ t.test('neither callers that wait nor connections that never ask hold a close up
   await Promise.all(cut)
 })
 
-t.test('who comes while the node is leaving is sent elsewhere', async t => {
+t.test('a device that connects while the node drains is refused', async t => {
   let answer: (value: boolean) => void = () => {}
   let asked = () => {}
   const asking = new Promise<void>(resolve => { asked = resolve })
@@ -389,7 +401,7 @@ t.test('who comes while the node is leaving is sent elsewhere', async t => {
   await closing
 })
 
-t.test('who is still at the door when the node leaves is sent away', async t => {
+t.test('a device that is being admitted when the node drains is refused', async t => {
   const app = Fastify()
   let go = () => {}
   let asked = false
@@ -449,7 +461,7 @@ t.test('the gateway answers a first try, and leaves by itself', async t => {
   t.strictSame(await exited, [0, null])
 })
 
-t.test('with a token, the gateway lets in whoever has it', async t => {
+t.test('with a token, the gateway admits devices and callers that have it', async t => {
   const { url } = await gateway(t, { TOKEN: 'open sesame'.replace(' ', '-') })
   const headers = { authorization: 'Bearer open-sesame' }
   t.equal((await refusal(url, '/ws?deviceId=d')).status, 401)
@@ -460,7 +472,7 @@ t.test('with a token, the gateway lets in whoever has it', async t => {
   t.equal((await request({ url }, 'POST', '/devices/d/messages', 1, headers)).status, 200)
 })
 
-t.test('while nodes and letters cannot be reached a node serves its devices, says so once, and makes up for it', async t => {
+t.test('while backplane and mailbox are unreachable a node serves its devices, logs it once, and catches up', async t => {
   const { lines, ...log } = fakeLog()
   const words = () => lines.filter(({ level }) => level === 'warn' || level === 'error').map(({ words }) => words)
   const memory = memoryMailbox()
@@ -491,11 +503,11 @@ t.test('while nodes and letters cannot be reached a node serves its devices, say
     }
   }
   const app = await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
-  t.strictSame(words(), ['the mailbox is in trouble', 'the backplane is in trouble'])
+  t.strictSame(words(), ['mailbox error', 'backplane error'])
   await app.devices.send('d', 'letter', { ttl: 60_000 })
   isAway = true
   tellLink!(false)
-  await until(() => words().includes('the mailbox cannot be reached'))
+  await until(() => words().includes('mailbox unreachable'))
   const device = (await connect(app.url, 'd')).handle('message', () => ({}))
   t.match(await device.ask('subscribe', { topics: ['a'] }), { result: { topics: ['a'] } })
   await app.devices.join('d', 'b')
@@ -504,20 +516,20 @@ t.test('while nodes and letters cannot be reached a node serves its devices, say
   isAway = false
   tellLink!(true)
   t.equal((await device.message()).params.data, 'letter')
-  await until(() => words().includes('the mailbox can be reached again'))
-  t.strictSame(words().filter(text => /^the .* reached/.test(text)).toSorted(), [
-    'the mailbox can be reached again', 'the mailbox cannot be reached', 'the other nodes can be reached again', 'the other nodes cannot be reached'
+  await until(() => words().includes('mailbox reachable again'))
+  t.strictSame(words().filter(text => /^(cluster link|mailbox) (down|restored|reachable|unreachable)/.test(text)).toSorted(), [
+    'cluster link down', 'cluster link restored', 'mailbox reachable again', 'mailbox unreachable'
   ])
 })
 
-t.test('a mailbox that fails on the way in is our fault, and the device may come again', async t => {
+t.test('a mailbox that fails during admission closes the device with a code that allows it to reconnect', async t => {
   const mailbox: Mailbox = { ...memoryMailbox(), waiting: async () => { throw new Error('broken') } }
   const app = await listen(t, { mailbox })
   const device = await connect(app.url, 'd', { unwelcomed: true })
   t.equal((await device.closed).code, 1013)
 })
 
-t.test('everywhere is here, where there is one node', async t => {
+t.test('with one node, `everywhere` is this node', async t => {
   const app = await listen(t)
   const told: unknown[] = []
   const listener = (presence: Presence) => told.push(presence.deviceId)

@@ -333,10 +333,10 @@ t.test('a listener that fails is logged, and harms nobody', async t => {
   events.on('connected', () => { heard.push('the last one') })
   events.emit('connected', device)
   t.strictSame(heard, ['the last one'])
-  t.strictSame(log.lines, [{ level: 'error', fields: { err: sync, event: 'connected' }, words: 'a listener failed' }])
+  t.strictSame(log.lines, [{ level: 'error', fields: { err: sync, event: 'connected' }, words: 'event listener failed' }])
   door.open()
   await turn()
-  t.strictSame(log.lines.slice(1), [{ level: 'error', fields: { err: later, event: 'connected' }, words: 'a listener failed' }])
+  t.strictSame(log.lines.slice(1), [{ level: 'error', fields: { err: later, event: 'connected' }, words: 'event listener failed' }])
 })
 
 t.test('a listener may go while it is told', async t => {

@@ -46,7 +46,7 @@ t.test('a body that is no message is refused', async t => {
   t.match(await send('"text"', { 'content-type': 'application/json' }, '/devices/d/calls/m'), { status: 400, body: { code: 'PARAMS_INVALID' } })
 })
 
-t.test('a message for a device that is away fails at once, unless it may wait', async t => {
+t.test('a message for a device that is away fails at once without a ttl', async t => {
   const app = await listen(t)
   t.match(await request(app, 'POST', '/devices/away/messages', 1), { status: 404, body: { statusCode: 404, code: 'DEVICE_OFFLINE', error: 'Not Found', message: String } })
   t.match(await request(app, 'POST', '/devices/away/calls/m'), { status: 404, body: { code: 'DEVICE_OFFLINE' } })
@@ -68,7 +68,7 @@ t.test('a message for a device that is away fails at once, unless it may wait', 
   t.match(await request(app, 'DELETE', location), { status: 409, body: { code: 'MESSAGE_SETTLED' } })
 })
 
-t.test('letters can be looked at in pages, cancelled and purged', async t => {
+t.test('letters can be listed in pages, cancelled and purged', async t => {
   const app = await listen(t)
   const ids: string[] = []
   for (let n = 0; n < 5; n++) ids.push((await request(app, 'POST', '/devices/away/messages?ttl=60', n)).body.id)
@@ -86,7 +86,7 @@ t.test('letters can be looked at in pages, cancelled and purged', async t => {
   t.match(await request(app, 'GET', '/devices/away/messages'), { body: { messages: [] } })
 })
 
-t.test('letters come in order, and a newer one takes the place of another of the same key', async t => {
+t.test('letters arrive in order, and a newer one replaces another with the same collapse key', async t => {
   const app = await listen(t)
   const replaced: string[] = []
   app.devices.on('replaced', ({ id }) => replaced.push(id))
@@ -129,7 +129,7 @@ t.test('a confirmed message answers once the device has acknowledged', async t =
   t.match(await request(app, 'POST', '/devices/away/messages?confirm=true', 1), { status: 404 })
 })
 
-t.test('a letter to nobody expires', async t => {
+t.test('a letter that no device fetches expires', async t => {
   const app = await listen(t)
   const expired: string[] = []
   app.devices.on('expired', ({ id }) => expired.push(id))
@@ -139,7 +139,7 @@ t.test('a letter to nobody expires', async t => {
   t.equal((await app.devices.receipt('away', id)).status, 'expired')
   await t.rejects(app.devices.send('away', 1, { ttl: -1 }), { code: 'MESSAGE_MALFORMED' })
   await t.rejects(app.devices.send('away', 1, { ttl: Number.NaN }), { code: 'MESSAGE_MALFORMED' })
-  await t.rejects(app.devices.send('away', () => 1, { ttl: 1_000 }), { code: 'PARAMS_INVALID', message: 'Cannot be encoded: a function is no data' })
+  await t.rejects(app.devices.send('away', () => 1, { ttl: 1_000 }), { code: 'PARAMS_INVALID', message: 'Cannot be encoded: a function is not data' })
   t.strictSame(await app.devices.letters('away'), { receipts: [], next: undefined })
 })
 
@@ -373,7 +373,7 @@ t.test('a caller that hangs up gives its call up on another node, too', async t 
   await until(isIdle)
 })
 
-t.test('a caller that has hung up before it was let in calls nobody', async t => {
+t.test('a caller that disconnects before the guard has decided starts no call', async t => {
   const guard = async ({ raw, headers }: FastifyRequest) => {
     if (headers['x-patience'] === 'none') await once(raw.socket, 'close')
     return true
@@ -428,7 +428,7 @@ t.test('devices publish to each other', async t => {
   t.equal((await from.ask('subscribe', { topics: 'a' })).error!.code, -32602)
 })
 
-t.test('who is connected can be listed in pages, and each device looked at', async t => {
+t.test('connected devices can be listed in pages and described', async t => {
   const app = await listen(t, { node: 'one' })
   for (const id of ['c', 'a', 'b']) await connect(app.url, id)
   await app.devices.join('b', 'x/+')
@@ -449,7 +449,7 @@ t.test('who is connected can be listed in pages, and each device looked at', asy
   t.match((await request(app, 'GET', '/devices/b')).body, { connected: false, lastDisconnect: { code: 4511, reason: 'removed through REST', at: Number } })
 })
 
-t.test('a number that has no end is no number', async t => {
+t.test('an infinite number in the query is refused', async t => {
   const app = await listen(t)
   for (const path of ['/devices?limit=Infinity', '/devices/d/messages?cursor=1e400']) t.equal((await request(app, 'GET', path)).status, 400, path)
   t.equal((await request(app, 'POST', '/devices/d/calls/m?timeout=1e400')).status, 400)
@@ -488,7 +488,7 @@ t.test('many messages go in one request, a line each, and one bad line fails alo
   t.equal((await request(app, 'POST', '/messages', '{"to":"d","data":5}\n', { 'content-type': 'application/x-ndjson' })).body.toString().match(/sent/g)!.length, 1)
 })
 
-t.test('who hangs up in the middle of many messages harms nobody, and gives the waits up', async t => {
+t.test('a caller that disconnects in the middle of a bulk send ends its waits, and nothing else', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')
   const { port } = new URL(app.url)
@@ -503,11 +503,11 @@ t.test('who hangs up in the middle of many messages harms nobody, and gives the 
   t.ok((await device.ask('ping')).result)
 })
 
-t.test('a line that comes byte by byte takes the room of one line, and not of its pieces', async t => {
+t.test('a line that arrives byte by byte takes the memory of one line', async t => {
   const read: string[] = []
   const receipts = new BulkStream({
     dispatcher: {} as Dispatcher,
-    read (text) {
+    parse (text) {
       read.push(text)
       return new Failure('malformed')
     },
@@ -534,7 +534,7 @@ t.test('a line that comes byte by byte takes the room of one line, and not of it
   t.strictSame(read, ['x'.repeat(50_000), 'zzz'])
 })
 
-t.test('lines come in pieces of any size, and those that wait hold only so many others up', async t => {
+t.test('lines arrive in chunks of any size, and slow ones delay only a bounded number of others', async t => {
   const app = await listen(t, { maxMessage: 200 })
   const device = await connect(app.url, 'd')
   const { port } = new URL(app.url)
@@ -562,7 +562,7 @@ t.test('lines come in pieces of any size, and those that wait hold only so many 
   t.strictSame(statuses, ['delivered', ...many.map((_, n) => n % 2 ? 'sent' : 'queued')])
 })
 
-t.test('many messages can be sent in process, in order, more than go side by side', async t => {
+t.test('sendMany sends more messages than are sent concurrently, with results in order', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')
   const lines = Array.from({ length: 100 }, (_, n) => ({ to: 'd', data: n }))
@@ -601,7 +601,7 @@ t.test('many messages can be sent in process, in order, more than go side by sid
   await given.return(undefined)
 })
 
-t.test('an accident with one of many messages is told in its place, as an internal error', async t => {
+t.test('an unexpected error of one message in a bulk send is an internal error in its place', async t => {
   const put = async () => { throw new Error('secret') }
   const app = await listen(t, { mailbox: { ...memoryMailbox(), put } })
   await connect(app.url, 'd')

@@ -52,7 +52,7 @@ t.test('a broadcast that is too large for one protocol reaches the devices of th
   const two = await connect(app.url, 'two')
   t.match(await app.devices.broadcast(Buffer.alloc(60_000)), { sent: 2 })
   for (const device of [one, two]) t.equal((await device.message()).data!.length, 60_000)
-  t.equal(log.lines.filter(({ words }) => words === 'a broadcast could not be told to all').length, 1)
+  t.equal(log.lines.filter(({ words }) => words === 'broadcast not encoded for all codecs').length, 1)
   await t.rejects(app.devices.broadcast(Buffer.alloc(70_000)), { code: 'MESSAGE_TOO_LARGE' })
 })
 

@@ -6,7 +6,7 @@ const keepAliveTimeout = 72_000
 /** A bare HTTP server for POSTs: `answer` is given the parts of the path and the body. */
 export function posts (answer: (path: string[], body: string) => unknown): Server {
   return createServer({ keepAliveTimeout }, (request, response) => {
-    if (request.method !== 'POST') return response.writeHead(404, { 'content-length': 0 }).end()
+    if (request.method !== 'POST') return void response.writeHead(404, { 'content-length': 0 }).end()
     let body = ''
     request.setEncoding('utf8')
     request.on('data', (text: string) => { body += text })

@@ -1,22 +1,30 @@
 import { Failure } from '../protocol/errors.ts'
 import { failureMessage, type FailureMessage } from '../protocol/message.ts'
 
-/** What may be asked of the owner of a device, and of a worker. */
-export type Request =
+/** What a node asks the owner of a device: its session. */
+export type SessionRequest =
   | { kind: 'send', id: string, data: unknown }
   | { kind: 'confirm', id: string, data: unknown, timeout: number }
   | { kind: 'call', method: string, params: unknown, timeout: number }
-  | { kind: 'ring' }
+  | WakeRequest
   | { kind: 'describe' }
   | { kind: 'end' }
   | { kind: 'join' | 'leave', topic: string }
   | { kind: 'renew', generation: number, expiresAt: number }
-  | WorkerRequest
 
-/** What a worker is asked: to answer a method for a device, or whether all that came before has reached it. */
+/** What a node asks a worker: to answer a method for a device, or to confirm that all earlier requests have arrived. */
 export type WorkerRequest =
   | { kind: 'answer', method: string, params: unknown, connection: DeviceConnection, turn: number }
   | { kind: 'reached' }
+  | WakeRequest
+
+/** Letters may be waiting. A backplane may send it to everything it owns, once its connection is back; a worker has none and ignores it. */
+interface WakeRequest {
+  kind: 'ring'
+}
+
+/** What a backplane carries to an owner. Sessions own device ids and get a `SessionRequest`; workers own names with `$` and get a `WorkerRequest`. */
+export type Request = SessionRequest | WorkerRequest
 
 /** The connection of the device that called. */
 export interface DeviceConnection {

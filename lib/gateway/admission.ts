@@ -15,26 +15,26 @@ import { Session, type AdmittedDevice, type SessionHost, type Socket } from '../
 import type { Subscriptions } from '../messaging/subscriptions.ts'
 import { flatString } from '../connection/flat-string.ts'
 
-/** A device on its way in. */
+/** A device that is being admitted. */
 interface PendingAdmission {
-  readonly introduction: ConnectRequest
-  /** Aborts when the device leaves meanwhile. */
+  readonly connectRequest: ConnectRequest
+  /** Aborts when the device disconnects during admission. */
   readonly departure: AbortController
-  /** What is spoken at its door where nothing is offered. */
-  readonly usual: Codec | undefined
+  /** The codec of the transport, for a device that offers no subprotocol. */
+  readonly defaultCodec: Codec | undefined
   deviceId: string
   codec: Codec
   credentials: Credentials | undefined
-  /** When they end, in milliseconds since 1970. */
+  /** When the credentials expire, in milliseconds since 1970. */
   expiresAt: number | undefined
 }
 
-type Step = (entrant: PendingAdmission) => void | false | Promise<void>
+type Step = (pending: PendingAdmission) => void | false | Promise<void>
 
 type Rules = Pick<Settings, 'authenticate' | 'origins' | 'admissionTimeout' | 'pingInterval'>
 
 interface AdmissionParts {
-  home: SessionHost
+  host: SessionHost
   codecs: Codec[]
   rules: Rules
   /** The longest id that REST can route. */
@@ -47,7 +47,7 @@ interface AdmissionParts {
   events: Events
 }
 
-/** The way in: what a device must pass before its connection opens, and what happens then. */
+/** Checks devices before their connections open, then registers and welcomes their sessions. */
 export class Admission implements Gateway {
   readonly #parts: AdmissionParts
 
@@ -55,30 +55,29 @@ export class Admission implements Gateway {
     this.#parts = parts
   }
 
-  /** The order is the documentation. */
+  /** The checks, in order. */
   readonly #steps: Step[] = [
     () => { if (this.#parts.isDraining()) throw new Failure('draining') },
     ({ departure }) => departure.signal.throwIfAborted(),
-    ({ introduction }) => { if (this.#parts.rules.authenticate === undefined) protect(introduction, 'authenticate') },
-    ({ introduction }) => refuseForeign(introduction, this.#parts.rules.origins, this.#parts.home.log),
-    entrant => this.#identify(entrant),
-    entrant => this.#choose(entrant),
-    entrant => this.#parts.rules.authenticate && this.#authenticate(entrant, this.#parts.rules.authenticate)
+    ({ connectRequest }) => { if (this.#parts.rules.authenticate === undefined) protect(connectRequest, 'authenticate') },
+    ({ connectRequest }) => refuseForeign(connectRequest, this.#parts.rules.origins, this.#parts.host.log),
+    pending => this.#identify(pending),
+    pending => this.#chooseCodec(pending),
+    pending => this.#parts.rules.authenticate && this.#authenticate(pending, this.#parts.rules.authenticate)
   ]
 
-  /** Rejects with a `Failure` when the device may not come in. `usual` is for those who offer no protocol. */
-  async admit (introduction: ConnectRequest, departure: AbortController, usual?: Codec): Promise<AdmittedDevice> {
-    const entrant: PendingAdmission = { introduction, departure, usual, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined, expiresAt: undefined }
+  async admit (connectRequest: ConnectRequest, departure: AbortController, defaultCodec?: Codec): Promise<AdmittedDevice> {
+    const pending: PendingAdmission = { connectRequest, departure, defaultCodec, deviceId: '', codec: this.#parts.codecs[0]!, credentials: undefined, expiresAt: undefined }
     try {
       for (const step of this.#steps) {
-        const asked = step(entrant)
-        if (asked) await asked
+        const outcome = step(pending)
+        if (outcome) await outcome
       }
     } catch (error) {
-      throw this.#refused(entrant, error)
+      throw this.#refused(pending, error)
     }
-    const { address, localAddress } = introduction
-    const { deviceId, credentials, expiresAt, codec } = entrant
+    const { address, localAddress } = connectRequest
+    const { deviceId, credentials, expiresAt, codec } = pending
     return { deviceId, credentials, expiresAt, codec, address, localAddress }
   }
 
@@ -86,46 +85,46 @@ export class Admission implements Gateway {
     return this.#parts.isDraining()
   }
 
-  /** Somebody is kept out; of most who do not say who they are, the address is all that is known. */
-  refused (reason: string, who: { deviceId?: string, address: string | undefined }): void {
-    const { home } = this.#parts
-    home.stats.count('refusals', reason)
-    home.log.info({ ...who, reason }, 'device refused')
+  /** Counts and logs a refusal. The device id may be unknown. */
+  refused (reason: string, client: { deviceId?: string, address: string | undefined }): void {
+    const { host } = this.#parts
+    host.stats.count('refusals', reason)
+    host.log.info({ ...client, reason }, 'device refused')
   }
 
-  open (arrival: AdmittedDevice, socket: Socket): Session {
-    const { home, registry, subscriptions } = this.#parts
-    const session = new Session(home, socket, arrival, registry.bucketOf(arrival.deviceId))
+  open (device: AdmittedDevice, socket: Socket): Session {
+    const { host, registry, subscriptions } = this.#parts
+    const session = new Session(host, socket, device, registry.bucketOf(device.deviceId))
     session.owner = new SessionOwner(session, subscriptions)
     return session
   }
 
-  /** The connection is open: the session takes the device over, is welcomed, and gets its letters. */
+  /** Takes the device over from an older connection, registers the session, welcomes the device, and wakes the delivery of its letters. */
   async enter (session: Session): Promise<void> {
-    const { home, letters, rules, backplane, registry, isDraining } = this.#parts
-    const late = setTimeout(() => session.end('overloaded'), rules.admissionTimeout)
+    const { host, letters, rules, backplane, registry, isDraining } = this.#parts
+    const timer = setTimeout(() => session.end('overloaded'), rules.admissionTimeout)
     try {
       const waiting = await letters.waitingIfKnown(session.id)
-      if (session.left) return // that took too long: somewhere else it may be entered by now
+      if (session.left) return // timed out: the device may have connected elsewhere by now
       session.own(await backplane.own(session.id, session.owner!))
       if (isDraining()) session.end('leaving')
-      // in one go: who is in the registry may be sent something, and the welcome comes first
+      // synchronously: once registered, a session may be sent messages, and the welcome must come first
       if (!session.left) registry.enter(session)
       if (!session.left) this.#welcome(session, waiting)
     } catch (error) {
-      if (session.left) return // a handshake that was given up takes nothing
-      home.log.error({ err: error, deviceId: session.id }, 'a device could not be taken over')
+      if (session.left) return // the device gave the handshake up, so there is nothing to report
+      host.log.error({ err: error, deviceId: session.id }, 'device takeover failed')
       session.end('overloaded')
     } finally {
-      clearTimeout(late)
+      clearTimeout(timer)
     }
   }
 
   #welcome (session: Session, waiting: number): void {
-    const { home, rules, events } = this.#parts
+    const { host, rules, events } = this.#parts
     const { id: deviceId, generation } = session
-    home.stats.admitted()
-    home.log.info({ deviceId, generation, address: session.address }, 'device connected')
+    host.stats.admitted()
+    host.log.info({ deviceId, generation, address: session.address }, 'device connected')
     session.welcome({ deviceId, generation, heartbeat: rules.pingInterval, now: Date.now(), waiting })
     if (session.left) return
     session.enter()
@@ -133,58 +132,58 @@ export class Admission implements Gateway {
     session.wake()
   }
 
-  #identify (entrant: PendingAdmission): void {
-    const { deviceId } = entrant.introduction
+  #identify (pending: PendingAdmission): void {
+    const { deviceId } = pending.connectRequest
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (deviceId.length > this.#parts.maxIdLength) {
-      throw new Failure('bad-id', { message: `REST cannot reach an id this long: set Fastify's routerOptions.maxParamLength to ${deviceId.length} or more` })
+      throw new Failure('bad-id', { message: `The id is too long for the REST routes: set Fastify's routerOptions.maxParamLength to ${deviceId.length} or more` })
     }
-    entrant.deviceId = flatString(deviceId)
+    pending.deviceId = flatString(deviceId)
   }
 
-  #choose (entrant: PendingAdmission): void {
-    const { protocols, path } = entrant.introduction
-    const spoken = this.#parts.codecs.filter(codec => codec.path === path)
-    const offered = protocols.map(name => spoken.find(({ subprotocol }) => subprotocol === name))
-    // a protocol with a path of its own is not spoken unasked
-    const codec = protocols.length === 0 && path === undefined ? entrant.usual ?? spoken[0] : offered.find(one => one !== undefined)
+  #chooseCodec (pending: PendingAdmission): void {
+    const { protocols, path } = pending.connectRequest
+    const available = this.#parts.codecs.filter(codec => codec.path === path)
+    const offered = protocols.map(name => available.find(({ subprotocol }) => subprotocol === name))
+    // a codec with a path of its own must be asked for by name
+    const codec = protocols.length === 0 && path === undefined ? pending.defaultCodec ?? available[0] : offered.find(codec => codec !== undefined)
     if (!codec) throw new Failure('bad-protocol')
-    entrant.codec = codec
+    pending.codec = codec
   }
 
-  async #authenticate (entrant: PendingAdmission, authenticate: Authenticate): Promise<void> {
+  async #authenticate (pending: PendingAdmission, authenticate: Authenticate): Promise<void> {
     const { admissionTimeout } = this.#parts.rules
-    const { introduction, deviceId, departure } = entrant
-    const proof = await inTime(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
-    const credentials = proof === true ? {} : proof
+    const { connectRequest, deviceId, departure } = pending
+    const result = await inTime(authenticate({ ...connectRequest, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
+    const credentials = result === true ? {} : result
     if (credentials instanceof Error) throw credentials
-    // a list is no credentials: it may be the empty one of a search that found nobody
+    // a list is refused: it may be the empty result of a database query
     if (typeof credentials !== 'object' || credentials === null || Array.isArray(credentials)) throw new Failure('unauthenticated')
     const { expiresAt } = credentials
     if (expiresAt !== undefined && !(Number(expiresAt) > Date.now())) throw new Failure('unauthenticated')
-    entrant.credentials = credentials
-    entrant.expiresAt = expiresAt === undefined ? undefined : Number(expiresAt)
+    pending.credentials = credentials
+    pending.expiresAt = expiresAt === undefined ? undefined : Number(expiresAt)
   }
 
-  /** Fails closed: what `authenticate` threw is logged, and outside it is one more wrong credential. */
-  #refused ({ introduction, deviceId }: PendingAdmission, error: unknown): Failure {
-    const { home } = this.#parts
+  /** Fails closed: an error of `authenticate` is logged, and the device is refused as for wrong credentials. */
+  #refused ({ connectRequest, deviceId }: PendingAdmission, error: unknown): Failure {
+    const { host } = this.#parts
     const failure = error instanceof Failure ? error : new Failure('unauthenticated', { mayPass: true })
-    if (failure !== error) home.log.error({ err: error, deviceId }, 'authenticate failed')
-    this.refused(failure.reason, { deviceId, address: introduction.address })
+    if (failure !== error) host.log.error({ err: error, deviceId }, 'authenticate failed')
+    this.refused(failure.reason, { deviceId, address: connectRequest.address })
     return failure
   }
 }
 
-/** Waits no longer than the device stays, or than the time allows. */
-async function inTime<T> (waited: T | Promise<T>, departure: AbortController, milliseconds: number): Promise<T> {
+/** Rejects when the device disconnects, or when the time is over. */
+async function inTime<T> (work: T | Promise<T>, departure: AbortController, milliseconds: number): Promise<T> {
   const { signal } = departure
   const timer = setTimeout(() => departure.abort(new Failure('unauthenticated', { message: 'Admission took too long', mayPass: true })), milliseconds)
   const aborted = new Promise<never>((_resolve, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason), { once: true })
   })
   try {
-    return await Promise.race([waited, aborted])
+    return await Promise.race([work, aborted])
   } finally {
     clearTimeout(timer)
   }

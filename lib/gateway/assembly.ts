@@ -13,23 +13,23 @@ import { Registry } from '../connection/registry.ts'
 import { Stats } from '../connection/stats.ts'
 import type { TopicLimits } from '../protocol/topics.ts'
 
-/** What was chosen for a node. */
+/** The settings and engines of a node. */
 export interface AssemblyOptions {
   settings: Settings
   mailbox: Mailbox
   backplane: Backplane
   log: FastifyBaseLogger
-  /** Answers what this node has no handler for. */
+  /** Answers methods that have no handler on this node. */
   elsewhere?: RemoteMethods
-  /** Without them it cannot dial. */
+  /** Opens outbound connections; a worker has none. */
   dials?: Dialer
-  /** Whether it takes out the letters that expire, and so is the one to tell of them. */
+  /** Whether the node removes expired letters and emits their events; true by default. */
   sweeps?: boolean
 }
 
 /** The parts that every node has. */
 export interface NodeParts {
-  /** Its name. */
+  /** The name of the node. */
   node: string
   topic: TopicLimits
   stats: Stats
@@ -43,15 +43,15 @@ export interface NodeParts {
 
 export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, sweeps }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
-    throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, as jetstreamMailbox(): letters on one machine are lost to the devices that come back to another')
+    throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as jetstreamMailbox(): a device that reconnects to another node would not get the letters of this one')
   }
   const node = settings.node ?? randomBytes(6).toString('base64url')
   const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }
   const stats = new Stats()
   const events = new Events(log)
   const registry = new Registry()
-  const caps = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
-  const letters = new Letters({ mailbox, backplane, node, caps, stats, events, log, sweeps })
+  const letterLimits = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
+  const letters = new Letters({ mailbox, backplane, node, limits: letterLimits, stats, events, log, sweeps })
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log })
   const methods = new Methods(stats, log, elsewhere)
   const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic })

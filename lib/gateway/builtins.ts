@@ -8,18 +8,19 @@ import type { Session } from '../connection/session.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
 
-/** Whether a device may subscribe to a filter, or publish to a topic. */
+/** Decides whether a device may subscribe to a filter, or publish to a topic. */
 export type AuthorizeTopic = (device: Device, topic: string, action: 'subscribe' | 'publish') => boolean | Promise<boolean>
 
 const Filters = Type.Object({ topics: Type.Array(Type.String()) })
 const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
 const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
 
+/** A long list of filters costs more of the rate limit than one message. */
 const FILTERS_PER_TOKEN = 8
 
 export const builtins: ReadonlySet<string> = new Set(['subscribe', 'unsubscribe', 'publish', 'message', 'ping'])
 
-/** The methods every device may call that speaks a protocol of ours. */
+/** Adds the methods that every device may call, except one whose protocol has none of our methods. */
 export function addBuiltins (
   methods: Methods,
   { subscriptions, dispatcher, events, workers, authorizeTopic, topic: limits }:
@@ -53,20 +54,20 @@ export function addBuiltins (
     return {}
   }, true)
 
-  // no signal goes along: what a device has said is heard, though it may have left meanwhile
+  // without the signal: a message counts even if its device has disconnected meanwhile
   methods.handle('message', { params: Message }, ({ data = null }, { device }) => {
     if (!events.hears('message') && workers.answers('message')) return workers.answer('message', { data }, device)
     events.emit('message', data, device)
     return {}
   }, true)
 
-  // what was dialled may be a server as well, and greets as we do
+  // a dialled device may be another server, which sends a welcome of its own
   methods.handle('welcome', {}, () => ({}), true)
 
   methods.handle('ping', {}, () => ({ now: Date.now() }), true)
 }
 
-/** The token of the message itself covers the first filters. */
+/** The rate limit has counted the message already, which covers the first filters. */
 function charge (session: Session, filters: string[]): void {
   session.bucket.charge(Math.ceil(filters.length / FILTERS_PER_TOKEN) - 1)
 }

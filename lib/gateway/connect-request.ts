@@ -5,7 +5,7 @@ import type { Caller } from './access.ts'
 import type { Credentials } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 
-/** How a device introduces itself, over whichever transport. */
+/** What a device sends to connect, over any transport. */
 export interface ConnectRequest extends Caller {
   deviceId: unknown
   /** From `Authorization: Bearer`, from the subprotocol `bearer.<token>`, or from `connect {token}` over TCP. */
@@ -13,30 +13,30 @@ export interface ConnectRequest extends Caller {
   /** From `Authorization: Basic`. */
   username?: string | undefined
   password?: string | undefined
-  /** The subprotocols it offers. */
+  /** The subprotocols that the device offers. */
   protocols: string[]
-  /** The path of the protocols that it came for, where they have one of their own. */
+  /** The path of the codec, if the device connected to a codec with a path of its own. */
   path?: string | undefined
-  /** Where it has come to; undefined on a Unix socket. */
+  /** The local address of the connection; undefined on a Unix socket. */
   localAddress: string | undefined
-  /** The upgrade request, where there was one. */
+  /** The upgrade request, over WebSocket. */
   request?: FastifyRequest
-  /** What a device that came over TLS showed, if the door asked for it and could verify it. */
+  /** The client certificate, if the transport asked for one and verified it. */
   certificate?: PeerCertificate
 }
 
-/** Who is this device: its credentials, or `true` for none in particular. Anything else, or an error, keeps it out. */
+/** Returns the credentials of a device, or `true` to admit it without any. Any other result, or an error, refuses it. */
 export type Authenticate = (
-  introduction: ConnectRequest & { deviceId: string },
+  connectRequest: ConnectRequest & { deviceId: string },
   context: { signal: AbortSignal }
 ) => Credentials | boolean | null | undefined | void | Promise<Credentials | boolean | null | undefined | void>
 
-/** The name ends at the first colon, unless it is the device id, which may hold one. */
+/** The user name ends at the first colon, unless it is the device id: that may contain colons. */
 export function basicOf (authorization: string | undefined, deviceId: unknown): { username?: string, password?: string } {
   const [, encoded] = authorization?.match(/^Basic +(\S+)$/i) ?? []
   if (encoded === undefined) return {}
   const bytes = Buffer.from(encoded, 'base64')
-  // a key may be any bytes, and no two may look the same
+  // a password may be arbitrary bytes: latin1 keeps different ones different, where UTF-8 would replace invalid bytes
   const text = isUtf8(bytes) ? bytes.toString() : bytes.toString('latin1')
   const end = isDeviceId(deviceId) && text.startsWith(`${deviceId}:`) ? deviceId.length : text.indexOf(':')
   return end === -1 ? {} : { username: text.slice(0, end), password: text.slice(end + 1) }

@@ -6,7 +6,8 @@ import type { EventMap, Events, EverywhereMap } from '../messaging/events.ts'
 import type { Letters, LettersPage } from '../messaging/letters.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods, MethodSchemas } from './methods.ts'
-import type { Dispatcher, SendOptions, SendResult } from '../messaging/dispatcher.ts'
+import { SendOptionsSchema, type Dispatcher, type SendOptions, type SendResult } from '../messaging/dispatcher.ts'
+import { refuseUnknown } from './options.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { DeviceDescription, Device, Disconnect } from '../connection/device.ts'
@@ -15,7 +16,7 @@ import type { Counters, Stats } from '../connection/stats.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
 import { BulkSender, type BulkMessage } from '../messaging/bulk.ts'
 
-/** What is known of a device, here or elsewhere or away. */
+/** A device, wherever it is: its waiting letters, how its last connection to this node ended, and its connection if it has one. */
 export type DeviceDetails = { deviceId: string, waiting: number, lastDisconnect?: Disconnect } & (DeviceDescription | { connected: false })
 
 interface DevicesParts {
@@ -26,36 +27,47 @@ interface DevicesParts {
   events: Events
   stats: Stats
   backplane: Backplane
-  /** Not of a worker, which has no way to ask. */
+  /** A worker has none, and no method that needs it. */
   dials: Dialer | undefined
   topic: TopicLimits
 }
 
 interface ReadResult {
-  line: IteratorResult<BulkMessage | Failure, unknown>
+  message: IteratorResult<BulkMessage | Failure, unknown>
 }
 
-const reserved = new Set(['message', 'welcome'])
+/** Methods that only the server itself calls. */
+const reservedMethods = new Set(['message', 'welcome'])
 
-/** What `app.devices` is. Iterates over the devices that are connected to this node. */
+const sendOptions = new Set(Object.keys(SendOptionsSchema.properties))
+const bulkMembers = new Set(['to', 'data', ...sendOptions].filter(name => name !== 'signal'))
+const sendManyOptions = new Set(['signal'])
+const callOptions = new Set(['timeout', 'signal'])
+const broadcastOptions = new Set(['topic'])
+const listOptions = new Set(['limit', 'after', 'topic'])
+const lettersOptions = new Set(['limit', 'after'])
+const listenerOptions = new Set(['everywhere'])
+
+/** `app.devices`. Iterates over the devices that are connected to this node. */
 export class Devices {
   readonly #parts: DevicesParts
-  #following: Unwatch | undefined
+  #unfollow: Unwatch | undefined
 
   constructor (parts: DevicesParts) {
     this.#parts = parts
   }
 
-  /** How many devices are connected to this node. */
+  /** The number of devices connected to this node. */
   get size (): number {
     return this.#parts.registry.size
   }
 
-  /** The device, if it is connected to this node. */
+  /** Returns the device, if it is connected to this node. */
   get (deviceId: string): Device | undefined {
     return this.#parts.registry.get(deviceId)
   }
 
+  /** Returns whether the device is connected to this node. */
   has (deviceId: string): boolean {
     return this.#parts.registry.has(deviceId)
   }
@@ -64,123 +76,144 @@ export class Devices {
     return this.#parts.registry[Symbol.iterator]()
   }
 
-  /** Sends a message to a device, wherever it is. */
+  /**
+   * Sends a message to a device, on whichever node it is connected. A device that is away gets it later only with a `ttl`; without one,
+   * the promise rejects with `DEVICE_OFFLINE`.
+   */
   async send (deviceId: string, data: unknown, options?: SendOptions): Promise<SendResult> {
+    if (options) refuseUnknown('send()', sendOptions, options)
     return await this.#parts.dispatcher.send(deviceId, data, options)
   }
 
   /**
-   * Sends many, side by side; answers each in the order given, with what it became or why it failed. A failure among the
-   * lines is passed on in its place.
+   * Sends many messages concurrently. Messages are sent as you consume the iterator; results arrive in input order: a `SendResult`, or the
+   * `Failure` of that message. A `Failure` among the input is passed on in its place.
    */
   async * sendMany (
-    lines: Iterable<BulkMessage | Failure> | AsyncIterable<BulkMessage | Failure>,
-    { signal }: { signal?: AbortSignal | undefined } = {}
+    messages: Iterable<BulkMessage | Failure> | AsyncIterable<BulkMessage | Failure>,
+    options: { signal?: AbortSignal | undefined } = {}
   ): AsyncGenerator<SendResult | Failure> {
-    const source = Symbol.asyncIterator in lines ? lines[Symbol.asyncIterator]() : lines[Symbol.iterator]()
+    refuseUnknown('sendMany()', sendManyOptions, options)
+    const source = Symbol.asyncIterator in messages ? messages[Symbol.asyncIterator]() : messages[Symbol.iterator]()
     const read = () => {
-      const line = (async (): Promise<ReadResult> => ({ line: await source.next() }))()
-      line.catch(() => {}) // it may fail while nobody looks, and is looked at again
-      return line
+      const result = (async (): Promise<ReadResult> => ({ message: await source.next() }))()
+      result.catch(() => {}) // handled by the race below, which may come later
+      return result
     }
     let wake!: () => void
-    const volley = new BulkSender(this.#parts.dispatcher, () => wake(), signal)
+    const sender = new BulkSender(this.#parts.dispatcher, () => wake(), options.signal)
     let reading: Promise<ReadResult> | undefined = read()
     try {
       for (;;) {
-        for (let sent = volley.take(); sent; sent = volley.take()) yield sent
-        if (!reading && volley.isEmpty) return
-        const known = volley.isEmpty ? undefined : new Promise<undefined>(resolve => { wake = () => resolve(undefined) })
-        const next: ReadResult | undefined = await Promise.race([volley.isFull ? undefined : reading, known].filter(one => one !== undefined))
+        for (let outcome = sender.take(); outcome; outcome = sender.take()) yield outcome
+        if (!reading && sender.isEmpty) return
+        const settled = sender.isEmpty ? undefined : new Promise<undefined>(resolve => { wake = () => resolve(undefined) })
+        const next: ReadResult | undefined = await Promise.race([sender.isFull ? undefined : reading, settled].filter(one => one !== undefined))
         if (!next) continue
-        if (!next.line.done) volley.add(next.line.value as BulkMessage | Failure)
-        reading = next.line.done ? undefined : read()
+        if (!next.message.done) sender.add(checkedMessage(next.message.value as BulkMessage | Failure))
+        reading = next.message.done ? undefined : read()
       }
     } finally {
-      // not waited for: it may itself wait for the next line
+      // not awaited: an async generator returns only after its pending `next`
       Promise.resolve(source.return?.()).catch(() => {})
     }
   }
 
-  /** Calls a method of a device, wherever it is, and resolves with its result. */
-  async call (deviceId: string, method: string, params?: unknown, { timeout, signal }: Omit<CallOptions, 'id'> = {}): Promise<unknown> {
-    if (reserved.has(method)) throw new Failure('bad-params', { message: `"${method}" is what the server sends by itself` })
+  /**
+   * Calls a method of a device, on whichever node it is connected, and resolves with the result. `params` is an object or an array.
+   * `timeout` is in milliseconds; by default it is the option `callTimeout`.
+   */
+  async call (deviceId: string, method: string, params?: unknown, options: Omit<CallOptions, 'id'> = {}): Promise<unknown> {
+    refuseUnknown('call()', callOptions, options)
+    if (reservedMethods.has(method)) throw new Failure('bad-params', { message: `"${method}" is reserved for the server itself` })
     if (params !== undefined && (typeof params !== 'object' || params === null)) {
       throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
     }
-    return await this.#parts.dispatcher.call(checked(deviceId), method, params, { timeout, signal })
+    const { timeout, signal } = options
+    return await this.#parts.dispatcher.call(checkedId(deviceId), method, params, { timeout, signal })
   }
 
-  /** Sends a message to all devices, or to those that listen to a topic. */
-  async broadcast (data: unknown, { topic }: { topic?: string | undefined } = {}): Promise<PublishResult & { id: string }> {
+  /** Sends a message to all devices of all nodes, or to those that are subscribed to `topic`. */
+  async broadcast (data: unknown, options: { topic?: string | undefined } = {}): Promise<PublishResult & { id: string }> {
+    refuseUnknown('broadcast()', broadcastOptions, options)
+    const { topic } = options
     if (topic !== undefined) this.#checkTopic(topic)
     return await this.#parts.dispatcher.broadcast(data, topic)
   }
 
-  /** Lets a device listen to a topic; resolves with all it listens to. */
+  /** Subscribes a device to a topic filter; resolves with all filters of the device. */
   async join (deviceId: string, topic: string): Promise<string[]> {
-    return await this.#parts.dispatcher.reach(checked(deviceId), { kind: 'join', topic }) as string[]
+    return await this.#parts.dispatcher.reach(checkedId(deviceId), { kind: 'join', topic }) as string[]
   }
 
+  /** Unsubscribes a device from a topic filter; resolves with the filters that remain. */
   async leave (deviceId: string, topic: string): Promise<string[]> {
-    return await this.#parts.dispatcher.reach(checked(deviceId), { kind: 'leave', topic }) as string[]
+    return await this.#parts.dispatcher.reach(checkedId(deviceId), { kind: 'leave', topic }) as string[]
   }
 
-  /** Ends the connection of a device; it is told not to come back by itself. */
+  /** Ends the connection of a device, with a close code that tells it not to reconnect by itself. */
   async disconnect (deviceId: string): Promise<void> {
-    await this.#parts.dispatcher.reach(checked(deviceId), { kind: 'end' })
+    await this.#parts.dispatcher.reach(checkedId(deviceId), { kind: 'end' })
   }
 
+  /** Describes a device. Rejects with `DEVICE_OFFLINE` if it is not connected, has no letters, and was not on this node recently. */
   async describe (deviceId: string): Promise<DeviceDetails> {
     const { dispatcher, letters, registry } = this.#parts
-    const waiting = await letters.waiting(checked(deviceId))
+    const waiting = await letters.waiting(checkedId(deviceId))
     const lastDisconnect = registry.lastDisconnect(deviceId)
-    const known = { deviceId, waiting, ...(lastDisconnect && { lastDisconnect }) }
+    const details = { deviceId, waiting, ...(lastDisconnect && { lastDisconnect }) }
     try {
-      return { ...known, ...await dispatcher.reach(deviceId, { kind: 'describe' }) as DeviceDescription }
+      return { ...details, ...await dispatcher.reach(deviceId, { kind: 'describe' }) as DeviceDescription }
     } catch (error) {
-      const away = error instanceof Failure && error.reason === 'offline' && (waiting > 0 || lastDisconnect !== undefined)
-      if (!away) throw error
-      return { ...known, connected: false }
+      const isKnown = error instanceof Failure && error.reason === 'offline' && (waiting > 0 || lastDisconnect !== undefined)
+      if (!isKnown) throw error
+      return { ...details, connected: false }
     }
   }
 
-  /** Who is connected, over all nodes, in the order of ids. */
-  async list ({ limit = 100, after, topic }: Partial<ListPage> = {}): Promise<Presence[]> {
+  /**
+   * Lists the connected devices of all nodes, ordered by id: at most `limit` (100 by default), with ids after `after`, and with `topic` only
+   * those that are subscribed to it.
+   */
+  async list (options: Partial<ListPage> = {}): Promise<Presence[]> {
+    refuseUnknown('list()', listOptions, options)
+    const { limit = 100, after, topic } = options
     if (topic !== undefined) this.#checkTopic(topic)
     return await this.#parts.backplane.list({ limit, after, topic })
   }
 
-  /** The letters that wait for a device. */
-  async letters (deviceId: string, { limit = 100, after }: Partial<LettersPage> = {}): Promise<{ receipts: Receipt[], next: number | undefined }> {
-    return await this.#parts.letters.page(checked(deviceId), { limit, after })
+  /** Lists the letters that wait for a device, oldest first. `next` is the `after` of the next page, or undefined if this is the last one. */
+  async letters (deviceId: string, options: Partial<LettersPage> = {}): Promise<{ receipts: Receipt[], next: number | undefined }> {
+    refuseUnknown('letters()', lettersOptions, options)
+    const { limit = 100, after } = options
+    return await this.#parts.letters.page(checkedId(deviceId), { limit, after })
   }
 
-  /** What became of a letter. */
+  /** Returns the receipt of a letter: whether it waits, was delivered, or how else it ended. */
   async receipt (deviceId: string, letterId: string): Promise<Receipt> {
-    const receipt = await this.#parts.letters.receipt(checked(deviceId), letterId)
+    const receipt = await this.#parts.letters.receipt(checkedId(deviceId), letterId)
     if (!receipt) throw new Failure('unknown-message')
     return receipt
   }
 
-  /** Takes a letter back while it waits. */
+  /** Cancels a letter that waits; rejects with `MESSAGE_SETTLED` if it has ended already. */
   async cancel (deviceId: string, letterId: string): Promise<Receipt> {
     const receipt = await this.receipt(deviceId, letterId)
     if (receipt.status !== 'queued' || !await this.#parts.letters.settle(deviceId, receipt, 'cancelled')) throw new Failure('settled')
     return await this.receipt(deviceId, letterId)
   }
 
-  /** Takes all letters of a device back; resolves with how many. */
+  /** Cancels all letters that wait for a device; resolves with their number. */
   async purge (deviceId: string): Promise<number> {
-    return await this.#parts.letters.purge(checked(deviceId))
+    return await this.#parts.letters.purge(checkedId(deviceId))
   }
 
-  /** Connects to a device that listens, or to another server, and stays connected. */
+  /** Connects to a device that listens, or to another server, and reconnects until the connection is closed. */
   dial (url: string, options: DialOptions): DialConnection {
     return this.#parts.dials!.dial(url, options)
   }
 
-  /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */
+  /** Adds a handler for a method that devices call. Several handlers of a method share the devices: each connection stays with one. */
   handle<S extends MethodSchemas> (method: string, schemas: S, handler: Handler<S>): this
   handle (method: string, handler: Handler): this
   handle (method: string, ...rest: [Handler] | [MethodSchemas, Handler]): this {
@@ -190,20 +223,21 @@ export class Devices {
     return this
   }
 
-  /** Listens to what happens on this node; `everywhere`: on all of them. */
+  /** Listens to an event of this node; with `everywhere`, to `connected` or `disconnected` of all nodes. */
   on<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this
   on<Name extends keyof EverywhereMap> (event: Name, listener: (...args: EverywhereMap[Name]) => void, options: { everywhere: true }): this
-  on (event: any, listener: (...args: any) => void, { everywhere = false } = {}): this {
+  on (event: any, listener: (...args: any) => void, options: { everywhere?: boolean } = {}): this {
     const { events, backplane } = this.#parts
-    events.on(everywhere ? `${event} everywhere` as 'connected everywhere' : event, listener)
-    if (everywhere) this.#following ??= backplane.follow(({ kind, presence }) => events.emit(`${kind} everywhere`, presence))
+    events.on(eventOf('on()', event, options), listener)
+    if (options.everywhere) this.#unfollow ??= backplane.follow(({ kind, presence }) => events.emit(`${kind} everywhere`, presence))
     return this
   }
 
+  /** Removes a listener that was added with the same event, function and options. */
   off<Name extends keyof EventMap> (event: Name, listener: (...args: EventMap[Name]) => void): this
   off<Name extends keyof EverywhereMap> (event: Name, listener: (...args: EverywhereMap[Name]) => void, options: { everywhere: true }): this
-  off (event: any, listener: (...args: any) => void, { everywhere = false } = {}): this {
-    this.#parts.events.off(everywhere ? `${event} everywhere` as 'connected everywhere' : event, listener)
+  off (event: any, listener: (...args: any) => void, options: { everywhere?: boolean } = {}): this {
+    this.#parts.events.off(eventOf('off()', event, options), listener)
     return this
   }
 
@@ -211,12 +245,25 @@ export class Devices {
     if (!isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
   }
 
+  /** Returns the counters of this node. */
   stats (): Counters {
     return this.#parts.stats.read(this.size)
   }
 }
 
-function checked (deviceId: string): string {
+function checkedId (deviceId: string): string {
   if (!isDeviceId(deviceId)) throw new Failure('bad-id')
   return deviceId
+}
+
+/** A message with an unknown member fails alone, in its place. */
+function checkedMessage (message: BulkMessage | Failure): BulkMessage | Failure {
+  if (message instanceof Failure) return message
+  for (const name in message) if (!bulkMembers.has(name)) return new Failure('bad-params', { message: `sendMany() has no option "${name}"` })
+  return message
+}
+
+function eventOf (method: string, event: string, options: { everywhere?: boolean }): 'connected everywhere' {
+  refuseUnknown(method, listenerOptions, options)
+  return (options.everywhere ? `${event} everywhere` : event) as 'connected everywhere'
 }

@@ -10,177 +10,204 @@ import { complete, Milliseconds, Part } from './options.ts'
 import { reconnectDelay } from '../protocol/reconnect.ts'
 import type { Session, Socket } from '../connection/session.ts'
 import { describeThrown } from '../protocol/user-code.ts'
-import { safeLog } from './log.ts'
 
-type Token = string | (() => string | undefined | Promise<string | undefined>)
+type TokenSource = string | (() => string | undefined | Promise<string | undefined>)
 
-const DialOptionsSchema = Type.Object({
-  deviceId: Type.String({ description: 'Who the other side is here' }),
-  as: Type.Optional(Type.String({ description: 'Who this side is there; without it, it does not introduce itself' })),
-  token: Type.Optional(Type.Unsafe<Token>(Type.Union([Type.String(), Type.Function([], Type.Unknown())], {
-    description: 'A token, or what gives one; it is asked anew before each connection'
+export const DialOptionsSchema = Type.Object({
+  deviceId: Type.String({ description: 'Device id of the other side, on this node' }),
+  as: Type.Optional(Type.String({ description: 'Device id of this side, on the other; without it, none is sent' })),
+  token: Type.Optional(Type.Unsafe<TokenSource>(Type.Union([Type.String(), Type.Function([], Type.Unknown())], {
+    description: 'A token, or a function that returns one; it is called before each connection'
   }))),
-  codec: Type.Optional(Part<Codec>('What the other side speaks; JSON-RPC unless told. Over TCP it must be text without newlines')),
-  tls: Type.Optional(Part<ConnectionOptions>('For `wss:`, and for `tcp:` that is to be TLS')),
-  minDelay: Milliseconds(1_000, 'The most to wait before the first try; it doubles with each'),
-  maxDelay: Milliseconds(30_000, 'The most to wait before any try')
+  codec: Type.Optional(Part<Codec>('Wire protocol of the other side; JSON-RPC by default. Over TCP it must encode to text without newlines')),
+  tls: Type.Optional(Part<ConnectionOptions>('TLS options for `wss:`; with `tcp:` they turn TLS on')),
+  minDelay: Milliseconds(1_000, 'Maximum delay before the first retry; it doubles with each further one'),
+  maxDelay: Milliseconds(30_000, 'Maximum delay before any retry')
 }, { additionalProperties: false })
 
-type DialSettings = Static<typeof DialOptionsSchema>
-export type DialOptions = Pick<DialSettings, 'deviceId'> & Partial<DialSettings>
+/** The options of `dial()`. Durations are in milliseconds. */
+export interface DialOptions {
+  /** Device id of the other side, on this node. */
+  deviceId: string
+  /** Device id of this side, on the other; without it, none is sent. */
+  as?: string | undefined
+  /** A token, or a function that returns one; it is called before each connection. */
+  token?: TokenSource | undefined
+  /** Wire protocol of the other side; JSON-RPC by default. Over TCP it must encode to text without newlines. */
+  codec?: Codec | undefined
+  /** TLS options for `wss:`; with `tcp:` they turn TLS on. */
+  tls?: ConnectionOptions | undefined
+  /**
+   * Maximum delay before the first retry; it doubles with each further one.
+   * @default 1_000
+   */
+  minDelay?: number | undefined
+  /**
+   * Maximum delay before any retry.
+   * @default 30_000
+   */
+  maxDelay?: number | undefined
+}
 
-/** `stopped` is for good: `close` was called, or the other side said not to come back. */
+type DialSettings = Static<typeof DialOptionsSchema> & { codec: Codec }
+
+/** `stopped` is final: `close` was called, or the close code of the other side forbids to reconnect. */
 export interface DialStatus {
   state: 'connecting' | 'connected' | 'waiting' | 'stopped'
   /** How the last connection ended. */
   code?: number
   reason?: string
-  /** Milliseconds until the next try. */
+  /** Milliseconds until the next attempt. */
   retryIn?: number
 }
 
-/** A connection from the server to a device, kept until it is closed or told not to come back. */
+/** A connection from the server to a device. It reconnects until it is closed, or until the other side forbids it. */
 export interface DialConnection {
   readonly deviceId: string
   readonly status: DialStatus
   close (): void
 }
 
-/** A way out, and what goes with it. */
+/** What a connector needs for one attempt. */
 export interface DialRequest {
   url: URL
   as: string | undefined
   token: string | undefined
   codec: Codec
   tls: ConnectionOptions | undefined
-  ground: TransportContext
-  /** Aborts when nobody wants it any more. */
+  context: TransportContext
+  /** Aborts when the attempt is given up. */
   signal: AbortSignal
 }
 
-/** A connection that the other side has accepted. */
+/** A connection that the other side has accepted. It holds inbound messages back until `release`. */
 export interface OutboundConnection {
-  readonly line: Socket & { session: Session | undefined }
+  readonly socket: Socket & { session: Session | undefined }
   readonly address: string | undefined
   readonly localAddress: string | undefined
-  /** Resolves when it has ended. */
-  readonly over: Promise<CloseNotice>
-  /** What came meanwhile may come in. */
+  /** Resolves when the connection has ended. */
+  readonly ended: Promise<CloseNotice>
   release (): void
   cut (): void
 }
 
-/** Connects once; rejects with a `Farewell`, or with an error. */
-export type Connector = (errand: DialRequest) => Promise<OutboundConnection>
+/** Connects once; rejects with a `CloseNotice` of the other side, or with an error. */
+export type Connector = (request: DialRequest) => Promise<OutboundConnection>
 
-/** A connection that lasted so many times the first wait was a good one. */
-const GOOD = 5
-const LOOK_AGAIN = 10
+/** How to connect to the URLs of a protocol, and the codec where the options name none. */
+interface DialTarget {
+  connect: Connector
+  codec: Codec
+}
 
-/** The connections that the application makes itself. */
+/** After a connection that lasted this many times `minDelay`, the delays start over. */
+const STABLE_AFTER_MIN_DELAYS = 5
+const POLL_INTERVAL_MS = 10
+
+/** The connections that the application opens itself. */
 export class Dialer implements Transport {
-  readonly #ways: Record<string, { way: Connector, codec: Codec }>
-  readonly #dials = new Set<DialedConnection>()
-  #ground: TransportContext | undefined
+  readonly #targets: Record<string, DialTarget>
+  readonly #connections = new Set<DialedConnection>()
+  #context: TransportContext | undefined
 
-  /** A way for each protocol of a URL, and what is spoken there. */
-  constructor (ways: Record<string, { way: Connector, codec: Codec }>) {
-    this.#ways = ways
+  /** `targets` has an entry for each protocol of a URL, such as `wss:`. */
+  constructor (targets: Record<string, DialTarget>) {
+    this.#targets = targets
   }
 
-  async open (ground: TransportContext): Promise<void> {
-    this.#ground = ground
+  async open (context: TransportContext): Promise<void> {
+    this.#context = context
   }
 
   dial (url: string, options: DialOptions): DialConnection {
     const { protocol, port } = new URL(url)
-    const to = this.#ways[protocol]
-    if (!to) throw new TypeError(`Cannot dial "${protocol}": only ${Object.keys(this.#ways).join(' ')}`)
+    const target = this.#targets[protocol]
+    if (!target) throw new TypeError(`Cannot dial "${protocol}": only ${Object.keys(this.#targets).join(' ')}`)
     if (protocol === 'tcp:' && port === '') throw new TypeError(`Cannot dial "${url}": it has no port`)
     if (!isDeviceId(options.deviceId)) throw new Failure('bad-id')
-    if (this.#ground!.gateway.isDraining) throw new Failure('draining')
+    if (this.#context!.gateway.isDraining) throw new Failure('draining')
     const settings = complete('dial()', DialOptionsSchema, options)
-    const dial = new DialedConnection(to.way, url, { codec: to.codec, ...settings }, this.#ground!, () => this.#dials.delete(dial))
-    this.#dials.add(dial)
-    dial.open()
-    return dial
+    const connection = new DialedConnection(target.connect, url, { codec: target.codec, ...settings }, this.#context!, () => this.#connections.delete(connection))
+    this.#connections.add(connection)
+    connection.open()
+    return connection
   }
 
   async close (deadline: number): Promise<void> {
-    for (const dial of this.#dials) dial.stop()
-    while (this.#dials.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
-    for (const dial of this.#dials) dial.cut()
+    for (const connection of this.#connections) connection.stop()
+    while (this.#connections.size > 0 && Date.now() < deadline) await sleep(POLL_INTERVAL_MS)
+    for (const connection of this.#connections) connection.cut()
   }
 }
 
 class DialedConnection implements DialConnection {
   status: DialStatus = { state: 'connecting' }
-  readonly #way: Connector
+  readonly #connector: Connector
   readonly #url: string
-  readonly #options: DialSettings & { codec: Codec }
-  readonly #ground: TransportContext
-  readonly #stopped: () => void
-  /** Aborts an attempt that is under way. */
+  readonly #settings: DialSettings
+  readonly #context: TransportContext
+  readonly #onStopped: () => void
+  /** Aborts the attempt in progress. */
   #attempt = new AbortController()
   #isWanted = true
-  #outward: OutboundConnection | undefined
-  #timer: NodeJS.Timeout | undefined
-  #tries = 0
+  #outbound: OutboundConnection | undefined
+  #retryTimer: NodeJS.Timeout | undefined
+  #failedAttempts = 0
 
-  constructor (way: Connector, url: string, options: DialSettings & { codec: Codec }, ground: TransportContext, stopped: () => void) {
-    this.#way = way
+  constructor (connector: Connector, url: string, settings: DialSettings, context: TransportContext, onStopped: () => void) {
+    this.#connector = connector
     this.#url = url
-    this.#options = options
-    this.#ground = ground
-    this.#stopped = stopped
+    this.#settings = settings
+    this.#context = context
+    this.#onStopped = onStopped
   }
 
   get deviceId (): string {
-    return this.#options.deviceId
+    return this.#settings.deviceId
   }
 
   open (): void {
     this.status = { state: 'connecting' }
     const openedAt = Date.now()
-    this.#connect().catch(closeNoticeOf).then(farewell => this.#ended(farewell, Date.now() - openedAt))
+    this.#connect().catch(closeNoticeOf).then(notice => this.#ended(notice, Date.now() - openedAt))
   }
 
   close (): void {
     this.stop()
-    this.#outward?.line.session?.end('done')
+    this.#outbound?.socket.session?.end('done')
   }
 
-  /** It does not come back; what there is may end in its own time. */
+  /** Stops reconnecting and gives up an attempt in progress. An open connection stays until it ends. */
   stop (): void {
     this.#isWanted = false
-    if (this.#outward) return
-    clearTimeout(this.#timer)
+    if (this.#outbound) return
+    clearTimeout(this.#retryTimer)
     this.#attempt.abort(new Failure('dropped'))
-    this.#stop({ state: 'stopped' })
+    this.#stopped({ state: 'stopped' })
   }
 
   cut (): void {
-    this.#outward?.cut()
+    this.#outbound?.cut()
   }
 
-  /** Resolves with how it ended. */
+  /** Resolves with how the connection ended. */
   async #connect (): Promise<CloseNotice> {
-    const { deviceId, codec } = this.#options
-    const { gateway } = this.#ground
-    const { address, localAddress, line, over, release } = this.#outward = await this.#reachInTime()
-    const session = line.session = gateway.open({ deviceId, address, localAddress, credentials: {}, codec }, line)
+    const { deviceId, codec } = this.#settings
+    const { gateway } = this.#context
+    const { address, localAddress, socket, ended, release } = this.#outbound = await this.#reachInTime()
+    const session = socket.session = gateway.open({ deviceId, address, localAddress, credentials: {}, codec }, socket)
     await gateway.enter(session)
     if (!session.left) this.status = { state: 'connected' }
     release()
-    await over
+    await ended
     return session.left!
   }
 
-  /** However slowly the other side speaks, or the token comes. */
+  /** Covers a token function that never resolves, and a server that keeps sending without finishing the handshake. */
   async #reachInTime (): Promise<OutboundConnection> {
     const attempt = this.#attempt = new AbortController()
     const { signal } = attempt
-    const timer = setTimeout(() => attempt.abort(new Error('No answer in time')), this.#ground.limits.admissionTimeout)
+    const timer = setTimeout(() => attempt.abort(new Error('No answer in time')), this.#context.limits.admissionTimeout)
     const aborted = new Promise<never>((_resolve, reject) => {
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
     })
@@ -192,47 +219,47 @@ class DialedConnection implements DialConnection {
   }
 
   async #reach (signal: AbortSignal): Promise<OutboundConnection> {
-    const { as, codec, tls } = this.#options
-    const bearer = await this.#token()
+    const { as, codec, tls } = this.#settings
+    const token = await this.#token()
     signal.throwIfAborted()
-    return await this.#way({ url: new URL(this.#url), as, token: bearer, codec, tls, ground: this.#ground, signal })
+    return await this.#connector({ url: new URL(this.#url), as, token, codec, tls, context: this.#context, signal })
   }
 
-  /** Throws an `Error` where there is none to be had, whatever the application gave or threw. */
+  /** Rejects with an `Error` whatever the function of the application returned or threw. */
   async #token (): Promise<string | undefined> {
-    const { token } = this.#options
+    const { token: source } = this.#settings
     try {
-      const given: unknown = typeof token === 'function' ? await token() : token
-      if (given === undefined || typeof given === 'string') return given
-      throw new TypeError(`a ${typeof given} is no token`)
+      const token: unknown = typeof source === 'function' ? await source() : source
+      if (token === undefined || typeof token === 'string') return token
+      throw new TypeError(`a ${typeof token} is not a token`)
     } catch (error) {
-      safeLog(this.#ground.app.log).error({ err: error, deviceId: this.deviceId }, 'the token for a dialled connection failed')
+      this.#context.log.error({ err: error, deviceId: this.deviceId }, 'dial token failed')
       throw new Error(`No token: ${describeThrown(error)}`, { cause: error })
     }
   }
 
-  #ended ({ code, reason }: CloseNotice, lasted: number): void {
-    this.#outward = undefined
+  #ended ({ code, reason }: CloseNotice, duration: number): void {
+    this.#outbound = undefined
     if (this.status.state === 'stopped') return
-    if (lasted >= GOOD * this.#options.minDelay) this.#tries = 0
-    const retryIn = this.#isWanted ? reconnectDelay(code, reason, this.#tries++, this.#options) : undefined
-    this.#ground.app.log.info({ deviceId: this.deviceId, code, reason, retryIn }, 'dialled connection ended')
-    if (retryIn === undefined) return this.#stop({ state: 'stopped', code, reason })
+    if (duration >= STABLE_AFTER_MIN_DELAYS * this.#settings.minDelay) this.#failedAttempts = 0
+    const retryIn = this.#isWanted ? reconnectDelay(code, reason, this.#failedAttempts++, this.#settings) : undefined
+    this.#context.log.info({ deviceId: this.deviceId, code, reason, retryIn }, 'dialled connection ended')
+    if (retryIn === undefined) return this.#stopped({ state: 'stopped', code, reason })
     this.status = { state: 'waiting', code, reason, retryIn }
-    this.#timer = setTimeout(() => this.open(), retryIn)
+    this.#retryTimer = setTimeout(() => this.open(), retryIn)
   }
 
-  #stop (status: DialStatus): void {
+  #stopped (status: DialStatus): void {
     this.status = status
-    this.#stopped()
+    this.#onStopped()
   }
 }
 
-/** What went wrong before there was a session: the goodbye of the other side, or words for what happened here. */
+/** The close notice of the other side, or, for an error on this side, one that describes it. */
 function closeNoticeOf (thrown: unknown): CloseNotice {
   try {
     const { code, reason } = thrown as CloseNotice
     if (!(thrown instanceof Error) && Number.isInteger(code)) return { code, reason }
-  } catch {} // nothing that can be read, from a codec that is not ours
+  } catch {} // a codec of the application may throw a value whose members throw in turn
   return { code: closeCodes.vanished.code, reason: describeThrown(thrown) }
 }

@@ -1,58 +1,72 @@
 import type { FastifyBaseLogger } from 'fastify'
 
-/** Those that are used here. */
+/** The levels that the plugin logs at. */
 type LogLevel = 'error' | 'warn' | 'info' | 'debug'
 
-/** The same log, except that it never throws: an error that it cannot read is replaced by one that says so. */
+/** The log of the plugin within the application's: each line names the plugin. */
+export function pluginLog (log: FastifyBaseLogger): FastifyBaseLogger {
+  return safeLog(childOf(log))
+}
+
+/** A logger of the application may lack `child`, or fail in it. */
+function childOf (log: FastifyBaseLogger): FastifyBaseLogger {
+  try {
+    return log.child({ plugin: 'fastify-devices' })
+  } catch {
+    return log
+  }
+}
+
+/** The same log, but it never throws: an error that cannot be serialized is replaced by one that says so. */
 export function safeLog (log: FastifyBaseLogger): FastifyBaseLogger {
   return new SafeLog(log) as Pick<FastifyBaseLogger, LogLevel> as FastifyBaseLogger
 }
 
-class SafeLog implements Record<LogLevel, (fields: object, words?: string) => void> {
+class SafeLog implements Record<LogLevel, (fields: object, message?: string) => void> {
   readonly #log: FastifyBaseLogger
 
   constructor (log: FastifyBaseLogger) {
     this.#log = log
   }
 
-  error (fields: object, words?: string): void {
-    this.#write('error', fields, words)
+  error (fields: object, message?: string): void {
+    this.#write('error', fields, message)
   }
 
-  warn (fields: object, words?: string): void {
-    this.#write('warn', fields, words)
+  warn (fields: object, message?: string): void {
+    this.#write('warn', fields, message)
   }
 
-  info (fields: object, words?: string): void {
-    this.#write('info', fields, words)
+  info (fields: object, message?: string): void {
+    this.#write('info', fields, message)
   }
 
-  debug (fields: object, words?: string): void {
-    this.#write('debug', fields, words)
+  debug (fields: object, message?: string): void {
+    this.#write('debug', fields, message)
   }
 
-  #write (level: LogLevel, fields: object, words?: string): void {
+  #write (level: LogLevel, fields: object, message?: string): void {
     try {
-      this.#log[level](fields, words)
+      this.#log[level](fields, message)
     } catch {
-      this.#writeWithout(level, fields, words)
+      this.#writeWithoutError(level, fields, message)
     }
   }
 
-  #writeWithout (level: LogLevel, fields: object, words?: string): void {
+  #writeWithoutError (level: LogLevel, fields: object, message?: string): void {
     try {
-      this.#log[level]({ ...fields, err: new Error('What was thrown cannot be read') }, words)
-    } catch {} // the log itself fails, and there is nobody else to tell
+      this.#log[level]({ ...fields, err: new Error('What was thrown cannot be read') }, message)
+    } catch {} // the log itself fails: there is nowhere left to report it
   }
 }
 
-/** Logs that the other nodes are lost and found again. To reach them for the first time, after a start without them, is no reason to warn. */
+/** Logs when the link to the other nodes goes down and comes back. The first connection after a start without a link is not a warning. */
 export function clusterLinkLogger (log: FastifyBaseLogger, node: string): (up: boolean) => void {
-  let wasLost = false
+  let wasDown = false
   return up => {
-    if (!up) log.warn({ node }, 'the other nodes cannot be reached')
-    else if (wasLost) log.warn({ node }, 'the other nodes can be reached again')
-    else log.info({ node }, 'the other nodes can be reached')
-    wasLost = !up
+    if (!up) log.warn({ node }, 'cluster link down')
+    else if (wasDown) log.warn({ node }, 'cluster link restored')
+    else log.info({ node }, 'cluster link up')
+    wasDown = !up
   }
 }

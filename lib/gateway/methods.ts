@@ -8,7 +8,7 @@ import type { Stats } from '../connection/stats.ts'
 
 export interface HandlerContext {
   device: Device
-  /** Aborts when the device leaves. */
+  /** Aborts when the device disconnects. */
   readonly signal: AbortSignal
 }
 
@@ -17,11 +17,11 @@ export interface MethodSchemas {
   result?: TSchema
 }
 
-type Of<Schema> = Schema extends TSchema ? Static<Schema> : unknown
+type TypeOf<Schema> = Schema extends TSchema ? Static<Schema> : unknown
 
-/** Answers a method that devices call; its types follow from its schemas. */
+/** Answers a method that devices call; its types are inferred from the schemas. */
 export type Handler<S extends MethodSchemas = MethodSchemas> =
-  (params: Of<S['params']>, context: HandlerContext) => Of<S['result']> | Promise<Of<S['result']>>
+  (params: TypeOf<S['params']>, context: HandlerContext) => TypeOf<S['result']> | Promise<TypeOf<S['result']>>
 
 interface Method {
   handler: (params: unknown, context: HandlerContext) => unknown
@@ -30,19 +30,19 @@ interface Method {
   isBuiltin: boolean
 }
 
-/** Answers what this node has no handler for. */
+/** Answers methods that have no handler on this node. */
 export interface RemoteMethods {
-  /** Whether anybody there answers it. */
+  /** Whether a handler of the method is available. */
   answers (name: string): boolean
   answer (name: string, params: unknown, device: Device, signal?: AbortSignal): Promise<unknown>
 }
 
-/** What devices may call, and what answers them. */
+/** The methods that devices may call, and their handlers. */
 export class Methods {
   readonly #methods = new Map<string, Method[]>()
-  /** Numbers the connections, in the order in which they first called one of several handlers. */
-  readonly #turns = new WeakMap<Device, number>()
-  #nextTurn = 0
+  /** A number for each connection that has called a method with several handlers: it selects the handler. */
+  readonly #connectionNumbers = new WeakMap<Device, number>()
+  #nextNumber = 0
   readonly #stats: Stats
   readonly #log: FastifyBaseLogger
   readonly #elsewhere: RemoteMethods | undefined
@@ -57,9 +57,9 @@ export class Methods {
     return [...this.#methods.keys()]
   }
 
-  /** Several handlers of one method share the connections among them, in turn. */
+  /** Several handlers of a method share the connections round-robin. */
   handle<S extends MethodSchemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
-    if (typeof handler !== 'function') throw new TypeError(`What handles "${name}" is a function`)
+    if (typeof handler !== 'function') throw new TypeError(`The handler of "${name}" is not a function`)
     const method = { handler: handler as Method['handler'], params: compiled(name, schemas.params), result: compiled(name, schemas.result), isBuiltin }
     const handlers = this.#methods.get(name)
     if (handlers) handlers.push(method)
@@ -67,8 +67,8 @@ export class Methods {
   }
 
   /**
-   * Throws, or rejects with, a `Failure`: an accident in a handler is logged, and an internal error outside. `turn` is the number of
-   * the connection, where it has one already.
+   * Throws a `Failure`, or rejects with one: any other error of a handler is logged, and the device gets an internal error. `turn` is the
+   * number of the connection, if another node has given it one.
    */
   answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: InboundCall, turn?: number): unknown {
     const method = this.#methodOf(name, device, turn)
@@ -86,7 +86,7 @@ export class Methods {
   #methodOf (name: string, device: Device, turn?: number): Method | undefined {
     const handlers = this.#methods.get(name)
     if (!handlers) return this.#methodElsewhere(name)
-    return handlers.length === 1 ? handlers[0] : handlers[(turn ?? this.#turnOf(device)) % handlers.length]
+    return handlers.length === 1 ? handlers[0] : handlers[(turn ?? this.#numberOf(device)) % handlers.length]
   }
 
   #methodElsewhere (name: string): Method | undefined {
@@ -95,10 +95,10 @@ export class Methods {
     return { handler: (params, { device, signal }) => elsewhere.answer(name, params, device, signal), params: undefined, result: undefined, isBuiltin: false }
   }
 
-  #turnOf (device: Device): number {
-    const turn = this.#turns.get(device) ?? this.#nextTurn++
-    this.#turns.set(device, turn)
-    return turn
+  #numberOf (device: Device): number {
+    const number = this.#connectionNumbers.get(device) ?? this.#nextNumber++
+    this.#connectionNumbers.set(device, number)
+    return number
   }
 
   #check (name: string, { result }: Method, value: unknown): unknown {
@@ -106,7 +106,7 @@ export class Methods {
       const { path, message } = result.Errors(value).First()!
       throw new Error(`The result of "${name}" does not fit its schema at "${path}": ${message}`)
     }
-    // JSON would leave it out, and an answer without a result is none
+    // JSON.stringify leaves these out, and a response without a result is invalid
     if (typeof value === 'function' || typeof value === 'symbol') throw new TypeError(`The result of "${name}" is a ${typeof value}`)
     this.#stats.count('answers', 'ok')
     return value
@@ -114,15 +114,15 @@ export class Methods {
 
   #failed (method: string, device: Device, error: unknown): Failure {
     const failure = error instanceof Failure ? error : new Failure('internal')
-    if (failure === error) this.#log.debug({ deviceId: device.id, method: method.slice(0, 64), reason: failure.reason }, 'a call was refused')
-    else this.#log.error({ err: error, deviceId: device.id, method }, 'a handler failed')
+    if (failure === error) this.#log.debug({ deviceId: device.id, method: method.slice(0, 64), reason: failure.reason }, 'call refused')
+    else this.#log.error({ err: error, deviceId: device.id, method }, 'handler failed')
     this.#stats.count('answers', failure.reason)
     return failure
   }
 }
 
 function compiled (name: string, schema: TSchema | undefined): TypeCheck<TSchema> | undefined {
-  if (schema && !(Kind in schema)) throw new TypeError(`The schemas of "${name}" are made with TypeBox, as Type.Object({ ... }): plain JSON Schema will not do`)
+  if (schema && !(Kind in schema)) throw new TypeError(`The schemas of "${name}" must be TypeBox schemas, such as Type.Object({ ... }), not plain JSON Schema`)
   return schema && TypeCompiler.Compile(schema)
 }
 
@@ -140,13 +140,13 @@ class CallContext implements HandlerContext {
   }
 }
 
-const occurrences = new Set([ValueErrorType.ObjectRequiredProperty, ValueErrorType.ArrayMinItems, ValueErrorType.ArrayMaxItems])
-const types = new Set([
+const occurrenceErrors = new Set([ValueErrorType.ObjectRequiredProperty, ValueErrorType.ArrayMinItems, ValueErrorType.ArrayMaxItems])
+const typeErrors = new Set([
   ValueErrorType.Array, ValueErrorType.Boolean, ValueErrorType.Integer, ValueErrorType.Null, ValueErrorType.Number, ValueErrorType.Object, ValueErrorType.String
 ])
 
 function badParams ({ type, path, message }: ValueError): Failure {
-  const words = `params${path}: ${message}`
-  const flaw: ParamsFlaw = occurrences.has(type) ? 'occurrence' : types.has(type) ? 'type' : 'value'
-  return new Failure('bad-params', { message: words, detail: { code: reasons['bad-params'].rpc, message: words }, flaw })
+  const text = `params${path}: ${message}`
+  const flaw: ParamsFlaw = occurrenceErrors.has(type) ? 'occurrence' : typeErrors.has(type) ? 'type' : 'value'
+  return new Failure('bad-params', { message: text, detail: { code: reasons['bad-params'].rpc, message: text }, flaw })
 }

@@ -10,7 +10,7 @@ import type { Mailbox } from '../storage/mailbox.ts'
 import type { Codec } from '../protocol/message.ts'
 import { isThenable, MAX_TIMER_MS } from '../protocol/peer.ts'
 
-/** Whether this request may use REST. */
+/** Decides whether a request may use REST. */
 export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
 
 const Fn = <T>(description: string) => Type.Unsafe<T>(Type.Function([], Type.Unknown(), { description }))
@@ -19,74 +19,251 @@ export const Part = <T>(description: string) => Type.Unsafe<T>(Type.Object({}, {
 export const Count = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, description })
 export const Milliseconds = (value: number, description: string, minimum = 1) => Type.Integer({ default: value, minimum, maximum: MAX_TIMER_MS, description })
 
-/** Every option: its default, its limit, its one-line doc. Durations are in milliseconds, sizes in bytes. */
+/** The options of the plugin, each with its default, its limits and a description. `Options` says the same to editors. */
 export const OptionsSchema = Type.Object({
-  prefix: Type.String({ default: '', description: 'Put before every route' }),
-  path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Where devices connect' }),
-  transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Further ways in, as `tcp({ port: 4000 })`' }),
-  node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$', description: 'Name of this node; by default drawn at start' })),
+  prefix: Type.String({ default: '', description: 'Prefix of every route' }),
+  path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Path where devices connect' }),
+  transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Further transports, such as `tcp({ port: 4000 })`' }),
+  node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$', description: 'Name of this node; random by default' })),
 
-  authenticate: Type.Optional(FnOrFalse<Authenticate>('Who is this device; `false` lets every device in. Without it: only from this machine')),
-  guard: Type.Optional(FnOrFalse<Guard>('Who may use REST; `false` lets everyone. Without it: only from this machine')),
-  authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Which topics a device may subscribe or publish to; without it none, once `authenticate` is a function')),
+  authenticate: Type.Optional(FnOrFalse<Authenticate>('Decides which devices may connect; `false` admits all. Without it, only this machine may connect')),
+  guard: Type.Optional(FnOrFalse<Guard>('Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST')),
+  authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all')),
   origins: Type.Unsafe<Origins>(Type.Union([Type.Array(Type.String({ pattern: '^[a-z][a-z0-9+.-]*://[^/]+$' })), Type.Function([], Type.Unknown())], {
     default: [],
-    description: 'Foreign origins that browsers may come from, as `https://host:port`, or a function that says so of each'
+    description: 'Foreign origins whose pages may connect: a list of `https://host:port`, or a function that decides'
   })),
-  admissionTimeout: Milliseconds(5_000, 'Time for the handshake: for `authenticate`, and over TCP for the first line'),
+  admissionTimeout: Milliseconds(5_000, 'Time limit of the handshake: `authenticate`, and over TCP the first line'),
 
-  mailbox: Type.Optional(Part<Mailbox>('Keeps letters; by default in memory')),
-  backplane: Type.Optional(Part<Backplane>('Joins nodes; by default this process alone')),
-  codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols; the first is for devices that offer none. By default JSON-RPC' })),
+  mailbox: Type.Optional(Part<Mailbox>('Keeps letters; in memory by default')),
+  backplane: Type.Optional(Part<Backplane>('Joins nodes; this process alone by default')),
+  codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols; a device that offers none gets the first. JSON-RPC by default' })),
 
-  maxMessage: Count(65_536, 'Size of an inbound message, from a device or over REST'),
-  maxFragments: Count(64, 'Fragments of an inbound message'),
+  maxMessage: Count(65_536, 'Maximum size of an inbound message, from a device or over REST'),
+  maxFragments: Count(64, 'Maximum number of fragments of an inbound message'),
   compression: Type.Union([Type.Literal(false), Type.Object({ threshold: Type.Integer({ minimum: 0 }) }, { additionalProperties: false })], {
     default: false,
-    description: 'Over WebSocket: `{ threshold: 1_024 }` compresses messages of so many bytes and more. What comes is inflated to `maxMessage` at most'
+    description: 'Over WebSocket, `{ threshold: 1_024 }` compresses messages of at least that size. Inbound messages are inflated to `maxMessage` at most'
   }),
-  maxDepth: Count(32, 'Nesting of JSON'),
-  maxBatch: Count(20, 'Messages in a batch'),
-  maxCalls: Count(32, 'Calls in flight per device, in each direction'),
-  maxTopics: Count(128, 'Topics per device'),
-  maxTopicLength: Count(255, 'Characters of a topic'),
-  maxTopicLevels: Count(16, 'Levels of a topic'),
-  maxBuffered: Count(1_048_576, 'Output that may wait for a device', 4_096),
+  maxDepth: Count(32, 'Maximum nesting of JSON'),
+  maxBatch: Count(20, 'Maximum number of messages in a batch'),
+  maxCalls: Count(32, 'Maximum number of calls in flight per device, in each direction'),
+  maxTopics: Count(128, 'Maximum number of topics per device'),
+  maxTopicLength: Count(255, 'Maximum length of a topic, in characters'),
+  maxTopicLevels: Count(16, 'Maximum number of levels of a topic'),
+  maxBuffered: Count(1_048_576, 'Maximum size of the output that waits for a device', 4_096),
   stallTimeout: Milliseconds(10_000, 'How long output may wait without progress', 100),
-  rate: Count(100, 'Messages a second from a device'),
-  burst: Count(200, 'Messages at once from a device'),
+  rate: Count(100, 'Messages per second that a device may send'),
+  burst: Count(200, 'Messages that a device may send at once'),
 
-  pingInterval: Milliseconds(25_000, 'Time between pings, give or take a tenth'),
-  pongTimeout: Milliseconds(10_000, 'Time to answer a ping'),
-  callTimeout: Milliseconds(10_000, 'Time for a device to answer, where the caller names none'),
-  maxTimeout: Milliseconds(300_000, 'The longest a REST caller may wait'),
+  pingInterval: Milliseconds(25_000, 'Interval between pings, plus or minus a tenth'),
+  pongTimeout: Milliseconds(10_000, 'Time limit for the answer to a ping'),
+  callTimeout: Milliseconds(10_000, 'Time limit for the answer of a device, unless the caller sets one'),
+  maxTimeout: Milliseconds(300_000, 'Longest `timeout` that a REST caller may set'),
 
-  maxTtl: Milliseconds(604_800_000, 'The longest a message may wait for its device'),
-  maxLetters: Count(1_000, 'Letters that may wait per device'),
-  maxLetterBytes: Count(1_048_576, 'Size of all letters that wait for a device'),
-  maxInFlight: Count(32, 'Letters on their way to a device at a time'),
-  attempts: Count(5, 'Connections that may end without an acknowledgement, or internal errors of the device, before a letter is dead-lettered'),
-  maxKeys: Count(10_000, 'Idempotency keys remembered'),
+  maxTtl: Milliseconds(604_800_000, 'Longest time that a letter may wait for its device'),
+  maxLetters: Count(1_000, 'Maximum number of letters that wait for a device'),
+  maxLetterBytes: Count(1_048_576, 'Maximum size of all letters that wait for a device'),
+  maxInFlight: Count(32, 'Maximum number of letters in flight to a device'),
+  attempts: Count(5, 'Failed deliveries, by a closed connection or an internal error of the device, before a letter is dead-lettered'),
+  maxKeys: Count(10_000, 'Maximum number of idempotency keys remembered'),
   keyTtl: Milliseconds(86_400_000, 'How long an idempotency key is remembered'),
 
-  closeTimeout: Milliseconds(2_000, 'Time for a device to answer a close frame'),
-  drainTimeout: Milliseconds(8_000, 'Time for `app.close()`; less than the `pluginTimeout` of Fastify'),
-  retrySpread: Milliseconds(10_000, 'Devices of a leaving node are told to come back within this time')
+  closeTimeout: Milliseconds(2_000, 'Time limit for the answer of a device to a close frame'),
+  drainTimeout: Milliseconds(8_000, 'Time limit of `app.close()`; must be less than the `pluginTimeout` of Fastify'),
+  retrySpread: Milliseconds(10_000, 'Devices of a closing node are told to reconnect at random moments within this time')
 }, { additionalProperties: false })
 
-export type Settings = Static<typeof OptionsSchema>
-export type Options = { [Name in Exclude<keyof Settings, 'prefix'>]?: Settings[Name] | undefined } & { prefix?: string }
+/** The options of the plugin. Durations are in milliseconds, sizes in bytes. */
+export interface Options {
+  /**
+   * Prefix of every route.
+   * @default ''
+   */
+  prefix?: string
+  /**
+   * Path where devices connect.
+   * @default '/ws'
+   */
+  path?: string | undefined
+  /**
+   * Further transports, such as `tcp({ port: 4000 })`.
+   * @default []
+   */
+  transports?: Transport[] | undefined
+  /** Name of this node; random by default. */
+  node?: string | undefined
+  /** Decides which devices may connect; `false` admits all. Without it, only this machine may connect. */
+  authenticate?: Authenticate | false | undefined
+  /** Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST. */
+  guard?: Guard | false | undefined
+  /** Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all. */
+  authorizeTopic?: AuthorizeTopic | undefined
+  /**
+   * Foreign origins whose pages may connect: a list of `https://host:port`, or a function that decides.
+   * @default []
+   */
+  origins?: Origins | undefined
+  /**
+   * Time limit of the handshake: `authenticate`, and over TCP the first line.
+   * @default 5_000
+   */
+  admissionTimeout?: number | undefined
+  /** Keeps letters; in memory by default. */
+  mailbox?: Mailbox | undefined
+  /** Joins nodes; this process alone by default. */
+  backplane?: Backplane | undefined
+  /** Wire protocols; a device that offers none gets the first. JSON-RPC by default. */
+  codecs?: Codec[] | undefined
+  /**
+   * Maximum size of an inbound message, from a device or over REST.
+   * @default 65_536
+   */
+  maxMessage?: number | undefined
+  /**
+   * Maximum number of fragments of an inbound message.
+   * @default 64
+   */
+  maxFragments?: number | undefined
+  /**
+   * Over WebSocket, `{ threshold: 1_024 }` compresses messages of at least that size. Inbound messages are inflated to `maxMessage` at most.
+   * @default false
+   */
+  compression?: false | { threshold: number } | undefined
+  /**
+   * Maximum nesting of JSON.
+   * @default 32
+   */
+  maxDepth?: number | undefined
+  /**
+   * Maximum number of messages in a batch.
+   * @default 20
+   */
+  maxBatch?: number | undefined
+  /**
+   * Maximum number of calls in flight per device, in each direction.
+   * @default 32
+   */
+  maxCalls?: number | undefined
+  /**
+   * Maximum number of topics per device.
+   * @default 128
+   */
+  maxTopics?: number | undefined
+  /**
+   * Maximum length of a topic, in characters.
+   * @default 255
+   */
+  maxTopicLength?: number | undefined
+  /**
+   * Maximum number of levels of a topic.
+   * @default 16
+   */
+  maxTopicLevels?: number | undefined
+  /**
+   * Maximum size of the output that waits for a device.
+   * @default 1_048_576
+   */
+  maxBuffered?: number | undefined
+  /**
+   * How long output may wait without progress.
+   * @default 10_000
+   */
+  stallTimeout?: number | undefined
+  /**
+   * Messages per second that a device may send.
+   * @default 100
+   */
+  rate?: number | undefined
+  /**
+   * Messages that a device may send at once.
+   * @default 200
+   */
+  burst?: number | undefined
+  /**
+   * Interval between pings, plus or minus a tenth.
+   * @default 25_000
+   */
+  pingInterval?: number | undefined
+  /**
+   * Time limit for the answer to a ping.
+   * @default 10_000
+   */
+  pongTimeout?: number | undefined
+  /**
+   * Time limit for the answer of a device, unless the caller sets one.
+   * @default 10_000
+   */
+  callTimeout?: number | undefined
+  /**
+   * Longest `timeout` that a REST caller may set.
+   * @default 300_000
+   */
+  maxTimeout?: number | undefined
+  /**
+   * Longest time that a letter may wait for its device.
+   * @default 604_800_000
+   */
+  maxTtl?: number | undefined
+  /**
+   * Maximum number of letters that wait for a device.
+   * @default 1_000
+   */
+  maxLetters?: number | undefined
+  /**
+   * Maximum size of all letters that wait for a device.
+   * @default 1_048_576
+   */
+  maxLetterBytes?: number | undefined
+  /**
+   * Maximum number of letters in flight to a device.
+   * @default 32
+   */
+  maxInFlight?: number | undefined
+  /**
+   * Failed deliveries, by a closed connection or an internal error of the device, before a letter is dead-lettered.
+   * @default 5
+   */
+  attempts?: number | undefined
+  /**
+   * Maximum number of idempotency keys remembered.
+   * @default 10_000
+   */
+  maxKeys?: number | undefined
+  /**
+   * How long an idempotency key is remembered.
+   * @default 86_400_000
+   */
+  keyTtl?: number | undefined
+  /**
+   * Time limit for the answer of a device to a close frame.
+   * @default 2_000
+   */
+  closeTimeout?: number | undefined
+  /**
+   * Time limit of `app.close()`; must be less than the `pluginTimeout` of Fastify.
+   * @default 8_000
+   */
+  drainTimeout?: number | undefined
+  /**
+   * Devices of a closing node are told to reconnect at random moments within this time.
+   * @default 10_000
+   */
+  retrySpread?: number | undefined
+}
 
-/** Those of the plugin, as it takes them. */
+export type Settings = Static<typeof OptionsSchema>
+
+/** The options of the plugin, completed with their defaults. */
 export function settingsOf (options: object): Settings {
   return complete('fastify-devices', OptionsSchema, options)
 }
 
-/** Options with their defaults; a wrong one throws and is named. */
+/** Adds the defaults; throws an error that names the first unknown or wrong option. */
 export function complete<S extends TObject> (owner: string, schema: S, options: object): Static<S> {
   const given = Object.entries(options).filter(([, value]) => value !== undefined)
-  const late = given.find(([, value]) => isThenable(value))
-  if (late) throw new Error(`${owner}: the option "${late[0]}" is a promise: await it`)
+  const pending = given.find(([, value]) => isThenable(value))
+  if (pending) throw new Error(`${owner}: the option "${pending[0]}" is a promise: await it`)
   const completed = { ...Value.Create(schema), ...Object.fromEntries(given) }
   const error = Value.Errors(schema, completed).First()
   if (!error) return completed
@@ -94,4 +271,9 @@ export function complete<S extends TObject> (owner: string, schema: S, options: 
   const option = Object.hasOwn(schema.properties, name) ? schema.properties[name] : undefined
   if (!option) throw new Error(`${owner} has no option "${name}"`)
   throw new Error(`${owner}: the option "${name}" is wrong: ${error.message} (${option.description})`)
+}
+
+/** Throws a `TypeError` that names the first option which is not among `names`. Their values are not checked. */
+export function refuseUnknown (owner: string, names: ReadonlySet<string>, options: object): void {
+  for (const name in options) if (!names.has(name)) throw new TypeError(`${owner} has no option "${name}"`)
 }

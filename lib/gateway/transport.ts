@@ -1,16 +1,18 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import type { ConnectRequest } from './connect-request.ts'
 import type { Codec } from '../protocol/message.ts'
 import type { AdmittedDevice, Session, Socket } from '../connection/session.ts'
 
-/** The way in, as a door sees it. */
+/** Admits devices and opens their sessions. A transport calls `admit`, then `open`, then `enter`. */
 export interface Gateway {
-  /** Rejects with a `Failure` when the device may not come in. */
-  admit (introduction: ConnectRequest, departure: AbortController, codec?: Codec): Promise<AdmittedDevice>
-  open (arrival: AdmittedDevice, socket: Socket): Session
+  /** Rejects with a `Failure` if the device is refused. `codec` is used where the device offers no subprotocol. */
+  admit (connectRequest: ConnectRequest, departure: AbortController, codec?: Codec): Promise<AdmittedDevice>
+  /** Creates the session of an admitted device, over its socket. */
+  open (device: AdmittedDevice, socket: Socket): Session
+  /** Takes the device over from an older connection, welcomes it, and starts the delivery of its letters. */
   enter (session: Session): Promise<void>
-  /** Counts and logs somebody whom the door itself keeps out. */
-  refused (reason: string, who: { address: string | undefined }): void
+  /** Counts and logs a connection that the transport itself refused. */
+  refused (reason: string, client: { address: string | undefined }): void
   readonly isDraining: boolean
 }
 
@@ -22,19 +24,21 @@ export interface TransportLimits {
   retrySpread: number
 }
 
-/** What a door is built on. */
+/** What the plugin gives to each transport. */
 export interface TransportContext {
   app: FastifyInstance
   gateway: Gateway
   limits: TransportLimits
-  /** For lines of text, which cannot hold bytes. */
+  /** JSON-RPC for transports of text lines, with bytes as base64. */
   codec: Codec
+  /** The log of the plugin: it never throws. */
+  log: FastifyBaseLogger
 }
 
-/** Where devices come in. */
+/** Accepts or opens connections of devices. */
 export interface Transport {
-  /** Takes what it needs of the application, while that is still being put together. */
-  open (ground: TransportContext): Promise<void>
-  /** Resolves when every connection has ended; those that linger are cut at the deadline. */
+  /** Called while the plugin is registered, so that routes and hooks can still be added. */
+  open (context: TransportContext): Promise<void>
+  /** Resolves when every connection has ended; at the deadline, the transport cuts those that remain. */
   close (deadline: number): Promise<void>
 }

@@ -2,65 +2,65 @@ import { getMaxListeners, setMaxListeners } from 'node:events'
 import { Failure } from '../protocol/errors.ts'
 import type { Dispatcher, SendOptions, SendResult } from './dispatcher.ts'
 
-/** One of many messages that are sent together. */
+/** One message of a bulk send. */
 export interface BulkMessage extends Omit<SendOptions, 'signal'> {
   to: string
   data: unknown
 }
 
 interface PendingSend {
-  /** Undefined as long as nobody knows. */
+  /** Undefined while the send is in progress. */
   outcome: SendResult | Failure | undefined
 }
 
-const SIDE_BY_SIDE = 32
+const MAX_CONCURRENT = 32
 
-/** Messages sent side by side, and what became of each, in the order begun. */
+/** Sends messages concurrently, and returns their outcomes in the order in which they were added. */
 export class BulkSender {
   readonly #dispatcher: Dispatcher
   readonly #signal: AbortSignal | undefined
-  readonly #known: () => void
-  readonly #underway: PendingSend[] = []
+  readonly #onFirstSettled: () => void
+  readonly #pending: PendingSend[] = []
 
-  /** `known` is called when what became of the first of them comes to be known after all. */
-  constructor (dispatcher: Dispatcher, known: () => void, signal?: AbortSignal) {
+  /** Calls `onFirstSettled` when the first message was in progress and has settled. */
+  constructor (dispatcher: Dispatcher, onFirstSettled: () => void, signal?: AbortSignal) {
     this.#dispatcher = dispatcher
-    this.#known = known
+    this.#onFirstSettled = onFirstSettled
     this.#signal = signal
-    // as many listen to it as go side by side, and that is no leak
-    if (signal) setMaxListeners(getMaxListeners(signal) + SIDE_BY_SIDE, signal)
+    // each concurrent send adds a listener: raise the limit, or Node warns of a leak
+    if (signal) setMaxListeners(getMaxListeners(signal) + MAX_CONCURRENT, signal)
   }
 
   get isEmpty (): boolean {
-    return this.#underway.length === 0
+    return this.#pending.length === 0
   }
 
   get isFull (): boolean {
-    return this.#underway.length >= SIDE_BY_SIDE
+    return this.#pending.length >= MAX_CONCURRENT
   }
 
-  /** Begins with one more. A failure takes its place in the order like any other. */
-  add (line: BulkMessage | Failure): void {
-    const outcome = line instanceof Failure ? line : this.#send(line)
-    if (!(outcome instanceof Promise)) return void this.#underway.push({ outcome })
-    const begun: PendingSend = { outcome: undefined }
-    this.#underway.push(begun)
-    void outcome.catch(failureOf).then(known => {
-      begun.outcome = known
-      if (this.#underway[0] === begun) this.#known()
+  /** Sends one more message. A failure is not sent: it is the outcome in that place. */
+  add (message: BulkMessage | Failure): void {
+    const outcome = message instanceof Failure ? message : this.#send(message)
+    if (!(outcome instanceof Promise)) return void this.#pending.push({ outcome })
+    const pending: PendingSend = { outcome: undefined }
+    this.#pending.push(pending)
+    void outcome.catch(failureOf).then(settled => {
+      pending.outcome = settled
+      if (this.#pending[0] === pending) this.#onFirstSettled()
     })
   }
 
-  /** What became of the first, which counts no more; nothing, as long as nobody knows. */
+  /** Removes the first message and returns its outcome; returns undefined while it is in progress, or if there is none. */
   take (): SendResult | Failure | undefined {
-    const outcome = this.#underway[0]?.outcome
-    if (outcome) this.#underway.shift()
+    const outcome = this.#pending[0]?.outcome
+    if (outcome) this.#pending.shift()
     return outcome
   }
 
-  #send (line: BulkMessage): SendResult | Failure | Promise<SendResult> {
+  #send (message: BulkMessage): SendResult | Failure | Promise<SendResult> {
     try {
-      return this.#dispatcher.send(line.to, line.data, line.confirm ? { ...line, signal: this.#signal } : line)
+      return this.#dispatcher.send(message.to, message.data, message.confirm ? { ...message, signal: this.#signal } : message)
     } catch (error) {
       return failureOf(error)
     }

@@ -7,45 +7,45 @@ import { TurnLimiter } from './turn-limiter.ts'
 import type { Session } from '../connection/session.ts'
 
 export interface DeliveryLimits {
-  /** Letters on their way to one device at a time. */
+  /** Letters in flight to one device. */
   maxInFlight: number
-  /** Connections that may end with a letter unacknowledged, and accidents that may happen to it, before it is dead-lettered. */
+  /** Failed deliveries of a letter, by a closed connection or an internal error of the device, before it is dead-lettered. */
   attempts: number
 }
 
-/** How long a device is left alone that has too much to do, and a mailbox that cannot be read. */
+/** Delay before an overloaded device is offered a letter again, and before an unreadable mailbox is read again. */
 const RETRY_DELAY_MS = 1_000
-/** It doubles with each accident, up to this. */
+/** The delay doubles with each failed attempt, up to this. */
 const MAX_RETRY_DELAY_MS = 60_000
-/** Letters of all devices that leave in one turn of the event loop, so that many devices coming back at once stop nobody else. */
+/** Letters sent in one turn of the event loop, over all devices: many devices that reconnect at once must not block it. */
 const LETTERS_PER_TURN = 64
 const overloadReasons = new Set<Reason>(['busy', 'too-fast'])
 
-/** Ends that are our doing: no letter is to blame for them. */
-const ourCloseReasons: CloseReason[] = ['leaving', 'overloaded', 'expired', 'replaced', 'removed']
-const blamelessCloseCodes = new Set<number>(ourCloseReasons.map(name => closeCodes[name].code))
+/** Close reasons of the server itself: they are no sign that a letter broke the connection. */
+const serverCloseReasons: CloseReason[] = ['leaving', 'overloaded', 'expired', 'replaced', 'removed']
+const blamelessCloseCodes = new Set<number>(serverCloseReasons.map(name => closeCodes[name].code))
 
-/** What is on its way to one session. */
+/** The delivery to one session. */
 interface DeliveryState {
   readonly inFlight: Map<string, StoredLetter>
-  /** The position behind which the next letter is taken. */
+  /** The position behind which the next letter is read. */
   after: number
-  /** Letters were put since the last look. */
-  rung: boolean
+  /** Letters may have been stored since the mailbox was last read. */
+  hasNew: boolean
   draining: boolean
-  /** Wakes the drain that waits for room. */
-  wake: () => void
+  /** Resumes the drain that waits for room in the window. */
+  onRoom: () => void
 }
 
-/** Hands letters to the devices that are here, in order; takes them out of the mailbox once they are acknowledged. */
+/** Sends letters to the devices of this node, in order, and settles each in the mailbox once it is acknowledged. */
 export class Delivery {
   readonly #letters: Letters
   readonly #limits: DeliveryLimits
   readonly #log: FastifyBaseLogger
-  readonly #rounds = new Map<Session, DeliveryState>()
-  readonly #pace = new TurnLimiter(LETTERS_PER_TURN)
-  /** Those that the device has answered. */
-  readonly #answered = new WeakSet<StoredLetter>()
+  readonly #states = new Map<Session, DeliveryState>()
+  readonly #turnLimiter = new TurnLimiter(LETTERS_PER_TURN)
+  /** Letters that the device has answered, also those that are not settled yet. */
+  readonly #acknowledged = new WeakSet<StoredLetter>()
   #paused = false
 
   constructor (letters: Letters, limits: DeliveryLimits, log: FastifyBaseLogger) {
@@ -54,66 +54,66 @@ export class Delivery {
     this.#log = log
   }
 
-  /** There may be letters for this session. */
+  /** Letters may be waiting for this session. */
   wake (session: Session): void {
     if (session.left || this.#paused) return
-    let round = this.#rounds.get(session)
-    if (!round) {
-      round = { inFlight: new Map(), after: 0, rung: true, draining: false, wake () {} }
-      this.#rounds.set(session, round)
+    let state = this.#states.get(session)
+    if (!state) {
+      state = { inFlight: new Map(), after: 0, hasNew: true, draining: false, onRoom () {} }
+      this.#states.set(session, state)
     }
-    round.rung = true
-    if (!round.draining) void this.#drain(session, round)
+    state.hasNew = true
+    if (!state.draining) void this.#drain(session, state)
   }
 
-  /** The session has left; the letter it should have acknowledged next is the suspect. */
+  /** The session has ended. The oldest unanswered letter may be the cause, so an attempt is counted for it. */
   stop (session: Session): void {
-    const round = this.#rounds.get(session)
-    if (!round) return
-    this.#rounds.delete(session)
-    round.wake()
-    const suspect = [...round.inFlight.values()].find(letter => !this.#answered.has(letter))
-    if (suspect && !blamelessCloseCodes.has(session.left!.code)) void this.#strike(session, suspect)
+    const state = this.#states.get(session)
+    if (!state) return
+    this.#states.delete(session)
+    state.onRoom()
+    const suspect = [...state.inFlight.values()].find(letter => !this.#acknowledged.has(letter))
+    if (suspect && !blamelessCloseCodes.has(session.left!.code)) void this.#addAttempt(session, suspect)
   }
 
-  /** The node is leaving: what is on its way may arrive, and the rest waits for another connection. */
+  /** The node is shutting down: letters in flight may be acknowledged, the others wait for the next connection. */
   pause (): void {
     this.#paused = true
-    for (const { wake } of this.#rounds.values()) wake()
+    for (const { onRoom } of this.#states.values()) onRoom()
   }
 
-  async #drain (session: Session, round: DeliveryState): Promise<void> {
-    round.draining = true
-    while (round.rung && this.#mayHand(session)) {
-      round.rung = false
+  async #drain (session: Session, state: DeliveryState): Promise<void> {
+    state.draining = true
+    while (state.hasNew && this.#canSend(session)) {
+      state.hasNew = false
       try {
-        await this.#drainOnce(session, round)
+        await this.#drainOnce(session, state)
       } catch (error) {
-        if (!isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id }, 'letters cannot be read')
+        if (!isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id }, 'mailbox read failed')
         await sleep(RETRY_DELAY_MS, undefined, { ref: false })
-        round.rung = true
+        state.hasNew = true
       }
     }
-    round.draining = false
-    this.#forget(session, round)
+    state.draining = false
+    this.#removeIfIdle(session, state)
   }
 
-  async #drainOnce (session: Session, round: DeliveryState): Promise<void> {
-    const letters = this.#letters.from(session.id, round.after)[Symbol.asyncIterator]()
+  async #drainOnce (session: Session, state: DeliveryState): Promise<void> {
+    const letters = this.#letters.from(session.id, state.after)[Symbol.asyncIterator]()
     try {
       for (;;) {
-        // only then: a letter may be cancelled while one waits for room
-        while (this.#isFull(session, round)) await room(round)
+        // read the letter only after the waits: it may be cancelled meanwhile
+        while (this.#isFull(session, state)) await roomInWindow(state)
         const written = session.room()
         if (written) await written.catch(() => {})
-        if (!this.#mayHand(session)) return
-        const turn = this.#pace.step()
+        if (!this.#canSend(session)) return
+        const turn = this.#turnLimiter.step()
         if (turn) await turn
         const { done, value: letter } = await letters.next()
-        if (done || !this.#mayHand(session)) return
-        round.after = letter.position
-        round.inFlight.set(letter.id, letter)
-        void this.#hand(session, round, letter)
+        if (done || !this.#canSend(session)) return
+        state.after = letter.position
+        state.inFlight.set(letter.id, letter)
+        void this.#deliver(session, state, letter)
       }
     } finally {
       await letters.return?.()
@@ -121,116 +121,116 @@ export class Delivery {
   }
 
   #isFull (session: Session, { inFlight }: DeliveryState): boolean {
-    return inFlight.size >= Math.min(this.#limits.maxInFlight, session.codec.concurrency) && this.#mayHand(session)
+    return inFlight.size >= Math.min(this.#limits.maxInFlight, session.codec.concurrency) && this.#canSend(session)
   }
 
-  #mayHand (session: Session): boolean {
+  #canSend (session: Session): boolean {
     return !session.left && !this.#paused
   }
 
-  async #hand (session: Session, round: DeliveryState, letter: StoredLetter): Promise<void> {
+  async #deliver (session: Session, state: DeliveryState, letter: StoredLetter): Promise<void> {
     try {
-      let pause: number | undefined
-      do pause = await this.#offer(session, letter)
-      while (pause !== undefined && await this.#waits(session, letter, pause))
+      let delay: number | undefined
+      do delay = await this.#tryDelivery(session, letter)
+      while (delay !== undefined && await this.#isStillQueued(session, letter, delay))
     } catch (error) {
-      this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
+      this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'letter not settled')
     }
-    round.inFlight.delete(letter.id)
-    round.wake()
-    this.#forget(session, round)
+    state.inFlight.delete(letter.id)
+    state.onRoom()
+    this.#removeIfIdle(session, state)
   }
 
-  /** Milliseconds until the next try; nothing, if nothing is left to do here. */
-  async #offer (session: Session, letter: StoredLetter): Promise<number | undefined> {
-    // many may have waited, and each takes some of the room
+  /** Returns the delay before the next attempt, or undefined if there is none on this connection. */
+  async #tryDelivery (session: Session, letter: StoredLetter): Promise<number | undefined> {
+    // several deliveries wait for the same room, so check again after each wait
     for (let written = session.room(); written; written = session.room()) await written.catch(() => {})
     const failure = await this.#call(session, letter)
-    if (failure) return await this.#failed(session, letter, failure)
+    if (failure) return await this.#handleFailure(session, letter, failure)
     await this.#settle(session, letter, 'delivered')
     return undefined
   }
 
-  async #failed (session: Session, letter: StoredLetter, failure: Failure): Promise<number | undefined> {
+  async #handleFailure (session: Session, letter: StoredLetter, failure: Failure): Promise<number | undefined> {
     const { reason, device = { code: failure.code, message: failure.message } } = failure
-    if (reason === 'dropped') return undefined // it waits for the next connection
+    if (reason === 'dropped') return undefined // the letter waits for the next connection
     if (overloadReasons.has(reason)) return RETRY_DELAY_MS
     const isUnanswered = reason === 'timeout' && session.patience !== undefined && Date.now() < letter.expiresAt
-    if (isUnanswered || isAccident(failure)) return await this.#strike(session, letter)
+    if (isUnanswered || isInternalError(failure)) return await this.#addAttempt(session, letter)
     if (reason === 'timeout') await this.#settle(session, letter, 'expired')
     else await this.#settle(session, letter, 'refused', device)
     return undefined
   }
 
-  /** Retries while the mailbox is away or full, even after the device has left, because its answer is known. */
+  /** Retries while the mailbox is unreachable or full, even after the device has disconnected: its answer must not be lost. */
   async #settle (session: Session, letter: StoredLetter, ending: Ending, device?: Detail): Promise<void> {
-    this.#answered.add(letter)
-    for (let tries = 1; !await this.#isSettled(session, letter, { ending, device, tries }); tries++) await sleep(RETRY_DELAY_MS, undefined, { ref: false })
+    this.#acknowledged.add(letter)
+    for (let attempt = 1; !await this.#isSettled(session, letter, { ending, device, attempt }); attempt++) await sleep(RETRY_DELAY_MS, undefined, { ref: false })
   }
 
-  async #isSettled (session: Session, letter: StoredLetter, { ending, device, tries }: { ending: Ending, device: Detail | undefined, tries: number }): Promise<boolean> {
+  async #isSettled (session: Session, letter: StoredLetter, { ending, device, attempt }: { ending: Ending, device: Detail | undefined, attempt: number }): Promise<boolean> {
     try {
       await this.#letters.settle(session.id, letter, ending, device)
       return true
     } catch (error) {
       if (!(error instanceof Failure) || this.#paused) throw error
-      if (tries === 1 && !isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be settled')
+      if (attempt === 1 && !isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'letter not settled')
       return false
     }
   }
 
-  /** After a pause. False: it was taken back meanwhile. */
-  async #waits (session: Session, letter: StoredLetter, pause: number): Promise<boolean> {
-    await sleep(pause, undefined, { ref: false })
+  /** Waits, then tells whether to try again: not if the letter has ended meanwhile. */
+  async #isStillQueued (session: Session, letter: StoredLetter, delay: number): Promise<boolean> {
+    await sleep(delay, undefined, { ref: false })
     try {
       return (await this.#letters.receipt(session.id, letter.id))?.status === 'queued'
-    } catch { // nobody can tell
+    } catch { // the mailbox cannot tell: try again
       return true
     }
   }
 
-  /** Why the device has not acknowledged; nothing, if it has. */
+  /** Resolves with undefined once the device has acknowledged, or with the failure. */
   #call (session: Session, letter: StoredLetter): Promise<Failure | undefined> {
     const timeout = letter.expiresAt - Date.now()
     if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
       const { method, params, id } = session.callFor(letter.id, contentOf(letter))
-      return session.peer.call(method, params, { id, timeout, answerTimeout: session.patience }).then(acknowledged, failureOf)
+      return session.peer.call(method, params, { id, timeout, answerTimeout: session.patience }).then(toUndefined, failureOf)
     } catch (error) {
       return Promise.resolve(failureOf(error))
     }
   }
 
-  /** Nothing: it is dead-lettered, or waits no more. */
-  async #strike (session: Session, letter: StoredLetter): Promise<number | undefined> {
+  /** Counts a failed attempt. Returns the delay before the next one, or undefined if the letter is dead-lettered or has ended. */
+  async #addAttempt (session: Session, letter: StoredLetter): Promise<number | undefined> {
     try {
-      const strikes = await this.#letters.addAttempt(session.id, letter.id)
-      if (strikes >= this.#limits.attempts) await this.#settle(session, letter, 'dead-lettered')
-      else if (strikes > 0) return Math.min(RETRY_DELAY_MS * 2 ** (strikes - 1), MAX_RETRY_DELAY_MS)
+      const attempts = await this.#letters.addAttempt(session.id, letter.id)
+      if (attempts >= this.#limits.attempts) await this.#settle(session, letter, 'dead-lettered')
+      else if (attempts > 0) return Math.min(RETRY_DELAY_MS * 2 ** (attempts - 1), MAX_RETRY_DELAY_MS)
       return undefined
     } catch (error) {
-      this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'a letter cannot be struck')
+      this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'attempt not counted')
       return RETRY_DELAY_MS
     }
   }
 
-  #forget (session: Session, round: DeliveryState): void {
-    if (!round.draining && round.inFlight.size === 0) this.#rounds.delete(session)
+  #removeIfIdle (session: Session, state: DeliveryState): void {
+    if (!state.draining && state.inFlight.size === 0) this.#states.delete(session)
   }
 }
 
-function room (round: DeliveryState): Promise<void> {
-  return new Promise(resolve => { round.wake = resolve })
+function roomInWindow (state: DeliveryState): Promise<void> {
+  return new Promise(resolve => { state.onRoom = resolve })
 }
 
-function acknowledged (): undefined {}
+function toUndefined (): undefined {}
 
-/** Something went wrong with it on the device, which has not said that it does not want it. */
-function isAccident ({ reason, device }: Failure): boolean {
+/** The device failed with an internal error, which does not refuse the letter. */
+function isInternalError ({ reason, device }: Failure): boolean {
   return reason === 'refused' && device?.code === reasons.internal.rpc
 }
 
-/** Anything else is nobody's answer. */
+/** Any other error is a bug and is thrown on. */
 function failureOf (error: unknown): Failure {
   if (error instanceof Failure) return error
   throw error

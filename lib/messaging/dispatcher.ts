@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
+import { Type } from '@sinclair/typebox'
 import type { FastifyBaseLogger } from 'fastify'
-import { EVERYONE_TOPIC, type Answer, valueOf, type Backplane, type PublishResult, type Request } from '../cluster/backplane.ts'
+import { EVERYONE_TOPIC, type Answer, valueOf, type Backplane, type PublishResult, type SessionRequest } from '../cluster/backplane.ts'
 import { Failure, type Detail } from '../protocol/errors.ts'
 import { digestOf, IdempotencyKeys, type KeyLimits } from './idempotency.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
@@ -12,20 +13,37 @@ import type { Session } from '../connection/session.ts'
 import { flatString } from '../connection/flat-string.ts'
 import { describeThrown } from '../protocol/user-code.ts'
 
+/** The options of `send()`. Durations are in milliseconds. */
 export interface SendOptions {
-  /** Milliseconds the message may wait; 0, the default: now or never. */
+  /**
+   * How long the message may wait for its device; with 0 it is sent now or not at all.
+   * @default 0
+   */
   ttl?: number | undefined
-  /** Resolve only when the device has acknowledged. */
+  /**
+   * Resolve only when the device has acknowledged the message.
+   * @default false
+   */
   confirm?: boolean | undefined
-  /** Milliseconds to wait for that. */
+  /** How long to wait for the acknowledgement; `callTimeout` by default. */
   timeout?: number | undefined
-  /** Replaces a waiting letter of the same key. */
+  /** Replaces a waiting letter with the same collapse key. */
   collapse?: string | undefined
-  /** Makes a retry safe: the same key and message, the same answer, one delivery. */
+  /** Idempotency key: a retry with the same key and message gets the same result, and the message is delivered once. */
   key?: string | undefined
-  /** Gives the wait up. */
+  /** Ends the wait for the acknowledgement. */
   signal?: CallSignal | undefined
 }
+
+/** Documents `SendOptions`, and names its members. Their values are checked by hand, because this is done for each message. */
+export const SendOptionsSchema = Type.Object({
+  ttl: Type.Optional(Type.Integer({ default: 0, description: 'How long the message may wait for its device; with 0 it is sent now or not at all' })),
+  confirm: Type.Optional(Type.Boolean({ default: false, description: 'Resolve only when the device has acknowledged the message' })),
+  timeout: Type.Optional(Type.Integer({ description: 'How long to wait for the acknowledgement; `callTimeout` by default' })),
+  collapse: Type.Optional(Type.String({ description: 'Replaces a waiting letter with the same collapse key' })),
+  key: Type.Optional(Type.String({ description: 'Idempotency key: a retry with the same key and message gets the same result, and the message is delivered once' })),
+  signal: Type.Optional(Type.Unsafe<CallSignal>(Type.Object({}, { description: 'Ends the wait for the acknowledgement' })))
+})
 
 export interface SendResult {
   id: string
@@ -38,8 +56,8 @@ export interface DispatcherLimits extends KeyLimits {
   maxBuffered: number
 }
 
-const WAKE_RETRY_MS = 1_000
-/** Devices beyond this number get their letters when they reconnect. */
+const WAKE_RETRY_INTERVAL_MS = 1_000
+/** Wake-ups beyond this number are not retried: those devices get their letters when they reconnect. */
 const MAX_PENDING_WAKES = 10_000
 
 interface OutgoingMessage {
@@ -49,7 +67,7 @@ interface OutgoingMessage {
   digest?: string
 }
 
-/** How far a message has come, and what the device said when it refused. */
+/** The result so far, with the error of a device that refused the message. */
 interface SendProgress extends SendResult {
   device?: Detail | undefined
 }
@@ -64,8 +82,8 @@ export class Dispatcher {
   readonly #log: FastifyBaseLogger
   readonly #keys: IdempotencyKeys
   readonly #prefix = randomBytes(6).toString('base64url')
-  #minted = 0
-  /** Devices whose owners did not hear that there are letters for them. */
+  #lastNumber = 0
+  /** Devices with letters whose owners could not be woken. */
   readonly #pendingWakes = new Set<string>()
   #wakeTimer: NodeJS.Timeout | undefined
   #isClosed = false
@@ -83,11 +101,11 @@ export class Dispatcher {
     this.#keys = new IdempotencyKeys(limits)
   }
 
-  /** What it is by now, or a promise of it: a message to a device that is here and has room is on its way at once. Throws, or rejects. */
+  /** Returns the result at once if the device is connected to this node and its write queue has room, otherwise a promise. Throws, or rejects. */
   send (deviceId: string, data: unknown, options: SendOptions = {}): SendResult | Promise<SendResult> {
     const { key, ttl = 0 } = options
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
-    if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl goes from 0 to ${this.#limits.maxTtl} ms` })
+    if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl must be from 0 to ${this.#limits.maxTtl} ms` })
     if (key === undefined) return this.#post({ id: this.#nextId(), deviceId, data }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', encodeBody(data))
     return this.#once({ id: digestOf(deviceId, key), deviceId, data, digest }, key, options)
@@ -104,8 +122,8 @@ export class Dispatcher {
     return { id, ...await this.#backplane.publish({ id, topic, data }) }
   }
 
-  /** Asks whoever has the device. */
-  async reach (deviceId: string, request: Request, signal?: AbortSignal): Promise<unknown> {
+  /** Sends a request to the owner of the device, on whichever node it is. */
+  async reach (deviceId: string, request: SessionRequest, signal?: AbortSignal): Promise<unknown> {
     const answer = await this.#ask(deviceId, request, signal)
     if (!answer) throw new Failure('offline')
     return valueOf(answer)
@@ -116,37 +134,37 @@ export class Dispatcher {
     clearTimeout(this.#wakeTimer)
   }
 
-  /** A message id that never comes again. */
+  /** A unique message id. */
   #nextId (): string {
-    return `${this.#prefix}${(++this.#minted).toString(36)}`
+    return `${this.#prefix}${(++this.#lastNumber).toString(36)}`
   }
 
-  #post (posted: OutgoingMessage, options: SendOptions): SendResult | Promise<SendResult> {
+  #post (message: OutgoingMessage, options: SendOptions): SendResult | Promise<SendResult> {
     const { ttl = 0, confirm = false } = options
-    if (ttl === 0) return confirm ? this.#confirm(posted, options) : this.#sendNow(posted)
-    const letter = this.#letterOf(posted, options, ttl)
-    return this.#settled(posted, options, () => this.#keep(posted, letter))
+    if (ttl === 0) return confirm ? this.#confirm(message, options) : this.#sendNow(message)
+    const letter = this.#letterOf(message, options, ttl)
+    return this.#settled(message, options, () => this.#keep(message, letter))
   }
 
   /**
-   * One delivery under one key, whatever the options. This node remembers what it sent, and the mailbox its letters, by their ids and for longer. Who
-   * retries wants to know what became of the first try, so the first caller's hanging up must not end it.
+   * One delivery per key, whatever the options. This node remembers what it sent; the mailbox remembers letters by their ids, and for longer. A retry
+   * asks for the result of the first attempt, so the signal of the first caller must not end that attempt.
    */
-  #once (posted: OutgoingMessage, key: string, options: SendOptions): Promise<SendResult> {
+  #once (message: OutgoingMessage, key: string, options: SendOptions): Promise<SendResult> {
     const { ttl = 0 } = options
-    const begin = async () => {
-      if (ttl > 0) return await this.#keep(posted, this.#letterOf(posted, options, ttl))
-      return await this.#earlier(posted) ?? await this.#post(posted, { ...options, signal: undefined })
+    const post = async () => {
+      if (ttl > 0) return await this.#keep(message, this.#letterOf(message, options, ttl))
+      return await this.#earlierLetter(message) ?? await this.#post(message, { ...options, signal: undefined })
     }
     const isFinal = ({ status }: SendProgress) => ttl === 0 && status !== 'queued'
-    return this.#settled(posted, options, () => this.#keys.once(`${posted.deviceId} ${key}`, posted.digest!, begin, isFinal))
+    return this.#settled(message, options, () => this.#keys.once(`${message.deviceId} ${key}`, message.digest!, post, isFinal))
   }
 
   #sendNow ({ id, deviceId, data = null }: OutgoingMessage): SendResult | Promise<SendResult> {
     const sent: SendResult = { id, status: 'sent' }
     const session = this.#sessionOf(deviceId)
-    const handed = session ? session.offer(id, data) : this.reach(deviceId, { kind: 'send', id, data })
-    return handed ? handed.then(() => sent) : sent
+    const pending = session ? session.offer(id, data) : this.reach(deviceId, { kind: 'send', id, data })
+    return pending ? pending.then(() => sent) : sent
   }
 
   async #confirm ({ id, deviceId, data = null }: OutgoingMessage, { timeout = this.#limits.callTimeout, signal }: SendOptions): Promise<SendResult> {
@@ -158,42 +176,42 @@ export class Dispatcher {
     const body = encodeBody(data)
     if (sizeOf(body) > this.#limits.maxBuffered / 2) throw new Failure('too-large')
     const session = this.#registry.get(deviceId)
-    if (session?.isForeign) session.callFor(id, data) // what cannot be delivered is better refused at once
+    if (session?.isForeign) session.callFor(id, data) // throws if the protocol of the device cannot express it
     return { id, body, expiresAt: Date.now() + ttl, collapse: collapse && flatString(collapse), digest, awaitedBy: confirm ? this.#node : undefined }
   }
 
-  /** Write, then deliver, then remove: the letter is kept before its owner is rung. */
+  /** Write, then deliver, then remove: the letter is stored before its owner is woken. */
   async #keep ({ id, deviceId, digest }: OutgoingMessage, letter: Letter): Promise<SendProgress> {
     const { receipt } = await this.#letters.put(deviceId, letter)
     if (receipt.digest !== digest) throw new Failure('key-mismatch')
-    // also for a repeat: an earlier try may have kept the letter and told nobody
+    // also for a retry: the first attempt may have stored the letter and failed to wake the owner
     if (receipt.status === 'queued') this.#wake(deviceId)
     return { id, status: receipt.status, device: receipt.device }
   }
 
-  /** The letter that was put under the same key. A mailbox that cannot be read keeps back nothing that is sent now. */
-  async #earlier ({ id, deviceId, digest }: OutgoingMessage): Promise<SendProgress | undefined> {
-    const receipt = await this.#letters.receipt(deviceId, id).catch(ifFailure)
+  /** The letter that was stored under the same key. A mailbox that cannot be read does not stop a message that is sent now. */
+  async #earlierLetter ({ id, deviceId, digest }: OutgoingMessage): Promise<SendProgress | undefined> {
+    const receipt = await this.#letters.receipt(deviceId, id).catch(ignoreFailure)
     if (!receipt) return undefined
     if (receipt.digest !== digest) throw new Failure('key-mismatch')
     return { id, status: receipt.status, device: receipt.device }
   }
 
-  /** Begins, and waits for the acknowledgement where that is asked for. */
-  async #settled ({ id }: OutgoingMessage, { confirm, timeout = this.#limits.callTimeout, signal }: SendOptions, begin: () => Promise<SendProgress>): Promise<SendResult> {
+  /** Sends or stores the message, and with `confirm` waits for the acknowledgement. */
+  async #settled ({ id }: OutgoingMessage, { confirm, timeout = this.#limits.callTimeout, signal }: SendOptions, post: () => Promise<SendProgress>): Promise<SendResult> {
     if (!confirm) {
-      const { status } = await begin()
+      const { status } = await post()
       return { id, status }
     }
-    const wait = this.#letters.outcome(id, timeout, signal) // before it can have come
+    const wait = this.#letters.outcome(id, timeout, signal) // first, or the outcome may be missed
     try {
-      const { status, device } = await begin()
+      const { status, device } = await post()
       if (status === 'sent') return { id, status }
       const outcome = status === 'queued' ? await wait.outcome : { ending: status, device }
       if (outcome && outcome.ending !== 'delivered') throw failureOf(outcome)
       return { id, status: outcome ? 'delivered' : 'queued' }
     } finally {
-      wait.forget()
+      wait.cancel()
     }
   }
 
@@ -212,7 +230,7 @@ export class Dispatcher {
       if (this.#isClosed) return
       if (!this.#pendingWakes.has(deviceId)) this.#log.warn({ err: error, deviceId }, 'delivery wake-up failed')
       if (this.#pendingWakes.size < MAX_PENDING_WAKES) this.#pendingWakes.add(deviceId)
-      this.#wakeTimer ??= setTimeout(() => this.#wakeAgain(), WAKE_RETRY_MS).unref()
+      this.#wakeTimer ??= setTimeout(() => this.#wakeAgain(), WAKE_RETRY_INTERVAL_MS).unref()
       return
     }
     this.#pendingWakes.delete(deviceId)
@@ -223,21 +241,21 @@ export class Dispatcher {
     for (const deviceId of this.#pendingWakes) void this.#wakeOwner(deviceId)
   }
 
-  /** The session of a device that is here and speaks as we do: it needs nobody between. */
+  /** The session of a device that is connected here and welcomed, unless its protocol has no methods of ours: that one goes through its owner. */
   #sessionOf (deviceId: string): Session | undefined {
     const session = this.#registry.get(deviceId)
     return session?.isIn && !session.isForeign ? session : undefined
   }
 
-  /** Undefined: nobody has the device. */
-  async #ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
+  /** Undefined: nobody owns the device. */
+  async #ask (deviceId: string, request: SessionRequest, signal?: AbortSignal): Promise<Answer | undefined> {
     const owner = this.#registry.get(deviceId)?.owner
     return owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
   }
 }
 
-/** For what can do without an answer; an accident is still one. */
-function ifFailure (error: unknown): undefined {
+/** Turns a `Failure` into undefined; any other error is a bug and is thrown on. */
+function ignoreFailure (error: unknown): undefined {
   if (!(error instanceof Failure)) throw error
 }
 
@@ -246,14 +264,14 @@ function encodeBody (data: unknown): string | Uint8Array {
   if (data instanceof Uint8Array) return data
   try {
     const text: string | undefined = JSON.stringify(data ?? null)
-    if (text === undefined) throw new TypeError(`a ${typeof data} is no data`)
+    if (text === undefined) throw new TypeError(`a ${typeof data} is not data`)
     return text
   } catch (error) {
     throw new Failure('bad-params', { message: `Cannot be encoded: ${describeThrown(error)}` })
   }
 }
 
-/** A whole one, for those elsewhere. */
+/** A real `AbortSignal`, which backplanes require. */
 function abortSignalOf (signal: CallSignal): AbortSignal {
   if (signal instanceof AbortSignal) return signal
   const controller = new AbortController()

@@ -10,14 +10,14 @@ export interface LetterEvent {
   id: string
 }
 
-/** What happens to devices and letters on this node, with what its listeners are given. */
+/** The events of devices and letters on this node, with the arguments of their listeners. */
 export type EventMap = {
   connected: [device: Device]
   disconnected: [device: Device, leave: Disconnect]
   message: [data: unknown, device: Device]
 } & Record<Ending, [letter: LetterEvent]>
 
-/** What happens to devices on any node. The generation tells which of two events of a device is the later. */
+/** The events of devices on any node. The generation tells which of two events of a device is the later. */
 export interface EverywhereMap {
   connected: [presence: Presence]
   disconnected: [presence: Presence]
@@ -26,7 +26,23 @@ export interface EverywhereMap {
 type AllEvents = EventMap & { [Name in keyof EverywhereMap as `${Name} everywhere`]: EverywhereMap[Name] }
 type ListenersOf = { [Name in keyof AllEvents]: Set<(...args: AllEvents[Name]) => unknown> }
 
-/** Tells listeners; what one of them throws is logged and harms nobody. */
+/** All events; the type makes the compiler find one that is missing. */
+const eventNames: Record<keyof AllEvents, true> = {
+  connected: true,
+  disconnected: true,
+  message: true,
+  delivered: true,
+  expired: true,
+  cancelled: true,
+  replaced: true,
+  refused: true,
+  'dead-lettered': true,
+  damaged: true,
+  'connected everywhere': true,
+  'disconnected everywhere': true
+}
+
+/** Calls the listeners of events. An error of one listener is logged, and the others are still called. */
 export class Events {
   readonly #listeners: Partial<ListenersOf> = {}
   readonly #log: FastifyBaseLogger
@@ -36,20 +52,22 @@ export class Events {
   }
 
   on<Name extends keyof AllEvents> (name: Name, listener: (...args: AllEvents[Name]) => unknown): void {
-    this.#of(name).add(listener)
+    checkName(name)
+    this.#listenersOf(name).add(listener)
   }
 
   off<Name extends keyof AllEvents> (name: Name, listener: (...args: AllEvents[Name]) => unknown): void {
-    this.#of(name).delete(listener)
+    checkName(name)
+    this.#listenersOf(name).delete(listener)
   }
 
-  /** Whether anybody listens. */
+  /** Whether the event has a listener. */
   hears (name: keyof EventMap): boolean {
-    return this.#of(name).size > 0
+    return this.#listenersOf(name).size > 0
   }
 
   emit<Name extends keyof AllEvents> (name: Name, ...args: AllEvents[Name]): void {
-    for (const listener of this.#of(name)) {
+    for (const listener of this.#listenersOf(name)) {
       try {
         const outcome = listener(...args)
         if (isThenable(outcome)) invoke(() => outcome).catch(error => this.#failed(name, error))
@@ -59,11 +77,15 @@ export class Events {
     }
   }
 
-  #of<Name extends keyof AllEvents> (name: Name): ListenersOf[Name] {
+  #listenersOf<Name extends keyof AllEvents> (name: Name): ListenersOf[Name] {
     return this.#listeners[name] ??= new Set() as ListenersOf[Name]
   }
 
   #failed (event: keyof AllEvents, error: unknown): void {
-    this.#log.error({ err: error, event }, 'a listener failed')
+    this.#log.error({ err: error, event }, 'event listener failed')
   }
+}
+
+function checkName (name: string): void {
+  if (!Object.hasOwn(eventNames, name)) throw new TypeError(`There is no event "${name}"`)
 }

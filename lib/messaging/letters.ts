@@ -1,4 +1,4 @@
-import { setImmediate as turn } from 'node:timers/promises'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { lettersTopic, type Backplane, type Unwatch } from '../cluster/backplane.ts'
 import { truncateDetail, Failure } from '../protocol/errors.ts'
@@ -9,7 +9,7 @@ import { MAX_TIMER_MS, type CallSignal } from '../protocol/peer.ts'
 import type { Stats } from '../connection/stats.ts'
 import { flatString } from '../connection/flat-string.ts'
 
-/** How a letter ended, for whoever waits for it. */
+/** How a letter ended, and the error of a device that refused it. */
 export interface LetterOutcome {
   ending: Ending
   device?: Detail | undefined
@@ -17,68 +17,69 @@ export interface LetterOutcome {
 
 export interface LettersPage {
   limit: number
+  /** The position behind which the page begins. */
   after?: number | undefined
 }
 
-/** Somebody waits for the ending of a letter. */
+/** A wait for the ending of a letter. */
 export interface OutcomeWait {
-  /** Nothing, if it was not to be waited for. */
+  /** Undefined after a timeout, an abort or `cancel`. */
   outcome: Promise<LetterOutcome | undefined>
-  forget (): void
+  cancel (): void
 }
 
-/** A letter, as far as its ending concerns anybody. */
+/** The letter, and the node that waits for its ending. */
 type EndedLetter = Pick<Letter, 'id' | 'awaitedBy'>
 
 const SWEEP_INTERVAL_MS = 1_000
 
-/** The mailbox, and everyone who wants to know what becomes of a letter in it. */
+/** The mailbox of a node: counts and logs what happens to letters, and resolves the waits for their endings on any node. */
 export class Letters {
   readonly #mailbox: Mailbox
   readonly #backplane: Backplane
   readonly #node: string
-  readonly #caps: MailboxLimits
+  readonly #limits: MailboxLimits
   readonly #stats: Stats
   readonly #events: Events
   readonly #log: FastifyBaseLogger
-  readonly #awaited = new Map<string, Set<(outcome?: LetterOutcome) => void>>()
-  /** What is under way in the mailbox. */
-  #underway = 0
-  #idle = (): void => {}
-  #nextSweep: NodeJS.Timeout | undefined
+  readonly #waits = new Map<string, Set<(outcome?: LetterOutcome) => void>>()
+  /** Writes in progress: the mailbox is closed when there are none. */
+  #pendingWrites = 0
+  #onIdle = (): void => {}
+  #sweepTimer: NodeJS.Timeout | undefined
   readonly #closing = new AbortController()
   #isReachable = true
   #isSweepFailing = false
   readonly #unwatch: Unwatch
 
   constructor (
-    { mailbox, backplane, node, caps, stats, events, log, sweeps = true }:
-    { mailbox: Mailbox, backplane: Backplane, node: string, caps: MailboxLimits, stats: Stats, events: Events, log: FastifyBaseLogger, sweeps?: boolean | undefined }
+    { mailbox, backplane, node, limits, stats, events, log, sweeps = true }:
+    { mailbox: Mailbox, backplane: Backplane, node: string, limits: MailboxLimits, stats: Stats, events: Events, log: FastifyBaseLogger, sweeps?: boolean | undefined }
   ) {
     this.#mailbox = mailbox
     this.#backplane = backplane
     this.#node = node
-    this.#caps = caps
+    this.#limits = limits
     this.#stats = stats
     this.#events = events
     this.#log = log
     mailbox.onDamage?.(damage => {
       stats.count('letters', 'damaged')
-      log.error(damage, 'a record of the mailbox is damaged')
+      log.error(damage, 'mailbox record damaged')
     })
-    mailbox.onTrouble?.(error => log.error({ err: error }, 'the mailbox is in trouble'))
-    if (sweeps) this.#sweepIn(SWEEP_INTERVAL_MS)
+    mailbox.onTrouble?.(error => log.error({ err: error }, 'mailbox error'))
+    if (sweeps) this.#scheduleSweep(SWEEP_INTERVAL_MS)
     this.#unwatch = backplane.watch(lettersTopic(node), ({ id, data }) => {
-      this.#settle(id, data as LetterOutcome)
+      this.#resolveWaits(id, data as LetterOutcome)
       return 0
     })
   }
 
   async put (deviceId: string, letter: Letter): Promise<PutResult> {
-    const put = await this.#mailbox.put(flatString(deviceId), letter, this.#caps)
-    if (put.fresh) this.#stats.count('letters', 'queued')
-    if (put.replaced) this.#told(deviceId, put.replaced, { ending: 'replaced' })
-    return put
+    const result = await this.#mailbox.put(flatString(deviceId), letter, this.#limits)
+    if (result.fresh) this.#stats.count('letters', 'queued')
+    if (result.replaced) this.#ended(deviceId, result.replaced, { ending: 'replaced' })
+    return result
   }
 
   from (deviceId: string, after: number): AsyncIterable<StoredLetter> {
@@ -89,7 +90,7 @@ export class Letters {
     return this.#mailbox.waiting(deviceId)
   }
 
-  /** For a device that comes while the mailbox cannot be reached: as if none waited. It is rung later. */
+  /** 0 if the mailbox cannot be reached, so that a device can connect all the same. Its delivery is woken later. */
   async waitingIfKnown (deviceId: string): Promise<number> {
     try {
       return await this.#mailbox.waiting(deviceId)
@@ -107,7 +108,7 @@ export class Letters {
     return this.#mailbox.receipt(deviceId, letterId)
   }
 
-  /** The receipts of those that wait, and the position behind which the next page begins. */
+  /** The receipts of the letters that wait, and the position behind which the next page begins, if there is one. */
   async page (deviceId: string, { limit, after = 0 }: LettersPage): Promise<{ receipts: Receipt[], next: number | undefined }> {
     const receipts: Receipt[] = []
     let last = after
@@ -120,11 +121,11 @@ export class Letters {
     return { receipts, next: undefined }
   }
 
-  /** False: it did not wait any more. */
+  /** False: the letter had ended already. */
   async settle (deviceId: string, letter: EndedLetter, ending: Ending, device?: Detail): Promise<boolean> {
-    const waited = await this.#track(this.#mailbox.settle(deviceId, letter.id, ending, truncateDetail(device)))
-    if (waited) this.#told(deviceId, letter, { ending, device })
-    return waited
+    const isEnded = await this.#track(this.#mailbox.settle(deviceId, letter.id, ending, truncateDetail(device)))
+    if (isEnded) this.#ended(deviceId, letter, { ending, device })
+    return isEnded
   }
 
   async purge (deviceId: string): Promise<number> {
@@ -135,118 +136,118 @@ export class Letters {
     return purged
   }
 
-  /** Takes out all that has expired; other work of the event loop comes between. */
+  /** Removes all expired letters, in batches; yields to the event loop between them. */
   async sweep (now: number): Promise<void> {
     const { signal } = this.#closing
     while (!signal.aborted) {
       const expired = await this.#mailbox.sweep(now, signal)
       if (expired.length === 0) return
-      for (const { deviceId, receipt } of expired) this.#told(deviceId, receipt, { ending: 'expired' })
-      await turn()
+      for (const { deviceId, receipt } of expired) this.#ended(deviceId, receipt, { ending: 'expired' })
+      await nextTurn()
     }
   }
 
-  /** Resolves with how the letter ended, or with nothing after `timeout`. */
+  /** Waits at most `timeout` milliseconds for the letter to end. */
   outcome (letterId: string, timeout: number, signal?: CallSignal): OutcomeWait {
-    const awaiting = this.#awaited.get(letterId) ?? new Set()
-    let forget!: () => void
+    const waits = this.#waits.get(letterId) ?? new Set()
+    let cancel!: () => void
     const outcome = new Promise<LetterOutcome | undefined>(resolve => {
-      const settle = (outcome?: LetterOutcome) => {
+      const finish = (outcome?: LetterOutcome) => {
         clearTimeout(timer)
-        signal?.removeEventListener('abort', forget)
-        if (awaiting.delete(settle) && awaiting.size === 0) this.#awaited.delete(letterId)
+        signal?.removeEventListener('abort', cancel)
+        if (waits.delete(finish) && waits.size === 0) this.#waits.delete(letterId)
         resolve(outcome)
       }
-      forget = () => settle()
-      const timer = setTimeout(forget, Math.min(timeout, MAX_TIMER_MS))
-      this.#awaited.set(letterId, awaiting.add(settle))
+      cancel = () => finish()
+      const timer = setTimeout(cancel, Math.min(timeout, MAX_TIMER_MS))
+      this.#waits.set(letterId, waits.add(finish))
     })
-    signal?.addEventListener('abort', forget, { once: true })
-    if (signal?.aborted) forget()
-    return { outcome, forget }
+    signal?.addEventListener('abort', cancel, { once: true })
+    if (signal?.aborted) cancel()
+    return { outcome, cancel }
   }
 
-  /** Whoever still waits is told that the letter does too. */
-  giveUp (): void {
-    for (const awaiting of this.#awaited.values()) for (const settle of awaiting) settle()
+  /** Ends all waits: their senders learn that the letter is still queued. */
+  stopWaiting (): void {
+    for (const waits of this.#waits.values()) for (const finish of waits) finish()
   }
 
-  /** Resolves once nothing is under way in the mailbox any more, and it is closed. */
+  /** Waits for the writes in progress, then closes the mailbox. */
   async close (): Promise<void> {
-    clearTimeout(this.#nextSweep)
+    clearTimeout(this.#sweepTimer)
     this.#closing.abort()
     this.#unwatch()
-    this.giveUp()
-    if (this.#underway > 0) await new Promise<void>(resolve => { this.#idle = resolve })
+    this.stopWaiting()
+    if (this.#pendingWrites > 0) await new Promise<void>(resolve => { this.#onIdle = resolve })
     await this.#mailbox.close?.()
   }
 
-  /** What the closing of the mailbox must wait for. */
+  /** Makes `close` wait for the work. */
   async #track<T> (work: Promise<T>): Promise<T> {
-    this.#underway++
+    this.#pendingWrites++
     try {
       return await work
     } finally {
-      if (--this.#underway === 0) this.#idle()
+      if (--this.#pendingWrites === 0) this.#onIdle()
     }
   }
 
-  /** One sweep at a time: one that took longer than the interval is followed by the next at once. */
-  #sweepIn (delay: number): void {
-    this.#nextSweep = setTimeout(() => void this.#track(this.#sweepNow()), delay).unref()
+  /** Sweeps never overlap: after one that took longer than the interval, the next begins at once. */
+  #scheduleSweep (delay: number): void {
+    this.#sweepTimer = setTimeout(() => void this.#track(this.#sweepNow()), delay).unref()
   }
 
   async #sweepNow (): Promise<void> {
-    const since = performance.now()
+    const startedAt = performance.now()
     try {
       await this.sweep(Date.now())
-      this.#reach(true)
+      this.#setReachable(true)
       this.#isSweepFailing = false
     } catch (error) {
-      if (isUnreachable(error)) this.#reach(false)
-      else this.#failSweep(error)
+      if (isUnreachable(error)) this.#setReachable(false)
+      else this.#sweepFailed(error)
     }
-    if (!this.#closing.signal.aborted) this.#sweepIn(Math.max(since + SWEEP_INTERVAL_MS - performance.now(), 0))
+    if (!this.#closing.signal.aborted) this.#scheduleSweep(Math.max(startedAt + SWEEP_INTERVAL_MS - performance.now(), 0))
   }
 
-  /** Once is said enough: the next sweep is likely to fail as this one did. */
-  #failSweep (error: unknown): void {
-    if (!this.#isSweepFailing) this.#log.error({ err: error }, 'letters cannot be swept')
+  /** Logs the first failure only: the next sweeps are likely to fail in the same way. */
+  #sweepFailed (error: unknown): void {
+    if (!this.#isSweepFailing) this.#log.error({ err: error }, 'sweep failed')
     this.#isSweepFailing = true
   }
 
-  #reach (isReachable: boolean): void {
-    if (isReachable !== this.#isReachable) this.#log.warn({ node: this.#node }, isReachable ? 'the mailbox can be reached again' : 'the mailbox cannot be reached')
+  #setReachable (isReachable: boolean): void {
+    if (isReachable !== this.#isReachable) this.#log.warn({ node: this.#node }, isReachable ? 'mailbox reachable again' : 'mailbox unreachable')
     this.#isReachable = isReachable
   }
 
-  #told (deviceId: string, { id, awaitedBy }: EndedLetter, outcome: LetterOutcome): void {
+  #ended (deviceId: string, { id, awaitedBy }: EndedLetter, outcome: LetterOutcome): void {
     this.#stats.count('letters', outcome.ending)
     this.#log.debug({ deviceId, letterId: id, ending: outcome.ending }, 'letter settled')
     this.#events.emit(outcome.ending, { deviceId, id })
-    this.#settle(id, outcome)
-    if (awaitedBy !== undefined && awaitedBy !== this.#node) void this.#tell(awaitedBy, id, outcome)
+    this.#resolveWaits(id, outcome)
+    if (awaitedBy !== undefined && awaitedBy !== this.#node) void this.#publish(awaitedBy, id, outcome)
   }
 
-  #settle (letterId: string, outcome: LetterOutcome): void {
-    for (const settle of this.#awaited.get(letterId) ?? []) settle(outcome)
+  #resolveWaits (letterId: string, outcome: LetterOutcome): void {
+    for (const finish of this.#waits.get(letterId) ?? []) finish(outcome)
   }
 
-  async #tell (node: string, id: string, data: LetterOutcome): Promise<void> {
+  async #publish (node: string, id: string, data: LetterOutcome): Promise<void> {
     try {
       await this.#backplane.publish({ id, topic: lettersTopic(node), data })
     } catch (error) {
-      this.#log.warn({ err: error, letterId: id }, 'nobody can be told of a letter')
+      this.#log.warn({ err: error, letterId: id }, 'letter outcome not published')
     }
   }
 }
 
-/** The mailbox is of the kind that the whole node knows to be away: once is said enough. */
+/** The mailbox cannot be reached. `Letters` logs that once for the node, so its callers need not. */
 export function isUnreachable (error: unknown): boolean {
   return error instanceof Failure && error.reason === 'unreachable'
 }
 
-/** The failure that stands for a letter which did not arrive. */
+/** The failure of a confirmed send whose letter was not delivered. */
 export function failureOf ({ ending, device }: LetterOutcome): Failure {
   if (ending === 'refused') return new Failure('refused', { detail: device })
   if (ending === 'expired') return new Failure('timeout', { message: 'The message expired before it was acknowledged' })

@@ -1,20 +1,20 @@
 import { isDeepStrictEqual } from 'node:util'
-import { answerOf, type Answer, type Owner, type Presence, type Request } from '../cluster/backplane.ts'
+import { answerOf, type Answer, type Owner, type Presence, type SessionRequest } from '../cluster/backplane.ts'
 import type { Session } from '../connection/session.ts'
 import type { Subscriptions } from './subscriptions.ts'
 
-/** A message that the device has not acknowledged yet. */
+/** A confirmed message in flight. */
 interface PendingConfirmation {
   data: unknown
   acknowledged: Promise<unknown>
 }
 
-/** Answers for one session what any node may ask of its device. */
+/** Serves the requests of all nodes to the device of one session. */
 export class SessionOwner implements Owner {
   readonly #session: Session
   readonly #subscriptions: Subscriptions
   /** By message id. */
-  readonly #confirming = new Map<string, PendingConfirmation>()
+  readonly #confirmations = new Map<string, PendingConfirmation>()
 
   constructor (session: Session, subscriptions: Subscriptions) {
     this.#session = session
@@ -38,14 +38,14 @@ export class SessionOwner implements Owner {
     this.#session.end('replaced')
   }
 
-  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
-    const entering = this.#session.entered()
-    if (entering) await entering
+  async answer (request: SessionRequest, signal?: AbortSignal): Promise<Answer> {
+    const entered = this.#session.entered()
+    if (entered) await entered
     if (this.#session.left) return { ok: false, reason: 'dropped' }
     return await answerOf(() => this.#serve(request, signal))
   }
 
-  async #serve (request: Request, signal?: AbortSignal): Promise<unknown> {
+  async #serve (request: SessionRequest, signal?: AbortSignal): Promise<unknown> {
     const session = this.#session
     switch (request.kind) {
       case 'send': return await session.offer(request.id, request.data)
@@ -60,18 +60,18 @@ export class SessionOwner implements Owner {
     }
   }
 
-  /** A message that comes again, as a retry over another node, joins the one under way. */
-  async #confirm ({ id, data, timeout }: Request & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
-    const first = this.#confirming.get(id)
+  /** A repeated message, such as a retry over another node, joins the one in flight. */
+  async #confirm ({ id, data, timeout }: SessionRequest & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
+    const first = this.#confirmations.get(id)
     if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
-    const { method, params, ...named } = this.#session.callFor(id, data)
-    const acknowledged = this.#session.call(method, params, { ...named, timeout, signal })
+    const { method, params, ...options } = this.#session.callFor(id, data)
+    const acknowledged = this.#session.call(method, params, { ...options, timeout, signal })
     if (first) return await acknowledged
-    this.#confirming.set(id, { data, acknowledged })
+    this.#confirmations.set(id, { data, acknowledged })
     try {
       return await acknowledged
     } finally {
-      this.#confirming.delete(id)
+      this.#confirmations.delete(id)
     }
   }
 
@@ -86,7 +86,7 @@ export class SessionOwner implements Owner {
     return [...this.#session.topics]
   }
 
-  /** Meant for this connection, or too late. */
+  /** Ignored if a newer connection has the device: the request was meant for an older one. */
   #renew (generation: number, expiresAt: number): void {
     if (generation === this.#session.generation) this.#session.renew(expiresAt)
   }

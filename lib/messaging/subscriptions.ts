@@ -13,23 +13,23 @@ export interface SubscriptionLimits {
   topic: TopicLimits
 }
 
-/** Which sessions on this node listen to what. A remote backplane is asked only for topics that one of them listens to. */
+/** The topic filters of the sessions on this node. On a remote backplane, a node watches only filters that one of its sessions has. */
 export class Subscriptions {
   readonly #backplane: Backplane
-  readonly #everyone: Iterable<Session>
+  readonly #allSessions: Iterable<Session>
   readonly #limits: SubscriptionLimits
   readonly #log: FastifyBaseLogger
   readonly #topics = new Topics<Session>()
   readonly #watched = new Map<string, Unwatch>()
-  /** The last topic that was asked about, and who listens to it. */
-  #asked: { topic: string, listeners: Set<Session> } | undefined
+  /** The last topic that `listens` looked up, and its listeners. */
+  #lastMatch: { topic: string, listeners: Set<Session> } | undefined
 
-  constructor (backplane: Backplane, everyone: Iterable<Session>, limits: SubscriptionLimits, log: FastifyBaseLogger) {
+  constructor (backplane: Backplane, allSessions: Iterable<Session>, limits: SubscriptionLimits, log: FastifyBaseLogger) {
     this.#log = log
     this.#backplane = backplane
-    this.#everyone = everyone
+    this.#allSessions = allSessions
     this.#limits = limits
-    // a backplane within one process has nothing to filter out: watching each filter would only build a second tree
+    // a backplane within one process gains nothing from filtering: one watch for all topics saves a second tree of filters
     for (const filter of backplane.remote ? [EVERYONE_TOPIC] : [EVERYONE_TOPIC, '#']) this.#watch(filter)
   }
 
@@ -37,30 +37,30 @@ export class Subscriptions {
     return this.#topics.size
   }
 
-  /** Throws unless the session may have these filters as well. */
+  /** Throws if the session may not add these filters. */
   check (session: Session, filters: string[]): void {
     if (new Set([...session.topics, ...filters]).size > this.#limits.maxTopics) throw new Failure('too-many-topics')
     if (!filters.every(filter => isFilter(filter, this.#limits.topic))) throw new Failure('bad-topic')
     if (session.left) throw new Failure('dropped')
   }
 
-  /** All of the filters, or none. */
+  /** Adds all of the filters, or throws and adds none. */
   join (session: Session, filters: string[]): void {
     this.check(session, filters)
-    this.#asked = undefined
+    this.#lastMatch = undefined
     for (const filter of filters.filter(filter => !session.topics.has(filter)).map(flatString)) {
       session.topics.add(filter)
       if (this.#topics.add(filter, session) && this.#backplane.remote) this.#watch(filter)
     }
   }
 
-  /** A page of devices by topic asks for one session after the other, so the last match is kept until a subscription changes. */
+  /** Listing devices by topic asks this for each session in turn, so the last match is cached until a subscription changes. */
   listens (session: Session, topic: string): boolean {
-    if (this.#asked?.topic !== topic) this.#asked = { topic, listeners: this.#topics.match(topic) }
-    return this.#asked.listeners.has(session)
+    if (this.#lastMatch?.topic !== topic) this.#lastMatch = { topic, listeners: this.#topics.match(topic) }
+    return this.#lastMatch.listeners.has(session)
   }
 
-  /** Resolves once what was joined is heard from every node. */
+  /** Resolves once the added filters are in effect on all nodes. */
   async effective (): Promise<void> {
     await this.#backplane.flush?.()
   }
@@ -71,7 +71,7 @@ export class Subscriptions {
     }
   }
 
-  /** The session has left; what it listened to stays written on it. */
+  /** Removes the filters of a session that has ended; the session keeps its list. */
   drop (session: Session): void {
     for (const filter of session.topics) this.#remove(session, filter)
   }
@@ -85,7 +85,7 @@ export class Subscriptions {
   }
 
   #remove (session: Session, filter: string): void {
-    this.#asked = undefined
+    this.#lastMatch = undefined
     if (this.#topics.remove(filter, session) && this.#backplane.remote) this.#unwatch(filter)
   }
 
@@ -94,19 +94,19 @@ export class Subscriptions {
     this.#watched.delete(filter)
     try {
       unwatch()
-    } catch (error) { // the backplane is not ours, and who leaves must be gone
-      this.#log.warn({ err: error, filter }, 'a topic is still watched')
+    } catch (error) { // a backplane of the application must not stop the clean-up of a session
+      this.#log.warn({ err: error, filter }, 'unwatch failed')
     }
   }
 
   readonly #deliver = (publication: Publication): number | undefined => {
     const { topic, age } = publication
-    const listeners = topic === EVERYONE_TOPIC ? this.#everyone : this.#topics.match(topic)
+    const listeners = topic === EVERYONE_TOPIC ? this.#allSessions : this.#topics.match(topic)
     if (listeners instanceof Set && listeners.size === 0) return undefined
-    return this.#send(publication, age === undefined ? listeners : thoseIn(listeners, clock() - age))
+    return this.#send(publication, age === undefined ? listeners : connectedAt(listeners, clock() - age))
   }
 
-  /** One encoded frame for all who speak the same protocol. */
+  /** Encodes one frame per codec. */
   #send ({ id, topic, data }: Publication, sessions: Iterable<Session>): number {
     const params = topic === EVERYONE_TOPIC ? { id, data } : { id, data, topic }
     const frames = new Map<Codec, Frame | undefined>()
@@ -114,7 +114,7 @@ export class Subscriptions {
     const encoded = (session: Session): Frame | undefined => {
       try {
         return session.notice('message', params)
-      } catch (error) { // it is too large for this protocol; for another it may not be
+      } catch (error) { // too large for this codec; for another it may not be
         failure = error
         return undefined
       }
@@ -133,11 +133,11 @@ export class Subscriptions {
       sent++
     }
     if (failure && sent === 0) throw failure
-    if (failure) this.#log.warn({ err: failure, topic, id }, 'a broadcast could not be told to all')
+    if (failure) this.#log.warn({ err: failure, topic, id }, 'broadcast not encoded for all codecs')
     return sent
   }
 }
 
-function * thoseIn (sessions: Iterable<Session>, moment: number): Iterable<Session> {
+function * connectedAt (sessions: Iterable<Session>, moment: number): Iterable<Session> {
   for (const session of sessions) if (session.wasIn(moment)) yield session
 }

@@ -1,30 +1,30 @@
-/** Lets so much happen in one turn of the event loop; what is more waits for the next ones, in order. */
+/** Limits how many steps run in one turn of the event loop. Further steps wait for the next turns, in order. */
 export class TurnLimiter {
-  readonly #perTurn: number
+  readonly #stepsPerTurn: number
   readonly #waiting: Array<() => void> = []
-  #left: number
-  #turning = false
+  #remaining: number
+  #isScheduled = false
 
-  constructor (perTurn: number) {
-    this.#perTurn = this.#left = perTurn
+  constructor (stepsPerTurn: number) {
+    this.#stepsPerTurn = this.#remaining = stepsPerTurn
   }
 
-  /** Resolves when it is the caller's turn; nothing, if it is now. */
+  /** Resolves when the caller may go on; returns undefined if it may do so at once. */
   step (): Promise<void> | undefined {
-    this.#turn()
-    if (this.#left === 0) return new Promise(resolve => { this.#waiting.push(resolve) })
-    this.#left--
+    this.#schedule()
+    if (this.#remaining === 0) return new Promise(resolve => { this.#waiting.push(resolve) })
+    this.#remaining--
     return undefined
   }
 
-  #turn (): void {
-    if (this.#turning) return
-    this.#turning = true
+  #schedule (): void {
+    if (this.#isScheduled) return
+    this.#isScheduled = true
     setImmediate(() => {
-      this.#turning = false
-      const next = this.#waiting.splice(0, this.#perTurn)
-      this.#left = this.#perTurn - next.length
-      if (next.length > 0) this.#turn()
+      this.#isScheduled = false
+      const next = this.#waiting.splice(0, this.#stepsPerTurn)
+      this.#remaining = this.#stepsPerTurn - next.length
+      if (next.length > 0) this.#schedule()
       for (const resolve of next) resolve()
     })
   }

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Failure } from '../protocol/errors.ts'
 import { isSafeJson } from '../protocol/safe-json.ts'
 
-/** The message is the body, whatever its content type: JSON as it is, text, or bytes. What the host parses does not count here. */
+/** The body is the message: JSON, text or bytes. The scope has parsers of its own in place of those of the host. */
 export function acceptBodies (app: FastifyInstance): void {
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/json', { parseAs: 'string' }, app.getDefaultJsonParser('error', 'error'))
@@ -11,22 +11,22 @@ export function acceptBodies (app: FastifyInstance): void {
   app.addContentTypeParser('*', (_request, _payload, done) => done(new Failure('bad-type')))
 }
 
-/** The message of a request; one without a body is none. */
+/** The message of a request. Throws if there is no body. */
 export function messageOf (request: FastifyRequest, maxDepth: number): unknown {
   const { body } = request
-  if (body === undefined) throw new Failure('malformed', { message: 'The body is the message, and there is none' })
-  return sound(body, maxDepth)
+  if (body === undefined) throw new Failure('malformed', { message: 'The body is the message, and it is missing' })
+  return checkedBody(body, maxDepth)
 }
 
-/** The params of a call; they may be left out. */
+/** The params of a call; undefined without a body. */
 export function paramsOf (request: FastifyRequest, maxDepth: number): unknown {
   const { body } = request
   if (body === undefined) return undefined
   if (body instanceof Uint8Array) return { data: body }
-  return sound(body, maxDepth)
+  return checkedBody(body, maxDepth)
 }
 
-function sound (body: unknown, maxDepth: number): unknown {
-  if (!(body instanceof Uint8Array) && !isSafeJson(body, maxDepth)) throw new Failure('malformed', { message: 'The body is nested too deep' })
+function checkedBody (body: unknown, maxDepth: number): unknown {
+  if (!(body instanceof Uint8Array) && !isSafeJson(body, maxDepth)) throw new Failure('malformed', { message: 'The body is nested too deeply' })
   return body
 }

@@ -3,17 +3,17 @@ import { messageOf } from './body.ts'
 import type { Route } from './route.ts'
 import { about } from './schemas.ts'
 
-const Reach = Type.Object({
+const BroadcastResult = Type.Object({
   id: Type.String({ description: 'Message id' }),
-  sent: Type.Integer({ description: 'Devices it was handed to' }),
-  nodes: Type.Integer({ description: 'Nodes that heard it' })
+  sent: Type.Integer({ description: 'Number of devices it was sent to' }),
+  nodes: Type.Integer({ description: 'Number of nodes it reached' })
 })
 
 /** `/broadcast` */
 export const broadcast: Route = (app, { devices, settings }) => {
   app.post('/broadcast', {
     schema: {
-      ...about('messages', 'Send a message to all devices, or to those that listen to a topic', { 200: Reach }),
+      ...about('messages', 'Send a message to all devices, or to the subscribers of a topic', { 200: BroadcastResult }),
       consumes: ['application/json', 'text/plain', 'application/octet-stream'],
       querystring: Type.Object({ topic: Type.Optional(Type.String()) })
     }

@@ -4,106 +4,106 @@ import { LineSplitter } from '../protocol/line-splitter.ts'
 import type { Dispatcher, SendResult } from '../messaging/dispatcher.ts'
 import { BulkSender, type BulkMessage } from '../messaging/bulk.ts'
 
-/** Lines after which others get their turn. */
-const YIELD_AFTER = 256
+/** Lines sent before the stream yields to the event loop. */
+const LINES_PER_TURN = 256
 const END_OF_LINE = Buffer.from('\n')
 
-interface Reading {
+interface BulkStreamOptions {
   dispatcher: Dispatcher
-  read (text: string): BulkMessage | Failure
+  parse (text: string): BulkMessage | Failure
   maxLength: number
   signal: AbortSignal
 }
 
-/** Turns a stream of lines into one of receipts, in order. No faster than either side: lines wait for receipts to be taken. */
+/** Transforms lines of messages into lines of receipts, in order. Backpressure goes through: it reads no line before there is room for its send. */
 export class BulkStream extends Transform {
-  readonly #read: Reading['read']
-  readonly #bytes: LineSplitter
-  /** The rest of a line that is too long is to be skipped. */
-  #isTooLong = false
-  readonly #volley: BulkSender
-  /** Not begun yet. */
+  readonly #parse: BulkStreamOptions['parse']
+  readonly #splitter: LineSplitter
+  /** The current line is too long: skip to its end. */
+  #isSkipping = false
+  readonly #sender: BulkSender
+  /** The lines of the current chunk; those from `#next` on are not sent yet. */
   #lines: Array<string | Failure> = []
-  #at = 0
-  #begun = 0
+  #next = 0
+  #sentLines = 0
   #isLast = false
-  #isBreathing = false
-  #done: TransformCallback | undefined
-  /** Not told yet. */
-  #text = ''
+  #isYielding = false
+  #chunkDone: TransformCallback | undefined
+  /** Receipts that are not pushed yet. */
+  #receipts = ''
 
-  constructor ({ dispatcher, read, maxLength, signal }: Reading) {
+  constructor ({ dispatcher, parse, maxLength, signal }: BulkStreamOptions) {
     super()
-    this.#read = read
-    this.#bytes = new LineSplitter(maxLength)
-    this.#volley = new BulkSender(dispatcher, () => { if (!this.#isBreathing) this.#go() }, signal)
+    this.#parse = parse
+    this.#splitter = new LineSplitter(maxLength)
+    this.#sender = new BulkSender(dispatcher, () => { if (!this.#isYielding) this.#advance() }, signal)
   }
 
   override _transform (chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
-    this.#begin(chunk, done)
+    this.#process(chunk, done)
   }
 
   override _flush (done: TransformCallback): void {
     this.#isLast = true
-    this.#begin(END_OF_LINE, done)
+    this.#process(END_OF_LINE, done)
   }
 
-  #begin (chunk: Buffer, done: TransformCallback): void {
+  #process (chunk: Buffer, done: TransformCallback): void {
     this.#lines = this.#split(chunk)
-    this.#at = 0
-    this.#done = done
-    this.#go()
+    this.#next = 0
+    this.#chunkDone = done
+    this.#advance()
   }
 
   /** The lines that end in this chunk, without the empty ones. */
   #split (chunk: Buffer): Array<string | Failure> {
     const lines: Array<string | Failure> = []
-    this.#bytes.add(chunk)
-    for (let line = this.#next(); line !== undefined; line = this.#next()) if (line !== '') lines.push(line)
+    this.#splitter.add(chunk)
+    for (let line = this.#readLine(); line !== undefined; line = this.#readLine()) if (line !== '') lines.push(line)
     return lines
   }
 
-  #next (): string | Failure | undefined {
-    if (this.#isTooLong && !this.#bytes.skip()) return undefined
-    this.#isTooLong = false
+  #readLine (): string | Failure | undefined {
+    if (this.#isSkipping && !this.#splitter.skip()) return undefined
+    this.#isSkipping = false
     try {
-      return this.#bytes.next()?.toString().trim()
+      return this.#splitter.next()?.toString().trim()
     } catch (error) {
-      this.#isTooLong = true
+      this.#isSkipping = true
       return error as Failure
     }
   }
 
-  /** Begins with the lines that there is room for, and tells what is known. */
-  #go (): void {
+  /** Sends as many lines as there is room for, and pushes the receipts that have arrived. */
+  #advance (): void {
     if (this.destroyed) return
-    for (this.#collect(); this.#at < this.#lines.length && !this.#volley.isFull; this.#collect()) {
-      const line = this.#lines[this.#at++]!
-      this.#volley.add(line instanceof Failure ? line : this.#read(line))
-      if (++this.#begun % YIELD_AFTER === 0) return this.#breathe()
+    for (this.#collect(); this.#next < this.#lines.length && !this.#sender.isFull; this.#collect()) {
+      const line = this.#lines[this.#next++]!
+      this.#sender.add(line instanceof Failure ? line : this.#parse(line))
+      if (++this.#sentLines % LINES_PER_TURN === 0) return this.#yieldTurn()
     }
-    this.#tell()
-    if (this.#at < this.#lines.length || (this.#isLast && !this.#volley.isEmpty)) return
-    const done = this.#done
-    this.#done = undefined
+    this.#pushReceipts()
+    if (this.#next < this.#lines.length || (this.#isLast && !this.#sender.isEmpty)) return
+    const done = this.#chunkDone
+    this.#chunkDone = undefined
     done?.()
   }
 
-  #breathe (): void {
-    this.#isBreathing = true
+  #yieldTurn (): void {
+    this.#isYielding = true
     setImmediate(() => {
-      this.#isBreathing = false
-      this.#go()
+      this.#isYielding = false
+      this.#advance()
     })
   }
 
   #collect (): void {
-    for (let outcome = this.#volley.take(); outcome; outcome = this.#volley.take()) this.#text += `${JSON.stringify(receiptOf(outcome))}\n`
+    for (let outcome = this.#sender.take(); outcome; outcome = this.#sender.take()) this.#receipts += `${JSON.stringify(receiptOf(outcome))}\n`
   }
 
-  #tell (): void {
-    if (this.#text !== '') this.push(this.#text)
-    this.#text = ''
+  #pushReceipts (): void {
+    if (this.#receipts !== '') this.push(this.#receipts)
+    this.#receipts = ''
   }
 }
 

@@ -9,9 +9,9 @@ import { BulkStream } from './bulk-stream.ts'
 import { hangUp, type Route } from './route.ts'
 import { about, milliseconds, Seconds } from './schemas.ts'
 
-/** `/messages`: many sends in one request, a line each, and a receipt line each, in order. */
+/** `/messages`: many messages in one request, one per line, answered by one receipt per line, in order. */
 export const bulk: Route = (app, { dispatcher, settings }) => {
-  const read = reader(settings)
+  const parse = lineParser(settings)
 
   app.register(async scope => {
     scope.removeAllContentTypeParsers()
@@ -20,18 +20,18 @@ export const bulk: Route = (app, { dispatcher, settings }) => {
 
     scope.post('/messages', {
       bodyLimit: Number.MAX_SAFE_INTEGER, // a stream; each line has its own limit
-      schema: { ...about('messages', 'Send many messages, a line each, and get a receipt line each', {}), consumes: ['application/x-ndjson'] }
+      schema: { ...about('messages', 'Send many messages, one per line; the response has one receipt per line', {}), consumes: ['application/x-ndjson'] }
     }, async (request, reply) => {
-      if (!(request.body instanceof Readable)) throw new Failure('malformed', { message: 'The body is the messages, and there is none' })
-      const receipts = new BulkStream({ dispatcher, read, maxLength: settings.maxMessage, signal: hangUp(reply) })
-      // when the one side is gone, so is the other, and whoever waits for the answer is told by the stream itself
+      if (!(request.body instanceof Readable)) throw new Failure('malformed', { message: 'The body is the messages, and it is missing' })
+      const receipts = new BulkStream({ dispatcher, parse, maxLength: settings.maxMessage, signal: hangUp(reply) })
+      // `pipeline` destroys both streams when one fails; Fastify reports the error of the response stream
       pipeline(request.body, receipts, () => {})
       return await reply.type('application/x-ndjson').send(receipts)
     })
   })
 }
 
-function reader (settings: Settings): (text: string) => BulkMessage | Failure {
+function lineParser (settings: Settings): (text: string) => BulkMessage | Failure {
   const Line = Type.Object({
     to: Type.String(),
     data: Type.Unknown(),
@@ -44,7 +44,7 @@ function reader (settings: Settings): (text: string) => BulkMessage | Failure {
   const check = TypeCompiler.Compile(Line)
 
   return text => {
-    const line = parse(text)
+    const line = jsonOf(text)
     if (line instanceof Failure) return line
     if (!check.Check(line)) return malformed(check.Errors(line).First()!)
     if (!isSafeJson(line.data, settings.maxDepth)) return new Failure('malformed')
@@ -57,7 +57,7 @@ function malformed ({ path, message }: ValueError): Failure {
   return new Failure('malformed', { message: `line${path}: ${message}` })
 }
 
-function parse (text: string): unknown {
+function jsonOf (text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {

@@ -7,7 +7,7 @@ import { about, DeviceParams, milliseconds, Seconds } from './schemas.ts'
 export const calls: Route = (app, { devices, settings }) => {
   app.post('/devices/:id/calls/:method', {
     schema: {
-      ...about('calls', 'Call a method of a device', { 200: Type.Unknown({ description: 'The result of the device' }) }),
+      ...about('calls', 'Call a method of a device', { 200: Type.Unknown({ description: 'The result of the method' }) }),
       params: Type.Composite([DeviceParams, Type.Object({ method: Type.String() })]),
       querystring: Type.Object({ timeout: Type.Optional(Seconds('Seconds to wait for the answer', settings.maxTimeout)) })
     }
@@ -15,15 +15,15 @@ export const calls: Route = (app, { devices, settings }) => {
     const { id, method } = request.params
     const timeout = milliseconds(request.query.timeout)
     const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout, signal: new HangUp(reply) })
-    const { bytes, rest } = split(result)
+    const { bytes, rest } = splitBytes(result)
     if (bytes && !rest) return await reply.type('application/octet-stream').send(bytes)
     const body = bytes ? { ...rest, base64: Buffer.from(bytes).toString('base64') } : result
     return await reply.type('application/json; charset=utf-8').send(JSON.stringify(body))
   })
 }
 
-/** The bytes of a result that came in a binary frame, and what came with them. */
-function split (result: unknown): { bytes?: Uint8Array, rest?: object } {
+/** Separates the bytes of a result, which came in a binary frame, from its other members. */
+function splitBytes (result: unknown): { bytes?: Uint8Array, rest?: object } {
   if (typeof result !== 'object' || result === null || !('data' in result)) return {}
   const { data, ...rest } = result
   if (!(data instanceof Uint8Array)) return {}

@@ -9,9 +9,9 @@ const Presence = Type.Object({
   since: Type.Integer({ description: 'Milliseconds since 1970' })
 })
 
-const Goodbye = Type.Object({ code: Type.Integer(), reason: Type.String(), at: Type.Integer() })
+const LastDisconnect = Type.Object({ code: Type.Integer(), reason: Type.String(), at: Type.Integer() })
 
-const Portrait = Type.Object({
+const Details = Type.Object({
   deviceId: Type.String(),
   connected: Type.Boolean(),
   node: Type.Optional(Type.String()),
@@ -21,32 +21,32 @@ const Portrait = Type.Object({
   localAddress: Type.Optional(Type.String()),
   protocol: Type.Optional(Type.String()),
   topics: Type.Optional(Type.Array(Type.String())),
-  inFlight: Type.Optional(Type.Integer({ description: 'Calls in both directions' })),
-  waiting: Type.Integer({ description: 'Letters that wait' }),
-  lastDisconnect: Type.Optional(Goodbye)
+  inFlight: Type.Optional(Type.Integer({ description: 'Calls in flight, in both directions' })),
+  waiting: Type.Integer({ description: 'Number of letters that wait' }),
+  lastDisconnect: Type.Optional(LastDisconnect)
 })
 
 /** `/devices` */
 export const devices: Route = (app, { devices }) => {
   app.get('/devices', {
     schema: {
-      ...about('devices', 'Who is connected, over all nodes', {
-        200: Type.Object({ devices: Type.Array(Presence), cursor: Type.Optional(Type.String({ description: 'Where the next page begins' })) })
+      ...about('devices', 'List the connected devices of all nodes', {
+        200: Type.Object({ devices: Type.Array(Presence), cursor: Type.Optional(Type.String({ description: 'Cursor of the next page' })) })
       }),
       querystring: Type.Object({
         limit: Limit,
         cursor: Type.Optional(Type.String()),
-        topic: Type.Optional(Type.String({ description: 'Only those that listen to this topic' }))
+        topic: Type.Optional(Type.String({ description: 'Only devices that are subscribed to this topic' }))
       })
     }
   }, async ({ query: { limit, cursor, topic } }) => {
     const page = await devices.list({ limit: limit + 1, after: cursor, topic })
-    const shown = page.slice(0, limit)
-    return { devices: shown, ...(page.length > limit && { cursor: shown.at(-1)!.deviceId }) }
+    const devicesOnPage = page.slice(0, limit)
+    return { devices: devicesOnPage, ...(page.length > limit && { cursor: devicesOnPage.at(-1)!.deviceId }) }
   })
 
   app.get('/devices/:id', {
-    schema: { ...about('devices', 'One device', { 200: Portrait }), params: DeviceParams }
+    schema: { ...about('devices', 'Describe a device', { 200: Details }), params: DeviceParams }
   }, async ({ params }) => await devices.describe(params.id))
 
   app.delete('/devices/:id', {

@@ -6,22 +6,22 @@ import type { Stats } from '../connection/stats.ts'
 import { invoke } from '../protocol/user-code.ts'
 import { safeLog } from '../gateway/log.ts'
 
-interface Rules {
+interface GuardOptions {
   settings: Pick<Settings, 'guard' | 'origins'>
   stats: Stats
   isDraining: () => boolean
 }
 
-/** Lets into REST only those who may use it, before their body is read. The hooks wait for nothing that need not be waited for. */
-export function guardRest (app: FastifyInstance, { settings: { guard, origins }, stats, isDraining }: Rules): void {
+/** Refuses callers that may not use REST, before their body is read. The hooks use callbacks, so that a synchronous guard does not delay a request. */
+export function guardRest (app: FastifyInstance, { settings: { guard, origins }, stats, isDraining }: GuardOptions): void {
   app.addHook('onRequest', (request, _reply, done) => {
     const log = safeLog(request.log)
     const refuse = (error: unknown) => {
-      const refused = outward(error, log)
-      stats.count('refusals', refused instanceof Failure ? refused.reason : 'guard')
-      done(refused)
+      const failure = failureOf(error, log)
+      stats.count('refusals', failure instanceof Failure ? failure.reason : 'guard')
+      done(failure)
     }
-    const decide = (allowed: unknown) => allowed === true ? done() : refuse(unlike(request))
+    const decide = (allowed: unknown) => allowed === true ? done() : refuse(refusalOf(request))
     let allowed: unknown = true
     try {
       check(request, log)
@@ -33,13 +33,13 @@ export function guardRest (app: FastifyInstance, { settings: { guard, origins },
     else decide(allowed)
   })
 
-  // the schemas compare only what is finite
+  // the limits of the schemas do not apply to NaN and Infinity
   app.addHook('preHandler', ({ query }, _reply, done) => {
-    const endless = Object.values(query as object).some(value => typeof value === 'number' && !Number.isFinite(value))
-    done(endless ? new Failure('malformed', { message: 'A number in the query is not finite' }) : undefined)
+    const isInfinite = Object.values(query as object).some(value => typeof value === 'number' && !Number.isFinite(value))
+    done(isInfinite ? new Failure('malformed', { message: 'A number in the query is not finite' }) : undefined)
   })
 
-  // a connection that is kept alive after its last answer would hold the server up
+  // a kept-alive connection would delay the closing of the server
   app.addHook('onSend', (_request, reply, payload, done) => {
     if (isDraining()) reply.header('connection', 'close')
     done(null, payload)
@@ -47,36 +47,36 @@ export function guardRest (app: FastifyInstance, { settings: { guard, origins },
 
   function check (request: FastifyRequest, log: FastifyBaseLogger): void {
     if (isDraining()) throw new Failure('draining')
-    if (request.ws) throw new Failure('malformed', { message: 'This is not where devices connect' })
+    if (request.ws) throw new Failure('malformed', { message: 'Devices do not connect to a REST route' })
     const caller = callerOf(request)
     if (guard === undefined) protect(caller, 'guard')
     refuseForeign(caller, origins, log)
   }
 }
 
-function unlike ({ headers }: FastifyRequest): Failure {
+function refusalOf ({ headers }: FastifyRequest): Failure {
   return new Failure(headers.authorization === undefined ? 'unauthenticated' : 'forbidden')
 }
 
-/** A guard may refuse with a status of its own; what it threw by accident stays here. */
-function outward (thrown: unknown, log: FastifyBaseLogger): Error {
+/** A guard may throw an error with a status below 500. Any other error is logged, and the caller gets an internal error. */
+function failureOf (thrown: unknown, log: FastifyBaseLogger): Error {
   if (isRefusal(thrown)) return thrown
   log.error({ err: thrown }, 'guard failed')
   return new Failure('internal')
 }
 
-/** Whether Fastify can answer with it: its status is that of a refusal, and nothing of it throws when it is read. */
+/** Whether Fastify can answer with the error: it has the status of a refusal, and none of its members throws when it is read. */
 function isRefusal (thrown: unknown): thrown is Error {
   try {
     if (!(thrown instanceof Error)) return false
-    const { statusCode = 0 } = { ...thrown, ...read(thrown) }
+    const { statusCode = 0 } = { ...thrown, ...inheritedOf(thrown) }
     return Number.isInteger(statusCode) && statusCode >= 400 && statusCode < (thrown instanceof Failure ? 600 : 500)
   } catch {
     return false
   }
 }
 
-/** What may be on the prototype of an error. */
-function read ({ name, message, stack, code, headers, statusCode }: Error & Partial<Failure>): Partial<Failure> {
+/** Reads the members that may be inherited, which a spread leaves out. */
+function inheritedOf ({ name, message, stack, code, headers, statusCode }: Error & Partial<Failure>): Partial<Failure> {
   return { name, message, stack, code, headers, statusCode } as Partial<Failure>
 }

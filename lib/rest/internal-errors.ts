@@ -2,12 +2,12 @@ import type { FastifyInstance, FastifyRequest, RouteHandlerMethod } from 'fastif
 import { Failure } from '../protocol/errors.ts'
 import { safeLog } from '../gateway/log.ts'
 
-/** Lets the handlers of a scope fail with a `Failure` only: anything else is logged, and outside it is an internal error. */
-export function hideAccidents (app: FastifyInstance): void {
-  app.addHook('onRoute', route => { route.handler = hiding(route.handler) })
+/** Handlers of the scope fail with a `Failure` only: any other error is logged, and the caller gets an internal error. */
+export function hideInternalErrors (app: FastifyInstance): void {
+  app.addHook('onRoute', route => { route.handler = withHiddenErrors(route.handler) })
 }
 
-function hiding (handler: RouteHandlerMethod): RouteHandlerMethod {
+function withHiddenErrors (handler: RouteHandlerMethod): RouteHandlerMethod {
   return function (request, reply) {
     const fail = (error: unknown): never => { throw failureOf(error, request) }
     try {
@@ -21,6 +21,6 @@ function hiding (handler: RouteHandlerMethod): RouteHandlerMethod {
 
 function failureOf (error: unknown, request: FastifyRequest): Failure {
   if (error instanceof Failure) return error
-  safeLog(request.log).error({ err: error }, 'a request could not be carried out')
+  safeLog(request.log).error({ err: error }, 'request failed')
   return new Failure('internal')
 }

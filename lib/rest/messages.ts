@@ -11,10 +11,10 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
       consumes: ['application/json', 'text/plain', 'application/octet-stream'],
       params: DeviceParams,
       querystring: Type.Object({
-        ttl: Type.Optional(Seconds('Seconds the message may wait; 0: now or never', settings.maxTtl)),
-        confirm: Type.Optional(Type.Boolean({ description: 'Answer only when the device has acknowledged' })),
-        timeout: Type.Optional(Seconds('Seconds to wait for that', settings.maxTimeout)),
-        collapse: Type.Optional(Type.String({ maxLength: 255, description: 'Replace a waiting letter of the same key' }))
+        ttl: Type.Optional(Seconds('Seconds that the message may wait for its device; with 0 it is sent now or not at all', settings.maxTtl)),
+        confirm: Type.Optional(Type.Boolean({ description: 'Respond only when the device has acknowledged the message' })),
+        timeout: Type.Optional(Seconds('Seconds to wait for the acknowledgement', settings.maxTimeout)),
+        collapse: Type.Optional(Type.String({ maxLength: 255, description: 'Replaces a waiting letter with the same collapse key' }))
       }),
       headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ minLength: 1, maxLength: 255 })) })
     }
@@ -29,7 +29,7 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
       key: request.headers['idempotency-key'],
       signal: confirm ? new HangUp(reply) : undefined
     })
-    // most are sent by now, and nobody need wait
+    // sent at once: no promise, no extra turn
     if (!(sent instanceof Promise)) return sent
     return sent.then(receipt => {
       if (receipt.status === 'queued') reply.code(202).header('location', `${request.url.split('?')[0]}/${encodeURIComponent(receipt.id)}`)
@@ -39,8 +39,8 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
 
   app.get('/devices/:id/messages', {
     schema: {
-      ...about('messages', 'The letters that wait for a device', {
-        200: Type.Object({ messages: Type.Array(FullReceipt), cursor: Type.Optional(Type.Integer({ description: 'Where the next page begins' })) })
+      ...about('messages', 'List the letters that wait for a device', {
+        200: Type.Object({ messages: Type.Array(FullReceipt), cursor: Type.Optional(Type.Integer({ description: 'Cursor of the next page' })) })
       }),
       params: DeviceParams,
       querystring: Type.Object({ limit: Limit, cursor: Type.Optional(Type.Integer({ minimum: 0 })) })
@@ -52,16 +52,16 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
 
   app.delete('/devices/:id/messages', {
     schema: {
-      ...about('messages', 'Take back all letters that wait for a device', { 200: Type.Object({ cancelled: Type.Integer() }) }),
+      ...about('messages', 'Cancel all letters that wait for a device', { 200: Type.Object({ cancelled: Type.Integer() }) }),
       params: DeviceParams
     }
   }, async ({ params }) => ({ cancelled: await devices.purge(params.id) }))
 
   app.get('/devices/:id/messages/:messageId', {
-    schema: { ...about('messages', 'What became of a message', { 200: FullReceipt }), params: MessageParams }
+    schema: { ...about('messages', 'Get the receipt of a letter', { 200: FullReceipt }), params: MessageParams }
   }, async ({ params }) => await devices.receipt(params.id, params.messageId))
 
   app.delete('/devices/:id/messages/:messageId', {
-    schema: { ...about('messages', 'Take a message back while it waits', { 200: FullReceipt }), params: MessageParams }
+    schema: { ...about('messages', 'Cancel a letter that waits', { 200: FullReceipt }), params: MessageParams }
   }, async ({ params }) => await devices.cancel(params.id, params.messageId))
 }

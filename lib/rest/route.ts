@@ -12,20 +12,20 @@ interface TypeBoxProvider extends FastifyTypeProvider {
 
 export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxProvider>
 
-/** One REST resource: each of its routes calls one thing that `app.devices` can do, or the dispatcher behind it. */
+/** Adds the routes of one REST resource. Each route calls one method of `app.devices`, or of the dispatcher. */
 export type Route = (app: App, context: { devices: Devices, dispatcher: Dispatcher, settings: Settings }) => void
 
-/** Aborts when the caller hangs up before it has its answer. */
+/** Aborts when the caller disconnects before the response is complete. */
 export function hangUp (reply: Pick<FastifyReply, 'raw'>): AbortSignal {
   const controller = new AbortController()
   reply.raw.once('close', () => { if (!reply.raw.writableFinished) controller.abort() })
   return controller.signal
 }
 
-/** The same for one call. A whole `AbortSignal` costs as much as half of the call. */
+/** The same for one call. A real `AbortSignal` costs half as much as the call itself. */
 export class HangUp implements CallSignal {
   readonly #response: ServerResponse
-  #tell: (() => void) | undefined
+  #listener: (() => void) | undefined
 
   constructor ({ raw }: Pick<FastifyReply, 'raw'>) {
     this.#response = raw
@@ -36,11 +36,11 @@ export class HangUp implements CallSignal {
   }
 
   addEventListener (_type: 'abort', listener: () => void): void {
-    this.#tell = listener
-    this.#response.once('close', () => { if (!this.#response.writableFinished) this.#tell?.() })
+    this.#listener = listener
+    this.#response.once('close', () => { if (!this.#response.writableFinished) this.#listener?.() })
   }
 
   removeEventListener (): void {
-    this.#tell = undefined
+    this.#listener = undefined
   }
 }

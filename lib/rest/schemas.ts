@@ -1,8 +1,6 @@
 import { Type, type TSchema } from '@sinclair/typebox'
 import { DEVICE_ID } from '../protocol/device-id.ts'
 
-/** The schemas that several resources share. */
-
 export const DeviceParams = Type.Object({ id: Type.String({ description: 'Device id', pattern: DEVICE_ID }) })
 
 export const MessageParams = Type.Composite([DeviceParams, Type.Object({ messageId: Type.String() })])
@@ -13,14 +11,14 @@ export const Receipt = Type.Object({
 })
 
 export const FullReceipt = Type.Composite([Receipt, Type.Object({
-  at: Type.Integer({ description: 'When it came to be so; milliseconds since 1970' }),
+  at: Type.Integer({ description: 'When the status was reached; milliseconds since 1970' }),
   expiresAt: Type.Integer(),
   size: Type.Integer({ description: 'Bytes' }),
   collapse: Type.Optional(Type.String()),
-  device: Type.Optional(Type.Unknown({ description: 'What the device said when it refused' }))
+  device: Type.Optional(Type.Unknown({ description: 'The error of the device, if it refused the message' }))
 })])
 
-/** Nothing in it is required: the error handler of the host may answer in a shape of its own. */
+/** No member is required: the error handler of the host may respond with another shape. */
 export const ErrorBody = Type.Partial(Type.Object({
   statusCode: Type.Integer(),
   code: Type.String({ description: 'Stable; see the table of errors' }),
@@ -33,14 +31,14 @@ export const Topics = Type.Object({ topics: Type.Array(Type.String()) })
 
 export const Seconds = (description: string, maximum: number) => Type.Number({ minimum: 0, maximum: maximum / 1_000, description })
 
-/** What a caller gave in seconds, as it is inside. */
+/** REST uses seconds; the rest of the code uses milliseconds. */
 export function milliseconds (seconds: number | undefined): number | undefined {
   return seconds === undefined ? undefined : Math.round(seconds * 1_000)
 }
 
-export const Limit = Type.Integer({ minimum: 1, maximum: 1_000, default: 100, description: 'Entries on a page' })
+export const Limit = Type.Integer({ minimum: 1, maximum: 1_000, default: 100, description: 'Maximum number of entries on a page' })
 
-/** The parts of a route's schema that are the same everywhere. */
+/** The parts of a schema that all routes have. */
 export const about = (tag: string, summary: string, response: Record<number, TSchema>) => ({
   tags: [tag],
   summary,

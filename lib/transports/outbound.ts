@@ -9,9 +9,9 @@ import { WebSocketConnection } from './websocket/connection.ts'
 import { TcpConnection, type TcpConnectionListener } from './tcp/connection.ts'
 
 /** To a WebSocket of another server. */
-export function connectWebSocket ({ url, as, token, codec, tls, ground, signal }: DialRequest): Promise<OutboundConnection> {
+export function connectWebSocket ({ url, as, token, codec, tls, context, signal }: DialRequest): Promise<OutboundConnection> {
   if (as !== undefined) url.searchParams.set('deviceId', as)
-  const { maxMessage, closeTimeout } = ground.limits
+  const { maxMessage, closeTimeout } = context.limits
   const options: ClientOptions & { closeTimeout: number } = {
     ...(tls as object),
     headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
@@ -33,20 +33,20 @@ export function connectWebSocket ({ url, as, token, codec, tls, ground, signal }
         socket.once('close', (code, reason) => resolve({ code, reason: reason.toString() }))
       })
       const { remoteAddress: address, localAddress } = line.stream as RawSocket
-      resolve({ line, address, localAddress, over, release: () => line.release(), cut: () => line.cut() })
+      resolve({ socket: line, address, localAddress, ended: over, release: () => line.release(), cut: () => line.cut() })
     })
   })
 }
 
 /** To a TCP or Unix socket of another server. */
-export async function connectTcp ({ url, as, token, codec, tls, ground, signal }: DialRequest): Promise<OutboundConnection> {
+export async function connectTcp ({ url, as, token, codec, tls, context, signal }: DialRequest): Promise<OutboundConnection> {
   const socket = connectTo(url, tls)
   const giveUp = () => socket.destroy(signal.reason as Error)
   signal.addEventListener('abort', giveUp)
   socket.once('close', () => signal.removeEventListener('abort', giveUp))
   await once(socket, tls ? 'secureConnect' : 'connect')
   const caller = new TcpDialer()
-  const stream = caller.stream = new TcpConnection(socket, { codec, limits: ground.limits, keeper: caller })
+  const stream = caller.stream = new TcpConnection(socket, { codec, limits: context.limits, keeper: caller })
   if (as === undefined) {
     stream.hold()
   } else {
@@ -54,7 +54,7 @@ export async function connectTcp ({ url, as, token, codec, tls, ground, signal }
     await caller.accepted
   }
   const { remoteAddress: address, localAddress } = socket
-  return { line: stream, address, localAddress, over: caller.over, release: () => stream.release(), cut: () => stream.cut() }
+  return { socket: stream, address, localAddress, ended: caller.over, release: () => stream.release(), cut: () => stream.cut() }
 }
 
 function sendConnect (stream: TcpConnection, socket: RawSocket, params: object): void {

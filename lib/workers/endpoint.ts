@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import {
   answerOf, WORKER_DISCOVERY_TOPIC, WORKERS_TOPIC, MAX_MISSED_ANNOUNCEMENTS, WORKER_ANNOUNCE_INTERVAL_MS,
-  type WorkerAnnouncement, type Answer, type Backplane, type WorkerRequest, type Owner, type Ownership, type Presence, type Request, type Unwatch
+  type WorkerAnnouncement, type Answer, type Backplane, type WorkerRequest, type Owner, type Ownership, type Presence, type Unwatch
 } from '../cluster/backplane.ts'
 import { Failure } from '../protocol/errors.ts'
 import { InboundCall } from '../protocol/peer.ts'
@@ -64,10 +64,12 @@ export class WorkerEndpoint implements Owner {
     })
   }
 
-  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
-    // asked for nothing: that it got here is what its sender wants to know
-    if (request.kind !== 'answer') return { ok: true, value: null }
-    return await answerOf(() => this.#serve(request, signal))
+  async answer (request: WorkerRequest, signal?: AbortSignal): Promise<Answer> {
+    switch (request.kind) {
+      case 'answer': return await answerOf(() => this.#serve(request, signal))
+      case 'reached':
+      case 'ring': return { ok: true, value: null }
+    }
   }
 
   listensTo (): boolean {

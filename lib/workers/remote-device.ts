@@ -45,8 +45,9 @@ export class RemoteDevice implements Device {
     void this.#try(this.#parts.devices.send(this.id, data), 'a message did not reach its device')
   }
 
-  async call (method: string, params?: unknown, options?: CallOptions): Promise<unknown> {
-    return await this.#parts.devices.call(this.id, method, params, options)
+  /** An `id` has no effect: the node of the device chooses it. */
+  async call (method: string, params?: unknown, { timeout, signal }: CallOptions = {}): Promise<unknown> {
+    return await this.#parts.devices.call(this.id, method, params, { timeout, signal })
   }
 
   renew (expiresAt: number): void {

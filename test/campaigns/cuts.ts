@@ -338,7 +338,7 @@ async function serveFiles (): Promise<Server> {
   </script>`
   const server = createServer(async (request, response) => {
     const { pathname } = new URL(request.url!, 'http://localhost')
-    if (pathname === '/') return response.setHeader('content-type', 'text/html').end(page)
+    if (pathname === '/') return void response.setHeader('content-type', 'text/html').end(page)
     try {
       const text = await readFile(join(root, normalize(pathname)))
       response.setHeader('content-type', 'text/javascript').end(text)

@@ -1,0 +1,54 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { FlushScheduler } from '../connection/flush-scheduler.ts'
+import type { Registry } from '../connection/registry.ts'
+import type { SessionHost } from '../connection/session.ts'
+import type { Stats } from '../connection/stats.ts'
+import type { Delivery } from '../messaging/delivery.ts'
+import type { Events } from '../messaging/events.ts'
+import type { Subscriptions } from '../messaging/subscriptions.ts'
+import { isThenable } from '../protocol/peer.ts'
+import type { Methods } from './methods.ts'
+import type { Settings } from './options.ts'
+
+interface SessionHostParts {
+  node: string
+  settings: Settings
+  stats: Stats
+  flushScheduler: FlushScheduler
+  log: FastifyBaseLogger
+  methods: Methods
+  registry: Registry
+  delivery: Delivery
+  subscriptions: Subscriptions
+  events: Events
+}
+
+/** What the sessions of a node share: its limits, its methods, its letters, and the clean-up when one of them ends. */
+export function sessionHost ({ node, settings, stats, flushScheduler, log, methods, registry, delivery, subscriptions, events }: SessionHostParts): SessionHost {
+  return {
+    node,
+    limits: settings,
+    stats,
+    tide: flushScheduler,
+    log,
+
+    answer (session, { kind, method, params }, inbound) {
+      const answer = methods.answer(method, params, session, inbound)
+      if (kind !== 'notice' || method !== 'message' || !isThenable(answer)) return answer
+      // forwarded to a worker: a notice gets no answer, so it must not count as a call in flight
+      answer.then(undefined, () => {})
+      return undefined
+    },
+
+    left (session) {
+      const wasRegistered = registry.leave(session)
+      delivery.stop(session)
+      subscriptions.drop(session)
+      if (!wasRegistered) return
+      log.info({ deviceId: session.id, generation: session.generation, code: session.left!.code }, 'device disconnected')
+      events.emit('disconnected', session, session.left!)
+    },
+
+    wake: session => delivery.wake(session)
+  }
+}

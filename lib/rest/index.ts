@@ -1,0 +1,33 @@
+import type { FastifyInstance } from 'fastify'
+import type { Stats } from '../connection/stats.ts'
+import type { Devices } from '../gateway/devices.ts'
+import type { Settings } from '../gateway/options.ts'
+import type { Dispatcher } from '../messaging/dispatcher.ts'
+import { acceptBodies } from './body.ts'
+import { broadcast } from './broadcast.ts'
+import { bulk } from './bulk.ts'
+import { calls } from './calls.ts'
+import { devices } from './devices.ts'
+import { guardRest } from './guard.ts'
+import { hideInternalErrors } from './internal-errors.ts'
+import { messages } from './messages.ts'
+import { topics } from './topics.ts'
+
+interface RestParts {
+  devices: Devices
+  dispatcher: Dispatcher
+  settings: Settings
+  stats: Stats
+  isDraining: () => boolean
+}
+
+const routes = [devices, messages, calls, topics, broadcast, bulk]
+
+/** Adds the REST routes to a scope of their own: its body parsers and hooks do not reach the host. */
+export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {
+  acceptBodies(scope)
+  guardRest(scope, { settings, stats, isDraining })
+  hideInternalErrors(scope)
+  scope.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
+  for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings })
+}

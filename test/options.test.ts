@@ -1,0 +1,95 @@
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type { Static, TObject } from '@sinclair/typebox'
+import Fastify from 'fastify'
+import t from 'tap'
+import ts from 'typescript'
+import { DialOptionsSchema, type DialOptions } from '../lib/gateway/dial.ts'
+import { OptionsSchema, type Options, type Settings } from '../lib/gateway/options.ts'
+import devices from '../lib/index.ts'
+import { SendOptionsSchema, type SendOptions } from '../lib/messaging/dispatcher.ts'
+import { listen } from './support.ts'
+
+interface DocumentedOption {
+  name: string
+  description: string
+  /** As JSON; undefined without a default. */
+  value: string | undefined
+}
+
+/** The members of an interface, as an editor shows them. */
+function optionsIn (path: string, name: string): DocumentedOption[] {
+  const file = ts.createSourceFile(path, readFileSync(fileURLToPath(new URL(`../${path}`, import.meta.url)), 'utf8'), ts.ScriptTarget.Latest, true)
+  const declaration = file.statements.find(statement => ts.isInterfaceDeclaration(statement) && statement.name.text === name) as ts.InterfaceDeclaration
+  return declaration.members.map(member => {
+    const [doc] = ts.getJSDocCommentsAndTags(member) as ts.JSDoc[]
+    const tag = doc?.tags?.find(({ tagName }) => tagName.text === 'default')
+    return {
+      name: (member.name as ts.Identifier).text,
+      description: String(doc?.comment).replace(/\.$/, ''),
+      value: tag && String(tag.comment).replaceAll("'", '"').replace(/(?<=\d)_(?=\d)/g, '')
+    }
+  })
+}
+
+function described ({ properties }: TObject): DocumentedOption[] {
+  return Object.entries(properties).map(([name, schema]) => ({
+    name,
+    description: schema.description!,
+    value: JSON.stringify(schema.default) as string | undefined
+  }))
+}
+
+t.test('each option has in an editor the description and the default of its schema', async t => {
+  t.strictSame(optionsIn('lib/gateway/options.ts', 'Options'), described(OptionsSchema))
+  t.strictSame(optionsIn('lib/gateway/dial.ts', 'DialOptions'), described(DialOptionsSchema))
+  t.strictSame(optionsIn('lib/messaging/dispatcher.ts', 'SendOptions'), described(SendOptionsSchema))
+})
+
+type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false
+type Flat<T> = { [Name in keyof T]: T[Name] }
+type Optional<T> = { [Name in keyof T]?: T[Name] | undefined }
+type DialSettings = Static<typeof DialOptionsSchema>
+
+t.test('the types of the options are those of their schemas', async t => {
+  const isSame: [
+    // Fastify declares `prefix` itself, without undefined
+    Same<Flat<Options>, Flat<Pick<Partial<Settings>, 'prefix'> & Optional<Omit<Settings, 'prefix'>>>>,
+    Same<Flat<DialOptions>, Flat<Pick<DialSettings, 'deviceId'> & Optional<Omit<DialSettings, 'deviceId'>>>>,
+    Same<Flat<SendOptions>, Flat<Optional<Static<typeof SendOptionsSchema>>>>
+  ] = [true, true, true]
+  t.strictSame(isSame, [true, true, true], 'the compiler has checked it')
+})
+
+t.test('an option that does not exist is named, in plain JavaScript too', async t => {
+  const unknown = { timeot: 1 } as object
+  const message = (method: string) => ({ message: `${method} has no option "timeot"` })
+  await t.rejects(async () => { await Fastify().register(devices, unknown) }, message('fastify-devices'))
+
+  const app = await listen(t)
+  const { devices: all } = app
+  t.throws(() => all.dial('ws://localhost', { deviceId: 'd', ...unknown }), message('dial()'))
+  await t.rejects(all.send('d', 1, unknown), { name: 'TypeError', ...message('send()') })
+  await t.rejects(all.call('d', 'm', {}, unknown), { name: 'TypeError', ...message('call()') })
+  await t.rejects(all.broadcast(1, unknown), { name: 'TypeError', ...message('broadcast()') })
+  await t.rejects(all.list(unknown), { name: 'TypeError', ...message('list()') })
+  await t.rejects(all.letters('d', unknown), { name: 'TypeError', ...message('letters()') })
+  await t.rejects(all.sendMany([], unknown).next(), { name: 'TypeError', ...message('sendMany()') })
+  t.throws(() => all.on('connected', () => {}, unknown as { everywhere: true }), { name: 'TypeError', ...message('on()') })
+  t.throws(() => all.off('connected', () => {}, unknown as { everywhere: true }), { name: 'TypeError', ...message('off()') })
+})
+
+t.test('one of many messages with an option that does not exist fails alone', async t => {
+  const { devices: all } = await listen(t)
+  const results = []
+  for await (const result of all.sendMany([{ to: 'd', data: 1, tll: 1 } as never, { to: 'd', data: 1, ttl: 60_000 }])) results.push(result)
+  t.match(results, [{ code: 'PARAMS_INVALID', message: 'sendMany() has no option "tll"' }, { status: 'queued' }])
+})
+
+t.test('an event that does not exist is named', async t => {
+  const { devices: all } = await listen(t)
+  t.throws(() => all.on('conected' as 'connected', () => {}), { name: 'TypeError', message: 'There is no event "conected"' })
+  t.throws(() => all.off('conected' as 'connected', () => {}), { name: 'TypeError', message: 'There is no event "conected"' })
+  t.throws(() => all.on('message' as 'connected', () => {}, { everywhere: true }), { name: 'TypeError', message: 'There is no event "message everywhere"' })
+  t.throws(() => all.on('toString' as 'connected', () => {}), { name: 'TypeError', message: 'There is no event "toString"' })
+})
