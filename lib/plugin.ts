@@ -22,7 +22,7 @@ import { devices as deviceRoutes } from './rest/devices.ts'
 import { guardRest } from './rest/guard.ts'
 import { messages } from './rest/messages.ts'
 import { topics } from './rest/topics.ts'
-import type { SessionHost } from './connection/session.ts'
+import type { SessionHost } from './connection/session-host.ts'
 import { Subscriptions } from './messaging/subscriptions.ts'
 import { invoke } from './protocol/user-code.ts'
 import { clusterLinkLogger, safeLog } from './gateway/log.ts'
@@ -74,7 +74,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
     node,
     limits: settings,
     stats,
-    tide,
+    flushScheduler: tide,
     log,
     answer (session, { kind, method, params }, inbound) {
       const answer = methods.answer(method, params, session, inbound)
@@ -82,7 +82,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
       // on its way to a worker, and nobody waits: it is none of the calls that a device may have in flight
       answer.then(undefined, () => {})
     },
-    left (session) {
+    onClosed (session) {
       const wasHere = registry.leave(session)
       delivery.stop(session)
       subscriptions.drop(session)

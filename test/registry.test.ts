@@ -259,9 +259,9 @@ t.test('what happens is counted', async t => {
     sessions: 0, admissions: 0, refusals: {}, goodbyes: {}, messages: { in: 0, out: 0 }, bytes: { in: 0, out: 0 }, calls: {}, answers: {}, letters: {}, strays: {}
   })
   stats.admitted()
-  stats.left(1000)
-  stats.left(1000)
-  stats.left(closeCodes.removed.code)
+  stats.disconnected(1000)
+  stats.disconnected(1000)
+  stats.disconnected(closeCodes.removed.code)
   stats.received(3, 100)
   stats.received(1, 1)
   stats.sent(50)
@@ -288,8 +288,8 @@ t.test('what happens is counted', async t => {
 
 t.test('the codes that devices make up are counted as one', async t => {
   const stats = new Stats()
-  for (const code of [3000, 4000, 4999, 1004, 0]) stats.left(code)
-  stats.left(1006)
+  for (const code of [3000, 4000, 4999, 1004, 0]) stats.disconnected(code)
+  stats.disconnected(1006)
   t.strictSame(stats.read(0).goodbyes, { 0: 5, 1006: 1 })
 })
 

@@ -35,7 +35,7 @@ export class Stats {
     this.#counters.admissions++
   }
 
-  left (code: number): void {
+  disconnected (code: number): void {
     // a device chooses the code it leaves with; counting each would let it fill the table
     increment(this.#counters.goodbyes, known.has(code) ? code : 0)
   }

@@ -5,7 +5,8 @@ import { closeNotice, closeNoticeIn } from '../../protocol/close-notice.ts'
 import type { Outgoing } from '../../connection/frame.ts'
 import { LineSplitter } from '../../protocol/line-splitter.ts'
 import type { Codec, Message } from '../../protocol/message.ts'
-import type { Session, Socket } from '../../connection/session.ts'
+import type { Session } from '../../connection/session.ts'
+import type { Socket } from '../../connection/session-host.ts'
 
 export interface TcpConnectionLimits {
   /** Bytes of a line. */

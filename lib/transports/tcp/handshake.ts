@@ -5,7 +5,7 @@ import { retryWithin } from '../../gateway/drain.ts'
 import { reasons, Failure, closeCodes, type CloseReason, type Reason } from '../../protocol/errors.ts'
 import type { ConnectRequest } from '../../gateway/connect-request.ts'
 import type { Call, Message, Notice } from '../../protocol/message.ts'
-import type { AdmittedDevice } from '../../connection/session.ts'
+import type { AdmittedDevice } from '../../connection/session-host.ts'
 import { TcpConnection, type TcpConnectionListener } from './connection.ts'
 
 /** What a newcomer tells the door it stands in. */

@@ -5,7 +5,8 @@ import type { Duplex } from 'node:stream'
 import { WebSocket } from 'ws'
 import type { CloseReason } from '../../protocol/errors.ts'
 import type { Form, Outgoing } from '../../connection/frame.ts'
-import type { Session, Socket } from '../../connection/session.ts'
+import type { Session } from '../../connection/session.ts'
+import type { Socket } from '../../connection/session-host.ts'
 import { toWire } from './frame.ts'
 
 /** One WebSocket. Its listeners are shared by all: a connection costs no closure. */
