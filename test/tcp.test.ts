@@ -10,6 +10,7 @@ import t, { type Test } from 'tap'
 import devices, { Failure, localBackplane, type ConnectRequest, type Options } from '../lib/index.ts'
 import { LineSplitter } from '../lib/protocol/line-splitter.ts'
 import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/index.ts'
+import { TcpOptionsSchema } from '../lib/transports/tcp/options.ts'
 import { gate, random } from './fakes.ts'
 import { programAt } from './programs.ts'
 import { connect, introduce, listen, until } from './support.ts'
@@ -400,12 +401,22 @@ t.test('the door says where it is, and is on loopback unless told; a port that i
   t.throws(() => tcp({ port: 1, path: '/x' }), /one of the options "port" and "path"/)
 })
 
-t.test('a wrong option of a door is named', async t => {
+t.test('a wrong or unknown option is named', async t => {
   t.throws(() => tcp({ port: 0, hots: '::1' } as TcpOptions), { message: /tcp\(\) has no option "hots"/ })
   for (const [name, value] of Object.entries({ port: 99_999, host: 5, tls: true, maxUnknown: 0 })) {
     t.throws(() => tcp({ port: 0, [name]: value }), { message: new RegExp(`tcp\\(\\): the option "${name}" is wrong`) })
   }
   t.throws(() => tcp({ path: 'x'.repeat(104) }), { message: /the option "path" is wrong/ })
+})
+
+t.test('an editor shows the description and the default of every option', async t => {
+  const source = readFileSync(new URL('../lib/transports/tcp/options.ts', import.meta.url), 'utf8')
+  const documented = [...source.matchAll(/\/\*\*\n {3}\* (.+)\.\n {3}\*\n {3}\* @default (.+)\n {3}\*\/\n {2}(\w+)\?:/g)]
+  const shown = (value: unknown) => typeof value === 'number' ? value.toLocaleString('en').replaceAll(',', '_') : typeof value === 'string' ? `'${value}'` : String(value)
+  t.strictSame(
+    documented.map(([, description, value, name]) => ({ name, value, description })),
+    Object.entries(TcpOptionsSchema.properties).map(([name, { default: value, description }]) => ({ name, value: shown(value), description }))
+  )
 })
 
 t.test('a Unix socket that a killed process left behind is taken, and nothing else is', async t => {
