@@ -22,6 +22,7 @@ import { devices as deviceRoutes } from './rest/devices.ts'
 import { guardRest } from './rest/guard.ts'
 import { messages } from './rest/messages.ts'
 import { topics } from './rest/topics.ts'
+import type { Session } from './connection/session.ts'
 import type { SessionHost } from './connection/session-host.ts'
 import { Subscriptions } from './messaging/subscriptions.ts'
 import { invoke } from './protocol/user-code.ts'
@@ -70,7 +71,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   await workers.open()
   addBuiltins(methods, { subscriptions, dispatcher, events, workers, authorizeTopic, topic })
 
-  const home: SessionHost = {
+  const home: SessionHost<Session> = {
     node,
     limits: settings,
     stats,

@@ -4,7 +4,6 @@ import type { InboundCall } from '../protocol/peer.ts'
 import type { Credentials } from './device.ts'
 import type { FlushScheduler } from './flush-scheduler.ts'
 import type { HeartbeatLimits, HeartbeatSocket } from './heartbeat.ts'
-import type { Session } from './session.ts'
 import type { Stats } from './stats.ts'
 import type { RateLimit } from './token-bucket.ts'
 import type { WriteTarget } from './write-queue.ts'
@@ -24,8 +23,8 @@ export interface SessionLimits extends HeartbeatLimits, RateLimit {
   callTimeout: number
 }
 
-/** What a session needs of its node. */
-export interface SessionHost {
+/** What a session needs of its node. `Session` is a parameter, so that this file does not import the one that imports it. */
+export interface SessionHost<Session> {
   readonly node: string
   readonly limits: SessionLimits
   readonly stats: Stats

@@ -29,7 +29,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
   left: Disconnect | undefined
   /** Answers requests of other nodes for this session. */
   owner: Owner | undefined
-  readonly #host: SessionHost
+  readonly #host: SessionHost<Session>
   readonly #socket: Socket
   readonly #writeQueue: WriteQueue
   readonly #liveness: Liveness
@@ -44,7 +44,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
   #messageCount = 0
   #expiresAt: number | undefined
 
-  constructor (host: SessionHost, socket: Socket, { deviceId, address, localAddress, credentials, expiresAt, codec }: AdmittedDevice, bucket?: TokenBucket) {
+  constructor (host: SessionHost<Session>, socket: Socket, { deviceId, address, localAddress, credentials, expiresAt, codec }: AdmittedDevice, bucket?: TokenBucket) {
     const now = clock()
     this.id = deviceId
     this.since = Date.now()

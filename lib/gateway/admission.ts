@@ -35,7 +35,7 @@ type Step = (entrant: PendingAdmission) => void | false | Promise<void>
 type Rules = Pick<Settings, 'authenticate' | 'origins' | 'admissionTimeout' | 'pingInterval'>
 
 interface AdmissionParts {
-  home: SessionHost
+  home: SessionHost<Session>
   codecs: Codec[]
   rules: Rules
   /** The longest id that REST can route. */
