@@ -93,7 +93,8 @@ function costOf (messages: number, size: number, { burst }: RateLimit): number {
 }
 
 function rejectTooFast (session: ReceivingSession, { limits }: ReceivingHost, request: Message): void {
-  if (request.kind !== 'call' && request.kind !== 'notice') return
-  const id = request.kind === 'call' ? request.id : null
-  session.write(encodeFrame(session.codec, { kind: 'failure', id, reason: 'too-fast' }, limits.maxBuffered))
+  if (request.kind === 'call' || request.kind === 'notice') {
+    const id = request.kind === 'call' ? request.id : null
+    session.write(encodeFrame(session.codec, { kind: 'failure', id, reason: 'too-fast' }, limits.maxBuffered))
+  }
 }
