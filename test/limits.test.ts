@@ -6,7 +6,7 @@ import type { Session } from '../lib/connection/session.ts'
 import { reasonOf } from './fakes.ts'
 import { connect, listen, request, until, type TestDevice } from './support.ts'
 
-/** A socket that has upgraded by hand, to send what no client would. */
+/** A raw socket that has upgraded, to send what no client would. */
 async function upgraded (url: string, deviceId: string, allowHalfOpen = false): Promise<Socket> {
   const socket = connectTcp({ port: Number(new URL(url).port), host: '127.0.0.1', allowHalfOpen })
   socket.on('error', () => {})
@@ -15,15 +15,15 @@ async function upgraded (url: string, deviceId: string, allowHalfOpen = false): 
   return socket
 }
 
-/** A masked client frame, its first byte as given. */
-function frame (first: number, payload: Buffer): Buffer {
-  const head = payload.length < 126 ? Buffer.from([first, 0x80 | payload.length]) : Buffer.from([first, 0x80 | 126, payload.length >> 8, payload.length & 255])
-  return Buffer.concat([head, Buffer.alloc(4), payload])
+/** A masked client frame with the given first byte. */
+function frame (firstByte: number, payload: Buffer): Buffer {
+  const header = payload.length < 126 ? Buffer.from([firstByte, 0x80 | payload.length]) : Buffer.from([firstByte, 0x80 | 126, payload.length >> 8, payload.length & 255])
+  return Buffer.concat([header, Buffer.alloc(4), payload])
 }
 
 const nested = (depth: number) => '['.repeat(depth) + ']'.repeat(depth)
 
-t.test('what breaks WebSocket ends the connection with the code of the docs, and nobody else notices', async t => {
+t.test('a violation of WebSocket ends the connection with the documented code, and no other', async t => {
   const app = await listen(t)
   const control = await connect(app.url, 'control')
   const cases: Array<[string, number, Buffer[]]> = [
@@ -37,7 +37,7 @@ t.test('what breaks WebSocket ends the connection with the code of the docs, and
   for (const [what, code, frames] of cases) {
     const socket = await upgraded(app.url, 'hostile')
     const left = new Promise<number>(resolve => {
-      const listener = (_device: unknown, leave: { code: number }) => { app.devices.off('disconnected', listener); resolve(leave.code) }
+      const listener = (_device: unknown, { code }: { code: number }) => { app.devices.off('disconnected', listener); resolve(code) }
       app.devices.on('disconnected', listener)
     })
     socket.write(Buffer.concat(frames))
@@ -48,7 +48,7 @@ t.test('what breaks WebSocket ends the connection with the code of the docs, and
   t.match(app.devices.stats().goodbyes, { 1002: 3, 1007: 1, 1008: 1, 1009: 1 })
 })
 
-t.test('what is no message is answered with the code of the docs', async t => {
+t.test('an invalid message is answered with the documented code', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')
   const code = async (text: string, id: string | number | null = null) => {
@@ -83,7 +83,7 @@ t.test('what is no message is answered with the code of the docs', async t => {
   t.match(device.seen, [{ id: 1, result: {} }, { id: null, error: { code: -32600 } }, { id: 2, error: { code: -32601 } }])
 })
 
-t.test('compression is off, whatever a device offers', async t => {
+t.test('compression is off by default, whatever a device offers', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd', { perMessageDeflate: true })
   t.equal(device.socket.extensions, '')
@@ -104,7 +104,7 @@ t.test('calls in flight are counted in each direction', async t => {
   t.match(app.devices.stats().calls, { dropped: 32, busy: 1 })
 })
 
-t.test('topics are counted and measured', async t => {
+t.test('topics are limited in number and length', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'd')
   const topics = Array.from({ length: 128 }, (_, n) => `t/${n}`)
@@ -119,7 +119,7 @@ t.test('topics are counted and measured', async t => {
   }
 })
 
-t.test('letters are counted and measured', async t => {
+t.test('letters are limited in number and size', async t => {
   const app = await listen(t)
   for (let n = 0; n < 1_000; n++) await app.devices.send('many', n, { ttl: 60_000 })
   await t.rejects(app.devices.send('many', 1, { ttl: 60_000 }), { code: 'MAILBOX_FULL' })
@@ -128,7 +128,7 @@ t.test('letters are counted and measured', async t => {
   await t.rejects(app.devices.send('large', 1, { ttl: 604_800_001 }), { code: 'MESSAGE_MALFORMED' })
 })
 
-t.test('a device that floods is told, and shown out if it goes on', async t => {
+t.test('a device that sends too fast gets errors, and is disconnected if it goes on', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'flood')
   const other = await connect(app.url, 'other')
@@ -136,13 +136,13 @@ t.test('a device that floods is told, and shown out if it goes on', async t => {
   const { code } = await device.closed
   t.equal(code, 4029)
   t.match(await device.answer(0), { result: {} })
-  const told = device.seen.filter(({ error }) => error?.code === -32005)
-  t.ok(told.length >= 150, 'it was told many times before')
+  const errors = device.seen.filter(({ error }) => error?.code === -32005)
+  t.ok(errors.length >= 150, 'it got many errors before')
   t.ok(app.devices.stats().refusals['too-fast']! > 200)
   t.ok((await other.ask('ping')).result.now)
 })
 
-t.test('a flood of notices is told too, and one of pings counts as well', async t => {
+t.test('notices and pings count against the rate as well', async t => {
   const app = await listen(t, { rate: 1, burst: 10 })
   const device = await connect(app.url, 'd')
   for (let n = 0; n < 15; n++) device.notify('message', { data: n })
@@ -153,7 +153,7 @@ t.test('a flood of notices is told too, and one of pings counts as well', async 
   t.equal((await device.closed).code, 4029)
 })
 
-t.test('whoever sends a little too much for long is shown out as well', async t => {
+t.test('a device that exceeds its rate a little for long is disconnected as well', async t => {
   const app = await listen(t, { rate: 50, burst: 20 })
   const device = await connect(app.url, 'd')
   const sending = setInterval(() => { for (let n = 0; n < 10; n++) device.notify('message', { data: n }) }, 10)
@@ -161,7 +161,7 @@ t.test('whoever sends a little too much for long is shown out as well', async t 
   t.equal((await device.closed).code, 4029)
 })
 
-t.test('answers that were asked for cost a device nothing, others do', async t => {
+t.test('expected answers do not count against the rate, unexpected ones do', async t => {
   const app = await listen(t, { rate: 1, burst: 10 })
   for (let n = 0; n < 100; n++) await app.devices.send('d', n, { ttl: 60_000 })
   const device = (await connect(app.url, 'd')).handle('message', () => ({})).handle('add', ({ a }) => a + 1)
@@ -180,7 +180,7 @@ t.test('answers that were asked for cost a device nothing, others do', async t =
   t.equal((await device.closed).code, 4029)
 })
 
-t.test('a device that sends as fast as it may is never refused', async t => {
+t.test('a device that sends at its rate is never refused', async t => {
   const app = await listen(t, { rate: 1_000, burst: 20 })
   const device = await connect(app.url, 'd')
   for (let n = 0; n < 100; n++) {
@@ -195,7 +195,7 @@ async function deaf (url: string, id: string): Promise<TestDevice> {
   return device
 }
 
-t.test('a device that lets too much output wait is gone', async t => {
+t.test('a device with too much unread output is disconnected', async t => {
   const app = await listen(t)
   await deaf(app.url, 'deaf')
   const other = await connect(app.url, 'other')
@@ -207,7 +207,7 @@ t.test('a device that lets too much output wait is gone', async t => {
   t.ok((await other.ask('ping')).result.now)
 })
 
-t.test('a device whose output does not move is gone in time', async t => {
+t.test('a device whose output makes no progress is disconnected in time', async t => {
   const app = await listen(t, { stallTimeout: 300, maxBuffered: 50_000_000, pingInterval: 60_000 })
   const device = await deaf(app.url, 'deaf')
   const sending = Array.from({ length: 1_000 }, () => app.devices.send('deaf', 'x'.repeat(60_000)))
@@ -217,7 +217,7 @@ t.test('a device whose output does not move is gone in time', async t => {
   device.socket.resume()
 })
 
-t.test('whoever waits for each message keeps to the pace of the device, and whoever does not is told', async t => {
+t.test('a sender that awaits each message sends no faster than the device reads, and one that does not gets errors', async t => {
   const app = await listen(t, { maxBuffered: 200_000 })
   const device = await deaf(app.url, 'd')
   const sending = Array.from({ length: 2_000 }, (_, n) => app.devices.send('d', `${n} ${'x'.repeat(10_000)}`))
@@ -233,7 +233,7 @@ t.test('whoever waits for each message keeps to the pace of the device, and whoe
   t.ok(app.devices.has('d'))
 })
 
-t.test('a message too large for the output of a device is refused, and the device stays', async t => {
+t.test('a message too large for the output of a device is refused, and the device stays connected', async t => {
   const app = await listen(t, { maxBuffered: 4_096 })
   const device = await connect(app.url, 'd')
   await t.rejects(app.devices.send('d', 'x'.repeat(4_096)), { code: 'MESSAGE_TOO_LARGE', statusCode: 413 })
@@ -244,7 +244,7 @@ t.test('a message too large for the output of a device is refused, and the devic
   await t.rejects(app.devices.send('away', 'x'.repeat(4_096), { ttl: 1_000 }), { code: 'MESSAGE_TOO_LARGE' })
 })
 
-t.test('a device that answers no ping is gone', async t => {
+t.test('a device that answers no ping is disconnected', async t => {
   const app = await listen(t, { pingInterval: 50, pongTimeout: 100 })
   const alive = await connect(app.url, 'alive')
   const socket = await upgraded(app.url, 'mute')
@@ -255,7 +255,7 @@ t.test('a device that answers no ping is gone', async t => {
   socket.destroy()
 })
 
-t.test('a device that has said goodbye is gone, even while its connection lingers', async t => {
+t.test('a device that has sent a close frame has left, even while its connection lingers', async t => {
   const app = await listen(t)
   const socket = await upgraded(app.url, 'lingering', true)
   await until(() => app.devices.has('lingering'))
@@ -266,7 +266,7 @@ t.test('a device that has said goodbye is gone, even while its connection linger
   socket.destroy()
 })
 
-t.test('a device that is full and says goodbye does not hold the process up', async t => {
+t.test('a device that closes its side with unread output does not block the process', async t => {
   const app = await listen(t, { closeTimeout: 500 })
   const socket = await upgraded(app.url, 'full', true)
   await until(() => app.devices.has('full'))
@@ -283,7 +283,7 @@ t.test('a device that is full and says goodbye does not hold the process up', as
   socket.destroy()
 })
 
-t.test('coming again does not fill the bucket', async t => {
+t.test('reconnecting does not refill the token bucket', async t => {
   const app = await listen(t, { rate: 1, burst: 10 })
   for (let n = 0; n < 2; n++) {
     const device = await connect(app.url, 'd')
@@ -296,7 +296,7 @@ t.test('coming again does not fill the bucket', async t => {
   t.equal((await third.closed).code, 4509)
 })
 
-t.test('pongs that nobody asked for count, and so does the size of a message', async t => {
+t.test('unsolicited pongs and the size of messages count against the rate', async t => {
   const app = await listen(t, { rate: 1, burst: 10 })
   const pongs = await connect(app.url, 'pongs')
   for (let n = 0; n < 30; n++) pongs.socket.pong()
@@ -305,7 +305,7 @@ t.test('pongs that nobody asked for count, and so does the size of a message', a
   for (let n = 0; n < 3; n++) t.strictSame((await large.ask('message', { data: 'x'.repeat(40_000) })).result, n < 2 ? {} : undefined)
 })
 
-t.test('filters count: those of one message as one for each 8', async t => {
+t.test('topic filters count against the rate, one token for each 8 of a message', async t => {
   const app = await listen(t, { rate: 1, burst: 20 })
   const filters = Array.from({ length: 128 }, (_, n) => `t/${n}`)
   const few = await connect(app.url, 'few')
@@ -314,7 +314,7 @@ t.test('filters count: those of one message as one for each 8', async t => {
   for (const method of ['subscribe', 'unsubscribe']) {
     const many = await connect(app.url, method)
     t.ok((await many.ask(method, { topics: filters })).result)
-    for (let n = 0; n < 4; n++) t.ok((await many.ask('ping')).result, 'of 20 it took 16')
+    for (let n = 0; n < 4; n++) t.ok((await many.ask('ping')).result, '16 of 20 tokens were taken')
     t.equal((await many.ask(method, { topics: ['t/0'] })).error!.code, -32005)
   }
 })
@@ -325,28 +325,28 @@ t.test('a device that sends a large message slowly is not mute', async t => {
   await until(() => app.devices.has('slow'))
   const text = JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'ping', params: { x: 'x'.repeat(1_000) } })
   const bytes = frame(0x81, Buffer.from(text))
-  const heard = once(socket, 'data')
+  const answered = once(socket, 'data')
   for (let at = 0; at < bytes.length; at += 100) {
     socket.write(bytes.subarray(at, at + 100))
     await new Promise(resolve => setTimeout(resolve, 30))
   }
-  await heard
+  await answered
   t.ok(app.devices.has('slow'))
   socket.destroy()
 })
 
-t.test('nobody waits for room at a device that has left', async t => {
+t.test('a wait for room ends when the device leaves', async t => {
   const app = await listen(t)
   const socket = await upgraded(app.url, 'full')
   socket.pause()
   await until(() => app.devices.has('full'))
   const session = app.devices.get('full') as unknown as Session
-  let waits: Promise<void> | undefined
-  while (!waits) {
+  let room: Promise<void> | undefined
+  while (!room) {
     await app.devices.send('full', 'x'.repeat(60_000))
-    waits = session.room()
+    room = session.room()
   }
-  const reason = reasonOf(waits)
+  const reason = reasonOf(room)
   socket.destroy()
   t.equal(await reason, 'dropped')
   t.equal(session.room(), undefined)

@@ -11,7 +11,7 @@ import { closeCodes } from '../lib/protocol/errors.ts'
 import { Stats } from '../lib/connection/stats.ts'
 import { fakeLog, gate, turn, until } from './fakes.ts'
 
-/** A session that leaves the registry when it ends, as real ones do. */
+/** A session that leaves the registry when it ends, as a real one does. */
 class FakeSession {
   readonly id: string
   readonly generation: number
@@ -29,8 +29,8 @@ class FakeSession {
     return this as unknown as Session
   }
 
-  end (goodbye: string): void {
-    this.ended.push(goodbye)
+  end (closeReason: string): void {
+    this.ended.push(closeReason)
     this.left = { code: 4509, reason: `generation ${this.generation}`, at: 7 }
     this.#registry.leave(this.session)
   }
@@ -50,7 +50,7 @@ t.test('the newest connection of a device wins, whichever enters first', async t
   }
 })
 
-t.test('what an older connection does late changes nothing for the newer one', async t => {
+t.test('an older connection that leaves late does not remove the newer one', async t => {
   const registry = new Registry()
   const older = new FakeSession(registry, 'd', 1)
   const newer = new FakeSession(registry, 'd', 2)
@@ -68,7 +68,7 @@ t.test('what an older connection does late changes nothing for the newer one', a
   t.strictSame(registry.lastDisconnect('d'), { code: 1000, reason: 'generation 2', at: 8 })
 })
 
-t.test('devices do not disturb each other', async t => {
+t.test('devices are registered independently of each other', async t => {
   const registry = new Registry()
   const sessions = ['a', 'b', 'c'].map(id => new FakeSession(registry, id, 1))
   for (const { session } of sessions) registry.enter(session)
@@ -79,24 +79,24 @@ t.test('devices do not disturb each other', async t => {
   t.equal(registry.lastDisconnect('b')!.code, 4509)
 })
 
-t.test('the goodbyes of the last ten thousand devices are remembered', async t => {
+t.test('the last disconnects of ten thousand devices are kept', async t => {
   const registry = new Registry()
-  const visit = (id: string) => {
-    const visitor = new FakeSession(registry, id, 1)
-    registry.enter(visitor.session)
-    visitor.end('removed')
+  const connectOnce = (id: string) => {
+    const fake = new FakeSession(registry, id, 1)
+    registry.enter(fake.session)
+    fake.end('removed')
   }
-  for (let count = 0; count < 10_000; count++) visit(`d${count}`)
-  visit('d0')
+  for (let count = 0; count < 10_000; count++) connectOnce(`d${count}`)
+  connectOnce('d0')
   t.ok(registry.lastDisconnect('d1'))
-  visit('one too many')
-  t.equal(registry.lastDisconnect('d1'), undefined, 'the one that left the longest time ago is forgotten')
+  connectOnce('one too many')
+  t.equal(registry.lastDisconnect('d1'), undefined, 'the oldest is dropped')
   t.ok(registry.lastDisconnect('d0'))
   t.ok(registry.lastDisconnect('d2'))
   t.ok(registry.lastDisconnect('one too many'))
 })
 
-t.test('a bucket lets a burst through, and then what flows in', async t => {
+t.test('a token bucket allows a burst, and then its rate', async t => {
   const bucket = new TokenBucket({ rate: 10, burst: 5 }, 1_000)
   t.equal(bucket.take(5, 1_000), true)
   t.equal(bucket.take(1, 1_000), false)
@@ -107,14 +107,14 @@ t.test('a bucket lets a burst through, and then what flows in', async t => {
   t.equal(bucket.take(1, 1_400), false)
 })
 
-t.test('a bucket holds no more than its burst, and what it refuses costs nothing', async t => {
+t.test('a token bucket holds at most its burst, and a refusal takes no tokens', async t => {
   const bucket = new TokenBucket({ rate: 10, burst: 5 }, 0)
   t.equal(bucket.take(6, 60_000), false)
   t.equal(bucket.take(5, 60_000), true)
   t.equal(bucket.take(1, 60_000), false)
 })
 
-t.test('what is charged is owed where it is not there, and no more than a burst', async t => {
+t.test('a charge may overdraw the bucket, by at most one burst', async t => {
   const bucket = new TokenBucket({ rate: 10, burst: 5 }, 0)
   bucket.charge(0)
   bucket.charge(-1)
@@ -127,7 +127,7 @@ t.test('what is charged is owed where it is not there, and no more than a burst'
   t.equal(bucket.take(1, 900), true)
 })
 
-t.test('a clock that is set back costs a device nothing', async t => {
+t.test('a clock that is set back removes no tokens', async t => {
   const bucket = new TokenBucket({ rate: 10, burst: 5 }, 3_600_000)
   t.equal(bucket.take(1, 0), true)
   t.equal(bucket.take(4, 0), true)
@@ -135,10 +135,10 @@ t.test('a clock that is set back costs a device nothing', async t => {
   t.equal(bucket.take(1, 100), true)
 })
 
-const rhythm = { pingInterval: 1_000, pongTimeout: 300, stallTimeout: 500 }
+const limits = { pingInterval: 1_000, pongTimeout: 300, stallTimeout: 500 }
 
-/** A line whose bytes are as the test says. */
-class FakeLine implements HeartbeatSocket {
+/** A socket whose counters the test sets. */
+class FakeSocket implements HeartbeatSocket {
   pings = 0
   sent = 0
   buffered = 0
@@ -148,12 +148,12 @@ class FakeLine implements HeartbeatSocket {
   }
 }
 
-t.test('a device is pinged in its time, give or take a tenth', async t => {
+t.test('pings come at the interval, give or take a tenth', async t => {
   const delays = Array.from({ length: 300 }, () => {
-    const line = new FakeLine()
-    const pulse = new Liveness(rhythm, 0)
+    const socket = new FakeSocket()
+    const liveness = new Liveness(limits, 0)
     let now = 0
-    for (; line.pings === 0 && now < 2_000; now++) pulse.check(line, now, 0)
+    for (; socket.pings === 0 && now < 2_000; now++) liveness.check(socket, now, 0)
     return now - 1
   })
   t.ok(delays.every(delay => delay >= 900 && delay <= 1_100), `${Math.min(...delays)} to ${Math.max(...delays)}`)
@@ -161,115 +161,115 @@ t.test('a device is pinged in its time, give or take a tenth', async t => {
 })
 
 t.test('a device that answers no ping is mute', async t => {
-  const line = new FakeLine()
-  const pulse = new Liveness(rhythm, 0)
-  t.equal(pulse.check(line, 899, 0), undefined)
-  t.equal(line.pings, 0)
-  t.equal(pulse.check(line, 1_101, 0), undefined)
-  t.equal(line.pings, 1)
-  t.equal(pulse.check(line, 1_400, 0), undefined)
-  t.equal(pulse.check(line, 1_401, 0), 'mute')
+  const socket = new FakeSocket()
+  const liveness = new Liveness(limits, 0)
+  t.equal(liveness.check(socket, 899, 0), undefined)
+  t.equal(socket.pings, 0)
+  t.equal(liveness.check(socket, 1_101, 0), undefined)
+  t.equal(socket.pings, 1)
+  t.equal(liveness.check(socket, 1_400, 0), undefined)
+  t.equal(liveness.check(socket, 1_401, 0), 'mute')
 })
 
-t.test('anything heard proves life', async t => {
-  const line = new FakeLine()
-  const pulse = new Liveness(rhythm, 0)
+t.test('any message proves life', async t => {
+  const socket = new FakeSocket()
+  const liveness = new Liveness(limits, 0)
   for (let round = 1; round <= 3; round++) {
-    t.equal(pulse.check(line, 1_200 * round, 0), undefined)
-    t.equal(line.pings, round)
-    pulse.heard()
-    t.equal(pulse.check(line, 1_200 * round + 301, 0), undefined)
+    t.equal(liveness.check(socket, 1_200 * round, 0), undefined)
+    t.equal(socket.pings, round)
+    liveness.heard()
+    t.equal(liveness.check(socket, 1_200 * round + 301, 0), undefined)
   }
 })
 
 t.test('a second ping does not give more time for the first', async t => {
-  const line = new FakeLine()
-  const pulse = new Liveness({ ...rhythm, pingInterval: 100, pongTimeout: 300 }, 0)
-  t.equal(pulse.check(line, 200, 0), undefined)
-  t.equal(pulse.check(line, 400, 0), undefined)
-  t.equal(line.pings, 2)
-  t.equal(pulse.check(line, 500, 0), 'mute')
+  const socket = new FakeSocket()
+  const liveness = new Liveness({ ...limits, pingInterval: 100, pongTimeout: 300 }, 0)
+  t.equal(liveness.check(socket, 200, 0), undefined)
+  t.equal(liveness.check(socket, 400, 0), undefined)
+  t.equal(socket.pings, 2)
+  t.equal(liveness.check(socket, 500, 0), 'mute')
 })
 
-t.test('a line without pings is never mute', async t => {
-  const pulse = new Liveness(rhythm, 0)
-  const line: HeartbeatSocket = { sent: 0, buffered: 0 }
-  for (let now = 0; now < 10_000; now += 100) t.equal(pulse.check(line, now, 0), undefined)
+t.test('a socket without pings is never mute', async t => {
+  const liveness = new Liveness(limits, 0)
+  const socket: HeartbeatSocket = { sent: 0, buffered: 0 }
+  for (let now = 0; now < 10_000; now += 100) t.equal(liveness.check(socket, now, 0), undefined)
 })
 
-t.test('a device whose output does not move is slow', async t => {
-  const line = new FakeLine()
-  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
-  t.equal(pulse.check(line, 100, 0), undefined)
-  Object.assign(line, { sent: 1_000, buffered: 1_000 })
-  t.equal(pulse.check(line, 600, 0), undefined)
-  t.equal(pulse.check(line, 601, 0), 'slow')
+t.test('a device whose output makes no progress is slow', async t => {
+  const socket = new FakeSocket()
+  const liveness = new Liveness({ ...limits, pingInterval: 1_000_000 }, 0)
+  t.equal(liveness.check(socket, 100, 0), undefined)
+  Object.assign(socket, { sent: 1_000, buffered: 1_000 })
+  t.equal(liveness.check(socket, 600, 0), undefined)
+  t.equal(liveness.check(socket, 601, 0), 'slow')
 })
 
-t.test('a device whose output moves, however little, is not slow', async t => {
-  const line = new FakeLine()
-  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
-  Object.assign(line, { sent: 1_000, buffered: 1_000 })
+t.test('a device whose output makes any progress is not slow', async t => {
+  const socket = new FakeSocket()
+  const liveness = new Liveness({ ...limits, pingInterval: 1_000_000 }, 0)
+  Object.assign(socket, { sent: 1_000, buffered: 1_000 })
   for (let step = 1; step <= 20; step++) {
-    // more comes in than goes out
-    Object.assign(line, { sent: 1_000 + step * 100, buffered: 1_000 + step * 99 })
-    t.equal(pulse.check(line, step * 400, 0), undefined)
+    // more is added than is written
+    Object.assign(socket, { sent: 1_000 + step * 100, buffered: 1_000 + step * 99 })
+    t.equal(liveness.check(socket, step * 400, 0), undefined)
   }
-  t.equal(pulse.check(line, 8_500, 0), undefined)
-  t.equal(pulse.check(line, 8_501, 0), 'slow')
+  t.equal(liveness.check(socket, 8_500, 0), undefined)
+  t.equal(liveness.check(socket, 8_501, 0), 'slow')
 })
 
-t.test('output that is gone leaves the time behind', async t => {
-  const line = new FakeLine()
-  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
-  Object.assign(line, { sent: 10, buffered: 10 })
-  t.equal(pulse.check(line, 500, 0), undefined)
-  Object.assign(line, { sent: 10, buffered: 0 })
-  t.equal(pulse.check(line, 900, 0), undefined)
-  Object.assign(line, { sent: 20, buffered: 10 })
-  t.equal(pulse.check(line, 1_400, 0), undefined)
-  t.equal(pulse.check(line, 1_401, 0), 'slow')
+t.test('output that has drained resets the stall timer', async t => {
+  const socket = new FakeSocket()
+  const liveness = new Liveness({ ...limits, pingInterval: 1_000_000 }, 0)
+  Object.assign(socket, { sent: 10, buffered: 10 })
+  t.equal(liveness.check(socket, 500, 0), undefined)
+  Object.assign(socket, { sent: 10, buffered: 0 })
+  t.equal(liveness.check(socket, 900, 0), undefined)
+  Object.assign(socket, { sent: 20, buffered: 10 })
+  t.equal(liveness.check(socket, 1_400, 0), undefined)
+  t.equal(liveness.check(socket, 1_401, 0), 'slow')
 })
 
-t.test('a stall is found before its time is over, where the next look would be too late', async t => {
-  const line = new FakeLine()
-  const pulse = new Liveness({ ...rhythm, pingInterval: 1_000_000 }, 0)
-  Object.assign(line, { sent: 10, buffered: 10 })
-  t.equal(pulse.check(line, 450, 50), undefined)
-  t.equal(pulse.check(line, 451, 50), 'slow')
+t.test('a stall is reported early if the next check would be too late', async t => {
+  const socket = new FakeSocket()
+  const liveness = new Liveness({ ...limits, pingInterval: 1_000_000 }, 0)
+  Object.assign(socket, { sent: 10, buffered: 10 })
+  t.equal(liveness.check(socket, 450, 50), undefined)
+  t.equal(liveness.check(socket, 451, 50), 'slow')
 })
 
-t.test('one timer looks after all connections, until it is stopped', async t => {
-  const looks: Array<[name: string, now: number, slack: number]> = []
-  const connections = ['a', 'b'].map(name => ({ check: (now: number, slack: number) => { looks.push([name, now, slack]) } }))
+t.test('one timer checks all connections until it is stopped', async t => {
+  const checks: Array<[name: string, now: number, slack: number]> = []
+  const connections = ['a', 'b'].map(name => ({ check: (now: number, slack: number) => { checks.push([name, now, slack]) } }))
   const before = performance.now()
   const heartbeat = new Heartbeat(connections, { pingInterval: 100, pongTimeout: 100_000, stallTimeout: 100_000 })
-  await until(() => looks.length >= 4)
+  await until(() => checks.length >= 4)
   heartbeat.stop()
-  t.strictSame(looks.slice(0, 4).map(([name]) => name), ['a', 'b', 'a', 'b'])
-  t.ok(looks.every(([, now, slack]) => now >= before && slack === 10))
-  const { length } = looks
+  t.strictSame(checks.slice(0, 4).map(([name]) => name), ['a', 'b', 'a', 'b'])
+  t.ok(checks.every(([, now, slack]) => now >= before && slack === 10))
+  const { length } = checks
   await new Promise(resolve => setTimeout(resolve, 40))
-  t.equal(looks.length, length)
+  t.equal(checks.length, length)
 })
 
-t.test('what happens is counted', async t => {
+t.test('every event is counted', async t => {
   const stats = new Stats()
   t.strictSame(stats.read(0), {
     sessions: 0, admissions: 0, refusals: {}, goodbyes: {}, messages: { in: 0, out: 0 }, bytes: { in: 0, out: 0 }, calls: {}, answers: {}, letters: {}, strays: {}
   })
   stats.admitted()
-  stats.left(1000)
-  stats.left(1000)
-  stats.left(closeCodes.removed.code)
+  stats.disconnected(1000)
+  stats.disconnected(1000)
+  stats.disconnected(closeCodes.removed.code)
   stats.received(3, 100)
   stats.received(1, 1)
   stats.sent(50)
   stats.sent(7)
-  for (const what of ['refusals', 'calls', 'answers', 'letters', 'strays'] as const) {
-    stats.count(what, 'one')
-    stats.count(what, 'two')
-    stats.count(what, 'two')
+  for (const counter of ['refusals', 'calls', 'answers', 'letters', 'strays'] as const) {
+    stats.count(counter, 'one')
+    stats.count(counter, 'two')
+    stats.count(counter, 'two')
   }
   const twice = { one: 1, two: 2 }
   t.strictSame(stats.read(4), {
@@ -286,14 +286,14 @@ t.test('what happens is counted', async t => {
   })
 })
 
-t.test('the codes that devices make up are counted as one', async t => {
+t.test('unknown close codes share one counter', async t => {
   const stats = new Stats()
-  for (const code of [3000, 4000, 4999, 1004, 0]) stats.left(code)
-  stats.left(1006)
+  for (const code of [3000, 4000, 4999, 1004, 0]) stats.disconnected(code)
+  stats.disconnected(1006)
   t.strictSame(stats.read(0).goodbyes, { 0: 5, 1006: 1 })
 })
 
-t.test('who reads the counters cannot change them', async t => {
+t.test('counters that were read are a copy', async t => {
   const stats = new Stats()
   const read = stats.read(0)
   read.messages.in = 7
@@ -302,7 +302,7 @@ t.test('who reads the counters cannot change them', async t => {
   t.strictSame(stats.read(0).calls, {})
 })
 
-t.test('listeners hear what happens, with what belongs to it, until they go', async t => {
+t.test('listeners get events with their arguments until they are removed', async t => {
   const events = new Events(fakeLog())
   const heard: unknown[] = []
   const device = { id: 'd' } as Device
@@ -316,30 +316,30 @@ t.test('listeners hear what happens, with what belongs to it, until they go', as
   events.emit('connected', device)
   t.strictSame(heard.splice(0), [['message', { at: 1 }, 'd'], ['disconnected', 'd', 1000], ['delivered', 'd', 'l1']])
   events.off('message', onMessage)
-  events.emit('message', 'nobody listens', device)
+  events.emit('message', 'no listener is left', device)
   t.strictSame(heard, [])
 })
 
-t.test('a listener that fails is logged, and harms nobody', async t => {
+t.test('a listener that fails is logged, and the others still run', async t => {
   const log = fakeLog()
   const events = new Events(log)
-  const door = gate()
+  const later = gate()
   const heard: string[] = []
   const device = { id: 'd' } as Device
-  const [sync, later] = [new Error('at once'), new Error('later')]
-  events.on('connected', () => { throw sync })
-  events.on('connected', async () => { await door.opened; throw later })
+  const [syncError, asyncError] = [new Error('at once'), new Error('later')]
+  events.on('connected', () => { throw syncError })
+  events.on('connected', async () => { await later.opened; throw asyncError })
   events.on('connected', async () => {})
   events.on('connected', () => { heard.push('the last one') })
   events.emit('connected', device)
   t.strictSame(heard, ['the last one'])
-  t.strictSame(log.lines, [{ level: 'error', fields: { err: sync, event: 'connected' }, words: 'event listener failed' }])
-  door.open()
+  t.strictSame(log.lines, [{ level: 'error', fields: { err: syncError, event: 'connected' }, words: 'event listener failed' }])
+  later.open()
   await turn()
-  t.strictSame(log.lines.slice(1), [{ level: 'error', fields: { err: later, event: 'connected' }, words: 'event listener failed' }])
+  t.strictSame(log.lines.slice(1), [{ level: 'error', fields: { err: asyncError, event: 'connected' }, words: 'event listener failed' }])
 })
 
-t.test('a listener may go while it is told', async t => {
+t.test('a listener may remove itself while it runs', async t => {
   const events = new Events(fakeLog())
   const heard: string[] = []
   const first = () => {
@@ -353,7 +353,7 @@ t.test('a listener may go while it is told', async t => {
   t.strictSame(heard, ['first', 'second', 'second'])
 })
 
-t.test('a device is let go once its calls are settled and what waits for it is written, or when time is short', async t => {
+t.test('a drained device is disconnected once its calls are settled and its output is written, or when time is short', async t => {
   const limits = { drainTimeout: 60_000, closeTimeout: 10, retrySpread: 10 }
   const device = { calls: 1, isBehind: true, left: undefined as object | undefined, end () { this.left = {} } }
   const drained = drain([device as unknown as Session], limits)

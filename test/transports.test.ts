@@ -6,29 +6,29 @@ import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
 import t from 'tap'
 import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/index.ts'
-import { transportContract, type Way } from './contracts/transport.ts'
+import { transportContract, type TransportFixture } from './contracts/transport.ts'
 import { fakeLog } from './fakes.ts'
 import { connect, introduce, listen, refusal, request, until, type TestDevice } from './support.ts'
 
 const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
-const ours = { key: certificate('server.key'), cert: certificate('server.pem') }
+const serverCertificate = { key: certificate('server.key'), cert: certificate('server.pem') }
 const ca = certificate('ca.pem')
 const folder = mkdtempSync(join(tmpdir(), 'devices-'))
 let sockets = 0
 
-const portOf = (door: TcpTransport) => (door.address as AddressInfo).port
+const portOf = (transport: TcpTransport) => (transport.address as AddressInfo).port
 
-/** The way of devices through a door that `tcp()` makes. */
-function through (optionsOf: () => TcpOptions, reach: (door: TcpTransport) => Socket, address: string | undefined): Way {
-  const doors = new WeakMap<object, TcpTransport>()
+/** A fixture for a transport that `tcp()` returns. */
+function tcpFixture (optionsOf: () => TcpOptions, dial: (transport: TcpTransport) => Socket, address: string | undefined): TransportFixture {
+  const transports = new WeakMap<object, TcpTransport>()
   return {
     async serve (t, options) {
-      const door = tcp(optionsOf())
-      const app = Object.assign(await listen(t, { ...options, transports: [door] }), { address })
-      doors.set(app, door)
+      const transport = tcp(optionsOf())
+      const app = Object.assign(await listen(t, { ...options, transports: [transport] }), { address })
+      transports.set(app, transport)
       return app
     },
-    connect: (served, deviceId) => introduce(reach(doors.get(served)!), deviceId)
+    connect: (served, deviceId) => introduce(dial(transports.get(served)!), deviceId)
   }
 }
 
@@ -37,18 +37,18 @@ transportContract(t, 'a WebSocket', {
   connect: (served, deviceId) => connect(served.url, deviceId)
 })
 
-transportContract(t, 'TCP', through(() => ({ port: 0 }), door => connectTcp(portOf(door), '127.0.0.1'), '127.0.0.1'))
+transportContract(t, 'TCP', tcpFixture(() => ({ port: 0 }), transport => connectTcp(portOf(transport), '127.0.0.1'), '127.0.0.1'))
 
-transportContract(t, 'a Unix socket', through(() => ({ path: join(folder, `${++sockets}.sock`) }), door => connectTcp(door.address as string), undefined))
+transportContract(t, 'a Unix socket', tcpFixture(() => ({ path: join(folder, `${++sockets}.sock`) }), transport => connectTcp(transport.address as string), undefined))
 
-transportContract(t, 'TLS', through(() => ({ port: 0, tls: ours }), door => connectTls({ port: portOf(door), host: '127.0.0.1', ca }), '127.0.0.1'))
+transportContract(t, 'TLS', tcpFixture(() => ({ port: 0, tls: serverCertificate }), transport => connectTls({ port: portOf(transport), host: '127.0.0.1', ca }), '127.0.0.1'))
 
 t.test('a broadcast that is too large for one protocol reaches the devices of the others', async t => {
-  const door = tcp({ port: 0 })
+  const transport = tcp({ port: 0 })
   const log = fakeLog()
-  const app = await listen(t, { transports: [door], maxBuffered: 65_536 }, { loggerInstance: log })
+  const app = await listen(t, { transports: [transport], maxBuffered: 65_536 }, { loggerInstance: log })
   const one = await connect(app.url, 'one')
-  await introduce(connectTcp(portOf(door), '127.0.0.1'), 'line')
+  await introduce(connectTcp(portOf(transport), '127.0.0.1'), 'line')
   const two = await connect(app.url, 'two')
   t.match(await app.devices.broadcast(Buffer.alloc(60_000)), { sent: 2 })
   for (const device of [one, two]) t.equal((await device.message()).data!.length, 60_000)
@@ -56,10 +56,10 @@ t.test('a broadcast that is too large for one protocol reaches the devices of th
   await t.rejects(app.devices.broadcast(Buffer.alloc(70_000)), { code: 'MESSAGE_TOO_LARGE' })
 })
 
-/** What has come in on the wire of a device, in bytes. */
-const bytesTo = (device: TestDevice) => (device.socket as unknown as { _socket: Socket })._socket.bytesRead
+/** Bytes that a device has received on the wire. */
+const bytesReadBy = (device: TestDevice) => (device.socket as unknown as { _socket: Socket })._socket.bytesRead
 
-t.test('what is large is compressed for those who agreed, once for all of them, and nobody sees a difference', async t => {
+t.test('large messages are compressed for devices that negotiated it, once for all, and arrive unchanged', async t => {
   const app = await listen(t, { compression: { threshold: 1_024 } })
   const text = 'the same again and again '.repeat(1_000)
   const [one, two] = [await connect(app.url, 'one', { perMessageDeflate: true }), await connect(app.url, 'two', { perMessageDeflate: true })]
@@ -71,8 +71,8 @@ t.test('what is large is compressed for those who agreed, once for all of them, 
     await app.devices.broadcast(text)
     for (const device of [one, two, plain, narrow]) t.equal((await device.message()).params.data, text)
   }
-  for (const device of [one, two]) t.ok(bytesTo(device) < 10_000, 'much less than it was')
-  for (const device of [plain, narrow]) t.ok(bytesTo(device) > 75_000)
+  for (const device of [one, two]) t.ok(bytesReadBy(device) < 10_000, 'much less than uncompressed')
+  for (const device of [plain, narrow]) t.ok(bytesReadBy(device) > 75_000)
   const noise = randomBytes(10_000)
   for (const data of [noise, Buffer.from(text)]) {
     await app.devices.send('one', data)
@@ -84,7 +84,7 @@ t.test('what is large is compressed for those who agreed, once for all of them, 
   t.equal((await one.ask('length', { text })).result, text.length)
 })
 
-t.test('what comes compressed is inflated to the size of a message and no further', async t => {
+t.test('compressed input is inflated up to the maximum size of a message', async t => {
   const app = await listen(t, { compression: { threshold: 0 } })
   const bomb = await connect(app.url, 'bomb', { perMessageDeflate: { threshold: 0 } })
   bomb.notify('message', { data: '0'.repeat(5_000_000) })
@@ -93,11 +93,11 @@ t.test('what comes compressed is inflated to the size of a message and no furthe
   t.ok(app.devices.stats().bytes.in < 65_536)
 })
 
-t.test('what cannot be inflated is told as what it is', async t => {
+t.test('input that cannot be inflated ends the connection with its own reason', async t => {
   const app = await listen(t, { compression: { threshold: 0 } })
   const device = await connect(app.url, 'd', { perMessageDeflate: true })
   const { _socket: raw } = device.socket as unknown as { _socket: Socket }
-  raw.write(Buffer.from([0xc1, 0x84, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])) // a whole message, compressed and masked
+  raw.write(Buffer.from([0xc1, 0x84, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])) // an unfragmented message, compressed and masked
   t.equal((await device.closed).code, 1007)
   t.match(await app.devices.describe('d'), { lastDisconnect: { code: 1007, reason: 'sent what cannot be inflated' } })
 })
@@ -111,7 +111,7 @@ t.test('origins may be a function', async t => {
   t.equal((await request(app, 'GET', '/devices', undefined, { origin: 'https://shop.example' })).status, 200)
 })
 
-t.test('devices that are in the middle of their goodbye get nothing more, and hold no broadcast up', async t => {
+t.test('devices in the middle of their close handshake get no more messages, and delay no broadcast', async t => {
   const app = await listen(t)
   const codes: number[] = []
   app.devices.on('disconnected', (_device, { code }) => { codes.push(code) })

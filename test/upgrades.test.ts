@@ -11,27 +11,27 @@ import { gate } from './fakes.ts'
 import { connect, open, until } from './support.ts'
 
 const certificates = new URL('certificates/', import.meta.url)
-const secret = { key: readFileSync(new URL('server.key', certificates)), cert: readFileSync(new URL('server.pem', certificates)) }
+const tlsOptions = { key: readFileSync(new URL('server.key', certificates)), cert: readFileSync(new URL('server.pem', certificates)) }
 
-/** What curl and Java send before they know whether the server speaks HTTP/2. */
+/** The headers of curl and Java before they know whether the server speaks HTTP/2. */
 const H2C = ['Connection: Upgrade, HTTP2-Settings', 'Upgrade: h2c', 'HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA']
 
-function requestOf (method: string, path: string, { body = '', asks = H2C }: { body?: string, asks?: string[] } = {}): string {
-  const type = body === '' ? [] : ['Content-Type: application/json', `Content-Length: ${body.length}`]
-  return [`${method} ${path} HTTP/1.1`, 'Host: localhost', ...asks, ...type, '', body].join('\r\n')
+function encodeRequest (method: string, path: string, { body = '', headers = H2C }: { body?: string, headers?: string[] } = {}): string {
+  const contentHeaders = body === '' ? [] : ['Content-Type: application/json', `Content-Length: ${body.length}`]
+  return [`${method} ${path} HTTP/1.1`, 'Host: localhost', ...headers, ...contentHeaders, '', body].join('\r\n')
 }
 
-const last = (path: string) => requestOf('GET', path, { asks: ['Connection: close'] })
+const lastRequest = (path: string) => encodeRequest('GET', path, { headers: ['Connection: close'] })
 
-/** What the server says on one connection until it ends it. */
-async function converse (socket: Socket, ...sent: string[]): Promise<string> {
-  for (const part of sent) socket.write(part)
+/** Everything that the server sends on one connection until it closes it. */
+async function converse (socket: Socket, ...parts: string[]): Promise<string> {
+  for (const part of parts) socket.write(part)
   return await text(socket)
 }
 
-const statuses = (said: string) => [...said.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => Number(status))
+const statuses = (response: string) => [...response.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => Number(status))
 
-async function serving (t: Test, { options, server, before }: {
+async function serve (t: Test, { options, server, before }: {
   options?: Options, server?: FastifyServerOptions, before?: (app: FastifyInstance) => Promise<void>
 } = {}): Promise<FastifyInstance & { url: string, dial: () => Socket, sockets: Set<Socket> }> {
   const app = Fastify(server) as FastifyInstance
@@ -45,7 +45,7 @@ async function serving (t: Test, { options, server, before }: {
   return Object.assign(opened, { sockets, dial: () => connectTcp(Number(new URL(opened.url).port), '127.0.0.1') })
 }
 
-const hosts: Array<[title: string, given: Parameters<typeof serving>[1]]> = [
+const hosts: Array<[title: string, given: Parameters<typeof serve>[1]]> = [
   ['an application', {}],
   ['an application that registered @fastify/websocket itself', { before: async app => { await app.register(fastifyWebsocket) } }],
   ['an application with the plugin in two scopes', { before: async app => { await app.register(async scope => { await scope.register(devices, { prefix: '/two' }) }) } }]
@@ -53,19 +53,19 @@ const hosts: Array<[title: string, given: Parameters<typeof serving>[1]]> = [
 
 for (const [title, given] of hosts) {
   t.test(`${title} answers a request that asks for HTTP/2 as the plain request it also is`, async t => {
-    const app = await serving(t, given)
+    const app = await serve(t, given)
     const device = await connect(app.url, 'd')
-    const said = await converse(app.dial(),
-      requestOf('GET', '/host'),
-      requestOf('POST', '/host', { body: '{"a":1}' }),
-      requestOf('GET', '/devices'),
-      requestOf('POST', '/broadcast', { body: '{"b":2}' }),
-      requestOf('GET', '/ws?deviceId=e'),
-      requestOf('GET', '/nowhere'),
-      requestOf('GET', '/host', { asks: ['Connection: Upgrade', 'Upgrade: anything'] }),
-      last('/host'))
-    t.strictSame(statuses(said), [200, 200, 200, 200, 426, 404, 200, 200])
-    t.match(said, '{"from":"host","body":{"a":1}}')
+    const response = await converse(app.dial(),
+      encodeRequest('GET', '/host'),
+      encodeRequest('POST', '/host', { body: '{"a":1}' }),
+      encodeRequest('GET', '/devices'),
+      encodeRequest('POST', '/broadcast', { body: '{"b":2}' }),
+      encodeRequest('GET', '/ws?deviceId=e'),
+      encodeRequest('GET', '/nowhere'),
+      encodeRequest('GET', '/host', { headers: ['Connection: Upgrade', 'Upgrade: anything'] }),
+      lastRequest('/host'))
+    t.strictSame(statuses(response), [200, 200, 200, 200, 426, 404, 200, 200])
+    t.match(response, '{"from":"host","body":{"a":1}}')
     t.match(await device.message(), { params: { data: { b: 2 } } })
     t.equal(app.devices.size, 1)
     await device.close()
@@ -73,21 +73,21 @@ for (const [title, given] of hosts) {
   })
 }
 
-t.test('a body that comes later, or in chunks, reaches the request', async t => {
-  const app = await serving(t)
+t.test('a body that arrives later, or in chunks, belongs to its request', async t => {
+  const app = await serve(t)
   const socket = app.dial()
-  const [early, late] = [requestOf('POST', '/host', { body: '{"later":true}' }).slice(0, -8), '":true}'.padStart(8, 'r')]
+  const [early, late] = [encodeRequest('POST', '/host', { body: '{"later":true}' }).slice(0, -8), '":true}'.padStart(8, 'r')]
   socket.write(early)
   await until(() => app.sockets.size > 0 && [...app.sockets].every(({ bytesRead }) => bytesRead === early.length))
-  const chunked = requestOf('POST', '/host', { asks: [...H2C, 'Transfer-Encoding: chunked', 'Content-Type: application/json'] })
-  const said = await converse(socket, late, chunked, '7\r\n{"n":[1\r\n2\r\n]}\r\n0\r\n\r\n', last('/host'))
-  t.strictSame(statuses(said), [200, 200, 200])
-  t.match(said, '"body":{"later":true}')
-  t.match(said, '"body":{"n":[1]}')
+  const chunked = encodeRequest('POST', '/host', { headers: [...H2C, 'Transfer-Encoding: chunked', 'Content-Type: application/json'] })
+  const response = await converse(socket, late, chunked, '7\r\n{"n":[1\r\n2\r\n]}\r\n0\r\n\r\n', lastRequest('/host'))
+  t.strictSame(statuses(response), [200, 200, 200])
+  t.match(response, '"body":{"later":true}')
+  t.match(response, '"body":{"n":[1]}')
 })
 
-t.test('a request that asks for HTTP/2 while an earlier one is answered waits for its turn', async t => {
-  const app = await serving(t, {
+t.test('a request that asks for HTTP/2 waits until earlier ones are answered', async t => {
+  const app = await serve(t, {
     before: async app => {
       app.get('/slow', async () => {
         await new Promise(resolve => setImmediate(resolve))
@@ -95,19 +95,19 @@ t.test('a request that asks for HTTP/2 while an earlier one is answered waits fo
       })
     }
   })
-  const plain = requestOf('GET', '/slow', { asks: [] })
-  const said = await converse(app.dial(), plain + plain + requestOf('GET', '/slow') + requestOf('GET', '/host') + last('/host'))
-  t.strictSame(said.match(/\{.*?\}/g), ['{"slow":true}', '{"slow":true}', '{"slow":true}', '{"from":"host"}', '{"from":"host"}'])
+  const plain = encodeRequest('GET', '/slow', { headers: [] })
+  const response = await converse(app.dial(), plain + plain + encodeRequest('GET', '/slow') + encodeRequest('GET', '/host') + lastRequest('/host'))
+  t.strictSame(response.match(/\{.*?\}/g), ['{"slow":true}', '{"slow":true}', '{"slow":true}', '{"from":"host"}', '{"from":"host"}'])
 })
 
-t.test('a reset while it waits for its turn harms nobody', async t => {
+t.test('a reset while such a request waits affects no other connection', async t => {
   const reset = gate()
-  const app = await serving(t, {
+  const app = await serve(t, {
     before: async app => {
       app.get('/slow', async ({ raw }, reply) => {
         reply.hijack()
         await reset.opened
-        // what is written to it now tells the server that it is gone
+        // writing makes the server notice the reset
         await until(() => {
           reply.raw.write('part of the answer')
           return raw.socket.destroyed
@@ -117,59 +117,59 @@ t.test('a reset while it waits for its turn harms nobody', async t => {
   })
   const socket = app.dial()
   socket.on('error', () => {})
-  socket.write(requestOf('GET', '/slow', { asks: [] }) + requestOf('GET', '/host'))
+  socket.write(encodeRequest('GET', '/slow', { headers: [] }) + encodeRequest('GET', '/host'))
   await until(() => [...app.sockets].some(one => one.listenerCount('error') > 0 && one.listenerCount('data') === 0))
-  const [served] = app.sockets
+  const [serverSocket] = app.sockets
   socket.resetAndDestroy()
   reset.open()
-  await until(() => served!.closed)
-  t.equal(statuses(await converse(app.dial(), last('/host')))[0], 200)
+  await until(() => serverSocket!.closed)
+  t.equal(statuses(await converse(app.dial(), lastRequest('/host')))[0], 200)
 })
 
-t.test('many of them on one connection leave no listener behind', async t => {
-  const app = await serving(t)
+t.test('many such requests on one connection leave no listener behind', async t => {
+  const app = await serve(t)
   const socket = app.dial()
-  const turns = async (count: number) => {
-    for (let turn = 0; turn < count; turn++) {
-      socket.write(requestOf('GET', '/host'))
+  const listenersAfter = async (count: number) => {
+    for (let n = 0; n < count; n++) {
+      socket.write(encodeRequest('GET', '/host'))
       await once(socket, 'data')
     }
-    const [served] = app.sockets
-    return served!.eventNames().map(name => `${String(name)} ${served!.listenerCount(name)}`).toSorted()
+    const [serverSocket] = app.sockets
+    return serverSocket!.eventNames().map(name => `${String(name)} ${serverSocket!.listenerCount(name)}`).toSorted()
   }
-  const first = await turns(2)
-  t.strictSame(await turns(30), first)
+  const first = await listenersAfter(2)
+  t.strictSame(await listenersAfter(30), first)
   socket.destroy()
 })
 
-t.test('a request whose headers Node has not kept all is refused, since its body could pass for another request', async t => {
-  const app = await serving(t)
+t.test('a request of which Node dropped headers is refused, because its body could pass for another request', async t => {
+  const app = await serve(t)
   const many = Array.from({ length: 1_100 }, (_, at) => `h${at}: 1`)
-  const said = await converse(app.dial(), requestOf('POST', '/host', { body: last('/host'), asks: [...H2C, ...many] }))
-  t.strictSame(statuses(said), [431])
+  const response = await converse(app.dial(), encodeRequest('POST', '/host', { body: lastRequest('/host'), headers: [...H2C, ...many] }))
+  t.strictSame(statuses(response), [431])
 })
 
-t.test('an upgrade that another listener of the host waits for is left to it', async t => {
-  const app = await serving(t, {
+t.test('an upgrade that another listener of the host handles is left to it', async t => {
+  const app = await serve(t, {
     before: async app => {
       app.server.on('upgrade', ({ headers }, socket) => {
         if (headers.upgrade === 'echo') socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello')
       })
     }
   })
-  t.match(await converse(app.dial(), requestOf('GET', '/host', { asks: ['Connection: Upgrade', 'Upgrade: echo'] })), /^HTTP\/1\.1 101.*\r\n\r\nhello$/s)
+  t.match(await converse(app.dial(), encodeRequest('GET', '/host', { headers: ['Connection: Upgrade', 'Upgrade: echo'] })), /^HTTP\/1\.1 101.*\r\n\r\nhello$/s)
   await connect(app.url, 'd')
 })
 
 for (const [title, server] of [
-  ['over TLS', { https: secret }],
-  ['by a server of HTTP/2 that also speaks HTTP/1', { http2: true, https: { ...secret, allowHTTP1: true } }]
+  ['over TLS', { https: tlsOptions }],
+  ['by a server of HTTP/2 that also speaks HTTP/1', { http2: true, https: { ...tlsOptions, allowHTTP1: true } }]
 ] as unknown as Array<[string, FastifyServerOptions]>) {
   t.test(`a request that asks for HTTP/2 is answered ${title}`, async t => {
-    const app = await serving(t, { server, options: { authenticate: false, guard: false } })
+    const app = await serve(t, { server, options: { authenticate: false, guard: false } })
     const socket = connectTls({ port: Number(new URL(app.url).port), host: '127.0.0.1', rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
-    const said = await converse(socket, requestOf('POST', '/host', { body: '{"a":1}' }), requestOf('GET', '/devices'), last('/host'))
-    t.strictSame(statuses(said), [200, 200, 200])
+    const response = await converse(socket, encodeRequest('POST', '/host', { body: '{"a":1}' }), encodeRequest('GET', '/devices'), lastRequest('/host'))
+    t.strictSame(statuses(response), [200, 200, 200])
   })
 }
 
@@ -180,7 +180,7 @@ t.test('a request that asks for HTTP/2 is answered on the other addresses of loc
   t.teardown(() => app.close())
   await app.listen({ port: 0 })
   for (const { address, port } of app.addresses() as AddressInfo[]) {
-    const said = await converse(connectTcp(port, address), requestOf('GET', '/host'), last('/host'))
-    t.strictSame(statuses(said), [200, 200], address)
+    const response = await converse(connectTcp(port, address), encodeRequest('GET', '/host'), lastRequest('/host'))
+    t.strictSame(statuses(response), [200, 200], address)
   }
 })

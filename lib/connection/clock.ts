@@ -1,6 +1,6 @@
 /**
- * Whole milliseconds of a clock that nobody sets. A fraction of one would be an object of its own in each field that holds it, of which
- * there are some for every connection.
+ * Monotonic time in whole milliseconds. V8 stores a small integer in the field itself, but a fraction as an object of its own, and every
+ * connection has several such fields.
  */
 export function clock (): number {
   return Math.floor(performance.now())

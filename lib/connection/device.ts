@@ -1,8 +1,8 @@
 import type { CallOptions } from '../protocol/peer.ts'
 
-/** Who a device proved to be. */
+/** What `authenticate` returned for a device. */
 export interface Credentials {
-  /** Milliseconds since 1970; the session ends then unless renewed. */
+  /** Milliseconds since 1970; the session ends at that time unless it is renewed. */
   expiresAt?: number
   [name: string]: unknown
 }
@@ -14,33 +14,33 @@ export interface Disconnect {
   at: number
 }
 
-/** A device that is here, as handlers and listeners see it. */
+/** A connected device, as handlers and listeners get it. */
 export interface Device {
   readonly id: string
-  /** The node that it is connected to. */
+  /** The node that the device is connected to. */
   readonly node: string
-  /** Grows with every connection of the device. */
+  /** Fencing token; grows with every connection of the device. */
   readonly generation: number
-  /** Milliseconds since 1970. */
+  /** When the device connected, in milliseconds since 1970. */
   readonly since: number
   readonly address: string | undefined
-  /** Where it has come to; undefined on a Unix socket. */
+  /** The address that the device connected to; undefined on a Unix socket. */
   readonly localAddress: string | undefined
   readonly protocol: string
   readonly credentials: Credentials
-  /** The filters it listens to. */
+  /** The topic filters that the device subscribes to. */
   readonly topics: ReadonlySet<string>
   /** Set once its connection has ended. */
   readonly left: Disconnect | undefined
-  /** Hands it a message, now or never. */
+  /** Sends a message to this connection only; the message is lost if the connection ends first. */
   send (data: unknown): void
-  /** Calls a method of it. */
+  /** Calls a method of the device. */
   call (method: string, params?: unknown, options?: CallOptions): Promise<unknown>
-  /** Moves the end of its credentials. */
+  /** Changes when the credentials expire. */
   renew (expiresAt: number): void
 }
 
-/** What one node tells another about a device that is here. */
+/** A connected device, as its node describes it to other nodes. */
 export interface DeviceDescription {
   connected: true
   node: string
@@ -53,7 +53,7 @@ export interface DeviceDescription {
   inFlight: number
 }
 
-/** Throws unless credentials can end then. */
+/** Throws unless the time is a finite number. */
 export function assertTimestamp (expiresAt: number): void {
   if (!Number.isFinite(expiresAt)) throw new TypeError('expiresAt is a number of milliseconds since 1970')
 }

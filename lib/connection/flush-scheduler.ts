@@ -1,42 +1,42 @@
-/** What has something that is to leave. */
+/** Buffers output until it is flushed. */
 export interface Flushable {
-  /** Has a look at the connection, as the turn is over. */
-  look (): void
+  /** Reads the state of the connection before the flush. */
+  inspect (): void
   flush (): void
 }
 
 /**
- * When what was handed to the connections leaves: all that came up in one turn of the event loop, at its end. One pass over the
- * connections serves everyone who had something for them, and each of them costs one write. Where there were many, the event loop turns
- * some more before the next pass: in each turn Node takes in only one new connection, and whatever is on its way leaves together.
+ * Flushes output at the end of each turn of the event loop, so that all messages of one turn to one connection cost one write. After a
+ * pass over many connections, the next pass waits for some turns: Node accepts only one new connection per turn, and the output of
+ * several turns leaves together.
  */
 export class FlushScheduler {
-  #holding: Flushable[] = []
-  /** Turns of the event loop that the next pass waits. */
-  #turns = 0
+  #pending: Flushable[] = []
+  /** Turns of the event loop before the next pass. */
+  #turnsLeft = 0
 
-  /** Leaves with the next pass. */
-  join (holding: Flushable): void {
-    if (this.#holding.push(holding) === 1) setImmediate(this.#pass)
+  /** Flushes the target in the next pass. */
+  schedule (target: Flushable): void {
+    if (this.#pending.push(target) === 1) setImmediate(this.#pass)
   }
 
   readonly #pass = (): void => {
-    if (this.#turns-- > 0) return void setImmediate(this.#pass)
-    const holding = this.#holding
-    this.#holding = []
-    this.#turns = Math.floor(holding.length / FLUSHES_PER_TURN)
-    for (let at = 0; at < holding.length; at += PREFETCHED_CONNECTIONS) {
-      const some = holding.slice(at, at + PREFETCHED_CONNECTIONS)
-      for (const one of some) one.look()
-      for (const one of some) one.flush()
+    if (this.#turnsLeft-- > 0) return void setImmediate(this.#pass)
+    const targets = this.#pending
+    this.#pending = []
+    this.#turnsLeft = Math.floor(targets.length / FLUSHES_PER_TURN)
+    for (let at = 0; at < targets.length; at += PREFETCHED_CONNECTIONS) {
+      const group = targets.slice(at, at + PREFETCHED_CONNECTIONS)
+      for (const target of group) target.inspect()
+      for (const target of group) target.flush()
     }
   }
 }
 
-/** Connections written to, for which others get one turn. */
+/** For each so many flushes of a pass, the next pass waits one turn of the event loop. */
 const FLUSHES_PER_TURN = 128
 /**
- * Each connection lies elsewhere in memory, and a write drives others out of the processor's caches. It fetches several side by
- * side when it may look at them before it writes to the first, and waits for one after the other when not.
+ * Connections that are inspected before the first of them is written to. They lie scattered in memory, and each write evicts others from
+ * the caches of the processor: reads in a row overlap, reads between writes wait for each other.
  */
 const PREFETCHED_CONNECTIONS = 32

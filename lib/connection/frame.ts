@@ -1,36 +1,36 @@
-/** How a transport puts a payload on its wire. */
+/** Encodes a payload for the wire of a transport. */
 export type Form = (payload: string | Uint8Array) => Buffer
 
-/** What leaves in one write: a frame, or several in their order. */
+/** The content of one write: a frame, or several in order. */
 export abstract class Outgoing {
-  /** Bytes of the payloads. */
+  /** Total size of the payloads in bytes. */
   abstract readonly size: number
   #next: Frames | undefined
   #form: Form | undefined
   #wire: Buffer | undefined
-  #others: Map<Form, Buffer> | undefined
+  #otherWires: Map<Form, Buffer> | undefined
 
   abstract payloads (): Array<string | Uint8Array>
-  protected abstract put (form: Form): Buffer
+  protected abstract encode (form: Form): Buffer
 
-  /** Made once for each form, however many sockets it goes to; most have one form only. */
+  /** The wire bytes, encoded once per form for any number of sockets. Most frames have one form only, so the first needs no map. */
   wire (form: Form): Buffer {
     if (this.#form === form) return this.#wire!
-    if (this.#form) return this.#otherwise(form)
+    if (this.#form) return this.#wireOfOther(form)
     this.#form = form
-    return this.#wire = this.put(form)
+    return this.#wire = this.encode(form)
   }
 
-  /** The same for all who have the same before it: what is joined for one is joined for all. */
+  /** Appends a frame. All connections that append the same frame share the result, and so its wire bytes. */
   followedBy (frame: Frame): Frames {
     if (this.#next?.last !== frame) this.#next = new Frames(this, frame)
     return this.#next
   }
 
-  #otherwise (form: Form): Buffer {
-    this.#others ??= new Map()
-    let wire = this.#others.get(form)
-    if (!wire) this.#others.set(form, wire = this.put(form))
+  #wireOfOther (form: Form): Buffer {
+    this.#otherWires ??= new Map()
+    let wire = this.#otherWires.get(form)
+    if (!wire) this.#otherWires.set(form, wire = this.encode(form))
     return wire
   }
 }
@@ -50,12 +50,12 @@ export class Frame extends Outgoing {
     return [this.payload]
   }
 
-  protected override put (form: Form): Buffer {
+  protected override encode (form: Form): Buffer {
     return form(this.payload)
   }
 }
 
-/** Frames that leave together. */
+/** Frames that leave in one write. */
 export class Frames extends Outgoing {
   readonly last: Frame
   readonly size: number
@@ -72,17 +72,17 @@ export class Frames extends Outgoing {
     return this.#all().map(({ payload }) => payload)
   }
 
-  protected override put (form: Form): Buffer {
+  protected override encode (form: Form): Buffer {
     return Buffer.concat(this.#all().map(frame => frame.wire(form)))
   }
 
   #all (): Frame[] {
     const frames = [this.last]
-    let rest = this.#before
-    while (rest instanceof Frames) {
-      frames.push(rest.last)
-      rest = rest.#before
+    let before = this.#before
+    while (before instanceof Frames) {
+      frames.push(before.last)
+      before = before.#before
     }
-    return [rest as Frame, ...frames.toReversed()]
+    return [before as Frame, ...frames.toReversed()]
   }
 }

@@ -7,77 +7,79 @@ export interface HeartbeatLimits {
   stallTimeout: number
 }
 
-/** What a pulse needs of a connection. */
+/** As much of a socket as the heartbeat needs. */
 export interface HeartbeatSocket {
   ping? (): void
-  /** Bytes handed over since the start, and those of them that still wait here. */
+  /** Bytes written since the start. */
   readonly sent: number
+  /** Bytes of those that wait in this process. */
   readonly buffered: number
-  /** What the system has not taken yet of what it was given; bytes that came in. */
+  /** Bytes that the operating system has not taken yet of the write in progress. */
   readonly queued?: number | undefined
+  /** Bytes received since the start. */
   readonly received?: number | undefined
 }
 
 const JITTER = 0.1
 
-/** Whether one connection lives: pings that are due, pongs that are missing, output that does not move. */
+/** Detects one dead connection: sends pings, misses pongs, and notices output that makes no progress. */
 export class Liveness {
-  readonly #rhythm: HeartbeatLimits
+  readonly #limits: HeartbeatLimits
   #pingAt: number
-  #pongBy: number | undefined
-  #drained = 0
+  #pongDeadline: number | undefined
+  #written = 0
   #queued = 0
   #received = 0
-  #movedAt: number
+  #progressAt: number
 
-  constructor (rhythm: HeartbeatLimits, now: number) {
-    this.#rhythm = rhythm
-    this.#movedAt = now
+  constructor (limits: HeartbeatLimits, now: number) {
+    this.#limits = limits
+    this.#progressAt = now
     this.#pingAt = now + this.#interval()
   }
 
-  /** A ping is out. */
+  /** A ping has not been answered yet. */
   get isAwaiting (): boolean {
-    return this.#pongBy !== undefined
+    return this.#pongDeadline !== undefined
   }
 
-  /** Anything heard proves life. */
+  /** Any message proves life. */
   heard (): void {
-    this.#pongBy = undefined
+    this.#pongDeadline = undefined
   }
 
-  /** `slack` is how much later the next check may come. */
-  check (line: HeartbeatSocket, now: number, slack: number): CloseReason | undefined {
-    if (this.#isStalled(line, now, slack)) return 'slow'
-    if (this.#isMute(line, now)) return 'mute'
-    if (now >= this.#pingAt && line.ping) {
-      line.ping()
-      this.#received = line.received ?? 0
+  /** Returns why the connection must end, if it must. `slack` is the time until the next check, so that a limit is not found out too late. */
+  check (socket: HeartbeatSocket, now: number, slack: number): CloseReason | undefined {
+    if (this.#isStalled(socket, now, slack)) return 'slow'
+    if (this.#isMute(socket, now)) return 'mute'
+    if (now >= this.#pingAt && socket.ping) {
+      socket.ping()
+      this.#received = socket.received ?? 0
       this.#pingAt = now + this.#interval()
-      this.#pongBy ??= now + this.#rhythm.pongTimeout
+      this.#pongDeadline ??= now + this.#limits.pongTimeout
     }
     return undefined
   }
 
-  #isStalled (line: HeartbeatSocket, now: number, slack: number): boolean {
-    const { sent, buffered } = line
-    const queued = buffered === 0 ? 0 : line.queued ?? 0
-    if (buffered === 0) this.#movedAt = now
-    else if (sent - buffered > this.#drained || queued < this.#queued) this.#movedAt = now - slack // or right after the last look
-    this.#drained = sent - buffered
+  #isStalled (socket: HeartbeatSocket, now: number, slack: number): boolean {
+    const { sent, buffered } = socket
+    const queued = buffered === 0 ? 0 : socket.queued ?? 0
+    if (buffered === 0) this.#progressAt = now
+    else if (sent - buffered > this.#written || queued < this.#queued) this.#progressAt = now - slack // it may have been right after the last check
+    this.#written = sent - buffered
     this.#queued = queued
-    return now - this.#movedAt + slack > this.#rhythm.stallTimeout
+    return now - this.#progressAt + slack > this.#limits.stallTimeout
   }
 
-  #isMute (line: HeartbeatSocket, now: number): boolean {
-    if (this.#pongBy === undefined) return false
-    if ((line.received ?? 0) === this.#received) return now >= this.#pongBy
-    this.heard() // the piece of a large message, too
+  #isMute (socket: HeartbeatSocket, now: number): boolean {
+    if (this.#pongDeadline === undefined) return false
+    if ((socket.received ?? 0) === this.#received) return now >= this.#pongDeadline
+    this.heard() // bytes prove life before a large message is complete
     return false
   }
 
   #interval (): number {
-    return Math.round(this.#rhythm.pingInterval * (1 - JITTER + Math.random() * 2 * JITTER))
+    return Math.round(this.#limits.pingInterval * (1 - JITTER + Math.random() * 2 * JITTER))
   }
 }
 
@@ -85,7 +87,7 @@ export interface HeartbeatTarget {
   check (now: number, slack: number): void
 }
 
-/** One timer for all connections. */
+/** Checks all connections from one timer. */
 export class Heartbeat {
   readonly #timer: NodeJS.Timeout
 

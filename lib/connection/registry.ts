@@ -2,12 +2,13 @@ import type { TokenBucket } from './token-bucket.ts'
 import type { Disconnect } from './device.ts'
 import type { Session } from './session.ts'
 
-const REMEMBERED = 10_000
+/** Limit of the devices whose last disconnect is kept. */
+const MAX_DISCONNECTED = 10_000
 
-/** The sessions on this node, one per device. */
+/** The sessions of this node, one per device. */
 export class Registry {
   readonly #sessions = new Map<string, Session>()
-  readonly #left = new Map<string, { leave: Disconnect, bucket: TokenBucket }>()
+  readonly #disconnected = new Map<string, { disconnect: Disconnect, bucket: TokenBucket }>()
 
   get size (): number {
     return this.#sessions.size
@@ -25,7 +26,7 @@ export class Registry {
     return this.#sessions.values()
   }
 
-  /** The higher generation stays, whichever comes first; the other is shown out. */
+  /** The session with the higher generation stays, in whichever order they enter; the other ends. */
   enter (session: Session): void {
     const current = this.#sessions.get(session.id)
     if (current && current.generation > session.generation) return session.end('replaced')
@@ -33,23 +34,23 @@ export class Registry {
     this.#sessions.set(session.id, session)
   }
 
-  /** What an older session does late changes nothing for the newer one. False: this one was not in. */
+  /** False: the session was not registered. An older session that leaves late does not remove the newer one. */
   leave (session: Session): boolean {
     if (this.#sessions.get(session.id) !== session) return false
     this.#sessions.delete(session.id)
-    this.#left.delete(session.id)
-    this.#left.set(session.id, { leave: session.left!, bucket: session.bucket })
-    if (this.#left.size > REMEMBERED) this.#left.delete(this.#left.keys().next().value!)
+    this.#disconnected.delete(session.id)
+    this.#disconnected.set(session.id, { disconnect: session.left!, bucket: session.bucket })
+    if (this.#disconnected.size > MAX_DISCONNECTED) this.#disconnected.delete(this.#disconnected.keys().next().value!)
     return true
   }
 
-  /** How the last connection of a device to this node ended, if that was not too many devices ago. */
+  /** How the last connection of a device to this node ended; undefined once 10,000 other devices have left since. */
   lastDisconnect (deviceId: string): Disconnect | undefined {
-    return this.#left.get(deviceId)?.leave
+    return this.#disconnected.get(deviceId)?.disconnect
   }
 
-  /** The bucket of the device's connection before. */
+  /** The token bucket of the current or last connection of a device. */
   bucketOf (deviceId: string): TokenBucket | undefined {
-    return (this.#sessions.get(deviceId) ?? this.#left.get(deviceId))?.bucket
+    return (this.#sessions.get(deviceId) ?? this.#disconnected.get(deviceId))?.bucket
   }
 }

@@ -1,63 +1,21 @@
-import type { FastifyBaseLogger } from 'fastify'
 import type { Owner, Ownership } from '../cluster/backplane.ts'
-import { TokenBucket, type RateLimit } from './token-bucket.ts'
+import { TokenBucket } from './token-bucket.ts'
 import { clock } from './clock.ts'
 import { assertTimestamp, type Credentials, type DeviceDescription, type Device, type Disconnect } from './device.ts'
 import { Failure, closeCodes, type CloseReason, type Reason } from '../protocol/errors.ts'
-import { Frame } from './frame.ts'
-import { Liveness, type HeartbeatSocket, type HeartbeatLimits } from './heartbeat.ts'
-import { decodeWith, failureMessage, type Call, type Codec, type FailureMessage, type InvalidMessage, type Message, type NamedCall, type Notice, type Result } from '../protocol/message.ts'
-import { WriteQueue, type WriteTarget } from './write-queue.ts'
+import type { Frame } from './frame.ts'
+import { Liveness } from './heartbeat.ts'
+import { callForMessage, encodeForPeer, encodeFrame } from './message-encoder.ts'
+import { receiveFrame, receivePong, reportRefused, reportUnexpected, spendTokens } from './message-receiver.ts'
+import type { Call, Codec, FailureMessage, InvalidMessage, Message, NamedCall, Notice, Result } from '../protocol/message.ts'
+import { WriteQueue } from './write-queue.ts'
 import { Peer, type CallOptions, type InboundCall, type PeerHandler, type PeerLimits } from '../protocol/peer.ts'
-import type { Stats } from './stats.ts'
-import { invoke, describeThrown } from '../protocol/user-code.ts'
-import type { FlushScheduler } from './flush-scheduler.ts'
-
-const BYTES_PER_TOKEN = 8_192
-
-/** One open connection, as a transport offers it. */
-export interface Socket extends HeartbeatSocket, WriteTarget {
-  /** False: the goodbyes are said, only the connection is not down yet. */
-  readonly isOpen: boolean
-  /** Pings, and calls back at the first thing that comes after it. What comes before the welcome still waits. */
-  probe? (onAlive: () => void): void
-  close (code: number, reason: string): void
-}
-
-export interface SessionLimits extends HeartbeatLimits, RateLimit {
-  maxBuffered: number
-  maxCalls: number
-  callTimeout: number
-}
-
-/** What a session needs of the node it lives on. */
-export interface SessionHost {
-  readonly node: string
-  readonly limits: SessionLimits
-  readonly stats: Stats
-  readonly tide: FlushScheduler
-  readonly log: FastifyBaseLogger
-  answer (session: Session, asked: Call | Notice, inbound: InboundCall): unknown
-  left (session: Session): void
-  /** There may be letters for it. */
-  wake (session: Session): void
-}
-
-/** What is known of a device when its connection opens. */
-export interface AdmittedDevice {
-  deviceId: string
-  address: string | undefined
-  localAddress: string | undefined
-  /** None, where nobody asks for any. */
-  credentials?: Credentials | undefined
-  /** When they end, in milliseconds since 1970. */
-  expiresAt?: number | undefined
-  codec: Codec
-}
+import type { AdmittedDevice, SessionHost, Socket } from './session-host.ts'
+import { invoke } from '../protocol/user-code.ts'
 
 /**
- * One live connection of one device. Many are held at a time, and most of them say nothing: what only some need is made when it is
- * asked for, and what is the same for all is not copied into each.
+ * One live connection of one device. A node holds tens of thousands of them, most of them idle: fields that only some sessions need are
+ * created on first use, and limits that all share are not copied.
  */
 export class Session implements Device, PeerHandler, PeerLimits {
   readonly id: string
@@ -66,27 +24,27 @@ export class Session implements Device, PeerHandler, PeerLimits {
   readonly localAddress: string | undefined
   readonly codec: Codec
   readonly peer: Peer
-  /** Goes from one connection of the device to the next: coming again does not fill it. */
+  /** Passes from one connection of the device to the next, so that reconnecting does not refill it. */
   readonly bucket: TokenBucket
   left: Disconnect | undefined
-  /** Answers for this session what other nodes ask. */
+  /** Answers requests of other nodes for this session. */
   owner: Owner | undefined
-  readonly #home: SessionHost
+  readonly #host: SessionHost<Session>
   readonly #socket: Socket
-  readonly #output: WriteQueue
-  readonly #pulse: Liveness
+  readonly #writeQueue: WriteQueue
+  readonly #liveness: Liveness
   #ownership: Ownership | undefined
   #topics: Set<string> | undefined
   #credentials: Credentials | undefined
-  /** When the device was welcomed, as `clock` says. */
+  /** When the device was welcomed, by `clock`. */
   #enteredAt: number | undefined
-  /** Who asks for the device before it is welcomed. */
-  #early: Array<() => void> | undefined
-  #calls = 0
-  #messages = 0
+  /** Called once the session has entered or left. */
+  #entryListeners: Array<() => void> | undefined
+  #outboundCalls = 0
+  #messageCount = 0
   #expiresAt: number | undefined
 
-  constructor (home: SessionHost, socket: Socket, { deviceId, address, localAddress, credentials, expiresAt, codec }: AdmittedDevice, bucket?: TokenBucket) {
+  constructor (host: SessionHost<Session>, socket: Socket, { deviceId, address, localAddress, credentials, expiresAt, codec }: AdmittedDevice, bucket?: TokenBucket) {
     const now = clock()
     this.id = deviceId
     this.since = Date.now()
@@ -94,11 +52,11 @@ export class Session implements Device, PeerHandler, PeerLimits {
     this.localAddress = localAddress
     this.#credentials = credentials
     this.codec = codec
-    this.#home = home
+    this.#host = host
     this.#socket = socket
-    this.#output = new WriteQueue(socket, home.limits.maxBuffered, home.tide)
-    this.#pulse = new Liveness(home.limits, now)
-    this.bucket = bucket ?? new TokenBucket(home.limits, now)
+    this.#writeQueue = new WriteQueue(socket, host.limits.maxBuffered, host.flushScheduler)
+    this.#liveness = new Liveness(host.limits, now)
+    this.bucket = bucket ?? new TokenBucket(host.limits, now)
     this.#expiresAt = expiresAt
     this.peer = new Peer(this, this)
   }
@@ -111,29 +69,29 @@ export class Session implements Device, PeerHandler, PeerLimits {
     return this.#credentials ??= {}
   }
 
-  /** Milliseconds that a call may keep others off the wire, where there is room for few. */
+  /** How many milliseconds a call may block others where the protocol limits the calls on the wire; undefined where it does not. */
   get patience (): number | undefined {
-    return this.codec.concurrency === Infinity ? undefined : this.#home.limits.callTimeout
+    return this.codec.concurrency === Infinity ? undefined : this.#host.limits.callTimeout
   }
 
-  /** Speaks a protocol that has none of our methods. */
+  /** The protocol has calls of its own and none of ours. */
   get isForeign (): boolean {
     return this.codec.callOf !== undefined
   }
 
-  /** There may be letters for the device. */
+  /** Delivers the letters that wait for the device, if there are any. */
   wake (): void {
-    this.#home.wake(this)
+    this.#host.wake(this)
   }
 
-  /** Known to all who meet it: nobody does before the device is its own. */
+  /** Fencing token; valid after `own()`. */
   get generation (): number {
     return this.#ownership!.generation
   }
 
-  /** Calls in flight, of both sides; letters on their way do not count. */
+  /** Calls in flight in both directions, without those that deliver letters. */
   get calls (): number {
-    return this.#calls + this.peer.answering
+    return this.#outboundCalls + this.peer.answering
   }
 
   get protocol (): string {
@@ -141,124 +99,90 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   get node (): string {
-    return this.#home.node
+    return this.#host.node
   }
 
-  /** The device is this session's now; one that has left meanwhile gives it back. */
+  /** Takes ownership of the device, and releases it at once if the session has left meanwhile. */
   own (ownership: Ownership): void {
-    if (typeof ownership.generation !== 'number') throw new TypeError('The backplane gave no generation')
+    if (typeof ownership.generation !== 'number') throw new TypeError('Backplane.own() returned no generation')
     this.#ownership = ownership
-    if (this.left) this.#release()
+    if (this.left) this.#releaseOwnership()
   }
 
-  /** It is in the registry and welcomed. */
+  /** The session is in the registry, and its device has been welcomed. */
   enter (): void {
     this.#enteredAt = clock()
-    this.#admitEarly()
+    this.#notifyEntryListeners()
   }
 
+  /** Stays true after the session has left. */
   get isIn (): boolean {
     return this.#enteredAt !== undefined
   }
 
-  /** Whether it was in at a moment, as `clock` says. */
+  /** Whether the session had entered at a moment of `clock`. */
   wasIn (moment: number): boolean {
     return this.#enteredAt !== undefined && this.#enteredAt <= moment
   }
 
-  /** Resolves once it has entered, or left; nothing, if it has already. */
+  /** Resolves once the session has entered or left; undefined if it already has. */
   entered (): Promise<void> | undefined {
     if (this.isIn || this.left) return undefined
-    return new Promise(resolve => { (this.#early ??= []).push(resolve) })
+    return new Promise(resolve => { (this.#entryListeners ??= []).push(resolve) })
   }
 
-  /** Resolves once the device has shown that it is there; rejects if it leaves first. A socket without pings is taken for alive. */
+  /** Resolves at the first sign of life of the device, at once on a socket without pings; rejects if the session leaves first. */
   confirmAlive (): Promise<void> {
     if (this.left) return Promise.reject(new Failure('departed'))
     return new Promise((resolve, reject) => {
       if (!this.#socket.probe) return resolve();
-      (this.#early ??= []).push(() => reject(new Failure('departed')))
+      (this.#entryListeners ??= []).push(() => reject(new Failure('departed')))
       this.#socket.probe(resolve)
     })
   }
 
-  /** A frame of so many bytes came in. */
+  /** Takes a frame of `size` bytes. */
   receive (payload: string | Uint8Array, size: number): void {
-    if (this.left) return
-    try {
-      this.#take(payload, size)
-    } catch (error) { // a codec that is not ours
-      this.#home.log.error({ err: error, deviceId: this.id, protocol: this.protocol }, 'a frame could not be read or answered')
-      this.end('fault')
-    }
+    if (!this.left) receiveFrame(this, this.#host, this.#liveness, payload, size)
   }
 
-  #take (payload: string | Uint8Array, size: number): void {
-    const message = decodeWith(this.codec, payload)
-    this.#pulse.heard()
-    this.#home.stats.received(Array.isArray(message) ? message.length : 1, size)
-    if (Array.isArray(message)) this.#receiveBatch(message, size)
-    else if (isAnswer(message) || this.spend(this.#costOf(1, size))) this.peer.receive(message)
-    else this.#tell([message])
-  }
-
-  #receiveBatch (messages: Message[], size: number): void {
-    const asked = messages.filter(message => !isAnswer(message))
-    if (asked.length === 0 || this.spend(this.#costOf(asked.length, size))) return this.peer.receive(messages)
-    for (const answer of messages.filter(isAnswer)) this.peer.receive(answer)
-    this.#tell(asked)
-  }
-
-  /** The answer to a ping of ours; one that nobody asked for counts like any message. */
   pong (): void {
-    if (!this.#pulse.isAwaiting) this.spend(1)
-    this.#pulse.heard()
+    receivePong(this, this.#host, this.#liveness)
   }
 
-  /** Counts against the device's rate; false: it sends too fast. Whoever goes on all the same is shown out. */
+  /** Counts against the rate of the device. False: the device sends too fast, and the session ends if it keeps on. */
   spend (count: number): boolean {
-    if (this.bucket.take(count, clock())) return true
-    this.#home.stats.count('refusals', 'too-fast')
-    if (this.bucket.excess > this.#home.limits.burst) this.end('flood')
-    return false
+    return spendTokens(this, this.#host, count)
   }
 
   send (data: unknown): void {
-    const id = `${this.generation}.${++this.#messages}`
+    const id = `${this.generation}.${++this.#messageCount}`
     const frame = this.notice('message', { id, data: data ?? null })
-    if (frame) this.hand(frame)
-    else this.#command(id, data)
+    if (frame) this.write(frame)
+    else this.#sendAsCall(id, data)
   }
 
-  /** Tells the device that it is let in, at once: it leaves with what the transport has answered. */
+  /** Sends the welcome at once, so that it leaves in one write with what the transport has sent before. */
   welcome (params: unknown): void {
-    this.hand(this.notice('welcome', params))
-    this.#output.flush()
+    this.write(this.notice('welcome', params))
+    this.#writeQueue.flush()
   }
 
-  /** The call that brings a message; its answer is the acknowledgement. */
+  /** The call that carries a message; the device acknowledges the message by answering it. */
   callFor (id: string, data: unknown): NamedCall & { id?: string } {
-    if (!this.codec.callOf) return { method: 'message', params: { id, data }, id }
-    const named = this.codec.callOf(data)
-    if (!named) throw new Failure('bad-params', { message: `To a device that speaks ${this.protocol} a message is a call: {"method": "...", "params": {...}}` })
-    return named
+    return callForMessage(this.codec, id, data)
   }
 
-  call (method: string, params?: unknown, { timeout = this.#home.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
-    if (!this.#hasRoom()) return Promise.reject(new Failure('busy'))
-    this.#calls++
+  call (method: string, params?: unknown, { timeout = this.#host.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
+    if (!this.#hasCallSlot()) return Promise.reject(new Failure('busy'))
+    this.#outboundCalls++
     return this.peer.call(method, params, { timeout, signal, id }).then(result => {
-      this.#called('ok')
+      this.#callSettled('ok')
       return result
     }, (failure: Failure) => {
-      this.#called(failure.reason)
+      this.#callSettled(failure.reason)
       throw failure
     })
-  }
-
-  #called (outcome: Reason | 'ok'): void {
-    this.#calls--
-    this.#home.stats.count('calls', outcome)
   }
 
   renew (expiresAt: number): void {
@@ -266,66 +190,61 @@ export class Session implements Device, PeerHandler, PeerLimits {
     this.#expiresAt = expiresAt
   }
 
-  /** Encodes a notice of ours for this device; nothing, where its protocol has none of them. */
+  /** Encodes a notice; undefined where the protocol of the device has none of ours. */
   notice (method: 'message' | 'welcome', params: unknown): Frame | undefined {
-    return this.isForeign ? undefined : this.frame({ kind: 'notice', method, params })
+    return this.isForeign ? undefined : encodeFrame(this.codec, { kind: 'notice', method, params }, this.#host.limits.maxBuffered)
   }
 
-  /** Encodes a message for this device; nothing, where its protocol has no words for it. */
-  frame (message: Message | Message[]): Frame | undefined {
-    const payload = this.#encode(message)
-    if (payload === undefined) return undefined
-    const frame = new Frame(payload)
-    if (frame.size > this.#home.limits.maxBuffered) throw new Failure('too-large')
-    return frame
+  /** Writes a frame; a device with too much unwritten output is disconnected. */
+  write (frame: Frame | undefined): void {
+    if (frame && this.#ensureOpen()) this.cast(frame)
   }
 
-  /** Writes a frame; a device that lets too much wait is shown out. */
-  hand (frame: Frame | undefined): void {
-    if (!frame || !this.#isHere()) return
-    this.#home.stats.sent(frame.size)
-    if (!this.#output.write(frame)) this.end('slow')
-  }
-
-  /** Writes a frame that goes to others too. To ask each connection first whether it is open costs more than it is worth. */
+  /** Writes a frame that other sessions share. It does not ask whether the socket is open: over many connections that costs more than it saves. */
   cast (frame: Frame): void {
-    this.#home.stats.sent(frame.size)
-    if (!this.#output.write(frame)) this.end('slow')
+    this.#host.stats.sent(frame.size)
+    if (!this.#writeQueue.write(frame)) this.end('slow')
   }
 
-  /** Writes a message at once, or resolves when there was room for it: whoever waits keeps to the pace of the device. */
+  /** Writes a message at once, or resolves once there was room for it: callers that wait send no faster than the device reads. */
   offer (id: string, data: unknown): Promise<void> | undefined {
     const frame = this.notice('message', { id, data })
-    if (!this.#isHere()) throw new Failure('dropped')
-    if (!frame) return void this.#command(id, data)
-    const { stats } = this.#home
-    const waits = this.#output.offer(frame)
-    if (waits) return waits.then(() => stats.sent(frame.size))
-    stats.sent(frame.size)
+    if (!this.#ensureOpen()) throw new Failure('dropped')
+    if (!frame) return void this.#sendAsCall(id, data)
+    const written = this.#writeQueue.offer(frame)
+    if (written) return written.then(() => this.#host.stats.sent(frame.size))
+    this.#host.stats.sent(frame.size)
     return undefined
   }
 
-  /** Resolves once so little waits that any letter may be handed over; nothing, if that is so, or it has left. Rejects if it leaves. */
+  /** Resolves once there is room for any letter, and rejects if the session leaves first; undefined if there is room, or the session has left. */
   room (): Promise<void> | undefined {
-    return this.left ? undefined : this.#output.room()
+    return this.left ? undefined : this.#writeQueue.room()
   }
 
-  /** What it was promised still waits for room. */
+  /** Offered messages still wait for room. */
   get isBehind (): boolean {
-    return this.#output.isBehind
+    return this.#writeQueue.isBehind
   }
 
   /** Ends the connection from our side. */
-  end (goodbye: CloseReason, reason: string = closeCodes[goodbye].message): void {
+  end (closeReason: CloseReason, text: string = closeCodes[closeReason].message): void {
     if (this.left) return
-    const { code } = closeCodes[goodbye]
-    this.#leave(code, reason)
-    this.#socket.close(code, reason)
+    const { code } = closeCodes[closeReason]
+    this.closed(code, text)
+    this.#socket.close(code, text)
   }
 
-  /** The connection ended by itself. */
+  /** The connection has ended, whoever ended it. */
   closed (code: number, reason: string): void {
-    if (!this.left) this.#leave(code, reason)
+    if (this.left) return
+    this.left = { code, reason, at: Date.now() }
+    this.#host.stats.disconnected(code)
+    this.peer.end()
+    this.#writeQueue.end()
+    this.#notifyEntryListeners()
+    this.#releaseOwnership()
+    this.#host.onClosed(this)
   }
 
   describe (): DeviceDescription {
@@ -335,18 +254,17 @@ export class Session implements Device, PeerHandler, PeerLimits {
 
   check (now: number, slack: number): void {
     const isExpired = this.#expiresAt !== undefined && Date.now() >= this.#expiresAt
-    const goodbye = isExpired ? 'expired' : this.#pulse.check(this.#socket, now, slack)
-    if (goodbye) this.end(goodbye)
+    const closeReason = isExpired ? 'expired' : this.#liveness.check(this.#socket, now, slack)
+    if (closeReason) this.end(closeReason)
   }
 
-  // What the peer asks of us.
-
+  /** As `Peer` needs them, from here on. */
   get concurrency (): number {
     return this.codec.concurrency
   }
 
   get maxInbound (): number {
-    return this.#home.limits.maxCalls
+    return this.#host.limits.maxCalls
   }
 
   get lingerMs (): number | undefined {
@@ -358,112 +276,53 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   transmit (message: Message | Message[]): void {
-    this.hand(this.#frameOrFailure(message))
+    this.write(encodeForPeer(this, this.#host, message))
   }
 
-  answer (asked: Call | Notice, inbound: InboundCall): unknown {
-    return this.#home.answer(this, asked, inbound)
+  answer (request: Call | Notice, inbound: InboundCall): unknown {
+    return this.#host.answer(this, request, inbound)
   }
 
-  refused (asked: Call | Notice): void {
-    this.#home.stats.count('answers', 'busy')
-    this.#home.log.debug({ deviceId: this.id, method: asked.method.slice(0, 64), reason: 'busy' }, 'a call was refused')
+  refused (request: Call | Notice): void {
+    reportRefused(this, this.#host, request)
   }
 
   unexpected (message: Result | FailureMessage | InvalidMessage): void {
-    if (message.kind !== 'invalid') this.spend(1)
-    const reason = message.kind === 'result' ? 'late' : message.reason
-    this.#home.stats.count('strays', reason)
-    this.#home.log.debug({ deviceId: this.id, kind: message.kind, reason }, 'message without a use')
+    reportUnexpected(this, this.#host, message)
   }
 
-  #isHere (): boolean {
+  /** False: the session has left. A socket that has closed before its event arrived counts as closed. */
+  #ensureOpen (): boolean {
     if (!this.left && !this.#socket.isOpen) this.closed(closeCodes.unsaid.code, closeCodes.unsaid.message)
     return !this.left
   }
 
-  /** Makes the call that brings a message; what the device answers is told to nobody. */
-  #command (id: string, data: unknown): void {
+  /** Sends a message as a call. Nobody waits for the answer, so a failure is only logged. */
+  #sendAsCall (id: string, data: unknown): void {
     const { method, params, ...options } = this.callFor(id, data)
-    if (!this.#hasRoom()) throw new Failure('busy')
+    if (!this.#hasCallSlot()) throw new Failure('busy')
     this.call(method, params, options).catch(error => {
-      this.#home.log.info({ deviceId: this.id, method, reason: (error as Failure).reason }, 'a message was not acknowledged')
+      this.#host.log.info({ deviceId: this.id, method, reason: (error as Failure).reason }, 'message not acknowledged')
     })
   }
 
-  #hasRoom (): boolean {
-    if (this.#calls < this.#home.limits.maxCalls) return true
-    this.#home.stats.count('calls', 'busy')
+  #hasCallSlot (): boolean {
+    if (this.#outboundCalls < this.#host.limits.maxCalls) return true
+    this.#host.stats.count('calls', 'busy')
     return false
   }
 
-  #encode (message: Message | Message[]): string | Uint8Array | undefined {
-    try {
-      return this.codec.encode(message)
-    } catch (error) { // a circle, a bigint
-      throw new Failure('bad-params', { message: `Cannot be encoded: ${describeThrown(error)}` })
-    }
+  #callSettled (outcome: Reason | 'ok'): void {
+    this.#outboundCalls--
+    this.#host.stats.count('calls', outcome)
   }
 
-  /** An answer that cannot be encoded is our fault, and told so; for anything else it is the caller's. */
-  #frameOrFailure (message: Message | Message[]): Frame | undefined {
-    try {
-      return this.frame(message)
-    } catch (error) {
-      const answers = (Array.isArray(message) ? message : [message]).filter(one => one.kind === 'result' || one.kind === 'failure')
-      if (answers.length === 0) throw error
-      this.#home.log.error({ deviceId: this.id, code: (error as Failure).code }, 'the result of a handler cannot be sent')
-      const failures = answers.map(({ id }) => failureMessage(id, undefined))
-      return this.#frameOrFault(Array.isArray(message) ? failures : failures[0]!)
-    }
+  #notifyEntryListeners (): void {
+    for (const listener of this.#entryListeners ?? []) listener()
+    this.#entryListeners = undefined
   }
 
-  /** A codec that cannot even say that something went wrong is of no use to this device. */
-  #frameOrFault (failures: Message | Message[]): Frame | undefined {
-    try {
-      return this.frame(failures)
-    } catch (error) {
-      this.#home.log.error({ err: error, deviceId: this.id, protocol: this.protocol }, 'a codec failed')
-      this.end('fault')
-      return undefined
-    }
+  #releaseOwnership (): void {
+    invoke(() => this.#ownership?.release()).catch(error => this.#host.log.warn({ err: error, deviceId: this.id }, 'ownership release failed'))
   }
-
-  /** A large message counts as several: what it costs to pass on grows with its size. */
-  #costOf (messages: number, size: number): number {
-    return Math.min(Math.max(messages, Math.ceil(size / BYTES_PER_TOKEN)), this.#home.limits.burst)
-  }
-
-  #tell (messages: Message[]): void {
-    for (const message of messages) {
-      if (message.kind === 'call') this.hand(this.frame({ kind: 'failure', id: message.id, reason: 'too-fast' }))
-      else if (message.kind === 'notice') this.hand(this.frame({ kind: 'failure', id: null, reason: 'too-fast' }))
-    }
-  }
-
-  #leave (code: number, reason: string): void {
-    this.left = { code, reason, at: Date.now() }
-    this.#home.stats.left(code)
-    this.peer.end()
-    this.#output.end()
-    this.#admitEarly()
-    this.#release()
-    this.#home.left(this)
-  }
-
-  #admitEarly (): void {
-    for (const resolve of this.#early ?? []) resolve()
-    this.#early = undefined
-  }
-
-  #release (): void {
-    const ownership = this.#ownership
-    if (!ownership) return
-    invoke(() => ownership.release()).catch(error => this.#home.log.warn({ err: error, deviceId: this.id }, 'a device could not be released'))
-  }
-}
-
-/** An answer was asked for, so it costs a device nothing unless it turns out to be a stray. */
-function isAnswer ({ kind }: Message): boolean {
-  return kind === 'result' || kind === 'failure'
 }

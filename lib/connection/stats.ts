@@ -1,20 +1,21 @@
 import { closeCodes } from '../protocol/errors.ts'
 
-/** Plain counters since the start; every refusal, goodbye and outcome is one of them. */
+/** Counters since the start. Every refusal, close code and outcome is counted. */
 export interface Counters {
   sessions: number
   admissions: number
   refusals: Record<string, number>
+  /** Ended connections, by close code. */
   goodbyes: Record<number, number>
   messages: { in: number, out: number }
   bytes: { in: number, out: number }
   /** Calls to devices, by `ok` or the reason of their failure. */
   calls: Record<string, number>
-  /** Calls of devices, likewise. */
+  /** Calls of devices, by `ok` or the reason of their failure. */
   answers: Record<string, number>
-  /** Letters, by what became of them. */
+  /** Letters, by outcome. */
   letters: Record<string, number>
-  /** Answers to nothing that was asked, and what was no message. */
+  /** Unexpected answers and invalid messages, by reason. */
   strays: Record<string, number>
 }
 
@@ -35,9 +36,9 @@ export class Stats {
     this.#counters.admissions++
   }
 
-  left (code: number): void {
-    // a device chooses the code it leaves with; counting each would let it fill the table
-    increment(this.#counters.goodbyes, known.has(code) ? code : 0)
+  disconnected (code: number): void {
+    // devices choose their close code: a counter for each would let them fill the table
+    increment(this.#counters.goodbyes, knownCodes.has(code) ? code : 0)
   }
 
   received (messages: number, bytes: number): void {
@@ -50,8 +51,8 @@ export class Stats {
     this.#counters.bytes.out += bytes
   }
 
-  count (what: 'refusals' | 'calls' | 'answers' | 'letters' | 'strays', outcome: string): void {
-    increment(this.#counters[what], outcome)
+  count (counter: 'refusals' | 'calls' | 'answers' | 'letters' | 'strays', outcome: string): void {
+    increment(this.#counters[counter], outcome)
   }
 
   read (sessions: number): Counters {
@@ -59,7 +60,7 @@ export class Stats {
   }
 }
 
-const known = new Set<number>(Object.values(closeCodes).map(({ code }) => code))
+const knownCodes = new Set<number>(Object.values(closeCodes).map(({ code }) => code))
 
 function increment (counts: Record<string | number, number>, name: string | number): void {
   counts[name] = (counts[name] ?? 0) + 1

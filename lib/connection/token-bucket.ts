@@ -1,32 +1,33 @@
-/** How fast a token bucket fills, and how much it holds. */
+/** The rate at which a token bucket fills, and its capacity. */
 export interface RateLimit {
-  /** Each second. */
+  /** Tokens per second. */
   rate: number
+  /** Capacity in tokens. */
   burst: number
 }
 
-/** A token bucket: counts without a timer, and knows how far its owner has gone beyond. */
+/** A token bucket that needs no timer, and measures by how much its limit has been exceeded. */
 export class TokenBucket {
-  readonly #pace: RateLimit
+  readonly #limit: RateLimit
   #tokens: number
   #filledAt: number
   #excess = 0
 
-  constructor (pace: RateLimit, now: number) {
-    this.#pace = pace
-    this.#tokens = pace.burst
+  constructor (limit: RateLimit, now: number) {
+    this.#limit = limit
+    this.#tokens = limit.burst
     this.#filledAt = now
   }
 
-  /** What was asked for beyond the pace, less what was within it since. */
+  /** Tokens that were refused, less those that were granted since. */
   get excess (): number {
     return this.#excess
   }
 
-  /** Takes `count` tokens if they are there. */
+  /** Takes `count` tokens; false if there are fewer, and then it takes none. */
   take (count: number, now: number): boolean {
-    const { rate, burst } = this.#pace
-    // a clock that is set back takes nothing out
+    const { rate, burst } = this.#limit
+    // a clock that is set back removes no tokens
     this.#tokens = Math.min(burst, this.#tokens + Math.max(0, now - this.#filledAt) / 1_000 * rate)
     this.#filledAt = now
     if (this.#tokens < count) {
@@ -38,8 +39,8 @@ export class TokenBucket {
     return true
   }
 
-  /** Takes `count` tokens for a message that has been accepted. The bucket may go below zero, by `burst` at most. */
+  /** Charges `count` tokens for a message that has already been accepted. The balance may fall below zero, by `burst` at most. */
   charge (count: number): void {
-    this.#tokens = Math.max(this.#tokens - Math.max(count, 0), -this.#pace.burst)
+    this.#tokens = Math.max(this.#tokens - Math.max(count, 0), -this.#limit.burst)
   }
 }

@@ -2,63 +2,64 @@ import { Failure } from '../protocol/errors.ts'
 import type { Frame, Outgoing } from './frame.ts'
 import type { Flushable, FlushScheduler } from './flush-scheduler.ts'
 
-/** What an output needs of a connection. */
+/** As much of a socket as writing needs. */
 export interface WriteTarget {
+  /** Bytes that wait in this process. */
   readonly buffered: number
   send (outgoing: Outgoing): void
-  /** Calls back once, when what is buffered has been written. */
+  /** Calls back once, when everything buffered has been written. */
   onDrain (listener: () => void): void
 }
 
-interface Waiting {
-  /** Without one, somebody waits until little is left to be written. */
+interface Waiter {
+  /** Undefined: the caller of `room`, who writes a frame of its own. */
   frame: Frame | undefined
   settle (failure?: Failure): void
 }
 
-/** What is on its way out to one device: never more than the limit, in order, and with a way to wait for room. */
+/** The output to one device, in order, within a limit, and with a way to wait for room. */
 export class WriteQueue implements Flushable {
-  readonly #sink: WriteTarget
+  readonly #target: WriteTarget
   readonly #limit: number
-  readonly #tide: FlushScheduler
-  /** Leaves with the next flush. */
-  #held: Outgoing | undefined
-  /** What was buffered after the last write: by now it is that, or less. To look costs more than it tells as long as that is little. */
+  readonly #scheduler: FlushScheduler
+  /** Is sent by the next flush. */
+  #pending: Outgoing | undefined
+  /** What was buffered after the last write, and so an upper bound. Reading the socket costs more than it is worth while this is small. */
   #buffered = 0
-  /** More waited than may when the turn was over. */
-  #isLate = false
-  #waiting: Waiting[] = none
+  /** The limit was exceeded when the last turn of the event loop ended. */
+  #wasOverLimit = false
+  #waiters: Waiter[] = noWaiters
   #waitingBytes = 0
 
-  constructor (sink: WriteTarget, limit: number, tide: FlushScheduler) {
-    this.#sink = sink
+  constructor (target: WriteTarget, limit: number, scheduler: FlushScheduler) {
+    this.#target = target
     this.#limit = limit
-    this.#tide = tide
+    this.#scheduler = scheduler
   }
 
-  /** Leaves at the end of the turn. False: more waits than may. */
+  /** Writes a frame at the end of the turn. False: the device reads too slowly. */
   write (frame: Frame): boolean {
-    if (this.#waiting.length > 0) this.#wait(frame, () => {})
-    else this.#hold(frame)
+    if (this.#waiters.length > 0) this.#enqueue(frame, () => {})
+    else this.#append(frame)
     if (this.#backlog <= this.#limit) return true
-    if (this.#sink.buffered <= this.#limit) this.#isLate = false // it has caught up since
-    this.flush() // what the system takes at once does not wait
-    // over TLS it takes nothing before the turn is over, and who had no time is not slow
-    return this.#backlog <= (this.#isLate ? this.#limit : 2 * this.#limit)
+    if (this.#target.buffered <= this.#limit) this.#wasOverLimit = false // it has drained since
+    this.flush() // what the operating system takes at once does not count
+    // TLS drains after the tick, so allow twice the limit unless the turn before exceeded it as well
+    return this.#backlog <= (this.#wasOverLimit ? this.#limit : 2 * this.#limit)
   }
 
-  /** Leaves at the end of the turn, or as soon as there is room, and resolves then; rejects where there will be none for long. */
+  /** Writes a frame at the end of the turn, or as soon as there is room, and resolves then. Rejects if the limit leaves no place to wait. */
   offer (frame: Frame): Promise<void> | undefined {
-    if (!this.#mayGo(frame)) this.flush()
-    if (this.#mayGo(frame)) return void this.#hold(frame)
+    if (!this.#canWrite(frame)) this.flush()
+    if (this.#canWrite(frame)) return void this.#append(frame)
     if (this.#backlog + frame.size > this.#limit) return Promise.reject(new Failure('congested'))
-    return this.#turn(frame)
+    return this.#waitForRoom(frame)
   }
 
-  /** Resolves once so little waits that any frame may be written; nothing, if that is so. Rejects where it will not be. */
+  /** Resolves once there is room for any frame; undefined if there is. Rejects if the connection ends first. */
   room (): Promise<void> | undefined {
-    if (!this.#mayGo()) this.flush()
-    return this.#mayGo() ? undefined : this.#turn()
+    if (!this.#canWrite()) this.flush()
+    return this.#canWrite() ? undefined : this.#waitForRoom()
   }
 
   /** Frames wait for room. */
@@ -66,88 +67,88 @@ export class WriteQueue implements Flushable {
     return this.#waitingBytes > 0
   }
 
-  look (): void {
-    this.#look()
-    this.#isLate = this.#buffered > this.#limit
+  inspect (): void {
+    this.#readBuffered()
+    this.#wasOverLimit = this.#buffered > this.#limit
   }
 
   flush (): void {
-    const held = this.#held
-    this.#held = undefined
-    if (held) this.#sink.send(held)
-    this.#look()
+    const pending = this.#pending
+    this.#pending = undefined
+    if (pending) this.#target.send(pending)
+    this.#readBuffered()
   }
 
   /** The connection has ended. */
   end (): void {
     this.flush()
-    for (const { settle } of this.#waiting) settle(new Failure('dropped'))
-    this.#waiting = none
+    for (const { settle } of this.#waiters) settle(new Failure('dropped'))
+    this.#waiters = noWaiters
   }
 
-  /** Half of the limit is left for what cannot wait. A letter may take more than that, and goes where a quarter is taken. */
+  /** Sends may fill half; the rest is for calls and broadcasts. A letter may be larger than that half, and waits until a quarter is filled. */
   #hasRoom (frame: Frame | undefined): boolean {
     const unsent = this.#unsent
     if (!frame) return unsent <= this.#limit / 4
     return unsent === 0 || (unsent <= this.#limit / 2 && unsent + frame.size <= this.#limit)
   }
 
-  #mayGo (frame?: Frame): boolean {
-    return this.#waiting.length === 0 && this.#hasRoom(frame)
+  #canWrite (frame?: Frame): boolean {
+    return this.#waiters.length === 0 && this.#hasRoom(frame)
   }
 
   get #unsent (): number {
-    return this.#buffered + (this.#held?.size ?? 0)
+    return this.#buffered + (this.#pending?.size ?? 0)
   }
 
   get #backlog (): number {
     return this.#unsent + this.#waitingBytes
   }
 
-  #look (): void {
-    this.#buffered = this.#sink.buffered
+  #readBuffered (): void {
+    this.#buffered = this.#target.buffered
   }
 
-  #hold (frame: Frame): void {
-    if (this.#held) {
-      this.#held = this.#held.followedBy(frame)
+  #append (frame: Frame): void {
+    if (this.#pending) {
+      this.#pending = this.#pending.followedBy(frame)
     } else {
-      this.#held = frame
-      this.#tide.join(this)
+      this.#pending = frame
+      this.#scheduler.schedule(this)
     }
   }
 
-  #turn (frame?: Frame): Promise<void> {
+  #waitForRoom (frame?: Frame): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#wait(frame, failure => failure ? reject(failure) : resolve())
+      this.#enqueue(frame, failure => failure ? reject(failure) : resolve())
     })
   }
 
-  #wait (frame: Frame | undefined, settle: Waiting['settle']): void {
-    const isFirst = this.#waiting.length === 0
-    if (isFirst) this.#waiting = []
-    this.#waiting.push({ frame, settle })
+  #enqueue (frame: Frame | undefined, settle: Waiter['settle']): void {
+    const isFirst = this.#waiters.length === 0
+    if (isFirst) this.#waiters = []
+    this.#waiters.push({ frame, settle })
     this.#waitingBytes += frame?.size ?? 0
     if (!isFirst) return
     this.flush()
-    this.#sink.onDrain(() => this.#drain())
+    this.#target.onDrain(() => this.#drain())
   }
 
   #drain (): void {
-    let written = 0
-    this.#look()
-    for (const { frame, settle } of this.#waiting) {
+    let served = 0
+    this.#readBuffered()
+    for (const { frame, settle } of this.#waiters) {
       if (!this.#hasRoom(frame)) break
-      if (frame) this.#sink.send(frame)
-      this.#look()
+      if (frame) this.#target.send(frame)
+      this.#readBuffered()
       this.#waitingBytes -= frame?.size ?? 0
       settle()
-      written++
+      served++
     }
-    this.#waiting = this.#waiting.slice(written)
-    if (this.#waiting.length > 0) this.#sink.onDrain(() => this.#drain())
+    this.#waiters = this.#waiters.slice(served)
+    if (this.#waiters.length > 0) this.#target.onDrain(() => this.#drain())
   }
 }
 
-/** Most devices never have anything waiting; they share this. */
-const none: Waiting[] = []
+/** Shared by all connections where nothing waits, which are most. */
+const noWaiters: Waiter[] = []

@@ -11,7 +11,8 @@ import type { Registry } from '../connection/registry.ts'
 import type { Credentials } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import type { Gateway } from './transport.ts'
-import { Session, type AdmittedDevice, type SessionHost, type Socket } from '../connection/session.ts'
+import { Session } from '../connection/session.ts'
+import type { AdmittedDevice, SessionHost, Socket } from '../connection/session-host.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
 import { flatString } from '../connection/flat-string.ts'
 
@@ -34,7 +35,7 @@ type Step = (pending: PendingAdmission) => void | false | Promise<void>
 type Rules = Pick<Settings, 'authenticate' | 'origins' | 'admissionTimeout' | 'pingInterval'>
 
 interface AdmissionParts {
-  host: SessionHost
+  host: SessionHost<Session>
   codecs: Codec[]
   rules: Rules
   /** The longest id that REST can route. */

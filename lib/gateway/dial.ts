@@ -8,7 +8,8 @@ import { isDeviceId } from '../protocol/device-id.ts'
 import type { Codec } from '../protocol/message.ts'
 import { complete, Milliseconds, Part } from './options.ts'
 import { reconnectDelay } from '../protocol/reconnect.ts'
-import type { Session, Socket } from '../connection/session.ts'
+import type { Session } from '../connection/session.ts'
+import type { Socket } from '../connection/session-host.ts'
 import { describeThrown } from '../protocol/user-code.ts'
 
 type TokenSource = string | (() => string | undefined | Promise<string | undefined>)

@@ -1,7 +1,8 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { FlushScheduler } from '../connection/flush-scheduler.ts'
 import type { Registry } from '../connection/registry.ts'
-import type { SessionHost } from '../connection/session.ts'
+import type { Session } from '../connection/session.ts'
+import type { SessionHost } from '../connection/session-host.ts'
 import type { Stats } from '../connection/stats.ts'
 import type { Delivery } from '../messaging/delivery.ts'
 import type { Events } from '../messaging/events.ts'
@@ -24,12 +25,12 @@ interface SessionHostParts {
 }
 
 /** What the sessions of a node share: its limits, its methods, its letters, and the clean-up when one of them ends. */
-export function sessionHost ({ node, settings, stats, flushScheduler, log, methods, registry, delivery, subscriptions, events }: SessionHostParts): SessionHost {
+export function sessionHost ({ node, settings, stats, flushScheduler, log, methods, registry, delivery, subscriptions, events }: SessionHostParts): SessionHost<Session> {
   return {
     node,
     limits: settings,
     stats,
-    tide: flushScheduler,
+    flushScheduler,
     log,
 
     answer (session, { kind, method, params }, inbound) {
@@ -40,7 +41,7 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
       return undefined
     },
 
-    left (session) {
+    onClosed (session) {
       const wasRegistered = registry.leave(session)
       delivery.stop(session)
       subscriptions.drop(session)

@@ -1,7 +1,8 @@
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import type { ConnectRequest } from './connect-request.ts'
 import type { Codec } from '../protocol/message.ts'
-import type { AdmittedDevice, Session, Socket } from '../connection/session.ts'
+import type { Session } from '../connection/session.ts'
+import type { AdmittedDevice, Socket } from '../connection/session-host.ts'
 
 /** Admits devices and opens their sessions. A transport calls `admit`, then `open`, then `enter`. */
 export interface Gateway {

@@ -8,7 +8,7 @@ import { decodeWith } from '../protocol/message.ts'
 import { WebSocketConnection } from './websocket/connection.ts'
 import { TcpConnection, type TcpConnectionListener } from './tcp/connection.ts'
 
-/** To a WebSocket of another server. */
+/** Connects to a WebSocket of another server. */
 export function connectWebSocket ({ url, as, token, codec, tls, context, signal }: DialRequest): Promise<OutboundConnection> {
   if (as !== undefined) url.searchParams.set('deviceId', as)
   const { maxMessage, closeTimeout } = context.limits
@@ -21,83 +21,83 @@ export function connectWebSocket ({ url, as, token, codec, tls, context, signal 
     closeTimeout
   }
   const socket = new WebSocket(url, [codec.subprotocol], options)
-  const giveUp = () => socket.terminate()
-  signal.addEventListener('abort', giveUp)
-  socket.once('close', () => signal.removeEventListener('abort', giveUp))
+  const abort = () => socket.terminate()
+  signal.addEventListener('abort', abort)
+  socket.once('close', () => signal.removeEventListener('abort', abort))
   return new Promise((resolve, reject) => {
     socket.once('error', reject)
     socket.once('open', () => {
-      const line = new WebSocketConnection(socket, new Set(), 'masked')
-      line.hold()
+      const connection = new WebSocketConnection(socket, new Set(), 'masked')
+      connection.pause()
       const over = new Promise<CloseNotice>(resolve => {
         socket.once('close', (code, reason) => resolve({ code, reason: reason.toString() }))
       })
-      const { remoteAddress: address, localAddress } = line.stream as RawSocket
-      resolve({ socket: line, address, localAddress, ended: over, release: () => line.release(), cut: () => line.cut() })
+      const { remoteAddress: address, localAddress } = connection.stream as RawSocket
+      resolve({ socket: connection, address, localAddress, ended: over, release: () => connection.resume(), cut: () => connection.cut() })
     })
   })
 }
 
-/** To a TCP or Unix socket of another server. */
+/** Connects to a TCP or Unix socket of another server. */
 export async function connectTcp ({ url, as, token, codec, tls, context, signal }: DialRequest): Promise<OutboundConnection> {
   const socket = connectTo(url, tls)
-  const giveUp = () => socket.destroy(signal.reason as Error)
-  signal.addEventListener('abort', giveUp)
-  socket.once('close', () => signal.removeEventListener('abort', giveUp))
+  const abort = () => socket.destroy(signal.reason as Error)
+  signal.addEventListener('abort', abort)
+  socket.once('close', () => signal.removeEventListener('abort', abort))
   await once(socket, tls ? 'secureConnect' : 'connect')
-  const caller = new TcpDialer()
-  const stream = caller.stream = new TcpConnection(socket, { codec, limits: context.limits, keeper: caller })
+  const dialer = new TcpDialer()
+  const connection = dialer.connection = new TcpConnection(socket, { codec, limits: context.limits, listener: dialer })
   if (as === undefined) {
-    stream.hold()
+    connection.pause()
   } else {
-    sendConnect(stream, socket, { deviceId: as, token })
-    await caller.accepted
+    sendConnect(connection, socket, { deviceId: as, token })
+    await dialer.accepted
   }
   const { remoteAddress: address, localAddress } = socket
-  return { socket: stream, address, localAddress, ended: caller.over, release: () => stream.release(), cut: () => stream.cut() }
+  return { socket: connection, address, localAddress, ended: dialer.closed, release: () => connection.resume(), cut: () => connection.cut() }
 }
 
-function sendConnect (stream: TcpConnection, socket: RawSocket, params: object): void {
+function sendConnect (connection: TcpConnection, socket: RawSocket, params: object): void {
   try {
-    stream.say({ kind: 'call', id: 'connect', method: 'connect', params })
-  } catch (error) { // a codec that is not ours
+    connection.sendMessage({ kind: 'call', id: 'connect', method: 'connect', params })
+  } catch (error) { // a custom codec may throw
     socket.destroy()
     throw error
   }
 }
 
-/** Waits for the other side to accept us, and for the end. */
+/** Waits until the other side accepts the connection, and until the connection ends. */
 class TcpDialer implements TcpConnectionListener {
-  stream!: TcpConnection
+  connection!: TcpConnection
   readonly accepted: Promise<void>
-  readonly over: Promise<CloseNotice>
+  readonly closed: Promise<CloseNotice>
   #accept!: () => void
-  #refuse!: (farewell: CloseNotice) => void
-  #end!: (farewell: CloseNotice) => void
+  #reject!: (notice: CloseNotice) => void
+  #resolveClosed!: (notice: CloseNotice) => void
 
   constructor () {
     this.accepted = new Promise((resolve, reject) => {
       this.#accept = resolve
-      this.#refuse = reject
+      this.#reject = reject
     })
     this.accepted.catch(() => {})
-    this.over = new Promise(resolve => { this.#end = resolve })
+    this.closed = new Promise(resolve => { this.#resolveClosed = resolve })
   }
 
-  /** The answer to our introduction; an error comes with a goodbye. */
-  greet (text: string): void {
-    const answer = decodeWith(this.stream.codec, text)
+  /** Only the result of `connect` counts; a close notice follows an error. */
+  onLine (text: string): void {
+    const answer = decodeWith(this.connection.codec, text)
     if (Array.isArray(answer) || answer.kind !== 'result') return
-    this.stream.hold()
+    this.connection.pause()
     this.#accept()
   }
 
-  spoilt (): void {
-    this.stream.cut()
+  onInvalid (): void {
+    this.connection.cut()
   }
 
-  ended (): void {
-    this.#refuse(this.stream.closeNotice)
-    this.#end(this.stream.closeNotice)
+  onClosed (): void {
+    this.#reject(this.connection.closeNotice)
+    this.#resolveClosed(this.connection.closeNotice)
   }
 }

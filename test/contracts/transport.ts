@@ -2,18 +2,18 @@ import type { Test } from 'tap'
 import type { Options } from '../../lib/index.ts'
 import { until, type Seen, type Served, type TestDevice } from '../support.ts'
 
-/** How a test comes to an application whose devices connect over the transport, and to a device there. */
-export interface Way {
+/** Starts an application with the transport, and connects devices to it. */
+export interface TransportFixture {
   serve (t: Pick<Test, 'teardown'>, options?: Options): Promise<Served>
   connect (served: Served, deviceId: string): Promise<TestDevice>
 }
 
 const bytesOf = ({ data, params, result }: Seen) => data ?? Buffer.from((params ?? result).base64, 'base64')
 
-/** What every transport must do. Call it from a test file; `way` connects devices over it. */
-export function transportContract (t: Test, name: string, { serve, connect }: Way): void {
+/** Tests what every transport must do. Call it from a test file with a fixture for the transport. */
+export function transportContract (t: Test, name: string, { serve, connect }: TransportFixture): void {
   void t.test(`${name} keeps the transport contract`, async t => {
-    await t.test('a device is welcomed first, and known by where it comes from', async t => {
+    await t.test('a device gets the welcome first, and its addresses are known', async t => {
       const app = await serve(t)
       const device = await connect(app, 'd')
       t.match(device.seen[0], { method: 'welcome', params: { deviceId: 'd', generation: Number, heartbeat: 25_000, now: Number, waiting: 0 } })
@@ -21,7 +21,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.match(app.devices.get('d'), { address: app.address, localAddress: app.address })
     })
 
-    await t.test('nothing comes before the welcome', async t => {
+    await t.test('no message overtakes the welcome', async t => {
       const app = await serve(t)
       app.devices.on('connected', async ({ deviceId }) => {
         for (let turn = 0; turn < 10; turn++) {
@@ -35,7 +35,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.equal(device.seen[0]!.method, 'welcome')
     })
 
-    await t.test('who reads is not slow, however much is sent to all in one turn', async t => {
+    await t.test('a device that reads is not slow, however much is broadcast in one turn', async t => {
       const app = await serve(t)
       const device = await connect(app, 'd')
       const text = 'x'.repeat(60_000)
@@ -43,7 +43,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       for (let n = 0; n < 30; n++) t.equal((await device.message()).params.data.n, n)
     })
 
-    await t.test('letters that are more than may wait for a device come as there is room', async t => {
+    await t.test('letters that exceed the output limit arrive as there is room', async t => {
       const app = await serve(t, { maxBuffered: 65_536, maxLetterBytes: 1_048_576 })
       const text = 'x'.repeat(20_000)
       for (let n = 0; n < 40; n++) await app.devices.send('d', { n, text }, { ttl: 60_000 })
@@ -57,15 +57,15 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
 
     await t.test('messages go both ways and keep their order', async t => {
       const app = await serve(t)
-      const told: unknown[] = []
-      app.devices.on('message', data => { told.push(data) })
+      const received: unknown[] = []
+      app.devices.on('message', data => { received.push(data) })
       const device = await connect(app, 'd')
       const texts = Array.from({ length: 100 }, (_, n) => `${n} \u2028 \n é 🦊`)
       await Promise.all(texts.map(text => app.devices.send('d', text)))
       for (const text of texts) t.equal((await device.message()).params.data, text)
       for (const text of texts) device.notify('message', { data: text })
-      await until(() => told.length === texts.length)
-      t.strictSame(told, texts)
+      await until(() => received.length === texts.length)
+      t.strictSame(received, texts)
       await app.devices.broadcast('all')
       t.equal((await device.message()).params.data, 'all')
     })
@@ -83,7 +83,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.match([await device.answer(1), await device.answer(2)], [{ result: { now: Number } }, { error: { code: -32601 } }])
     })
 
-    await t.test('letters wait, come in order, and are gone once they are acknowledged', async t => {
+    await t.test('letters wait, arrive in order, and are removed once acknowledged', async t => {
       const app = await serve(t)
       for (let n = 0; n < 50; n++) await app.devices.send('d', n, { ttl: 60_000 })
       const seen: number[] = []
@@ -94,7 +94,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.equal((await app.devices.send('d', 'now', { ttl: 60_000, confirm: true })).status, 'delivered')
     })
 
-    await t.test('bytes arrive as they left', async t => {
+    await t.test('binary data arrives unchanged', async t => {
       const app = await serve(t)
       const bytes = Buffer.from(Array.from({ length: 512 }, (_, n) => n % 256))
       const device = await connect(app, 'd')
@@ -104,7 +104,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.strictSame(bytesOf(await device.message()), bytes)
     })
 
-    await t.test('topics bring what is published to those who listen', async t => {
+    await t.test('a publication reaches the subscribers of its topic', async t => {
       const app = await serve(t)
       const [listener, other] = [await connect(app, 'listener'), await connect(app, 'other')]
       t.strictSame((await listener.ask('subscribe', { topics: ['news/+'] })).result, { topics: ['news/+'] })
@@ -124,7 +124,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.equal(app.devices.size, 1)
     })
 
-    await t.test('a device that leaves is gone, with a goodbye of its own or all at once', async t => {
+    await t.test('a device that leaves is disconnected, with a close code or without', async t => {
       const app = await serve(t)
       const codes: number[] = []
       app.devices.on('disconnected', (_device, { code }) => { codes.push(code) })
@@ -136,12 +136,12 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       await t.rejects(call, { code: 'DEVICE_DROPPED' })
       await until(() => codes.length === 2)
       t.equal(codes[0], 4321)
-      t.ok([1005, 1006].includes(codes[1]!), 'some connections end in one way only')
+      t.ok([1005, 1006].includes(codes[1]!), 'some transports know one way to end only')
       t.equal(app.devices.size, 0)
       t.match(await app.devices.describe('polite'), { lastDisconnect: { code: 4321, reason: 'lunch' } })
     })
 
-    await t.test('a device is shown out with the code that says why', async t => {
+    await t.test('a device is disconnected with the code of the reason', async t => {
       const app = await serve(t, { authenticate: ({ deviceId }) => deviceId === 'expiring' ? { expiresAt: Date.now() + 50 } : true, stallTimeout: 200, maxBuffered: 4_096 })
       const removed = await connect(app, 'removed')
       await app.devices.disconnect('removed')
@@ -149,7 +149,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.match(await (await connect(app, 'expiring')).closed, { code: 4005 })
     })
 
-    await t.test('what is too much is refused or ends the connection, as the docs say', async t => {
+    await t.test('what exceeds a limit is refused or ends the connection, as documented', async t => {
       const app = await serve(t, { rate: 1, burst: 30, maxDepth: 5, maxBatch: 3, maxMessage: 2_000 })
       const device = await connect(app, 'd')
       device.send({ jsonrpc: '2.0', id: 'deep', method: 'ping', params: [[[[[[]]]]]] })
@@ -166,7 +166,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       await large.closed
     })
 
-    await t.test('a device that reads nothing is shown out, and nobody else notices', async t => {
+    await t.test('a device that reads nothing is disconnected, and the others are not affected', async t => {
       const app = await serve(t, { stallTimeout: 300, maxBuffered: 50_000_000, pingInterval: 60_000 })
       const [deaf, other] = [await connect(app, 'deaf'), await connect(app, 'other')]
       deaf.socket.pause()
@@ -178,7 +178,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       deaf.socket.terminate()
     })
 
-    await t.test('whoever waits for each message keeps to the pace of the device', async t => {
+    await t.test('a sender that awaits each message sends no faster than the device reads', async t => {
       const app = await serve(t, { maxBuffered: 200_000 })
       const device = await connect(app, 'd')
       device.socket.pause()
@@ -192,7 +192,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       t.strictSame(seen, sent)
     })
 
-    await t.test('what is not read in time counts against the output that may wait', async t => {
+    await t.test('broadcasts that are not read count against the output limit', async t => {
       const app = await serve(t, { maxBuffered: 200_000 })
       const deaf = await connect(app, 'deaf')
       deaf.socket.pause()
@@ -204,7 +204,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       deaf.socket.terminate()
     })
 
-    await t.test('a node that leaves lets calls finish and says when to come back', async t => {
+    await t.test('a draining node lets calls finish and says when to reconnect', async t => {
       const app = await serve(t, { retrySpread: 1_000 })
       const [idle, busy] = [await connect(app, 'idle'), await connect(app, 'busy')]
       const call = app.devices.call('busy', 'work')
@@ -219,7 +219,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Wa
       await closing
     })
 
-    await t.test('after churn nothing is left', async t => {
+    await t.test('after churn no connection is left', async t => {
       const app = await serve(t)
       for (let round = 0; round < 5; round++) {
         const devices = await Promise.all(Array.from({ length: 20 }, (_, n) => connect(app, `d${n % 10}`)))

@@ -5,45 +5,44 @@ import { closeNotice, closeNoticeIn } from '../../protocol/close-notice.ts'
 import type { Outgoing } from '../../connection/frame.ts'
 import { LineSplitter } from '../../protocol/line-splitter.ts'
 import type { Codec, Message } from '../../protocol/message.ts'
-import type { Session, Socket } from '../../connection/session.ts'
+import type { Session } from '../../connection/session.ts'
+import type { Socket } from '../../connection/session-host.ts'
 
 export interface TcpConnectionLimits {
-  /** Bytes of a line. */
+  /** Maximum size of a line in bytes. */
   maxMessage: number
   pongTimeout: number
   closeTimeout: number
 }
 
-/** Who looks after a stream that has no session yet, and wants to know when it is over. */
+/** Receives the events of a connection that has no session yet. */
 export interface TcpConnectionListener {
-  /** A line came. */
-  greet (text: string): void
-  /** Something came that can be no line, or the other side will say nothing more. */
-  spoilt (goodbye: CloseReason): void
-  ended (): void
+  onLine (text: string): void
+  /** The connection has sent something that is no line, or has closed its side. */
+  onInvalid (reason: CloseReason): void
+  onClosed (): void
 }
 
-/** One TCP, TLS or Unix connection: a message a line. Its listeners are shared by all: a connection costs no closure. */
+/** One TCP, TLS or Unix connection with one message a line. All connections share their event listeners, so that none costs a closure. */
 export class TcpConnection implements Socket {
   sent = 0
   session: Session | undefined
-  /** How it ended, as far as it is known here. */
+  /** How the connection ended, as far as this side knows. */
   closeNotice = { code: closeCodes.vanished.code as number, reason: closeCodes.vanished.message as string }
   readonly codec: Codec
   readonly #socket: SocketWithConnection
   readonly #limits: TcpConnectionLimits
-  readonly #keeper: TcpConnectionListener
-  readonly #lines: LineSplitter
-  #isOver = false
-  #isHeld = false
-  /** Lines that came while the other side was probed. */
-  #early: { lines: Buffer[], size: number, onAlive?: (() => void) | undefined } | undefined
+  readonly #listener: TcpConnectionListener
+  readonly #splitter: LineSplitter
+  #hasEnded = false
+  #isPaused = false
+  #probe: ProbeState | undefined
 
-  constructor (socket: RawSocket, { codec, limits, keeper }: { codec: Codec, limits: TcpConnectionLimits, keeper: TcpConnectionListener }) {
+  constructor (socket: RawSocket, { codec, limits, listener }: { codec: Codec, limits: TcpConnectionLimits, listener: TcpConnectionListener }) {
     this.codec = codec
     this.#limits = limits
-    this.#keeper = keeper
-    this.#lines = new LineSplitter(Math.min(limits.maxMessage, MAX_CONNECT_BYTES))
+    this.#listener = listener
+    this.#splitter = new LineSplitter(Math.min(limits.maxMessage, MAX_CONNECT_BYTES))
     this.#socket = socket as SocketWithConnection
     this.#socket[kConnection] = this
     socket.on('data', onData)
@@ -53,7 +52,7 @@ export class TcpConnection implements Socket {
   }
 
   get isOpen (): boolean {
-    return !this.#isOver && this.#socket.writable
+    return !this.#hasEnded && this.#socket.writable
   }
 
   get buffered (): number {
@@ -72,8 +71,8 @@ export class TcpConnection implements Socket {
     if (this.isOpen) this.#write(outgoing.wire(toLine))
   }
 
-  /** Says something where there is no session yet, or no more. */
-  say (message: Message): void {
+  /** Sends a message where there is no session, or none any more. */
+  sendMessage (message: Message): void {
     this.#write(toLine(this.codec.encode(message)!))
   }
 
@@ -81,33 +80,34 @@ export class TcpConnection implements Socket {
     this.#socket.write('', error => { if (!error) listener() })
   }
 
-  /** There are no pings on a line: any answer to a call, an error too, is as good. */
+  /** TCP has no ping of its own, so this calls `ping`. Any answer proves life, an error too. */
   ping (): void {
     this.session!.peer.call('ping', undefined, { timeout: this.#limits.pongTimeout }).catch(() => {})
   }
 
-  /** Any line that comes after the ping counts. All lines wait for `release`. */
+  /** Any line that arrives after the ping proves life. All lines wait for `resume`. */
   probe (onAlive: () => void): void {
-    const early = this.#early ??= { lines: [], size: 0 }
-    early.onAlive = undefined
-    this.#lines.limit = this.#limits.maxMessage
-    this.#read() // sent before the ping, and perhaps all that the other side left behind
-    early.onAlive = onAlive
+    const probe = this.#probe ??= { lines: [], size: 0 }
+    probe.onAlive = undefined
+    this.#splitter.limit = this.#limits.maxMessage
+    this.#read() // these lines were sent before the ping: the device may have gone since
+    probe.onAlive = onAlive
     this.ping()
     this.#socket.resume()
   }
 
-  /** Lets the lines that come wait until there is a session for them. */
-  hold (): void {
-    this.#isHeld = true
+  /** Keeps incoming lines until there is a session for them. */
+  pause (): void {
+    this.#isPaused = true
   }
 
-  release (): void {
-    const { lines } = this.#early ?? { lines: [] }
-    this.#early = undefined
-    this.#isHeld = false
-    this.#lines.limit = this.#limits.maxMessage
-    for (const line of lines) this.#take(line)
+  /** Processes the lines that were kept, and then lines as they arrive. */
+  resume (): void {
+    const { lines } = this.#probe ?? { lines: [] }
+    this.#probe = undefined
+    this.#isPaused = false
+    this.#splitter.limit = this.#limits.maxMessage
+    for (const line of lines) this.#processLine(line)
     this.#socket.resume()
     this.#read()
   }
@@ -116,9 +116,9 @@ export class TcpConnection implements Socket {
     if (!this.isOpen) return
     this.closeNotice = { code, reason }
     try {
-      this.say(closeNotice(code, reason))
-    } catch {} // a codec that is not ours has no words for it
-    this.#finish()
+      this.sendMessage(closeNotice(code, reason))
+    } catch {} // a custom codec may be unable to encode it
+    this.#end()
   }
 
   cut (): void {
@@ -126,88 +126,87 @@ export class TcpConnection implements Socket {
   }
 
   receive (chunk: Buffer): void {
-    if (this.#isOver) return
-    this.#lines.add(chunk)
+    if (this.#hasEnded) return
+    this.#splitter.add(chunk)
     this.#read()
   }
 
-  /** The other side has nothing more to say: it has left, even if it would listen on. */
+  /** A device that closes its side has left, even if it would still read. */
   halfClosed (): void {
-    if (this.#isOver) return
-    if (this.session) this.#left(closeCodes.unsaid.code, closeCodes.unsaid.message)
-    else this.#keeper.spoilt('unsaid')
+    if (this.#hasEnded) return
+    if (this.session) this.#peerLeft(closeCodes.unsaid.code, closeCodes.unsaid.message)
+    else this.#listener.onInvalid('unsaid')
   }
 
   closed (): void {
-    this.#isOver = true
+    this.#hasEnded = true
     this.session?.closed(this.closeNotice.code, this.closeNotice.reason)
-    this.#keeper.ended()
+    this.#listener.onClosed()
   }
 
   #read (): void {
-    while (this.#mayRead && !this.#isOver) {
-      const line = this.#next()
+    while (this.#mayRead && !this.#hasEnded) {
+      const line = this.#nextLine()
       if (!line) break
-      this.#take(line)
+      this.#processLine(line)
     }
-    if (this.#lines.waiting > this.#limits.maxMessage) this.#socket.pause()
+    if (this.#splitter.waiting > this.#limits.maxMessage) this.#socket.pause()
   }
 
   get #mayRead (): boolean {
-    return this.#early ? this.#early.size <= this.#limits.maxMessage : !this.#isHeld
+    return this.#probe ? this.#probe.size <= this.#limits.maxMessage : !this.#isPaused
   }
 
-  #next (): Buffer | undefined {
+  #nextLine (): Buffer | undefined {
     try {
-      return this.#lines.next()
-    } catch { // it is too long
-      this.#spoil('size')
+      return this.#splitter.next()
+    } catch { // the line is too long
+      this.#fail('size')
       return undefined
     }
   }
 
-  #take (line: Buffer): void {
-    if (isBlank(line) && !this.#early) return void this.session?.spend(1)
-    if (!isUtf8(line)) return this.#spoil('text')
+  #processLine (line: Buffer): void {
+    if (isBlank(line) && !this.#probe) return void this.session?.spend(1)
+    if (!isUtf8(line)) return this.#fail('text')
     try {
-      this.#hear(line)
-    } catch { // a codec that is not ours cannot read it
-      this.#spoil('fault')
+      this.#processText(line)
+    } catch { // a custom codec may throw
+      this.#fail('fault')
     }
   }
 
-  #hear (line: Buffer): void {
+  #processText (line: Buffer): void {
     const text = line.toString()
-    const said = closeNoticeIn(text, this.codec)
-    if (said) this.#left(said.code, said.reason)
-    else if (this.#early) this.#keep(line)
+    const notice = closeNoticeIn(text, this.codec)
+    if (notice) this.#peerLeft(notice.code, notice.reason)
+    else if (this.#probe) this.#keepLine(line, this.#probe)
     else if (this.session) this.session.receive(text, line.length)
-    else this.#keeper.greet(text)
+    else this.#listener.onLine(text)
   }
 
-  #keep (line: Buffer): void {
-    const early = this.#early!
-    early.lines.push(Buffer.from(line)) // a copy, because the chunk may be large
-    early.size += line.length + 1
-    // the end of the connection may be right behind it: it is read one turn of the event loop later
-    const { onAlive } = early
+  #keepLine (line: Buffer, probe: ProbeState): void {
+    probe.lines.push(Buffer.from(line)) // a copy, because the line is a view of a chunk that may be large
+    probe.size += line.length + 1
+    // the end of the connection may follow right behind, and is read one turn of the event loop later
+    const { onAlive } = probe
     if (onAlive) setImmediate(() => setImmediate(() => { if (this.isOpen) onAlive() }))
   }
 
-  #spoil (goodbye: CloseReason): void {
-    if (this.session) this.session.end(goodbye)
-    else this.#keeper.spoilt(goodbye)
+  #fail (reason: CloseReason): void {
+    if (this.session) this.session.end(reason)
+    else this.#listener.onInvalid(reason)
   }
 
-  #left (code: number, reason: string): void {
+  #peerLeft (code: number, reason: string): void {
     this.closeNotice = { code, reason }
     this.session?.closed(code, reason)
-    this.#finish()
+    this.#end()
   }
 
-  /** Nothing is said or heard any more, and the other side has so long to hang up as well. */
-  #finish (): void {
-    this.#isOver = true
+  /** Nothing is sent or processed any more. The other side has `closeTimeout` to close its side, and is cut then. */
+  #end (): void {
+    this.#hasEnded = true
     this.#socket.end()
     this.#socket.resume()
     const timer = setTimeout(() => this.cut(), this.#limits.closeTimeout)
@@ -220,14 +219,21 @@ export class TcpConnection implements Socket {
   }
 }
 
-/** Who a device is takes no more bytes than this. */
+/** Limit of the first line, which comes from an unauthenticated device. */
 const MAX_CONNECT_BYTES = 16_384
-const kConnection = Symbol('stream')
 const CARRIAGE_RETURN = 0x0d
+const kConnection = Symbol('connection')
+
+/** Lines that arrive while the device is probed. */
+interface ProbeState {
+  lines: Buffer[]
+  size: number
+  onAlive?: (() => void) | undefined
+}
 
 type SocketWithConnection = RawSocket & {
   [kConnection]: TcpConnection
-  /** How much of what it was given the system has not taken yet. */
+  /** `writeQueueSize`: bytes that the operating system has not taken yet. */
   _handle?: { writeQueueSize?: number }
 }
 
@@ -236,7 +242,7 @@ function toLine (payload: string | Uint8Array): Buffer {
   return Buffer.from(`${payload as string}\n`)
 }
 
-/** Whoever types may press Enter for nothing. */
+/** Somebody who types may press Enter on an empty line. */
 function isBlank (line: Buffer): boolean {
   return line.length === 0 || (line.length === 1 && line[0] === CARRIAGE_RETURN)
 }
@@ -250,7 +256,7 @@ function onEnd (this: RawSocket): void {
 }
 
 function onError (this: RawSocket): void {
-  this.destroy() // after an error of TLS it would not close by itself
+  this.destroy() // after a TLS error the socket does not close by itself
 }
 
 function onClose (this: RawSocket): void {

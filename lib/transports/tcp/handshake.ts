@@ -5,106 +5,107 @@ import { retryWithin } from '../../gateway/drain.ts'
 import { reasons, Failure, closeCodes, type CloseReason, type Reason } from '../../protocol/errors.ts'
 import type { ConnectRequest } from '../../gateway/connect-request.ts'
 import type { Call, Message, Notice } from '../../protocol/message.ts'
-import type { AdmittedDevice } from '../../connection/session.ts'
+import type { AdmittedDevice } from '../../connection/session-host.ts'
 import { TcpConnection, type TcpConnectionListener } from './connection.ts'
 
-/** What a newcomer tells the door it stands in. */
+/** The transport, as a handshake needs it. */
 export interface TcpHandshakeHost {
-  /** It is a Unix socket. */
+  /** The transport listens on a Unix socket. */
   readonly isLocal: boolean
-  letIn (newcomer: TcpHandshake): void
-  ended (newcomer: TcpHandshake): void
+  onAdmitted (handshake: TcpHandshake): void
+  onClosed (handshake: TcpHandshake): void
 }
 
-const OBJECT = 0x7b
+const OPENING_BRACE = 0x7b
 const BLANKS = Buffer.from(' \t\r\n')
 const HINT = 'The first message is connect {deviceId, token}'
 
-/** What whoever is not admitted is told at last; every other reason is one that only something else than waiting mends. */
-const closeReasonOf: Partial<Record<Reason, CloseReason>> = { draining: 'leaving', unauthenticated: 'unauthenticated', departed: 'done' }
+/** Close reasons of refusals. Every other refusal is `forbidden`, because the device cannot cure it by waiting. */
+const refusalCloseReasons: Partial<Record<Reason, CloseReason>> = { draining: 'leaving', unauthenticated: 'unauthenticated', departed: 'done' }
 
-/** A connection on its way in: it introduces itself with its first line, or is shown out. */
+/** Admits a connection whose first line is `connect`, and closes any other. */
 export class TcpHandshake implements TcpConnectionListener {
   readonly #socket: RawSocket
   readonly #address: string | undefined
-  readonly #ground: TransportContext
+  readonly #context: TransportContext
   readonly #host: TcpHandshakeHost
-  readonly #stream: TcpConnection
-  readonly #deadline: NodeJS.Timeout
+  readonly #connection: TcpConnection
+  readonly #timer: NodeJS.Timeout
+  /** Aborts when the device leaves, or the node drains, during admission. */
   readonly #departure = new AbortController()
-  #state: 'waiting' | 'asking' | 'settled' = 'waiting'
+  #state: 'waiting' | 'admitting' | 'settled' = 'waiting'
 
-  constructor (socket: RawSocket, address: string | undefined, ground: TransportContext, host: TcpHandshakeHost) {
+  constructor (socket: RawSocket, address: string | undefined, context: TransportContext, host: TcpHandshakeHost) {
     this.#socket = socket
     this.#address = address
-    this.#ground = ground
+    this.#context = context
     this.#host = host
-    this.#deadline = setTimeout(() => this.#turnAway('silent'), ground.limits.admissionTimeout)
-    socket.on('data', this.#look)
-    this.#stream = new TcpConnection(socket, { codec: ground.codec, limits: ground.limits, keeper: this })
+    this.#timer = setTimeout(() => this.#reject('silent'), context.limits.admissionTimeout)
+    socket.on('data', this.#checkFirstByte)
+    this.#connection = new TcpConnection(socket, { codec: context.codec, limits: context.limits, listener: this })
   }
 
-  greet (text: string): void {
-    const asked = this.#ground.codec.decode(text)
-    if (isAsked(asked) && asked.method === 'connect') return void this.#introduce(asked)
-    if (isAsked(asked)) this.#answer(asked, 'malformed', HINT)
-    this.#turnAway('protocol', HINT)
+  onLine (text: string): void {
+    const message = this.#context.codec.decode(text)
+    if (isRequest(message) && message.method === 'connect') return void this.#connect(message)
+    if (isRequest(message)) this.#sendFailure(message, 'malformed', HINT)
+    this.#reject('protocol', HINT)
   }
 
-  spoilt (goodbye: CloseReason): void {
-    if (this.#state === 'waiting') this.#turnAway(goodbye === 'unsaid' ? 'silent' : goodbye)
+  onInvalid (reason: CloseReason): void {
+    if (this.#state === 'waiting') this.#reject(reason === 'unsaid' ? 'silent' : reason)
     else this.#departure.abort(new Failure('departed'))
   }
 
-  ended (): void {
-    if (this.#state === 'waiting') this.#turnAway('vanished')
+  onClosed (): void {
+    if (this.#state === 'waiting') this.#reject('vanished')
     this.#departure.abort(new Failure('departed'))
-    this.#host.ended(this)
+    this.#host.onClosed(this)
   }
 
-  /** The node is leaving. */
-  leave (): void {
-    if (this.#state === 'waiting') this.#turnAway('leaving', retryWithin(this.#ground.limits.retrySpread))
+  /** The node is draining. */
+  abort (): void {
+    if (this.#state === 'waiting') this.#reject('leaving', retryWithin(this.#context.limits.retrySpread))
     else this.#departure.abort(new Failure('draining'))
   }
 
-  /** What does not begin like a message is none: an HTTP request, a TLS hello. Neither need ever send a newline. */
-  readonly #look = (chunk: Buffer): void => {
+  /** Rejects an HTTP request or a TLS hello by its first byte, because neither need ever contain a newline. */
+  readonly #checkFirstByte = (chunk: Buffer): void => {
     const first = chunk.find(byte => !BLANKS.includes(byte))
     if (first === undefined) return
-    this.#socket.removeListener('data', this.#look)
-    if (first !== OBJECT) this.#turnAway('protocol', HINT)
+    this.#socket.removeListener('data', this.#checkFirstByte)
+    if (first !== OPENING_BRACE) this.#reject('protocol', HINT)
   }
 
-  async #introduce (asked: Call | Notice): Promise<void> {
-    clearTimeout(this.#deadline)
-    this.#state = 'asking'
-    this.#stream.hold()
-    const arrival = await this.#admit(asked)
+  async #connect (request: Call | Notice): Promise<void> {
+    clearTimeout(this.#timer)
+    this.#state = 'admitting'
+    this.#connection.pause()
+    const device = await this.#admit(request)
     this.#state = 'settled'
-    if (!arrival) return
-    this.#host.letIn(this)
-    const session = this.#stream.session = this.#ground.gateway.open(arrival, this.#stream)
-    if (asked.kind === 'call') this.#stream.say({ kind: 'result', id: asked.id, result: {} })
-    await this.#ground.gateway.enter(session)
-    this.#stream.release()
+    if (!device) return
+    this.#host.onAdmitted(this)
+    const session = this.#connection.session = this.#context.gateway.open(device, this.#connection)
+    if (request.kind === 'call') this.#connection.sendMessage({ kind: 'result', id: request.id, result: {} })
+    await this.#context.gateway.enter(session)
+    this.#connection.resume()
   }
 
-  /** Nothing: it may not come in, or has left meanwhile. */
-  async #admit (asked: Call | Notice): Promise<AdmittedDevice | undefined> {
-    const { gateway, codec } = this.#ground
+  /** Undefined: the device was refused, or has left meanwhile. */
+  async #admit (request: Call | Notice): Promise<AdmittedDevice | undefined> {
+    const { gateway, codec } = this.#context
     try {
-      return await gateway.admit(this.#introductionOf(asked), this.#departure, codec)
+      return await gateway.admit(this.#connectRequestOf(request), this.#departure, codec)
     } catch (error) {
-      this.#refuse(asked, error as Failure)
+      this.#refuse(request, error as Failure)
       return undefined
     }
   }
 
-  #introductionOf ({ params }: Call | Notice): ConnectRequest {
+  #connectRequestOf ({ params }: Call | Notice): ConnectRequest {
     const { deviceId, token } = { ...params as Record<string, unknown> }
     const { localAddress } = this.#socket
-    const introduction: ConnectRequest = {
+    const connectRequest: ConnectRequest = {
       deviceId,
       token: typeof token === 'string' ? token : undefined,
       protocols: [],
@@ -113,30 +114,33 @@ export class TcpHandshake implements TcpConnectionListener {
       localAddress,
       headers: {}
     }
-    if (!(this.#socket instanceof TLSSocket && this.#socket.authorized)) return introduction
-    return { ...introduction, certificate: this.#socket.getPeerCertificate() }
+    if (!(this.#socket instanceof TLSSocket && this.#socket.authorized)) return connectRequest
+    return { ...connectRequest, certificate: this.#socket.getPeerCertificate() }
   }
 
-  #refuse (asked: Call | Notice, { reason, message, mayPass }: Failure): void {
-    if (!this.#stream.isOpen) return
-    this.#answer(asked, reason, message)
-    const goodbye = mayPass ? 'overloaded' : closeReasonOf[reason] ?? 'forbidden'
-    this.#stream.close(closeCodes[goodbye].code, goodbye === 'leaving' ? retryWithin(this.#ground.limits.retrySpread) : message)
+  /** Admission has failed: answers the request and closes the connection. */
+  #refuse (request: Call | Notice, { reason, message, mayPass }: Failure): void {
+    if (!this.#connection.isOpen) return
+    this.#sendFailure(request, reason, message)
+    const closeReason = mayPass ? 'overloaded' : refusalCloseReasons[reason] ?? 'forbidden'
+    this.#connection.close(closeCodes[closeReason].code, closeReason === 'leaving' ? retryWithin(this.#context.limits.retrySpread) : message)
   }
 
-  #answer (asked: Call | Notice, reason: Reason, message: string): void {
-    if (asked.kind === 'call') this.#stream.say({ kind: 'failure', id: asked.id, reason, detail: { code: (reasons[reason] ?? reasons.internal).rpc, message } })
+  #sendFailure (request: Call | Notice, reason: Reason, message: string): void {
+    if (request.kind !== 'call') return
+    const { rpc } = reasons[reason] ?? reasons.internal
+    this.#connection.sendMessage({ kind: 'failure', id: request.id, reason, detail: { code: rpc, message } })
   }
 
-  #turnAway (goodbye: CloseReason, reason: string = closeCodes[goodbye].message): void {
-    clearTimeout(this.#deadline)
+  /** Closes a connection that never reached admission. */
+  #reject (closeReason: CloseReason, text: string = closeCodes[closeReason].message): void {
+    clearTimeout(this.#timer)
     this.#state = 'settled'
-    this.#ground.gateway.refused(goodbye, { address: this.#address })
-    this.#stream.close(closeCodes[goodbye].code, reason)
+    this.#context.gateway.refused(closeReason, { address: this.#address })
+    this.#connection.close(closeCodes[closeReason].code, text)
   }
 }
 
-/** Whether it is a call or a notice. */
-function isAsked (message: Message | Message[]): message is Call | Notice {
+function isRequest (message: Message | Message[]): message is Call | Notice {
   return !Array.isArray(message) && (message.kind === 'call' || message.kind === 'notice')
 }

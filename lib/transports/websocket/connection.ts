@@ -5,28 +5,29 @@ import type { Duplex } from 'node:stream'
 import { WebSocket } from 'ws'
 import type { CloseReason } from '../../protocol/errors.ts'
 import type { Form, Outgoing } from '../../connection/frame.ts'
-import type { Session, Socket } from '../../connection/session.ts'
+import type { Session } from '../../connection/session.ts'
+import type { Socket } from '../../connection/session-host.ts'
 import { toWire } from './frame.ts'
 
-/** One WebSocket. Its listeners are shared by all: a connection costs no closure. */
+/** One WebSocket. All connections share their event listeners, so that none costs a closure. */
 export class WebSocketConnection implements Socket {
   sent = 0
   session: Session | undefined
   readonly #socket: SocketWithConnection
-  /** Frames received before the welcome; undefined once frames go to the session at once. */
-  #held: HeldFrames | undefined
-  /** The connection below it. What leaves is framed already, and is written past the sender of `ws`. */
+  /** Frames received before the welcome; undefined once frames go to the session directly. */
+  #pausedFrames: PausedFrames | undefined
+  /** The stream below the WebSocket. Output is already framed, so it bypasses the sender of `ws`. */
   readonly stream: RawStream
-  readonly #lines: Set<WebSocketConnection>
+  readonly #connections: Set<WebSocketConnection>
   readonly #form: Form | 'masked'
 
-  /** `deflating` is the form for those who have agreed on compression; a line that we dialled ourselves is `masked`. */
-  constructor (socket: WebSocket, lines: Set<WebSocketConnection>, deflating: Form | 'masked' | undefined) {
+  /** `form` is for devices that negotiated compression. It is `masked` for outbound connections, because a client must mask its frames. */
+  constructor (socket: WebSocket, connections: Set<WebSocketConnection>, form: Form | 'masked' | undefined) {
     this.#socket = socket as SocketWithConnection
     this.#socket[kConnection] = this
-    this.#lines = lines.add(this)
-    this.#form = deflating === 'masked' || (deflating && inflates(this.#socket)) ? deflating : toWire
-    // what @fastify/websocket left on it holds the request, the reply and their headers
+    this.#connections = connections.add(this)
+    this.#form = form === 'masked' || (form && canInflate(this.#socket)) ? form : toWire
+    // the listener of @fastify/websocket retains the request, the reply and their headers
     socket.removeAllListeners('error')
     this.stream = this.#socket._socket
     this.stream._httpMessage?.detachSocket(this.stream as unknown as RawSocket)
@@ -55,16 +56,16 @@ export class WebSocketConnection implements Socket {
 
   send (outgoing: Outgoing): void {
     if (!this.isOpen) return
-    if (this.#form === 'masked') return this.#mask(outgoing)
+    if (this.#form === 'masked') return this.#sendMasked(outgoing)
     const wire = outgoing.wire(this.#form)
     const isFirst = this.sent === 0
     this.sent += wire.length
     this.stream.write(wire)
-    if (isFirst) this.stream.uncork() // the answer to the upgrade has waited for it
+    if (isFirst) this.stream.uncork() // the upgrade response has waited to leave with it
   }
 
   onDrain (listener: () => void): void {
-    // `drain` comes only after more than the socket's own high-water mark was waiting; this comes always
+    // `drain` fires only after the high-water mark was exceeded; this callback always runs
     this.stream.write('', error => { if (!error) listener() })
   }
 
@@ -72,39 +73,39 @@ export class WebSocketConnection implements Socket {
     this.#socket.ping()
   }
 
-  /** Frames wait from now on: in the kernel, but for those that come while the device is probed. */
-  hold (): void {
-    this.#held = { frames: [], size: 0 }
+  /** Keeps frames from the session. They wait in the kernel, except those that arrive while the device is probed. */
+  pause (): void {
+    this.#pausedFrames = { frames: [], size: 0 }
     this.#socket.pause()
   }
 
-  /** Only the answer to this very ping counts: frames may be all that a device left behind when it gave up. */
+  /** Only the pong to this ping proves life: other frames may have been sent before the device gave the connection up. */
   probe (onAlive: () => void): void {
-    const probe = randomBytes(PROBE_BYTES)
-    this.#held!.probe = { payload: probe, onAlive }
+    const payload = randomBytes(PROBE_BYTES)
+    this.#pausedFrames!.probe = { payload, onAlive }
     this.stream.uncork()
-    this.#socket.ping(probe)
+    this.#socket.ping(payload)
     this.#socket.resume()
   }
 
-  /** Hands over what was held, and whatever comes. */
-  release (): void {
-    const { frames } = this.#held!
-    this.#held = undefined
+  /** Gives the session the frames that were kept, and then frames as they arrive. */
+  resume (): void {
+    const { frames } = this.#pausedFrames!
+    this.#pausedFrames = undefined
     for (const [frame, size] of frames) this.session!.receive(frame, size)
     this.#socket.resume()
   }
 
   receive (frame: string | Buffer, size: number): void {
-    const held = this.#held
-    if (!held) return this.session!.receive(frame, size)
-    held.frames.push([frame, size])
-    held.size += size
-    if (held.size > MAX_HELD) this.#socket.pause()
+    const paused = this.#pausedFrames
+    if (!paused) return this.session!.receive(frame, size)
+    paused.frames.push([frame, size])
+    paused.size += size
+    if (paused.size > MAX_PAUSED_BYTES) this.#socket.pause()
   }
 
   pong (payload: Buffer): void {
-    const { probe } = this.#held ?? {}
+    const { probe } = this.#pausedFrames ?? {}
     if (!probe) return this.session!.pong()
     if (probe.payload.equals(payload)) probe.onAlive()
   }
@@ -119,12 +120,12 @@ export class WebSocketConnection implements Socket {
   }
 
   closed (code: number, reason: string): void {
-    this.#lines.delete(this)
+    this.#connections.delete(this)
     this.session!.closed(code, reason)
   }
 
-  /** Each has a mask of its own, so there is nothing to share. */
-  #mask (outgoing: Outgoing): void {
+  /** Each frame has a mask of its own, so there are no bytes to share. */
+  #sendMasked (outgoing: Outgoing): void {
     for (const payload of outgoing.payloads()) this.#socket.send(payload)
     this.sent = (this.stream as unknown as RawSocket).bytesWritten
   }
@@ -132,40 +133,40 @@ export class WebSocketConnection implements Socket {
 
 const { OPEN } = WebSocket
 const PROBE_BYTES = 8
-/** Bytes of frames that are held for a device which is probed. */
-const MAX_HELD = 65_536
+/** Limit of the frames that are kept while a device is probed. */
+const MAX_PAUSED_BYTES = 65_536
+const kConnection = Symbol('connection')
 
-interface HeldFrames {
+interface PausedFrames {
   frames: Array<[frame: string | Buffer, size: number]>
   size: number
   probe?: { payload: Buffer, onAlive: () => void }
 }
-const kConnection = Symbol('line')
 
 type SocketWithConnection = WebSocket & {
   [kConnection]: WebSocketConnection
   _socket: RawStream
-  /** What was agreed on. */
+  /** The negotiated extensions. */
   _extensions: { 'permessage-deflate'?: { params: { server_max_window_bits?: number } } }
 }
 
-/** Whether it can read what was compressed for all. One that asked for a smaller window gets frames as they are, which it may. */
-function inflates ({ _extensions: { 'permessage-deflate': deflate } }: SocketWithConnection): boolean {
+/** Whether the device can inflate the shared frames. One that asked for a smaller window gets uncompressed frames, which RFC 7692 permits. */
+function canInflate ({ _extensions: { 'permessage-deflate': deflate } }: SocketWithConnection): boolean {
   return deflate !== undefined && deflate.params.server_max_window_bits === undefined
 }
 
-/** A connection as Node has it; an injected one has less. */
+/** A socket of Node; the stream of an injected request has fewer members. */
 export type RawStream = Duplex & {
   bytesRead?: number
   localAddress?: string
-  /** How much of what it was given the system has not taken yet. */
+  /** `writeQueueSize`: bytes that the operating system has not taken yet. */
   _handle?: { writeQueueSize?: number }
-  /** Kept while a request on it is answered. */
+  /** The response that is being written. */
   _httpMessage?: ServerResponse
 }
 
-/** What was wrong with a frame, in the words of `ws`; everything else it finds breaks the protocol. */
-const faults: Record<string, CloseReason> = {
+/** Close reasons by error code of `ws`; every other error of `ws` is a protocol error. */
+const closeReasons: Record<string, CloseReason> = {
   WS_ERR_INVALID_UTF8: 'text',
   WS_ERR_UNSUPPORTED_MESSAGE_LENGTH: 'size',
   WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH: 'size',
@@ -186,8 +187,8 @@ function onPong (this: WebSocket, payload: Buffer): void {
 
 function onError (this: WebSocket, { code = '' }: NodeJS.ErrnoException): void {
   const session = (this as SocketWithConnection)[kConnection].session!
-  // a line that was cut has no code of `ws` or of zlib, and its `close` follows
-  if (code.startsWith('WS_ERR_')) session.end(faults[code] ?? 'protocol')
+  // an error of the stream has another code; `close` follows
+  if (code.startsWith('WS_ERR_')) session.end(closeReasons[code] ?? 'protocol')
   else if (code.startsWith('Z_')) session.end('text', 'sent what cannot be inflated')
 }
 

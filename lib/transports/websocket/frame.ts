@@ -1,22 +1,24 @@
+/** FIN and opcode, the first byte of a frame. */
 const TEXT = 0x81
 const BINARY = 0x82
+/** RSV1. */
 const COMPRESSED = 0x40
 
-/** A payload as one whole unmasked WebSocket frame (RFC 6455, 5.2). */
+/** Encodes a payload as one unfragmented, unmasked WebSocket frame (RFC 6455, 5.2). */
 export function toWire (payload: string | Uint8Array): Buffer {
-  return wireOf(payload, typeof payload === 'string' ? TEXT : BINARY)
+  return encodeFrame(payload, typeof payload === 'string' ? TEXT : BINARY)
 }
 
-/** The same, for what is text or not but holds bytes: it was compressed (RFC 7692). */
+/** Encodes a compressed payload (RFC 7692); `isText` says what it is when inflated. */
 export function toCompressed (deflated: Uint8Array, isText: boolean): Buffer {
-  return wireOf(deflated, COMPRESSED | (isText ? TEXT : BINARY))
+  return encodeFrame(deflated, COMPRESSED | (isText ? TEXT : BINARY))
 }
 
-function wireOf (payload: string | Uint8Array, head: number): Buffer {
+function encodeFrame (payload: string | Uint8Array, firstByte: number): Buffer {
   const length = Buffer.byteLength(payload)
   const offset = length < 126 ? 2 : length < 65_536 ? 4 : 10
   const wire = Buffer.allocUnsafe(offset + length)
-  wire[0] = head
+  wire[0] = firstByte
   if (offset === 2) {
     wire[1] = length
   } else if (offset === 4) {

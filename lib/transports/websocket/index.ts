@@ -11,153 +11,153 @@ import type { Form } from '../../connection/frame.ts'
 import { callerOf } from '../../gateway/access.ts'
 import { basicOf, tokenOf, type ConnectRequest } from '../../gateway/connect-request.ts'
 import type { Settings } from '../../gateway/options.ts'
-import type { AdmittedDevice } from '../../connection/session.ts'
-import { deflating } from './deflate.ts'
+import type { AdmittedDevice } from '../../connection/session-host.ts'
+import { compressedForm } from './deflate.ts'
 import { WebSocketConnection, type RawStream } from './connection.ts'
-import { narrowed, onlyToWebSocket } from './upgrades.ts'
+import { forWebSocketOnly, ignoreOtherUpgrades } from './upgrades.ts'
 
 type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
 
-const MAX_CHUNKS = 4_096
-const MAX_PONGS = 16
-const LOOK_AGAIN = 10
+const MAX_BUFFERED_CHUNKS = 4_096
+const MAX_PENDING_PONGS = 16
+const CLOSE_POLL_INTERVAL_MS = 10
+/** Prefix of the subprotocol that carries a token, because browsers cannot set headers. */
 const BEARER = 'bearer.'
 
-type Members = Record<string, unknown>
+type RequestParams = Record<string, unknown>
 
-/** Turns WebSockets into sessions. */
+/** Accepts devices over WebSocket. */
 export class WebSocketTransport implements Transport {
   readonly #settings: WebSocketSettings
   readonly #server: WebSocketServer
-  readonly #deflating: Form | undefined
-  /** Undefined: it speaks none of the protocols of its path, and is told so once it is connected. */
-  readonly #arrivals = new WeakMap<IncomingMessage, AdmittedDevice | undefined>()
-  readonly #lines = new Set<WebSocketConnection>()
-  /** Connections that came to upgrade and are not ours: not answered yet, or taken by a route of the host. */
-  readonly #knocking = new Map<Duplex, AbortController | undefined>()
-  /** One listener for all of them: a closure each would stay with every connection. */
-  readonly #onGone: (this: Duplex) => void
+  readonly #form: Form | undefined
+  /** Devices by the request that was admitted; undefined for one that speaks no protocol of its path, which gets a close code after the handshake. */
+  readonly #admitted = new WeakMap<IncomingMessage, AdmittedDevice | undefined>()
+  readonly #connections = new Set<WebSocketConnection>()
+  /** Sockets with an upgrade request that has not become a device: not answered yet, or upgraded by a route of the host. */
+  readonly #upgrading = new Map<Duplex, AbortController | undefined>()
+  /** One listener for all of them, because every connection would retain a closure of its own. */
+  readonly #onSocketClose: (this: Duplex) => void
 
   constructor (settings: WebSocketSettings) {
     this.#settings = settings
-    this.#deflating = settings.compression ? deflating(settings.compression.threshold) : undefined
+    this.#form = settings.compression ? compressedForm(settings.compression.threshold) : undefined
     const limits: ServerOptions & Record<'maxPendingAutoPongs' | 'closeTimeout', number> = {
       noServer: true,
       clientTracking: false,
       maxPayload: settings.maxMessage,
       maxFragments: settings.maxFragments,
-      maxBufferedChunks: MAX_CHUNKS,
-      maxPendingAutoPongs: MAX_PONGS,
+      maxBufferedChunks: MAX_BUFFERED_CHUNKS,
+      maxPendingAutoPongs: MAX_PENDING_PONGS,
       closeTimeout: settings.closeTimeout,
-      // what comes is inflated to no more than `maxPayload`; neither side keeps a window from one message to the next
+      // `maxPayload` limits the inflated size; neither side retains a window between messages
       perMessageDeflate: settings.compression && { serverNoContextTakeover: true, clientNoContextTakeover: true },
-      // only what was agreed on is echoed, never a token
+      // echo the negotiated protocol only, never a token
       handleProtocols: (offered, request) => {
-        const { subprotocol = '' } = this.#arrivals.get(request)?.codec ?? {}
+        const { subprotocol = '' } = this.#admitted.get(request)?.codec ?? {}
         return offered.has(subprotocol) && subprotocol
       }
     }
     this.#server = new WebSocketServer(limits)
-    const knocking = this.#knocking
-    this.#onGone = function () {
-      knocking.get(this)?.abort(new Failure('departed'))
-      knocking.delete(this)
+    const upgrading = this.#upgrading
+    this.#onSocketClose = function () {
+      upgrading.get(this)?.abort(new Failure('departed'))
+      upgrading.delete(this)
     }
   }
 
-  /** Lets the upgrades that we admitted go to a WebSocket server with our limits, whoever registered `@fastify/websocket`. */
+  /** Sends the upgrades that this plugin admitted to a WebSocket server with its limits, whoever registered `@fastify/websocket`. */
   async open ({ app, gateway }: TransportContext): Promise<void> {
     if (!app.hasDecorator('websocketServer')) {
-      // a second listener for upgrades, from a sibling scope, would dispatch each of them twice
-      const listening = app.server.listeners('upgrade').some(({ name }) => name === 'onUpgrade')
-      const options = { closeTimeout: this.#settings.closeTimeout, ...(listening && { server: new EventEmitter() as Server }) }
+      // a sibling scope has registered it already: a second upgrade listener would dispatch each upgrade twice
+      const isListening = app.server.listeners('upgrade').some(({ name }) => name === 'onUpgrade')
+      const options = { closeTimeout: this.#settings.closeTimeout, ...(isListening && { server: new EventEmitter() as Server }) }
       await app.register(fastifyWebsocket, { options })
     }
     const shared = app.websocketServer
     const handleUpgrade = shared.handleUpgrade.bind(shared)
     shared.handleUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer, done: (socket: WebSocket, request: IncomingMessage) => void) => {
-      if (!this.#arrivals.has(request)) return handleUpgrade(request, socket, head, done)
-      // the answer, and the first that the device is told if that is in the same turn of the event loop, leave in one write
+      if (!this.#admitted.has(request)) return handleUpgrade(request, socket, head, done)
+      // so that the upgrade response and the welcome, if it follows in the same turn of the event loop, leave in one write
       socket.cork()
       setImmediate(uncork, socket)
       this.#server.handleUpgrade(request, socket, head, done)
     }
-    const hangUp = narrowed((_request, socket) => this.#hangUp(socket))
-    app.server.on('upgrade', hangUp)
-    // as early as the listener of @fastify/websocket: without one, upgrades are plain requests, and answered
-    app.addHook('preClose', async () => { app.server.removeListener('upgrade', hangUp) })
-    onlyToWebSocket(app)
+    const onUpgrade = forWebSocketOnly((_request, socket) => this.#destroyIfRefused(socket))
+    app.server.on('upgrade', onUpgrade)
+    // as early as @fastify/websocket removes its listener: without one, Node answers upgrades as plain requests
+    app.addHook('preClose', async () => { app.server.removeListener('upgrade', onUpgrade) })
+    ignoreOtherUpgrades(app)
     await app.register(async scope => this.#addRoutes(scope, gateway), { prefix: this.#settings.prefix })
   }
 
-  #addRoutes (app: FastifyInstance, entrance: Gateway): void {
-    for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) this.#route(app, entrance, url)
+  #addRoutes (app: FastifyInstance, gateway: Gateway): void {
+    for (const url of [this.#settings.path, `${this.#settings.path}/:deviceId`]) this.#route(app, gateway, url)
     const paths = new Set(this.#settings.codecs?.flatMap(({ path }) => path ?? []))
-    for (const path of paths) this.#route(app, entrance, `${path}/:deviceId`, path)
+    for (const path of paths) this.#route(app, gateway, `${path}/:deviceId`, path)
   }
 
-  /** Resolves when every connection has ended; those that linger are cut at the deadline. */
+  /** Resolves when every connection has ended; cuts those that are left at the deadline. */
   async close (deadline: number): Promise<void> {
-    while (this.#lines.size + this.#knocking.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
-    for (const line of this.#lines) line.cut()
-    for (const socket of this.#knocking.keys()) socket.destroy()
+    while (this.#connections.size + this.#upgrading.size > 0 && Date.now() < deadline) await sleep(CLOSE_POLL_INTERVAL_MS)
+    for (const connection of this.#connections) connection.cut()
+    for (const socket of this.#upgrading.keys()) socket.destroy()
   }
 
   /**
-   * Ends the connection of an upgrade once it has been refused. @fastify/websocket does so only where its own hooks ran: not
-   * where a hook of the host refused first, or the router.
+   * Destroys the socket of an upgrade once a plain response has been written. @fastify/websocket does so only where its own hooks ran,
+   * not where a hook of the host or the router refused first.
    */
-  #hangUp (socket: RawStream): void {
-    this.#expect(socket)
-    socket._httpMessage?.on('finish', onAnswered)
+  #destroyIfRefused (socket: RawStream): void {
+    this.#track(socket)
+    socket._httpMessage?.on('finish', destroySocket)
   }
 
-  #expect (socket: Duplex, departure = this.#knocking.get(socket)): void {
-    if (!this.#knocking.has(socket)) socket.on('close', this.#onGone)
-    this.#knocking.set(socket, departure)
+  #track (socket: Duplex, departure = this.#upgrading.get(socket)): void {
+    if (!this.#upgrading.has(socket)) socket.on('close', this.#onSocketClose)
+    this.#upgrading.set(socket, departure)
   }
 
-  #route (app: FastifyInstance, entrance: Gateway, url: string, path?: string): void {
+  #route (app: FastifyInstance, gateway: Gateway, url: string, path?: string): void {
     app.route({
       method: 'GET',
       url,
       exposeHeadRoute: false,
       schema: { hide: true } as object,
-      preHandler: request => this.#admit(request, entrance, path),
-      handler: async () => { throw new Failure(entrance.isDraining ? 'draining' : 'not-websocket') },
-      wsHandler: (socket, request) => this.#enter(socket, this.#arrivals.get(request.raw), entrance)
+      preHandler: request => this.#admit(request, gateway, path),
+      handler: async () => { throw new Failure(gateway.isDraining ? 'draining' : 'not-websocket') },
+      wsHandler: (socket, request) => this.#enter(socket, this.#admitted.get(request.raw), gateway)
     })
   }
 
-  async #admit (request: FastifyRequest, entrance: Gateway, path?: string): Promise<void> {
+  async #admit (request: FastifyRequest, gateway: Gateway, path?: string): Promise<void> {
     if (!request.ws) return
     const { socket } = request.raw as { socket?: Duplex }
     const departure = new AbortController()
-    // one that is gone has closed already: a hook of the host may have taken long
+    // a hook of the host may have taken so long that `close` has already fired
     if (socket?.destroyed) departure.abort(new Failure('departed'))
-    else if (socket) this.#expect(socket, departure)
+    else if (socket) this.#track(socket, departure)
     try {
-      this.#arrivals.set(request.raw, await entrance.admit(introductionOf(request, path), departure))
+      this.#admitted.set(request.raw, await gateway.admit(connectRequestOf(request, path), departure))
     } catch (error) {
       // OCPP-J, 3.2 and 3.3: the handshake is completed without a subprotocol, and the connection closed at once
       if (path === undefined || (error as Failure).reason !== 'bad-protocol') throw error
-      this.#arrivals.set(request.raw, undefined)
+      this.#admitted.set(request.raw, undefined)
     }
   }
 
-  #enter (socket: WebSocket, arrival: AdmittedDevice | undefined, entrance: Gateway): void {
-    if (!arrival) return socket.close(closeCodes['no-protocol'].code, closeCodes['no-protocol'].message)
-    const line = new WebSocketConnection(socket, this.#lines, this.#deflating)
-    this.#knocking.delete(line.stream)
-    line.stream.removeListener('close', this.#onGone)
-    const session = line.session = entrance.open(arrival, line)
-    line.hold() // until the welcome
-    void entrance.enter(session).finally(() => line.release())
+  #enter (socket: WebSocket, device: AdmittedDevice | undefined, gateway: Gateway): void {
+    if (!device) return socket.close(closeCodes['no-protocol'].code, closeCodes['no-protocol'].message)
+    const connection = new WebSocketConnection(socket, this.#connections, this.#form)
+    this.#upgrading.delete(connection.stream)
+    connection.stream.removeListener('close', this.#onSocketClose)
+    const session = connection.session = gateway.open(device, connection)
+    connection.pause() // until the welcome
+    void gateway.enter(session).finally(() => connection.resume())
   }
 }
 
-/** Whatever the answer was, it was no upgrade. */
-function onAnswered (this: ServerResponse): void {
+function destroySocket (this: ServerResponse): void {
   this.socket?.destroy()
 }
 
@@ -165,8 +165,8 @@ function uncork (socket: Duplex): void {
   socket.uncork()
 }
 
-function introductionOf (request: FastifyRequest, path: string | undefined): ConnectRequest {
-  const { deviceId = (request.query as Members).deviceId } = request.params as Members
+function connectRequestOf (request: FastifyRequest, path: string | undefined): ConnectRequest {
+  const { deviceId = (request.query as RequestParams).deviceId } = request.params as RequestParams
   const offered = request.headers['sec-websocket-protocol']?.split(',').map(name => name.trim()) ?? []
   return {
     deviceId,
