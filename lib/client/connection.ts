@@ -1,4 +1,4 @@
-import { jsonrpc } from '../protocol/jsonrpc.ts'
+import { jsonrpcFrames } from '../protocol/jsonrpc.ts'
 import { Failure } from '../protocol/errors.ts'
 import { failureMessage, type Call, type Message, type Notice, type Result } from '../protocol/message.ts'
 import { Peer, type InboundCall, type PeerHandler } from '../protocol/peer.ts'
@@ -35,7 +35,7 @@ const MAX_DEPTH = 1_000
 /** Delay before a topic request is repeated that the server refused for being busy. */
 const RETRY_DELAY_MS = 1_000
 const TOO_MANY_REQUESTS = 429
-const codec = jsonrpc({ depth: MAX_DEPTH })
+const codec = jsonrpcFrames({ depth: MAX_DEPTH })
 
 /** One connection of a client. */
 export class ClientConnection implements PeerHandler {

@@ -88,7 +88,7 @@ export class Client implements ConnectionHandler {
     this.#options = clientOptions(options)
     this.#url = new URL(url, (globalThis as any).location?.href)
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
-    if (!schemes.has(this.#url.protocol)) throw new TypeError(`Unsupported URL: ${url}`)
+    if (!schemes.has(this.#url.protocol)) throw new TypeError(`Invalid URL: ${url}`)
     this.#url.searchParams.set('deviceId', options.deviceId)
     void this.#open()
   }
@@ -240,7 +240,7 @@ export class Client implements ConnectionHandler {
     const { id, topic } = message
     if (this.#status.state === 'stopped' || this.#processedIds.has(id)) return {}
     const listeners = this.#listenersTo(topic)
-    if (isLetter && listeners.size === 0) throw new Error('No listener for a message')
+    if (isLetter && listeners.size === 0) throw new Error('No message listener')
     for (const listener of listeners) await listener(message)
     if (isLetter) this.#processedIds.add(id)
     if (this.#processedIds.size > MAX_REMEMBERED_IDS) this.#processedIds.delete(this.#processedIds.values().next().value!)

@@ -44,7 +44,7 @@ export type ClientOptions = Required<Omit<ConnectOptions, 'token'>> & { token: C
 export function clientOptions (options: ConnectOptions): ClientOptions {
   const { deviceId, token, WebSocket = (globalThis as any).WebSocket, timeout = 10_000, maxWaiting = 100, minDelay = 1_000, maxDelay = 30_000, ...rest } = options
   for (const name in rest) throw new TypeError(`Unknown option "${name}"`)
-  if (!isDeviceId(deviceId)) throw new TypeError('The option "deviceId" must be 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -')
-  if (!WebSocket) throw new Error('No global WebSocket: give the option "WebSocket", in Node 20 that of the package ws')
+  if (!isDeviceId(deviceId)) throw new TypeError('The option "deviceId" is invalid')
+  if (!WebSocket) throw new Error('The option "WebSocket" is missing')
   return { deviceId, token, WebSocket, timeout: Math.min(timeout, MAX_TIMER_MS), maxWaiting, minDelay, maxDelay }
 }

@@ -94,7 +94,7 @@ export class Failure extends Error {
     this.reason = reason
     this.statusCode = status
     this.code = code
-    this.headers = retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }
+    this.headers = retryAfter ? { 'retry-after': String(retryAfter) } : {}
     Object.defineProperty(this, 'device', { value: options.detail })
     if (options.flaw) this.flaw = options.flaw
     if (options.mayPass) this.mayPass = true

@@ -21,6 +21,8 @@ export interface JsonRpcOptions {
   bytes?: 'frame' | 'base64'
 }
 
+type Limits = Omit<JsonRpcOptions, 'bytes'>
+
 const NEWLINE = 0x0a
 const MAX_ID_LENGTH = 255
 const utf8 = { decoder: new TextDecoder('utf-8', { fatal: true }), encoder: new TextEncoder() }
@@ -30,8 +32,24 @@ const reasonOf = new Map<unknown, Reason>(
   (['unknown-method', 'too-fast', 'busy'] as const).map(reason => [reasons[reason].rpc, reason])
 )
 
-/** JSON-RPC 2.0, single or batch, with binary frames. */
-export function jsonrpc ({ depth = 32, batch = 20, bytes = 'frame' }: JsonRpcOptions = {}): Codec {
+/** JSON-RPC 2.0, single or batch. */
+export function jsonrpc ({ bytes = 'frame', ...limits }: JsonRpcOptions = {}): Codec {
+  return bytes === 'base64' ? jsonrpcLines(limits) : jsonrpcFrames(limits)
+}
+
+/** Bytes as `base64`: a message is text in any case. */
+function jsonrpcLines (limits: Limits): Codec {
+  const frames = jsonrpcFrames(limits)
+  const fromFrame = (message: Message | Message[]) => Array.isArray(message) ? message.map(fromBase64) : fromBase64(message)
+  return {
+    ...frames,
+    decode: frame => fromFrame(frames.decode(frame)),
+    encode: message => frames.encode(Array.isArray(message) ? message : toBase64(message))
+  }
+}
+
+/** Bytes in a binary frame after the message. Apart from `jsonrpc`, so that a bundle of the client holds nothing else. */
+export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits): Codec {
   function decode (frame: string | Uint8Array): Message | Message[] {
     if (typeof frame !== 'string') return decodeBinary(frame)
     const value = parse(frame)
@@ -49,15 +67,13 @@ export function jsonrpc ({ depth = 32, batch = 20, bytes = 'frame' }: JsonRpcOpt
 
   function decodeOne (value: unknown): Message {
     if (!isJsonObject(value)) return invalid('malformed')
-    const message = toMessage(value, isSafeJson(value, depth))
-    return bytes === 'base64' ? fromBase64(message) : message
+    return toMessage(value, isSafeJson(value, depth))
   }
 
   function encode (message: Message | Message[]): string | Uint8Array {
     if (Array.isArray(message)) return JSON.stringify(message.map(one => toMembers(toBase64(one))))
     const data = bytesOf(message)
     if (!data) return JSON.stringify(toMembers(message))
-    if (bytes === 'base64') return JSON.stringify(toMembers(toBase64(message)))
     const head = utf8.encoder.encode(JSON.stringify(toMembers(withData(message, undefined))) + '\n')
     const frame = new Uint8Array(head.length + data.length)
     frame.set(head)
