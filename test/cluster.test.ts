@@ -5,10 +5,9 @@ import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
-import { natsBackplane, type NatsOptions } from '../lib/nats/backplane.ts'
 import { connect as connectClient } from '../lib/client/index.ts'
 import { memoryMailbox, type Options } from '../lib/index.ts'
-import { natsMailbox } from '../lib/nats/mailbox.ts'
+import { nats, natsBackplane, natsMailbox, type NatsOptions } from '../lib/nats/index.ts'
 import { natsServer, type NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
 import { fakeLog, gate } from './fakes.ts'
@@ -20,9 +19,7 @@ type Node = FastifyInstance & { url: string }
 
 /** An application that joins those that have the same NATS. */
 async function join (t: Pick<Test, 'teardown'>, server: NatsServer, node: string, options: Options = {}, over: NatsOptions = {}): Promise<Node> {
-  const reach = { servers: server.servers, ...over }
-  const [backplane, mailbox] = await Promise.all([natsBackplane(reach), natsMailbox(reach)])
-  return await listen(t, { node, backplane, mailbox, closeTimeout: 200, ...options })
+  return await listen(t, { node, ...await nats({ servers: server.servers, ...over }), closeTimeout: 200, ...options })
 }
 
 async function three (t: Test, server: NatsServer, prefix: string): Promise<[Node, Node, Node]> {
@@ -40,8 +37,8 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.strictSame(alone.map(({ title, answer }) => ({ title, answer })), expected)
     const over = { prefix: prefix() }
     const nodes = await Promise.all(['n1', 'n2', 'n3'].map(async node => {
-      const [backplane, mailbox] = await Promise.all([natsBackplane({ servers: server.servers, ...over }), natsMailbox({ servers: server.servers, ...over, maxBytes: ROOM })])
-      return await listen(t, { node, backplane, mailbox, ...settings }, { return503OnClosing: false })
+      const cluster = await nats({ servers: server.servers, ...over, maxBytes: ROOM })
+      return await listen(t, { node, ...cluster, ...settings }, { return503OnClosing: false })
     }))
     for (const [at, node] of nodes.entries()) t.strictSame(await outcomes(`n${at + 1}`, node, nodes[(at + 1) % 3]!), alone, `n${at + 1}`)
 
@@ -251,8 +248,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   t.test('a start that may do without NATS, and finds it, warns of nothing', async t => {
     const log = fakeLog()
     const over = { servers: server.servers, prefix: prefix(), startWithout: true }
-    const [backplane, mailbox] = [await natsBackplane(over), await natsMailbox(over)]
-    await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
+    await listen(t, await nats(over), { loggerInstance: { ...log, child: () => log } as any })
     await until(() => log.lines.some(({ words }) => words === 'the other nodes can be reached'))
     t.strictSame(log.lines.filter(({ level }) => level === 'warn' || level === 'error'), [])
   })

@@ -5,9 +5,8 @@ import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
 import type { Answer, Backplane, PresenceChange, Owner, ListPage, Request } from '../lib/cluster/backplane.ts'
-import { natsBackplane, type NatsOptions } from '../lib/nats/backplane.ts'
 import { Failure } from '../lib/protocol/errors.ts'
-import { natsMailbox } from '../lib/nats/mailbox.ts'
+import { nats, natsBackplane, natsMailbox, type NatsBackplaneOptions } from '../lib/nats/index.ts'
 import { ExpiryIndex } from '../lib/nats/expiry-index.ts'
 import { Requests } from '../lib/nats/requests.ts'
 import { RecordAudit } from '../lib/nats/record-audit.ts'
@@ -18,6 +17,7 @@ import type { StoredRecord } from '../lib/nats/stream-store.ts'
 import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
 import { decode, encode } from '../lib/nats/encoding.ts'
 import { NatsServer } from './campaigns/nats.ts'
+import { freePort } from './campaigns/port.ts'
 import { backplaneContract } from './contracts/backplane.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, until } from './fakes.ts'
@@ -539,7 +539,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   let made = 0
   const prefix = () => `p${++made}`
 
-  const join = async (t: Pick<Test, 'teardown'>, options: NatsOptions = {}, count = 2) => {
+  const join = async (t: Pick<Test, 'teardown'>, options: NatsBackplaneOptions = {}, count = 2) => {
     const over = { servers: server.servers, prefix: prefix(), ...options }
     const backplanes = await Promise.all(Array.from({ length: count }, () => natsBackplane(over)))
     for (const backplane of backplanes) t.teardown(() => backplane.close!())
@@ -561,12 +561,78 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.teardown(() => { performance.now = now })
   }
 
-  backplaneContract(t, 'nats()', async () => {
+  backplaneContract(t, 'nats() and natsBackplane()', async () => {
     const options = { servers: server.servers, prefix: prefix() }
-    const [a, b] = [await natsBackplane(options), await natsBackplane(options)]
+    const [{ backplane: a }, b] = [await nats(options), await natsBackplane(options)]
     return { a, b, close: async () => { await Promise.all([a.close!(), b.close!()]) } }
   })
-  mailboxContract(t, 'jetstreamMailbox()', () => natsMailbox({ servers: server.servers, prefix: prefix() }))
+  mailboxContract(t, 'natsMailbox()', () => natsMailbox({ servers: server.servers, prefix: prefix() }))
+
+  t.test('the backplane and the mailbox of nats() share one connection, which closing the backplane ends', async t => {
+    const port = await freePort()
+    const own = await NatsServer.start(path, ['-m', String(port)])
+    t.teardown(() => own.remove())
+    const connections = async (): Promise<number> => (await (await fetch(`http://127.0.0.1:${port}/connz`)).json() as { num_connections: number }).num_connections
+    const { backplane, mailbox } = await nats({ servers: own.servers, keepReceipts: 60_000, maxBytes: 100_000 })
+    await backplane.own('d', new Connection('d', 'a'))
+    t.strictSame(await backplane.ask('d', ring), { ok: true, value: 'a' })
+    t.equal((await mailbox.put('d', letter('l'), plenty)).fresh, true)
+    t.equal(await reasonOf(mailbox.put('d', letter('m', { body: new Uint8Array(100_000) }), plenty)), 'store-full')
+    t.equal(await connections(), 1)
+    t.strictSame([mailbox.onTrouble, mailbox.close], [undefined, undefined], 'trouble is reported once, and the backplane closes the connection')
+    await backplane.close!()
+    await until(async () => await connections() === 0)
+    t.equal(await reasonOf(mailbox.waiting('d')), 'unreachable')
+
+    await t.rejects(nats({ servers: own.servers, replicas: 3 }), /replicas > 1 not supported/)
+    await until(async () => await connections() === 0)
+  })
+
+  t.test('nats() that cannot be opened leaves no timer and no connection', async t => {
+    const { setInterval, setTimeout } = globalThis
+    const timers: Array<NodeJS.Timeout & { _destroyed?: boolean }> = []
+    const noted = (set: (...args: any[]) => NodeJS.Timeout) => Object.assign((...args: any[]) => {
+      const timer = set(...args)
+      if (new Error().stack!.includes('/lib/nats/engine.ts')) timers.push(timer) // earlier tests and the client of NATS have timers, too
+      return timer
+    }, set)
+    t.teardown(() => { Object.assign(globalThis, { setInterval, setTimeout }) })
+    const connection = await connect({ servers: server.servers })
+    t.teardown(() => connection.close())
+    Object.assign(globalThis, { setInterval: noted(setInterval), setTimeout: noted(setTimeout) })
+    let closings = 0
+    connection.close = async () => { closings++ }
+    await t.rejects(nats({ connection, prefix: prefix(), replicas: 3 }), /replicas > 1 not supported/)
+    await t.rejects(nats({ servers: `127.0.0.1:${await freePort()}` }), /startWithout/)
+    t.equal(timers.length, 6)
+    t.equal(timers.filter(timer => !timer._destroyed).length, 0)
+    t.equal(closings, 0, 'a connection of the host stays open')
+  })
+
+  t.test('an option that does not exist is refused by its name', async t => {
+    for (const open of [nats, natsBackplane, natsMailbox]) {
+      await t.rejects(async () => { await open({ servers: server.servers, replica: 3 } as object) }, { message: 'fastify-devices/nats has no option "replica"' })
+    }
+  })
+
+  t.test('nats() may start before NATS does, and reports that once', async t => {
+    const own = await NatsServer.start(path)
+    t.teardown(() => own.remove())
+    await own.stop()
+    const { backplane, mailbox } = await nats({ servers: own.servers, startWithout: true })
+    t.teardown(() => backplane.close!())
+    const troubles: unknown[] = []
+    const links: boolean[] = []
+    backplane.onTrouble!(error => troubles.push(error))
+    backplane.onLink!(up => links.push(up))
+    await until(() => troubles.length > 0)
+    t.equal(await reasonOf(mailbox.waiting('d')), 'unreachable')
+    await own.start()
+    await until(() => links.includes(true))
+    t.equal(await mailbox.waiting('d'), 0)
+    t.equal(await backplane.ask('d', ring), undefined)
+    t.equal(troubles.length, 1)
+  })
 
   t.test('a node that was away loses what somebody else has taken meanwhile, before it answers', async t => {
     const { backplanes: [a, b], prefix } = await join(t)
@@ -824,11 +890,10 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const own = await NatsServer.start(path, ['-c', config])
     t.teardown(() => own.remove())
     const options = { servers: own.servers, user: 'devices', pass: 'secret' }
-    const [a, b] = await Promise.all([natsBackplane(options), natsBackplane(options)])
-    const mailbox = await natsMailbox(options)
-    for (const one of [a, b, mailbox]) t.teardown(() => one.close!())
+    const [{ backplane: a, mailbox }, b] = await Promise.all([nats(options), natsBackplane(options)])
+    for (const one of [a, b]) t.teardown(() => one.close!())
     const troubles: unknown[] = []
-    for (const one of [a, b, mailbox]) one.onTrouble!(error => troubles.push(error))
+    for (const one of [a, b]) one.onTrouble!(error => troubles.push(error))
     const { release } = await a.own('d', new Connection('d', 'a'))
     t.strictSame(await b.ask('d', ring), { ok: true, value: 'a' })
     t.equal((await b.list({ limit: 9 })).length, 1)
@@ -842,6 +907,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.equal(await mailbox.settle('d', 'l', 'delivered'), true)
     await mailbox.sweep(Date.now())
     const changed = await natsMailbox({ ...options, keepReceipts: 60_000 })
+    changed.onTrouble!(error => troubles.push(error))
     t.teardown(() => changed.close!())
     t.equal((await changed.receipt('d', 'l'))!.status, 'delivered')
     t.strictSame(troubles, [])

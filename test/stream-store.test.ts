@@ -1,8 +1,7 @@
 import { jetstreamManager, StorageType, type StreamConfig } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
-import { natsBackplane } from '../lib/nats/backplane.ts'
-import { natsMailbox } from '../lib/nats/mailbox.ts'
+import { nats, natsBackplane, natsMailbox } from '../lib/nats/index.ts'
 import { Link } from '../lib/nats/link.ts'
 import { StreamStore, type StoredRecord } from '../lib/nats/stream-store.ts'
 import { StreamScan } from '../lib/nats/stream-scan.ts'
@@ -144,9 +143,8 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
 
   t.test('a server alone keeps no replicas, and says so at the start', async t => {
     const over = { prefix: prefix(), servers }
-    await (await natsMailbox(over)).close!()
-    await (await natsBackplane(over)).close!()
-    for (const open of [natsMailbox, natsBackplane]) {
+    await (await nats(over)).backplane.close!()
+    for (const open of [nats, natsMailbox, natsBackplane]) {
       await t.rejects(async () => { await open({ ...over, replicas: 3 }) }, { message: /NATS at \S+ is of no use: replicas > 1 not supported in non-clustered mode/ })
     }
     const manager = await managerOf(t, servers)
@@ -172,12 +170,11 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
 
   t.test('streams get their replicas when a node starts that wants them', async t => {
     const over = { prefix: prefix(), servers }
-    const [one, single] = [await natsMailbox(over), await natsBackplane(over)]
-    await one.put('d', letter('a'), plenty)
-    for (const each of [one, single]) await each.close!()
-    const mailbox = await natsMailbox({ ...over, replicas: 3 })
-    const backplane = await natsBackplane({ ...over, replicas: 3 })
-    for (const each of [mailbox, backplane]) t.teardown(() => each.close!())
+    const single = await nats(over)
+    await single.mailbox.put('d', letter('a'), plenty)
+    await single.backplane.close!()
+    const { backplane, mailbox } = await nats({ ...over, replicas: 3 })
+    t.teardown(() => backplane.close!())
     const manager = await managerOf(t, servers)
     for (const name of [`${over.prefix}_letters`, ...['entries', 'receipts', 'devices'].map(name => `KV_${over.prefix}_${name}`)]) {
       t.equal((await manager.streams.info(name)).config.num_replicas, 3)

@@ -1,19 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager, type JetStreamManager } from '@nats-io/jetstream'
-import { connect, RequestError, TimeoutError, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node'
+import { connect, RequestError, TimeoutError, type Msg, type NatsConnection, type Subscription } from '@nats-io/transport-node'
 import { Failure } from '../protocol/errors.ts'
-
-/** How to reach NATS; everything that its client takes (`user`, `pass`, `token`, `tls`, `authenticator`, ...) goes to it. */
-export interface LinkOptions extends NodeConnectionOptions {
-  /** A connection there is already, in place of one of our own; it is not closed. */
-  connection?: NatsConnection
-  /** Comes first in every subject, and in the name of every stream: clusters with different ones do not meet. */
-  prefix?: string
-  /** How many NATS servers keep each record. */
-  replicas?: number
-  /** Start without NATS if it is not there, and keep trying. */
-  startWithout?: boolean
-}
+import { checkOptions, type LinkOptions } from './link-options.ts'
 
 export interface LinkSubscription {
   end (): void
@@ -21,8 +10,8 @@ export interface LinkSubscription {
 
 type MessageListener = (message: Msg) => void
 
-/** Brings about what the link needs before it is of use; called again after each reconnect. */
-type Prepare = (manager: JetStreamManager) => Promise<unknown>
+/** Creates the streams that the link needs before it is up; called again after each reconnect. */
+export type Prepare = (manager: JetStreamManager) => Promise<unknown>
 
 const RETRY_INTERVAL_MS = 250
 const MAX_TRIES = 8
@@ -52,22 +41,22 @@ export class Link {
   #turn = 0
 
   constructor (options: LinkOptions) {
+    checkOptions(options)
     const { prefix = 'devices', replicas = 1 } = options
-    if (!/^[A-Za-z0-9_-]{1,32}$/.test(prefix)) throw new Error(`fastify-devices: the prefix "${prefix}" is wrong: 1 to 32 of A-Z a-z 0-9 _ -`)
     this.prefix = prefix
     this.replicas = replicas
     this.#options = options
   }
 
-  /** Rejects when NATS is not there, or not as it must be; unless it may start without. */
-  async open (prepare: Prepare): Promise<void> {
+  /** Rejects when NATS is not there, or not as it must be, unless it may start without. Then `abandon` closes the link, and what uses it. */
+  async open (prepare: Prepare, abandon = () => this.close()): Promise<void> {
     this.#prepare = prepare
     if (this.#options.startWithout) return void this.#keepTrying()
     try {
       await this.#connect()
       await this.#rise(MAX_TRIES)
     } catch (error) {
-      await this.close()
+      await abandon()
       const at = this.#options.servers === undefined ? '' : ` at ${[this.#options.servers].flat().join(', ')}`
       throw new Error(`fastify-devices: NATS${at} is of no use: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
     }

@@ -1,20 +1,31 @@
 import { randomBytes } from 'node:crypto'
+import type { JetStreamManager } from '@nats-io/jetstream'
 import { Failure, type Detail } from '../protocol/errors.ts'
 import { sizeOf, type MailboxLimits, type Ending, type ExpiredLetter, type StoredLetter, type Letter, type Mailbox, type PutResult, type Receipt } from '../storage/mailbox.ts'
 import { ServerClock } from './server-clock.ts'
 import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type ReceiptRecord, type LetterEntry, type LetterHeader } from './letter-format.ts'
-import { Link, type LinkOptions } from './link.ts'
+import { Link, type Prepare } from './link.ts'
+import type { LinkOptions } from './link-options.ts'
 import { StreamStore, type StoredRecord } from './stream-store.ts'
 import { StreamScan } from './stream-scan.ts'
 import { textOf, token } from './subjects.ts'
 import { ExpiryIndex } from './expiry-index.ts'
 
 export interface NatsMailboxOptions extends LinkOptions {
-  /** Milliseconds for which the receipt of a letter that is done with is kept. */
+  /**
+   * Milliseconds for which the receipt of a settled letter is kept.
+   * @default 86_400_000
+   */
   keepReceipts?: number
-  /** Bytes of all letters together. */
+  /**
+   * Maximum size of all letters together, in bytes; beyond it a letter is refused with `store-full`. -1: unlimited.
+   * @default -1
+   */
   maxBytes?: number
 }
+
+/** The options of the mailbox itself. */
+type MailboxSettings = { [name in 'keepReceipts' | 'maxBytes']: number | undefined }
 
 /** A letter of which a put found that it may be kept. */
 interface MailboxRoom {
@@ -32,17 +43,25 @@ const SIDE_BY_SIDE = 64
 /** A letter that is being settled is without its entry for less than this. */
 const UNFINISHED_MS = 10_000
 
-/** Keeps letters in JetStream, for all nodes. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
-export async function natsMailbox ({ keepReceipts = DAY_MS, maxBytes = -1, ...options }: NatsMailboxOptions = {}): Promise<Mailbox> {
+/** A mailbox in JetStream that all nodes share, over a connection of its own. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
+export async function natsMailbox ({ keepReceipts, maxBytes, ...options }: NatsMailboxOptions = {}): Promise<Mailbox> {
   const link = new Link(options)
+  const { mailbox, prepare } = mailboxOver(link, { keepReceipts, maxBytes })
+  await link.open(prepare)
+  return Object.assign(mailbox, {
+    onTrouble: (listener: (error: unknown) => void) => link.onTrouble(listener),
+    close: () => link.close()
+  })
+}
+
+/** The mailbox of a link that is not open yet, and the streams to prepare when it opens. It leaves the link to its caller. */
+export function mailboxOver (link: Link, { keepReceipts = DAY_MS, maxBytes = -1 }: MailboxSettings): { mailbox: Mailbox, prepare: Prepare } {
   const mailbox = new NatsMailbox(link, keepReceipts * NANOSECONDS_PER_MS, maxBytes)
-  await mailbox.open()
-  return mailbox
+  return { mailbox, prepare: manager => mailbox.prepare(manager) }
 }
 
 class NatsMailbox implements Mailbox {
   readonly shared = true
-  readonly #link: Link
   /** A subject for each device; the place of a letter is its position. */
   readonly #letters: StreamStore
   /** By device and letter: the entry of each letter that waits. */
@@ -57,7 +76,6 @@ class NatsMailbox implements Mailbox {
   readonly #settling = new Map<string, Promise<boolean>>()
 
   constructor (link: Link, keepReceipts: number, maxBytes: number) {
-    this.#link = link
     this.#letters = StreamStore.stream(link, 'letters', { max_age: MAX_AGE_NS, max_bytes: maxBytes, duplicate_window: DUPLICATE_WINDOW_NS })
     this.#entries = StreamStore.bucket(link, 'entries', { max_age: MAX_AGE_NS })
     this.#receipts = StreamStore.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: Math.min(keepReceipts, DUPLICATE_WINDOW_NS) })
@@ -67,13 +85,8 @@ class NatsMailbox implements Mailbox {
     link.onChange(() => this.#clock.doubt())
   }
 
-  async open (): Promise<void> {
-    const all = [this.#letters, this.#entries, this.#receipts]
-    await this.#link.open(manager => Promise.all(all.map(records => records.prepare(manager))))
-  }
-
-  onTrouble (listener: (error: unknown) => void): void {
-    this.#link.onTrouble(listener)
+  async prepare (manager: JetStreamManager): Promise<void> {
+    await Promise.all([this.#letters, this.#entries, this.#receipts].map(records => records.prepare(manager)))
   }
 
   async put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult> {
@@ -194,10 +207,6 @@ class NatsMailbox implements Mailbox {
     // those that have ended are told in any case: the rest fails again with the next sweep
     if (failed && expired.length === 0) throw (failed as PromiseRejectedResult).reason
     return expired
-  }
-
-  async close (): Promise<void> {
-    await this.#link.close()
   }
 
   /** Rejects when there is none. */
