@@ -4,6 +4,7 @@ import type { Events } from '../messaging/events.ts'
 import { protect, refuseForeign } from './access.ts'
 import type { Authenticate, ConnectRequest } from './connect-request.ts'
 import type { Letters } from '../messaging/letters.ts'
+import { withDeadline } from '../protocol/deadline.ts'
 import type { Codec } from '../protocol/message.ts'
 import type { Settings } from './options.ts'
 import { SessionOwner } from '../messaging/session-owner.ts'
@@ -155,7 +156,8 @@ export class Admission implements Gateway {
   async #authenticate (entrant: PendingAdmission, authenticate: Authenticate): Promise<void> {
     const { admissionTimeout } = this.#parts.rules
     const { introduction, deviceId, departure } = entrant
-    const proof = await inTime(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
+    const late = () => new Failure('unauthenticated', { message: 'Admission took too long', mayPass: true })
+    const proof = await withDeadline(authenticate({ ...introduction, deviceId }, { signal: departure.signal }), admissionTimeout, late, departure)
     const credentials = proof === true ? {} : proof
     if (credentials instanceof Error) throw credentials
     // a list is no credentials: it may be the empty one of a search that found nobody
@@ -173,19 +175,5 @@ export class Admission implements Gateway {
     if (failure !== error) home.log.error({ err: error, deviceId }, 'authenticate failed')
     this.refused(failure.reason, { deviceId, address: introduction.address })
     return failure
-  }
-}
-
-/** Waits no longer than the device stays, or than the time allows. */
-async function inTime<T> (waited: T | Promise<T>, departure: AbortController, milliseconds: number): Promise<T> {
-  const { signal } = departure
-  const timer = setTimeout(() => departure.abort(new Failure('unauthenticated', { message: 'Admission took too long', mayPass: true })), milliseconds)
-  const aborted = new Promise<never>((_resolve, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
-  })
-  try {
-    return await Promise.race([waited, aborted])
-  } finally {
-    clearTimeout(timer)
   }
 }

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isListed, type Answer, type Request } from '../cluster/backplane.ts'
+import { withDeadline } from '../protocol/deadline.ts'
 import { Failure } from '../protocol/errors.ts'
 import { MAX_TIMER_MS } from '../protocol/peer.ts'
 import type { Link } from './link.ts'
@@ -36,7 +37,7 @@ export class Requests {
   async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const until = performance.now() + timeOf(request)
     const answer = await this.#ask(deviceId, request, until, signal)
-    const home = answer ? undefined : await withDeadline(until + TRANSIT_MS, this.#homeOf(deviceId))
+    const home = answer ? undefined : await withDeadline(this.#homeOf(deviceId), Math.min(leftUntil(until + TRANSIT_MS), MAX_TIMER_MS), () => new Failure('timeout'))
     if (home === undefined) return answer
     await sleep(HANDOVER_MS)
     if (performance.now() >= until) throw new Failure('timeout')
@@ -95,17 +96,4 @@ function timeOf (request: Request): number {
 
 function leftUntil (moment: number): number {
   return Math.max(1, Math.ceil(moment - performance.now()))
-}
-
-/** What comes of some work; rejects when it takes longer. */
-async function withDeadline<T> (moment: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Failure('timeout')), Math.min(leftUntil(moment), MAX_TIMER_MS))
-  })
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
-  }
 }
