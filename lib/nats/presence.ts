@@ -1,9 +1,10 @@
 import { isListed, type ListPage, type Presence } from '../cluster/backplane.ts'
 import type { Link } from './link.ts'
 import type { Membership } from './membership.ts'
-import { ownerRecordOf, presenceOf, recordSubject, type OwnershipTable } from './ownership.ts'
+import { ownerRecordOf, presenceOf } from './owner-record.ts'
+import type { OwnershipTable } from './ownership.ts'
 import type { StreamStore, StoredRecord } from './stream-store.ts'
-import { textOf } from './subjects.ts'
+import { recordSubject, textOf } from './subjects.ts'
 import { decode, encode } from './encoding.ts'
 
 /** How long a node that is stuck is waited for. */

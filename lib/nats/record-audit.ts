@@ -2,8 +2,10 @@ import type { PresenceChange } from '../cluster/backplane.ts'
 import { ownerRecords, recordedIds } from './presence.ts'
 import type { Link } from './link.ts'
 import type { Membership } from './membership.ts'
-import { ownerRecordOf, isOf, recordSubject, type OwnerRecord, type OwnershipTable } from './ownership.ts'
+import { hasClaim, ownerRecordOf, type OwnerRecord } from './owner-record.ts'
+import type { OwnershipTable } from './ownership.ts'
 import type { StreamStore } from './stream-store.ts'
+import { recordSubject } from './subjects.ts'
 import { decode, encode } from './encoding.ts'
 
 /** Records are read in batches: at once after a node has died, and slowly all the time. */
@@ -86,7 +88,7 @@ export class RecordAudit {
   /** The node that erases a record also publishes the change. */
   async #erase (held: OwnerRecord): Promise<void> {
     const { deviceId, node, generation, since } = held
-    const erased = await this.#records.erase(recordSubject(deviceId), generation, found => isOf(found, held))
+    const erased = await this.#records.erase(recordSubject(deviceId), generation, found => hasClaim(found, held))
     if (erased) this.#tell({ kind: 'disconnected', presence: { deviceId, node, generation, since } })
   }
 

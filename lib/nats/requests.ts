@@ -7,8 +7,10 @@ import { MAX_TIMER_MS } from '../protocol/peer.ts'
 import type { Link } from './link.ts'
 import { LivenessProbe, type ProbeResult } from './liveness-probe.ts'
 import type { Membership } from './membership.ts'
-import { ownerRecordOf, recordSubject, deviceSubject, type DeviceRequest } from './ownership.ts'
+import { ownerRecordOf } from './owner-record.ts'
+import type { DeviceRequest } from './request-handler.ts'
 import type { StreamStore } from './stream-store.ts'
+import { deviceSubject, recordSubject } from './subjects.ts'
 import { decode, encode } from './encoding.ts'
 
 /** A request that names no time of its own may take so long: more than a device that takes its messages slowly is given. */
