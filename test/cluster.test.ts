@@ -270,7 +270,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   t.test('without NATS nothing starts that was not told to, and the reason is said', async t => {
     const own = await natsServer(t, path)
     await own.stop()
-    await t.rejects(natsBackplane({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ is of no use.*startWithout/ })
+    await t.rejects(natsBackplane({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ cannot be used.*startWithout/ })
     await t.rejects(natsMailbox({ servers: own.servers }), { message: /startWithout/ })
     await t.rejects(natsBackplane({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
   })

@@ -31,7 +31,7 @@ t.test('the clock of NATS is looked at once a minute, and when there is a doubt'
   t.equal(clock.ahead, 180_000, 'the clock of the machine was set back by a minute')
   await clock.refresh()
   t.strictSame([clock.ahead, looks], [120_000, 2])
-  clock.doubt()
+  clock.invalidate()
   look = async () => Date.now() - 5_000
   await clock.refresh()
   t.strictSame([clock.ahead, looks], [-5_000, 3])
@@ -43,7 +43,7 @@ t.test('the clock of NATS is looked at once a minute, and when there is a doubt'
       return 0
     }
   ]) {
-    clock.doubt()
+    clock.invalidate()
     look = tellsNothing
     const before = clock.ahead
     await clock.refresh()

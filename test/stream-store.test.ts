@@ -145,7 +145,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     const over = { prefix: prefix(), servers }
     await (await nats(over)).backplane.close!()
     for (const open of [nats, natsMailbox, natsBackplane]) {
-      await t.rejects(async () => { await open({ ...over, replicas: 3 }) }, { message: /NATS at \S+ is of no use: replicas > 1 not supported in non-clustered mode/ })
+      await t.rejects(async () => { await open({ ...over, replicas: 3 }) }, { message: /NATS at \S+ cannot be used: replicas > 1 not supported in non-clustered mode/ })
     }
     const manager = await managerOf(t, servers)
     t.equal((await manager.streams.info(`${over.prefix}_letters`)).config.num_replicas, 1)

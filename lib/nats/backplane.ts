@@ -18,7 +18,7 @@ export interface LinkedBackplane {
   prepare: Prepare
 }
 
-const CHANGES = 'change'
+const CHANGE_SUBJECT = 'change'
 
 /** A backplane over a connection of its own, for a worker. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
 export async function natsBackplane (options: NatsBackplaneOptions = {}): Promise<Backplane> {
@@ -31,23 +31,23 @@ export async function natsBackplane (options: NatsBackplaneOptions = {}): Promis
 /** `close` of the backplane closes the link. */
 export function backplaneOver (link: Link): LinkedBackplane {
   const records = StreamStore.bucket(link, 'devices')
-  const tell = (change: PresenceChange) => { if (link.up && isListed(change.presence.deviceId)) link.publish(CHANGES, encode(change)) }
+  const publishChange = (change: PresenceChange) => { if (link.up && isListed(change.presence.deviceId)) link.publish(CHANGE_SUBJECT, encode(change)) }
   const nodes = new Membership(link)
-  const owners = new OwnershipTable(link, nodes, records, tell)
-  const asks = new Requests(link, nodes, records)
-  const channels = new PubSub(link, nodes)
-  const census = new PresenceList(link, nodes, records, owners)
-  const audit = new RecordAudit(link, nodes, records, owners, tell)
+  const owners = new OwnershipTable(link, nodes, records, publishChange)
+  const requests = new Requests(link, nodes, records)
+  const pubsub = new PubSub(link, nodes)
+  const presence = new PresenceList(link, nodes, records, owners)
+  const audit = new RecordAudit(link, nodes, records, owners, publishChange)
   const backplane: LinkedBackplane['backplane'] = {
     remote: true,
     own: (deviceId, owner) => owners.own(deviceId, owner),
-    ask: (deviceId, request, signal) => asks.ask(deviceId, request, signal),
-    watch: (filter, listener) => channels.watch(filter, listener),
-    publish: publication => channels.publish(publication),
-    list: page => census.list(page),
+    ask: (deviceId, request, signal) => requests.ask(deviceId, request, signal),
+    watch: (filter, listener) => pubsub.watch(filter, listener),
+    publish: publication => pubsub.publish(publication),
+    list: page => presence.list(page),
     follow (listener) {
-      const subscribed = link.subscribe(CHANGES, message => listener(decode(message.data)))
-      return () => subscribed.end()
+      const subscription = link.subscribe(CHANGE_SUBJECT, message => listener(decode(message.data)))
+      return () => subscription.end()
     },
     flush: () => link.flush(),
     onLink: listener => link.onChange(listener),

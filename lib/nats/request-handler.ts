@@ -17,7 +17,7 @@ export class RequestHandler {
   /** The requests that are being worked on, by nonce. */
   readonly #pending = new Map<string, AbortController>()
 
-  /** `isOwner` tells whether the connection still owns the device. */
+  /** `isOwner` resolves with whether the connection still owns the device. */
   constructor (link: Link, isOwner: (owned: OwnedDevice) => Promise<boolean>) {
     this.#link = link
     this.#isOwner = isOwner
