@@ -35,7 +35,7 @@ async function six (t: Pick<Test, 'teardown'>, { servers, replicas = 1, config =
   return records
 }
 
-/** Erases where no record is: where none can be, before the first, in a hole, behind the last, a long way behind it. */
+/** Erases at positions without a record: an impossible one, before the first, in a gap, after the last, far after it. */
 async function eraseNothing (t: Test, records: StreamStore, why: string): Promise<void> {
   for (const [subject, seq] of [['a', 0], ['a', 1], ['c', 3], ['g', 7], ['g', 100]] as const) t.equal(await records.erase(subject, seq), false, `${why}, ${seq}`)
 }
@@ -50,7 +50,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
   const server = await natsServer(t, path)
   const { servers } = server
 
-  t.test('a record is gone already, wherever it was', async t => {
+  t.test('erasing a record that is gone resolves with false, at any position', async t => {
     for (const storage of [StorageType.File, StorageType.Memory]) {
       const records = await six(t, { servers, config: { storage } })
       await eraseNothing(t, records, storage)
@@ -59,14 +59,14 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     }
   })
 
-  t.test('a record is erased once, whoever tries', async t => {
+  t.test('of concurrent attempts one erases the record', async t => {
     const records = await six(t, { servers })
     const found = (await records.at(4))!
     const erased = await Promise.all(Array.from({ length: 8 }, () => records.remove(found)))
     t.equal(erased.filter(Boolean).length, 1)
   })
 
-  t.test('what stands at a place and is not expected there stays', async t => {
+  t.test('an unexpected record is not erased', async t => {
     const records = await six(t, { servers })
     t.equal(await records.erase('e', 4), false)
     t.equal(await records.erase('d', 4, ({ data }) => Buffer.from(data).toString() === 'of another'), false)
@@ -75,7 +75,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.equal(await records.at(4), undefined)
   })
 
-  t.test('what cannot be erased is not taken for gone', async t => {
+  t.test('a record that cannot be erased does not count as gone', async t => {
     const link = new Link({ servers, prefix: prefix() })
     t.teardown(() => link.close())
     const records = StreamStore.stream(link, 'kept', { deny_delete: true })
@@ -85,7 +85,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.match(await records.at(1), { subject: 'a' })
   })
 
-  t.test('all records come by, however they lie, and each once in a round', async t => {
+  t.test('a scan visits each record once per pass, with any gaps', async t => {
     const link = new Link({ servers, prefix: prefix() })
     t.teardown(() => link.close())
     const records = StreamStore.stream(link, 'round')
@@ -109,7 +109,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.strictSame(aborted, [])
   })
 
-  t.test('what is changed in the options is changed in the stream, when a node starts', async t => {
+  t.test('changed options are applied to the stream when a node starts', async t => {
     const over = { prefix: prefix() }
     const proxy = await Proxy.start(server.port)
     t.teardown(() => proxy.stop())
@@ -123,14 +123,14 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.teardown(() => after.close!())
     t.equal(await maxAge(), 60)
     t.strictSame((await all(after.letters('d'))).map(({ id }) => id), ['a'])
-    // one that has the older options, and comes back to NATS, works with what is there
+    // a node with older options that reconnects leaves the stream as it is
     proxy.reset()
     await until(async () => await reasonOf(before.waiting('d')) === 'unreachable')
     await until(async () => await reasonOf(before.put('d', letter('b'), plenty)) === 'it did not fail')
     t.equal(await maxAge(), 60)
   })
 
-  t.test('what others have set in a stream stays', async t => {
+  t.test('settings of the operator stay in a stream', async t => {
     const over = { prefix: prefix(), servers }
     const manager = await managerOf(t, servers)
     await (await natsMailbox(over)).close!()
@@ -141,7 +141,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.equal((await manager.streams.info(`${over.prefix}_letters`)).config.description, 'of the operator')
   })
 
-  t.test('a server alone keeps no replicas, and says so at the start', async t => {
+  t.test('replicas on a single server are refused at start', async t => {
     const over = { prefix: prefix(), servers }
     await (await nats(over)).backplane.close!()
     for (const open of [nats, natsMailbox, natsBackplane]) {
@@ -157,7 +157,7 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
   const servers = cluster.map(server => server.servers)
   const resets = () => cluster.flatMap(({ log }) => log.split('\n').filter(line => line.includes('Resetting stream')))
 
-  t.test('erasing where nothing is harms no replica', async t => {
+  t.test('erasing without a record resets no replica', async t => {
     const records = await six(t, { servers, replicas: 3 })
     await eraseNothing(t, records, 'three replicas')
     t.equal(await records.erase('f', 6), true)
@@ -168,7 +168,7 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
     await eraseNothing(t, single, 'one replica')
   })
 
-  t.test('streams get their replicas when a node starts that wants them', async t => {
+  t.test('streams get their replicas when a node with that option starts', async t => {
     const over = { prefix: prefix(), servers }
     const single = await nats(over)
     await single.mailbox.put('d', letter('a'), plenty)
