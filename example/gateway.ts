@@ -37,10 +37,8 @@ async function alone (): Promise<Options> {
 
 /** One of many nodes, which all have the same NATS. */
 async function together (url: string): Promise<Options> {
-  const { natsBackplane } = await import('fastify-devices/nats')
-  const { natsMailbox } = await import('fastify-devices/nats')
-  const options = { servers: url.split(','), startWithout: true }
-  return { backplane: await natsBackplane(options), mailbox: await natsMailbox(options) }
+  const { nats } = await import('fastify-devices/nats')
+  return await nats({ servers: url.split(','), startWithout: true })
 }
 
 app.devices.handle('echo', params => params)

@@ -5,10 +5,9 @@ import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
-import { natsBackplane, type NatsOptions } from '../lib/nats/backplane.ts'
 import { connect as connectClient } from '../lib/client/index.ts'
 import { memoryMailbox, type Options } from '../lib/index.ts'
-import { natsMailbox } from '../lib/nats/mailbox.ts'
+import { nats, natsBackplane, natsMailbox, type NatsOptions } from '../lib/nats/index.ts'
 import { natsServer, type NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
 import { fakeLog, gate } from './fakes.ts'
@@ -18,11 +17,9 @@ import { connect, listen, request, until } from './support.ts'
 
 type Node = FastifyInstance & { url: string }
 
-/** An application that joins those that have the same NATS. */
+/** An application on a node of the cluster. */
 async function join (t: Pick<Test, 'teardown'>, server: NatsServer, node: string, options: Options = {}, over: NatsOptions = {}): Promise<Node> {
-  const reach = { servers: server.servers, ...over }
-  const [backplane, mailbox] = await Promise.all([natsBackplane(reach), natsMailbox(reach)])
-  return await listen(t, { node, backplane, mailbox, closeTimeout: 200, ...options })
+  return await listen(t, { node, ...await nats({ servers: server.servers, ...over }), closeTimeout: 200, ...options })
 }
 
 async function three (t: Test, server: NatsServer, prefix: string): Promise<[Node, Node, Node]> {
@@ -34,14 +31,14 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   let prefixes = 0
   const prefix = () => `p${++prefixes}`
 
-  t.test('every outcome of the REST table is the same from every node as on one', async t => {
+  t.test('every outcome of the REST table is the same from every node as on a single one', async t => {
     const one = await listen(t, { ...settings, mailbox: memoryMailbox({ maxBytes: ROOM }) }, { return503OnClosing: false })
     const alone = await outcomes('one', one, one)
     t.strictSame(alone.map(({ title, answer }) => ({ title, answer })), expected)
     const over = { prefix: prefix() }
     const nodes = await Promise.all(['n1', 'n2', 'n3'].map(async node => {
-      const [backplane, mailbox] = await Promise.all([natsBackplane({ servers: server.servers, ...over }), natsMailbox({ servers: server.servers, ...over, maxBytes: ROOM })])
-      return await listen(t, { node, backplane, mailbox, ...settings }, { return503OnClosing: false })
+      const cluster = await nats({ servers: server.servers, ...over, maxBytes: ROOM })
+      return await listen(t, { node, ...cluster, ...settings }, { return503OnClosing: false })
     }))
     for (const [at, node] of nodes.entries()) t.strictSame(await outcomes(`n${at + 1}`, node, nodes[(at + 1) % 3]!), alone, `n${at + 1}`)
 
@@ -50,7 +47,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.strictSame(await leaving(nodes[0]!, nodes[1]!), left)
   })
 
-  t.test('who is connected, and who listens, is told the same by every node', async t => {
+  t.test('every node lists the same devices and topics', async t => {
     const nodes = await three(t, server, prefix())
     await connect(nodes[0].url, 'here')
     await connect(nodes[1].url, 'mute')
@@ -65,7 +62,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     }
   })
 
-  t.test('a message to a device goes as it is: text, bytes, and no more than there is room for', async t => {
+  t.test('a message to a device is forwarded unchanged, text or bytes, within the size limit', async t => {
     const [a, b] = await three(t, server, prefix())
     const device = await connect(a.url, 'd')
     t.equal((await request(b, 'POST', '/devices/d/messages', Buffer.from([0, 255, 10]))).status, 200)
@@ -73,7 +70,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.match(await request(b, 'POST', '/devices/d/messages', 'x'.repeat(65_537)), { status: 413 })
   })
 
-  t.test('what is larger than NATS takes is refused at the edge, whatever it was to become', async t => {
+  t.test('a payload above the limit of NATS is refused by the first node, whatever its kind', async t => {
     const folder = t.testdir({ 'small.conf': 'max_payload: 16384' })
     const own = await natsServer(t, path, ['-c', `${folder}/small.conf`])
     const [a, b] = await three(t, own, prefix())
@@ -96,7 +93,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal((await device.ask('publish', { topic: 't', data: large })).error!.code, -32014)
   })
 
-  t.test('a letter waits for its device, whichever node it comes to', async t => {
+  t.test('a letter waits for its device, on whichever node that connects', async t => {
     const [a, b, c] = await three(t, server, prefix())
     for (const [at, node] of [a, b, c, a].entries()) {
       t.equal((await request(node, 'POST', '/devices/d/messages?ttl=60', at)).status, 202)
@@ -106,11 +103,11 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     device.handle('message', () => ({}))
     for (const at of [0, 1, 2, 3]) t.equal((await device.message()).params.data, at)
     await until(async () => (await request(a, 'GET', '/devices/d')).body.waiting === 0)
-    // one that is here is rung
+    // a connected device is woken
     t.match(await request(c, 'POST', '/devices/d/messages?ttl=60&confirm=true', 'now'), { status: 200, body: { status: 'delivered' } })
   })
 
-  t.test('the same idempotency key means one delivery, on whichever node it comes again', async t => {
+  t.test('the same idempotency key means one delivery, on whichever node it is repeated', async t => {
     const nodes = await three(t, server, prefix())
     const device = await connect(nodes[0].url, 'd')
     device.handle('message', () => ({}))
@@ -132,7 +129,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     for (const node of nodes) await until(async () => (await request(node, 'POST', '/devices/d/messages', 1)).status === 404)
   })
 
-  t.test('who subscribes on one node hears from the next moment on what is published on another', async t => {
+  t.test('a subscription on one node receives publications of another at once', async t => {
     const [a, b, c] = await three(t, server, prefix())
     for (let round = 0; round < 20; round++) {
       const device = await connect(a.url, `d${round}`)
@@ -144,7 +141,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     }
   })
 
-  t.test('who asks is told who comes and goes on all nodes, with generations', async t => {
+  t.test('connected and disconnected events of all nodes carry generations', async t => {
     const [a, b] = await three(t, server, prefix())
     const told: Array<[string, string, string, number]> = []
     for (const kind of ['connected', 'disconnected'] as const) {
@@ -162,7 +159,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.ok(g1 === g2 && g2 < g3 && g3 === g4)
   })
 
-  t.test('an id or a topic widens no subject', async t => {
+  t.test('an id or a topic with wildcards matches no other subject', async t => {
     const [a, b] = await three(t, server, prefix())
     const ids = ['a.b.+', '_INBOX.x', 'a', 'a.b', '=', '~', 'A', '@:']
     for (const id of ids) await connect(a.url, '', { path: `/ws?deviceId=${encodeURIComponent(id)}` })
@@ -179,7 +176,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     }
   })
 
-  t.test('without NATS a node serves its own devices, and says at once that it cannot reach others', async t => {
+  t.test('without NATS a node serves its own devices, and refuses requests for others at once', async t => {
     const own = await natsServer(t, path)
     const [a, b, c] = await three(t, own, prefix())
     const device = (await connect(a.url, 'd')).handle('message', () => ({})).handle('echo', params => params)
@@ -198,7 +195,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
       t.match(await request(a, 'GET', '/devices'), { status: 503 })
       t.ok(performance.now() - began < 1_000, 'nothing waits for NATS')
     }
-    // one comes, one goes, and one comes again elsewhere, while nobody can be told
+    // one device connects, one leaves, and one moves to another node, while NATS is away
     const late = (await connect(c.url, 'late')).handle('echo', params => params)
     t.match(await request(c, 'POST', '/devices/late/calls/echo', { here: true }), { status: 200 })
     await other.close()
@@ -211,16 +208,15 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
       await until(async () => (await request(node, 'POST', '/devices/e/calls/echo', {})).status === 404)
       await until(async () => (await request(node, 'GET', '/devices')).body.devices.map((one: any) => `${one.deviceId} ${one.node}`).join() === 'd n3,late n3')
     }
-    // the mailbox has a connection of its own, and may be a little later
-    await until(async () => (await request(b, 'POST', '/devices/d/messages?ttl=60', 'after')).status === 202)
+    t.equal((await request(b, 'POST', '/devices/d/messages?ttl=60', 'after')).status, 202, 'the mailbox is back with the backplane')
     t.equal((await again.message()).params.data, 'after')
-    // what is subscribed is subscribed once
+    // each subscription exists once
     await again.ask('subscribe', { topics: ['news'] })
     t.match(await request(a, 'POST', '/broadcast?topic=news', 1), { body: { sent: 1, nodes: 1 } })
     void late
   })
 
-  t.test('letters that nobody could be told of are delivered once NATS is back', async t => {
+  t.test('letters whose wake-up was lost are delivered once NATS is back', async t => {
     const own = await natsServer(t, path)
     const [a, b] = await three(t, own, prefix())
     t.equal((await request(b, 'POST', '/devices/d/messages?ttl=60', 'before')).status, 202)
@@ -248,11 +244,10 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal(device.seen.filter(({ method }) => method === 'message').length, 1)
   })
 
-  t.test('a start that may do without NATS, and finds it, warns of nothing', async t => {
+  t.test('a start with startWithout logs no warning if NATS is there', async t => {
     const log = fakeLog()
     const over = { servers: server.servers, prefix: prefix(), startWithout: true }
-    const [backplane, mailbox] = [await natsBackplane(over), await natsMailbox(over)]
-    await listen(t, { backplane, mailbox }, { loggerInstance: { ...log, child: () => log } as any })
+    await listen(t, await nats(over), { loggerInstance: { ...log, child: () => log } as any })
     await until(() => log.lines.some(({ words }) => words === 'cluster link up'))
     t.strictSame(log.lines.filter(({ level }) => level === 'warn' || level === 'error'), [])
   })
@@ -271,10 +266,10 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal((await device.message()).params.data, 'letter')
   })
 
-  t.test('without NATS nothing starts that was not told to, and the reason is said', async t => {
+  t.test('without NATS a node does not start unless startWithout is set, and the error says so', async t => {
     const own = await natsServer(t, path)
     await own.stop()
-    await t.rejects(natsBackplane({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ is of no use.*startWithout/ })
+    await t.rejects(natsBackplane({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ cannot be used.*startWithout/ })
     await t.rejects(natsMailbox({ servers: own.servers }), { message: /startWithout/ })
     await t.rejects(natsBackplane({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
   })
@@ -311,7 +306,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     await until(async () => (await b.devices.describe('d')).waiting === 0)
   })
 
-  t.test('the example starts NATS and three nodes, which know each other, and ends all of them', async t => {
+  t.test('the example starts NATS and three nodes that reach each other, and stops all of them', async t => {
     const first = await freePorts(3)
     const { NODE_OPTIONS: _, ...env } = process.env
     const script = spawn(fileURLToPath(new URL('../example/cluster.sh', import.meta.url)), {
@@ -334,7 +329,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   })
 })
 
-/** The first of so many free ports in a row. */
+/** The first of `count` consecutive free ports. */
 async function freePorts (count: number): Promise<number> {
   for (;;) {
     const first = await freePort()

@@ -3,7 +3,7 @@ import { join as inFolder } from 'node:path'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
-import { natsMailbox, type NatsMailboxOptions } from '../lib/nats/mailbox.ts'
+import { natsMailbox, type NatsMailboxOptions } from '../lib/nats/index.ts'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
 import { ServerClock } from '../lib/nats/server-clock.ts'
 import { natsServer } from './campaigns/nats.ts'
@@ -16,7 +16,7 @@ import { listen } from './support.ts'
 const plenty = { letters: 1_000, bytes: 1_000_000 }
 const MINUTE = 60_000
 
-t.test('the clock of NATS is looked at once a minute, and when there is a doubt', async t => {
+t.test('the clock of NATS is read once a minute, and after an invalidation', async t => {
   const { now } = performance
   t.teardown(() => { performance.now = now })
   let [passed, looks] = [0, 0]
@@ -31,7 +31,7 @@ t.test('the clock of NATS is looked at once a minute, and when there is a doubt'
   t.equal(clock.ahead, 180_000, 'the clock of the machine was set back by a minute')
   await clock.refresh()
   t.strictSame([clock.ahead, looks], [120_000, 2])
-  clock.doubt()
+  clock.invalidate()
   look = async () => Date.now() - 5_000
   await clock.refresh()
   t.strictSame([clock.ahead, looks], [-5_000, 3])
@@ -43,7 +43,7 @@ t.test('the clock of NATS is looked at once a minute, and when there is a doubt'
       return 0
     }
   ]) {
-    clock.doubt()
+    clock.invalidate()
     look = tellsNothing
     const before = clock.ahead
     await clock.refresh()
@@ -61,7 +61,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.teardown(() => mailbox.close!())
     return mailbox
   }
-  /** Stands before NATS. */
+  /** A proxy in front of NATS. */
   const before = async (t: Pick<Test, 'teardown'>) => {
     const proxy = await Proxy.start(server.port)
     t.teardown(() => proxy.stop())
@@ -69,7 +69,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
   }
   const reading = async (mailbox: Mailbox) => (await all(mailbox.letters('d'))).map(({ id }) => id)
 
-  /** What a mailbox says to NATS in order to settle a letter, in this order. */
+  /** The requests that settle a letter, in order. */
   const steps = (prefix: string) => [
     `STREAM.MSG.GET.KV_${prefix}_entries`, `$KV.${prefix}_receipts.`, `STREAM.MSG.GET.${prefix}_letters`, `STREAM.MSG.DELETE.${prefix}_letters`,
     `STREAM.MSG.DELETE.KV_${prefix}_entries`
@@ -99,14 +99,14 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
         t.equal((await other.receipt('d', 'a'))!.status, 'delivered')
         t.strictSame(await reading(other), ['b'])
         t.equal(await other.settle('d', 'a', 'expired'), false)
-        // that it has ended is told once, unless nothing but the last answer was lost
+        // reported once, unless only the last answer was lost
         if (at < 4) t.strictSame([first, again].filter(told => told === true).length, 1)
         else t.not(first === true && again === true, true)
       })
     }
   }
 
-  t.test('what one node has begun to settle another one completes, and does not tell', async t => {
+  t.test('a letter that one node has begun to settle is completed by another, which does not report it', async t => {
     const { proxy, servers } = await before(t)
     const over = { prefix: prefix() }
     const mailbox = await open(t, { ...over, servers })
@@ -121,7 +121,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.strictSame(await reading(other), [])
   })
 
-  t.test('a sweep that breaks off goes on when NATS is back', async t => {
+  t.test('a sweep that breaks off continues when NATS is back', async t => {
     const { proxy, servers } = await before(t)
     const over = { prefix: prefix() }
     const mailbox = await open(t, { ...over, servers })
@@ -138,7 +138,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.match(expired, [{ deviceId: 'd', receipt: { id: 'a', status: 'expired' } }])
   })
 
-  t.test('a letter that is done with makes room in a NATS that is full', async t => {
+  t.test('settling a letter makes room in a NATS that is full', async t => {
     const config = inFolder(server.folder, 'small.conf')
     writeFileSync(config, 'jetstream { max_file_store: 65536 }')
     const small = await natsServer(t, path, ['-c', config])
@@ -157,7 +157,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.strictSame(await reading(mailbox), [])
   })
 
-  t.test('letters expire by the clock of NATS, whatever those of the nodes say', async t => {
+  t.test('letters expire by the clock of NATS, not by those of the nodes', async t => {
     const { now } = Date
     t.teardown(() => { Date.now = now })
     for (const wrong of [120_000, -120_000]) {
@@ -192,7 +192,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     }
   })
 
-  t.test('of many in one mailbox who settle a letter at once, one tells of it', async t => {
+  t.test('of many concurrent calls that settle a letter, one resolves with true', async t => {
     const mailbox = await open(t, { prefix: prefix() })
     const settle = async () => (await Promise.all(Array.from({ length: 4 }, () => mailbox.settle('d', 'a', 'expired')))).filter(Boolean).length
     t.equal(await settle(), 0, 'there is none')
@@ -200,7 +200,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.equal(await settle(), 1)
   })
 
-  t.test('a sweep that is to end begins nothing more', async t => {
+  t.test('an aborted sweep starts nothing more', async t => {
     const mailbox = await open(t, { prefix: prefix() })
     const now = Date.now()
     await mailbox.put('d', letter('a', { expiresAt: now }), plenty)
@@ -209,7 +209,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.match(await mailbox.sweep(now), [{ receipt: { id: 'a', status: 'expired' } }])
   })
 
-  t.test('who closes does not wait for all that a sweep has begun', async t => {
+  t.test('closing does not wait for a whole sweep', async t => {
     const { proxy, servers } = await before(t)
     const over = { prefix: prefix() }
     const filled = await open(t, over)

@@ -143,8 +143,7 @@ export const programs: Record<string, Entry> = {
 
   'docs/cluster.md > More than one machine 1': {
     before: 'const app = $Fastify()',
-    notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS',
-    notChecked: 'nats() gives both halves as soon as the engine does'
+    notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS'
   },
 
   'docs/devices.md > Send 1': { before: device, after: sees({ hello: 'world' }, { open: 'door' }, { open: 'door' }, { level: 3 }, { pay: 5 }) },

@@ -3,8 +3,7 @@ import { jetstreamManager, StorageType, type StreamConfig } from '@nats-io/jetst
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
 import type { Owner } from '../lib/cluster/backplane.ts'
-import { natsBackplane } from '../lib/nats/backplane.ts'
-import { natsMailbox } from '../lib/nats/mailbox.ts'
+import { nats, natsBackplane, natsMailbox } from '../lib/nats/index.ts'
 import { Link } from '../lib/nats/link.ts'
 import { StreamStore, type StoredRecord } from '../lib/nats/stream-store.ts'
 import { StreamScan } from '../lib/nats/stream-scan.ts'
@@ -39,7 +38,7 @@ async function six (t: Pick<Test, 'teardown'>, { servers, replicas = 1, config =
   return records
 }
 
-/** Erases where no record is: where none can be, before the first, in a hole, behind the last, a long way behind it. */
+/** Erases at positions without a record: an impossible one, before the first, in a gap, after the last, far after it. */
 async function eraseNothing (t: Test, records: StreamStore, why: string): Promise<void> {
   for (const [subject, seq] of [['a', 0], ['a', 1], ['c', 3], ['g', 7], ['g', 100]] as const) t.equal(await records.erase(subject, seq), false, `${why}, ${seq}`)
 }
@@ -58,7 +57,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
   const server = await natsServer(t, path)
   const { servers } = server
 
-  t.test('a record is gone already, wherever it was', async t => {
+  t.test('erasing a record that is gone resolves with false, at any position', async t => {
     for (const storage of [StorageType.File, StorageType.Memory]) {
       const records = await six(t, { servers, config: { storage } })
       await eraseNothing(t, records, storage)
@@ -67,14 +66,14 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     }
   })
 
-  t.test('a record is erased once, whoever tries', async t => {
+  t.test('of concurrent attempts one erases the record', async t => {
     const records = await six(t, { servers })
     const found = (await records.at(4))!
     const erased = await Promise.all(Array.from({ length: 8 }, () => records.remove(found)))
     t.equal(erased.filter(Boolean).length, 1)
   })
 
-  t.test('what stands at a place and is not expected there stays', async t => {
+  t.test('an unexpected record is not erased', async t => {
     const records = await six(t, { servers })
     t.equal(await records.erase('e', 4), false)
     t.equal(await records.erase('d', 4, ({ data }) => Buffer.from(data).toString() === 'of another'), false)
@@ -83,7 +82,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.equal(await records.at(4), undefined)
   })
 
-  t.test('what cannot be erased is not taken for gone', async t => {
+  t.test('a record that cannot be erased does not count as gone', async t => {
     const link = new Link({ servers, prefix: prefix() })
     t.teardown(() => link.close())
     const records = StreamStore.stream(link, 'kept', { deny_delete: true })
@@ -93,7 +92,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.match(await records.at(1), { subject: 'a' })
   })
 
-  t.test('all records come by, however they lie, and each once in a round', async t => {
+  t.test('a scan visits each record once per pass, with any gaps', async t => {
     const link = new Link({ servers, prefix: prefix() })
     t.teardown(() => link.close())
     const records = StreamStore.stream(link, 'round')
@@ -117,7 +116,7 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.strictSame(aborted, [])
   })
 
-  t.test('what is changed in the options is changed in the stream, when a node starts', async t => {
+  t.test('changed options are applied to the stream when a node starts', async t => {
     const over = { prefix: prefix() }
     const proxy = await Proxy.start(server.port)
     t.teardown(() => proxy.stop())
@@ -131,14 +130,14 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.teardown(() => after.close!())
     t.equal(await maxAge(), 60)
     t.strictSame((await all(after.letters('d'))).map(({ id }) => id), ['a'])
-    // one that has the older options, and comes back to NATS, works with what is there
+    // a node with older options that reconnects leaves the stream as it is
     proxy.reset()
     await until(async () => await reasonOf(before.waiting('d')) === 'unreachable')
     await until(async () => await reasonOf(before.put('d', letter('b'), plenty)) === 'it did not fail')
     t.equal(await maxAge(), 60)
   })
 
-  t.test('what others have set in a stream stays', async t => {
+  t.test('settings of the operator stay in a stream', async t => {
     const over = { prefix: prefix(), servers }
     const manager = await managerOf(t, servers)
     await (await natsMailbox(over)).close!()
@@ -149,12 +148,11 @@ withProgram(t, 'nats-server', 'records of one server', async (t, path) => {
     t.equal((await manager.streams.info(`${over.prefix}_letters`)).config.description, 'of the operator')
   })
 
-  t.test('a server alone keeps no replicas, and says so at the start', async t => {
+  t.test('replicas on a single server are refused at start', async t => {
     const over = { prefix: prefix(), servers }
-    await (await natsMailbox(over)).close!()
-    await (await natsBackplane(over)).close!()
-    for (const open of [natsMailbox, natsBackplane]) {
-      await t.rejects(async () => { await open({ ...over, replicas: 3 }) }, { message: /NATS at \S+ is of no use: replicas > 1 not supported in non-clustered mode/ })
+    await (await nats(over)).backplane.close!()
+    for (const open of [nats, natsMailbox, natsBackplane]) {
+      await t.rejects(async () => { await open({ ...over, replicas: 3 }) }, { message: /NATS at \S+ cannot be used: replicas > 1 not supported in non-clustered mode/ })
     }
     const manager = await managerOf(t, servers)
     t.equal((await manager.streams.info(`${over.prefix}_letters`)).config.num_replicas, 1)
@@ -166,7 +164,7 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
   const servers = cluster.map(server => server.servers)
   const resets = () => cluster.flatMap(({ log }) => log.split('\n').filter(line => line.includes('Resetting stream')))
 
-  t.test('erasing where nothing is harms no replica', async t => {
+  t.test('erasing without a record resets no replica', async t => {
     const records = await six(t, { servers, replicas: 3 })
     await eraseNothing(t, records, 'three replicas')
     t.equal(await records.erase('f', 6), true)
@@ -177,14 +175,13 @@ withProgram(t, 'nats-server', 'records of three servers', async (t, path) => {
     await eraseNothing(t, single, 'one replica')
   })
 
-  t.test('streams get their replicas when a node starts that wants them', async t => {
+  t.test('streams get their replicas when a node with that option starts', async t => {
     const over = { prefix: prefix(), servers }
-    const [one, single] = [await natsMailbox(over), await natsBackplane(over)]
-    await one.put('d', letter('a'), plenty)
-    for (const each of [one, single]) await each.close!()
-    const mailbox = await natsMailbox({ ...over, replicas: 3 })
-    const backplane = await natsBackplane({ ...over, replicas: 3 })
-    for (const each of [mailbox, backplane]) t.teardown(() => each.close!())
+    const single = await nats(over)
+    await single.mailbox.put('d', letter('a'), plenty)
+    await single.backplane.close!()
+    const { backplane, mailbox } = await nats({ ...over, replicas: 3 })
+    t.teardown(() => backplane.close!())
     const manager = await managerOf(t, servers)
     for (const name of [`${over.prefix}_letters`, ...['entries', 'receipts', 'devices'].map(name => `KV_${over.prefix}_${name}`)]) {
       t.equal((await manager.streams.info(name)).config.num_replicas, 3)

@@ -1,7 +1,6 @@
 import Fastify from 'fastify'
 import devices from 'fastify-devices'
-import { natsBackplane } from 'fastify-devices/nats'
-import { natsMailbox } from 'fastify-devices/nats'
+import { nats } from 'fastify-devices/nats'
 import { settingsOfChild } from '../child.ts'
 import { standFastify } from './stand.ts'
 
@@ -10,6 +9,6 @@ import { standFastify } from './stand.ts'
 const { servers } = settingsOfChild()
 
 const app = Fastify()
-await app.register(devices, { backplane: await natsBackplane({ servers }), mailbox: await natsMailbox({ servers }) })
+await app.register(devices, await nats({ servers }))
 
 await standFastify(app)

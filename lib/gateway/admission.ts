@@ -4,6 +4,7 @@ import type { Events } from '../messaging/events.ts'
 import { protect, refuseForeign } from './access.ts'
 import type { Authenticate, ConnectRequest } from './connect-request.ts'
 import type { Letters } from '../messaging/letters.ts'
+import { withDeadline } from '../protocol/deadline.ts'
 import type { Codec } from '../protocol/message.ts'
 import type { Settings } from './options.ts'
 import { SessionOwner } from '../messaging/session-owner.ts'
@@ -155,7 +156,8 @@ export class Admission implements Gateway {
   async #authenticate (pending: PendingAdmission, authenticate: Authenticate): Promise<void> {
     const { admissionTimeout } = this.#parts.rules
     const { connectRequest, deviceId, departure } = pending
-    const result = await inTime(authenticate({ ...connectRequest, deviceId }, { signal: departure.signal }), departure, admissionTimeout)
+    const late = () => new Failure('unauthenticated', { message: 'Admission took too long', mayPass: true })
+    const result = await withDeadline(authenticate({ ...connectRequest, deviceId }, { signal: departure.signal }), admissionTimeout, late, departure)
     const credentials = result === true ? {} : result
     if (credentials instanceof Error) throw credentials
     // a list is refused: it may be the empty result of a database query
@@ -173,19 +175,5 @@ export class Admission implements Gateway {
     if (failure !== error) host.log.error({ err: error, deviceId }, 'authenticate failed')
     this.refused(failure.reason, { deviceId, address: connectRequest.address })
     return failure
-  }
-}
-
-/** Rejects when the device disconnects, or when the time is over. */
-async function inTime<T> (work: T | Promise<T>, departure: AbortController, milliseconds: number): Promise<T> {
-  const { signal } = departure
-  const timer = setTimeout(() => departure.abort(new Failure('unauthenticated', { message: 'Admission took too long', mayPass: true })), milliseconds)
-  const aborted = new Promise<never>((_resolve, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
-  })
-  try {
-    return await Promise.race([work, aborted])
-  } finally {
-    clearTimeout(timer)
   }
 }

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { ConnectionOptions } from 'node:tls'
 import { Type, type Static } from '@sinclair/typebox'
 import type { Transport, TransportContext } from './transport.ts'
+import { withDeadline } from '../protocol/deadline.ts'
 import { Failure, closeCodes } from '../protocol/errors.ts'
 import type { CloseNotice } from '../protocol/close-notice.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
@@ -205,18 +206,9 @@ class DialedConnection implements DialConnection {
   }
 
   /** Covers a token function that never resolves, and a server that keeps sending without finishing the handshake. */
-  async #reachInTime (): Promise<OutboundConnection> {
+  #reachInTime (): Promise<OutboundConnection> {
     const attempt = this.#attempt = new AbortController()
-    const { signal } = attempt
-    const timer = setTimeout(() => attempt.abort(new Error('No answer in time')), this.#context.limits.admissionTimeout)
-    const aborted = new Promise<never>((_resolve, reject) => {
-      signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
-    })
-    try {
-      return await Promise.race([this.#reach(signal), aborted])
-    } finally {
-      clearTimeout(timer)
-    }
+    return withDeadline(this.#reach(attempt.signal), this.#context.limits.admissionTimeout, () => new Error('No answer in time'), attempt)
   }
 
   async #reach (signal: AbortSignal): Promise<OutboundConnection> {

@@ -3,46 +3,51 @@ import { Requests } from './requests.ts'
 import { RecordAudit } from './record-audit.ts'
 import { PresenceList } from './presence.ts'
 import { PubSub } from './pubsub.ts'
-import { Link, type LinkOptions } from './link.ts'
+import { Link, type Prepare } from './link.ts'
+import type { LinkOptions } from './link-options.ts'
 import { Membership } from './membership.ts'
 import { OwnershipTable } from './ownership.ts'
 import { StreamStore } from './stream-store.ts'
 import { decode, encode } from './encoding.ts'
 
-export type NatsOptions = LinkOptions
+export type NatsBackplaneOptions = LinkOptions
 
-const CHANGES = 'change'
+/** The backplane of a link that is not open yet, and the streams to prepare when it opens. */
+export interface LinkedBackplane {
+  backplane: Backplane & Required<Pick<Backplane, 'close'>>
+  prepare: Prepare
+}
 
-/** Joins the nodes that have the same NATS. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
-export async function natsBackplane (options: NatsOptions = {}): Promise<Backplane> {
+const CHANGE_SUBJECT = 'change'
+
+/** A backplane over a connection of its own, for a worker. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
+export async function natsBackplane (options: NatsBackplaneOptions = {}): Promise<Backplane> {
   const link = new Link(options)
-  const records = StreamStore.bucket(link, 'devices')
-  const tell = (change: PresenceChange) => { if (link.up && isListed(change.presence.deviceId)) link.publish(CHANGES, encode(change)) }
-  const nodes = new Membership(link)
-  const owners = new OwnershipTable(link, nodes, records, tell)
-  const asks = new Requests(link, nodes, records)
-  const channels = new PubSub(link, nodes)
-  const census = new PresenceList(link, nodes, records, owners)
-  const audit = new RecordAudit(link, nodes, records, owners, tell)
-  try {
-    await link.open(manager => records.prepare(manager))
-  } catch (error) {
-    audit.close()
-    owners.close()
-    nodes.close()
-    throw error
-  }
+  const { backplane, prepare } = backplaneOver(link)
+  await link.open(prepare, () => backplane.close())
+  return backplane
+}
 
-  return {
+/** `close` of the backplane closes the link. */
+export function backplaneOver (link: Link): LinkedBackplane {
+  const records = StreamStore.bucket(link, 'devices')
+  const publishChange = (change: PresenceChange) => { if (link.up && isListed(change.presence.deviceId)) link.publish(CHANGE_SUBJECT, encode(change)) }
+  const nodes = new Membership(link)
+  const owners = new OwnershipTable(link, nodes, records, publishChange)
+  const requests = new Requests(link, nodes, records)
+  const pubsub = new PubSub(link, nodes)
+  const presence = new PresenceList(link, nodes, records, owners)
+  const audit = new RecordAudit(link, nodes, records, owners, publishChange)
+  const backplane: LinkedBackplane['backplane'] = {
     remote: true,
     own: (deviceId, owner) => owners.own(deviceId, owner),
-    ask: (deviceId, request, signal) => asks.ask(deviceId, request, signal),
-    watch: (filter, listener) => channels.watch(filter, listener),
-    publish: publication => channels.publish(publication),
-    list: page => census.list(page),
+    ask: (deviceId, request, signal) => requests.ask(deviceId, request, signal),
+    watch: (filter, listener) => pubsub.watch(filter, listener),
+    publish: publication => pubsub.publish(publication),
+    list: page => presence.list(page),
     follow (listener) {
-      const subscribed = link.subscribe(CHANGES, message => listener(decode(message.data)))
-      return () => subscribed.end()
+      const subscription = link.subscribe(CHANGE_SUBJECT, message => listener(decode(message.data)))
+      return () => subscription.end()
     },
     flush: () => link.flush(),
     onLink: listener => link.onChange(listener),
@@ -55,4 +60,5 @@ export async function natsBackplane (options: NatsOptions = {}): Promise<Backpla
       await link.close()
     }
   }
+  return { backplane, prepare: manager => records.prepare(manager) }
 }

@@ -4,49 +4,49 @@ export interface Expiry {
   expiresAt: number
 }
 
-/** What expires later than this is for another look. */
-const HORIZON = 7_200_000
+/** Later expiries are not indexed; the next scan over all letters finds them in time. */
+const HORIZON_MS = 7_200_000
 const MAX_EXPIRIES = 100_000
 
-/** Letters that expire before long, by the second in which they do. */
+/** The letters that expire soon, by the second of their expiry. */
 export class ExpiryIndex {
   readonly #now: () => number
-  readonly #due = new Map<number, Map<string, Expiry>>()
+  readonly #bySecond = new Map<number, Map<string, Expiry>>()
   #size = 0
 
   constructor (now = Date.now) {
     this.#now = now
   }
 
-  /** One that is too far ahead, or one too many, is not kept: somebody has to come by again. */
-  add (reminder: Expiry): void {
-    const { expiresAt } = reminder
-    if (expiresAt > this.#now() + HORIZON || this.#size >= MAX_EXPIRIES) return
-    const others = this.#due.get(secondOf(expiresAt)) ?? new Map<string, Expiry>()
-    const before = others.size
-    others.set(keyOf(reminder), reminder)
-    this.#size += others.size - before
-    this.#due.set(secondOf(expiresAt), others)
+  /** Ignores an expiry beyond the horizon or the maximum: the scan over all letters adds it later. */
+  add (expiry: Expiry): void {
+    const { expiresAt } = expiry
+    if (expiresAt > this.#now() + HORIZON_MS || this.#size >= MAX_EXPIRIES) return
+    const expiries = this.#bySecond.get(secondOf(expiresAt)) ?? new Map<string, Expiry>()
+    const sizeBefore = expiries.size
+    expiries.set(keyOf(expiry), expiry)
+    this.#size += expiries.size - sizeBefore
+    this.#bySecond.set(secondOf(expiresAt), expiries)
   }
 
-  has (reminder: Expiry): boolean {
-    return this.#due.get(secondOf(reminder.expiresAt))?.has(keyOf(reminder)) ?? false
+  has (expiry: Expiry): boolean {
+    return this.#bySecond.get(secondOf(expiry.expiresAt))?.has(keyOf(expiry)) ?? false
   }
 
-  remove (reminder: Expiry): void {
-    const second = secondOf(reminder.expiresAt)
-    const others = this.#due.get(second)
-    if (!others?.delete(keyOf(reminder))) return
+  remove (expiry: Expiry): void {
+    const second = secondOf(expiry.expiresAt)
+    const expiries = this.#bySecond.get(second)
+    if (!expiries?.delete(keyOf(expiry))) return
     this.#size--
-    if (others.size === 0) this.#due.delete(second)
+    if (expiries.size === 0) this.#bySecond.delete(second)
   }
 
-  /** Those that have expired; they are still to be removed. */
+  /** The letters that have expired by `now`, oldest first. They stay in the index until removed. */
   until (now: number): Expiry[] {
     const found: Expiry[] = []
-    for (const [second, others] of this.#due) {
+    for (const [second, expiries] of this.#bySecond) {
       if (second > secondOf(now)) continue
-      for (const reminder of others.values()) if (reminder.expiresAt <= now) found.push(reminder)
+      for (const expiry of expiries.values()) if (expiry.expiresAt <= now) found.push(expiry)
     }
     return found.toSorted((one, other) => one.expiresAt - other.expiresAt)
   }

@@ -1,2 +1,3 @@
-export { natsBackplane, type NatsOptions } from './backplane.ts'
+export { nats, type NatsEngine, type NatsOptions } from './engine.ts'
+export { natsBackplane, type NatsBackplaneOptions } from './backplane.ts'
 export { natsMailbox, type NatsMailboxOptions } from './mailbox.ts'

@@ -1,33 +1,34 @@
-/** The clock of another node is compared with the least lead that it had in this time, and in the same time before. */
+/** The lead of another node's clock is its minimum over this window and the one before. */
 const WINDOW_MS = 10_000
 
+/** By how many milliseconds the clock of this node is ahead of that of another, transit included. */
 interface ClockLead {
-  since: number
-  least: number
-  leastBefore: number
+  windowStart: number
+  minimum: number
+  previousMinimum: number
 }
 
 /**
- * How late what other nodes send arrives: NATS servers that lose each other hold messages back and deliver them afterwards. Every node
- * says what its own clock shows; clocks need not agree, because only the difference to the quickest messages counts.
+ * Measures how late messages of other nodes arrive: NATS servers that lose each other hold messages back and deliver them later. Each message
+ * carries the time of its sender's clock. Clocks need not agree, because a message is compared with the fastest one of the same sender.
  */
 export class LatenessTracker {
   readonly #leads = new Map<string, ClockLead>()
 
-  /** A message came from a node that sent it at a moment of its own clock. */
+  /** Records a message that a node sent at `sentAt`, by its own clock. */
   note (node: string, sentAt: number): void {
     const now = performance.now()
-    const ahead = now - sentAt
+    const difference = now - sentAt
     const lead = this.#leads.get(node)
-    if (!lead) this.#leads.set(node, { since: now, least: ahead, leastBefore: ahead })
-    else if (now - lead.since < WINDOW_MS) lead.least = Math.min(lead.least, ahead)
-    else this.#leads.set(node, { since: now, least: ahead, leastBefore: lead.least })
+    if (!lead) this.#leads.set(node, { windowStart: now, minimum: difference, previousMinimum: difference })
+    else if (now - lead.windowStart < WINDOW_MS) lead.minimum = Math.min(lead.minimum, difference)
+    else this.#leads.set(node, { windowStart: now, minimum: difference, previousMinimum: lead.minimum })
   }
 
-  /** By how many milliseconds it took longer than the quickest. */
+  /** Milliseconds by which a message took longer than the fastest one; 0 for an unknown node. */
   of (node: string, sentAt: number): number {
     const lead = this.#leads.get(node)
-    return lead ? performance.now() - sentAt - Math.min(lead.least, lead.leastBefore) : 0
+    return lead ? performance.now() - sentAt - Math.min(lead.minimum, lead.previousMinimum) : 0
   }
 
   forget (node: string): void {

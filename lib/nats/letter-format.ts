@@ -2,22 +2,23 @@ import type { MailboxLimits, StoredLetter, Receipt } from '../storage/mailbox.ts
 import type { StoredRecord } from './stream-store.ts'
 import { token } from './subjects.ts'
 
-/** What is written with a letter. All times that are written are those of NATS. */
+/** The header stored with a letter. All stored times are times of the clock of NATS. */
 export interface LetterHeader extends Omit<Receipt, 'status'> {
   isText: boolean
-  /** What waited for the device when it had been put, at most. */
+  /** Upper bound of the letters waiting for the device, this one included. */
   box: MailboxLimits
 }
 
-/** What is known of a letter that waits, by its id. */
+/** The state of a waiting letter, stored under its id. */
 export interface LetterEntry extends Receipt {
   position: number
+  /** Delivery attempts that ended with the connection. */
   strikes: number
 }
 
-/** What is known of a letter that is done with, by its id. */
+/** The receipt of a settled letter, stored under its id. */
 export interface ReceiptRecord extends Receipt {
-  /** The mailbox, from its opening to its end, that settled it. */
+  /** Id of the mailbox instance that settled it. */
   by: string
 }
 
@@ -36,18 +37,18 @@ export function receiptOf ({ id, at, expiresAt, size, collapse, digest, awaitedB
   }
 }
 
-/** One line of JSON, then the body as it is. */
-export function encodeLetter (head: LetterHeader, body: string | Uint8Array): Uint8Array {
-  return Buffer.concat([Buffer.from(`${JSON.stringify(head)}\n`), Buffer.from(body as string)])
+/** One line of JSON, then the raw body. */
+export function encodeLetter (header: LetterHeader, body: string | Uint8Array): Uint8Array {
+  return Buffer.concat([Buffer.from(`${JSON.stringify(header)}\n`), Buffer.from(body as string)])
 }
 
-export function decodeLetter ({ seq, data }: StoredRecord): { head: LetterHeader, kept: StoredLetter } {
+export function decodeLetter ({ seq, data }: StoredRecord): { header: LetterHeader, letter: StoredLetter } {
   const bytes = Buffer.from(data)
   const end = bytes.indexOf('\n')
-  const head: LetterHeader = JSON.parse(bytes.toString('utf8', 0, end))
-  const { isText, box, at, size, ...letter } = head
+  const header: LetterHeader = JSON.parse(bytes.toString('utf8', 0, end))
+  const { isText, box, at, size, ...letter } = header
   const body = bytes.subarray(end + 1)
-  return { head, kept: { ...letter, body: isText ? body.toString() : body, position: seq } }
+  return { header, letter: { ...letter, body: isText ? body.toString() : body, position: seq } }
 }
 
 export function parse<T> ({ data }: StoredRecord): T {

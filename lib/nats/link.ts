@@ -1,19 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager, type JetStreamManager } from '@nats-io/jetstream'
-import { connect, RequestError, TimeoutError, type Msg, type NatsConnection, type NodeConnectionOptions, type Subscription } from '@nats-io/transport-node'
+import { connect, RequestError, TimeoutError, type Msg, type NatsConnection, type Subscription } from '@nats-io/transport-node'
 import { Failure } from '../protocol/errors.ts'
-
-/** How to reach NATS; everything that its client takes (`user`, `pass`, `token`, `tls`, `authenticator`, ...) goes to it. */
-export interface LinkOptions extends NodeConnectionOptions {
-  /** A connection there is already, in place of one of our own; it is not closed. */
-  connection?: NatsConnection
-  /** Comes first in every subject, and in the name of every stream: clusters with different ones do not meet. */
-  prefix?: string
-  /** How many NATS servers keep each record. */
-  replicas?: number
-  /** Start without NATS if it is not there, and keep trying. */
-  startWithout?: boolean
-}
+import { checkOptions, type LinkOptions } from './link-options.ts'
 
 export interface LinkSubscription {
   end (): void
@@ -21,55 +10,66 @@ export interface LinkSubscription {
 
 type MessageListener = (message: Msg) => void
 
-/** Brings about what the link needs before it is of use; called again after each reconnect. */
-type Prepare = (manager: JetStreamManager) => Promise<unknown>
+interface SubscriptionState {
+  subject: string
+  listener: MessageListener
+  /** That of the current connection. */
+  underlying?: Subscription
+}
 
-const RETRY_INTERVAL_MS = 250
-const MAX_TRIES = 8
-/** What is left free of the largest message, for what goes with its payload. */
+/** Creates the streams that the link needs before it is up; called again after each reconnect. */
+export type Prepare = (manager: JetStreamManager) => Promise<unknown>
+
+const RETRY_DELAY_MS = 250
+/** Attempts to prepare the streams before `open` rejects. */
+const MAX_ATTEMPTS = 8
+/** Room for headers within the maximum payload of NATS. */
 const HEADER_BYTES = 4_096
-/** How long NATS may take for one answer of its own. */
+/** Timeout of a request to the API of JetStream. */
 const API_TIMEOUT_MS = 2_000
 
-/** The connection to NATS: whether it is up, and nothing that waits while it is not. */
+/** The connection to NATS. While it is down, requests fail at once and nothing is buffered. */
 export class Link {
   readonly prefix: string
   readonly replicas: number
   readonly #options: LinkOptions
-  readonly #subscribed = new Map<LinkSubscription, { subject: string, hear: MessageListener, underlying?: Subscription }>()
-  readonly #changed = new Set<(up: boolean) => void>()
-  readonly #troubled = new Set<(error: unknown) => void>()
-  /** Ends what is under way when the link falls. */
-  readonly #underway = new Set<(failure: Failure) => void>()
+  readonly #subscriptions = new Map<LinkSubscription, SubscriptionState>()
+  readonly #changeListeners = new Set<(up: boolean) => void>()
+  readonly #troubleListeners = new Set<(error: unknown) => void>()
+  /** Reject the requests that are pending when the link goes down. */
+  readonly #rejections = new Set<(failure: Failure) => void>()
   readonly #closing = new AbortController()
   #prepare!: Prepare
   #connection: NatsConnection | undefined
   #manager: JetStreamManager | undefined
   #up = false
-  /** Why the last try failed. */
-  #setback: string | undefined
-  /** Counts connections, so that what an earlier one began does not go on in the next. */
-  #turn = 0
+  /** The message of the last failed attempt. */
+  #lastFailure: string | undefined
+  /** Incremented with each change of the connection, so that the preparation for an earlier one stops. */
+  #epoch = 0
 
   constructor (options: LinkOptions) {
+    checkOptions(options)
     const { prefix = 'devices', replicas = 1 } = options
-    if (!/^[A-Za-z0-9_-]{1,32}$/.test(prefix)) throw new Error(`fastify-devices: the prefix "${prefix}" is wrong: 1 to 32 of A-Z a-z 0-9 _ -`)
     this.prefix = prefix
     this.replicas = replicas
     this.#options = options
   }
 
-  /** Rejects when NATS is not there, or not as it must be; unless it may start without. */
-  async open (prepare: Prepare): Promise<void> {
+  /**
+   * Rejects if NATS is unreachable or the streams cannot be prepared, unless `startWithout` is set. Before it rejects it calls `abandon`, which closes
+   * the link and whatever uses it.
+   */
+  async open (prepare: Prepare, abandon = () => this.close()): Promise<void> {
     this.#prepare = prepare
     if (this.#options.startWithout) return void this.#keepTrying()
     try {
       await this.#connect()
-      await this.#rise(MAX_TRIES)
+      await this.#bringUp(MAX_ATTEMPTS)
     } catch (error) {
-      await this.close()
+      await abandon()
       const at = this.#options.servers === undefined ? '' : ` at ${[this.#options.servers].flat().join(', ')}`
-      throw new Error(`fastify-devices: NATS${at} is of no use: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
+      throw new Error(`fastify-devices: NATS${at} cannot be used: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
     }
   }
 
@@ -77,58 +77,58 @@ export class Link {
     return this.#up
   }
 
-  /** How large a message may be. */
-  get largest (): number {
+  /** Maximum size of a payload, in bytes. */
+  get maxPayload (): number {
     return this.#reachable().info!.max_payload - HEADER_BYTES
   }
 
   onChange (listener: (up: boolean) => void): void {
-    this.#changed.add(listener)
+    this.#changeListeners.add(listener)
   }
 
-  /** Tells what went wrong where nobody waits. */
+  /** Reports errors that no caller receives. */
   onTrouble (listener: (error: unknown) => void): void {
-    this.#troubled.add(listener)
+    this.#troubleListeners.add(listener)
   }
 
   trouble (error: unknown): void {
-    for (const listener of this.#troubled) listener(error)
+    for (const listener of this.#troubleListeners) listener(error)
   }
 
-  /** Holds over all connections to come. */
-  subscribe (name: string, hear: MessageListener): LinkSubscription {
-    return this.subscribeTo(this.subject(name), hear)
+  /** Subscribes now and again after each reconnect. */
+  subscribe (name: string, listener: MessageListener): LinkSubscription {
+    return this.subscribeTo(this.subject(name), listener)
   }
 
-  /** To a subject that has no name of ours: an inbox. */
-  subscribeTo (subject: string, hear: MessageListener): LinkSubscription {
-    const subscription: { subject: string, hear: MessageListener, underlying?: Subscription } = { subject, hear }
-    if (this.#connection) subscription.underlying = this.#subscribe(this.#connection, subscription)
-    const subscribed = {
+  /** Subscribes to a subject without the prefix: an inbox. */
+  subscribeTo (subject: string, listener: MessageListener): LinkSubscription {
+    const state: SubscriptionState = { subject, listener }
+    if (this.#connection) state.underlying = this.#subscribe(this.#connection, state)
+    const subscription = {
       end: () => {
-        this.#subscribed.delete(subscribed)
-        subscription.underlying?.unsubscribe()
+        this.#subscriptions.delete(subscription)
+        state.underlying?.unsubscribe()
       }
     }
-    this.#subscribed.set(subscribed, subscription)
-    return subscribed
+    this.#subscriptions.set(subscription, state)
+    return subscription
   }
 
   publish (name: string, payload: Uint8Array | string, reply?: string): void {
     const connection = this.#reachable()
-    if (payload.length > this.largest) throw new Failure('too-large')
+    if (payload.length > this.maxPayload) throw new Failure('too-large')
     connection.publish(this.subject(name), payload, reply === undefined ? {} : { reply })
   }
 
   reply (message: Msg, payload: Uint8Array | string): void {
-    if (payload.length > this.largest) throw new Failure('too-large')
+    if (payload.length > this.maxPayload) throw new Failure('too-large')
     message.respond(payload)
   }
 
-  /** Undefined: nobody listens to the subject. */
+  /** Resolves with undefined if the subject has no subscriber. */
   async request (name: string, payload: Uint8Array | string, timeout: number): Promise<Msg | undefined> {
     const connection = this.#reachable()
-    if (payload.length > this.largest) throw new Failure('too-large')
+    if (payload.length > this.maxPayload) throw new Failure('too-large')
     try {
       return await this.#whileUp(connection.request(this.subject(name), payload, { timeout }))
     } catch (error) {
@@ -138,12 +138,12 @@ export class Link {
     }
   }
 
-  /** Resolves once what was published and subscribed is in effect; at once where the link falls, as it begins anew then. */
+  /** Resolves once all publications and subscriptions so far have reached NATS, or when the link goes down, because a reconnect subscribes anew. */
   async flush (): Promise<void> {
     if (this.#up) await this.#whileUp(this.#connection!.flush()).catch(() => {})
   }
 
-  /** Asks NATS for something of its own. */
+  /** Calls the API of JetStream. */
   async manage<T> (work: (manager: JetStreamManager) => Promise<T>): Promise<T> {
     this.#reachable()
     return await this.#whileUp(work(this.#manager!))
@@ -155,9 +155,9 @@ export class Link {
 
   async close (): Promise<void> {
     this.#closing.abort()
-    this.#changed.clear() // it did not fall, it was let go
-    this.#fall()
-    for (const subscribed of this.#subscribed.keys()) subscribed.end()
+    this.#changeListeners.clear() // closing is no outage
+    this.#goDown()
+    for (const subscription of this.#subscriptions.keys()) subscription.end()
     if (!this.#options.connection) await this.#connection?.close()
   }
 
@@ -167,16 +167,16 @@ export class Link {
       timeout: 5_000,
       pingInterval: 5_000,
       maxPingOut: 2,
-      reconnectTimeWait: RETRY_INTERVAL_MS,
-      reconnectJitter: RETRY_INTERVAL_MS,
+      reconnectTimeWait: RETRY_DELAY_MS,
+      reconnectJitter: RETRY_DELAY_MS,
       noAsyncTraces: true,
       ...options,
-      // it ends when it is closed, and for no other reason
+      // only `close` ends the connection
       maxReconnectAttempts: -1,
       ignoreAuthErrorAbort: true
     })
     this.#manager = await jetstreamManager(this.#connection, { checkAPI: false, timeout: API_TIMEOUT_MS })
-    for (const subscription of this.#subscribed.values()) subscription.underlying = this.#subscribe(this.#connection, subscription)
+    for (const state of this.#subscriptions.values()) state.underlying = this.#subscribe(this.#connection, state)
     void this.#follow(this.#connection)
   }
 
@@ -184,10 +184,10 @@ export class Link {
     while (!this.#closing.signal.aborted) {
       try {
         await this.#connect()
-        return await (this.#closing.signal.aborted ? this.close() : this.#rise())
+        return await (this.#closing.signal.aborted ? this.close() : this.#bringUp())
       } catch (error) {
-        this.#failed(error)
-        await sleep(RETRY_INTERVAL_MS, undefined, { ref: false })
+        this.#reportOnce(error)
+        await sleep(RETRY_DELAY_MS, undefined, { ref: false })
       }
     }
   }
@@ -195,49 +195,49 @@ export class Link {
   async #follow (connection: NatsConnection): Promise<void> {
     for await (const status of connection.status()) {
       if (this.#closing.signal.aborted) return
-      if (status.type === 'disconnect' || status.type === 'close') this.#fall()
+      if (status.type === 'disconnect' || status.type === 'close') this.#goDown()
       if (status.type === 'error') this.trouble(status.error)
-      if (status.type === 'reconnect') void this.#rise()
+      if (status.type === 'reconnect') void this.#bringUp()
     }
   }
 
-  /** NATS is there; the link is up as soon as everything is ready in it. */
-  async #rise (tries = Infinity): Promise<void> {
-    const turn = ++this.#turn
-    for (let tried = 1; turn === this.#turn; tried++) {
-      if (await this.#isPrepared(tried < tries)) break
-      await sleep(RETRY_INTERVAL_MS, undefined, { ref: false })
+  /** NATS is connected; the link is up once the streams are prepared. */
+  async #bringUp (maxAttempts = Infinity): Promise<void> {
+    const epoch = ++this.#epoch
+    for (let attempt = 1; epoch === this.#epoch; attempt++) {
+      if (await this.#tryPrepare(attempt < maxAttempts)) break
+      await sleep(RETRY_DELAY_MS, undefined, { ref: false })
     }
-    if (turn !== this.#turn) return
+    if (epoch !== this.#epoch) return
     this.#up = true
-    this.#setback = undefined
-    for (const listener of this.#changed) listener(true)
+    this.#lastFailure = undefined
+    for (const listener of this.#changeListeners) listener(true)
   }
 
-  async #isPrepared (mayFail: boolean): Promise<boolean> {
+  async #tryPrepare (mayFail: boolean): Promise<boolean> {
     try {
       await this.#prepare(this.#manager!)
       return true
     } catch (error) {
       if (!mayFail) throw error
-      this.#failed(error)
+      this.#reportOnce(error)
       return false
     }
   }
 
-  /** A try failed, and so may the next ones, for the same reason: once is said enough. */
-  #failed (error: unknown): void {
+  /** Reports an error of repeated attempts once until the message changes. */
+  #reportOnce (error: unknown): void {
     const { message } = error as Error
-    if (message !== this.#setback) this.trouble(error)
-    this.#setback = message
+    if (message !== this.#lastFailure) this.trouble(error)
+    this.#lastFailure = message
   }
 
-  #fall (): void {
-    this.#turn++
+  #goDown (): void {
+    this.#epoch++
     if (!this.#up) return
     this.#up = false
-    for (const end of this.#underway) end(new Failure('dropped', { message: 'The connection to the other nodes ended before the answer' }))
-    for (const listener of this.#changed) listener(false)
+    for (const reject of this.#rejections) reject(new Failure('dropped', { message: 'The connection to the other nodes ended before the answer' }))
+    for (const listener of this.#changeListeners) listener(false)
   }
 
   #reachable (): NatsConnection {
@@ -245,11 +245,11 @@ export class Link {
     return this.#connection!
   }
 
-  #subscribe (connection: NatsConnection, { subject, hear }: { subject: string, hear: MessageListener }): Subscription {
+  #subscribe (connection: NatsConnection, { subject, listener }: SubscriptionState): Subscription {
     return connection.subscribe(subject, {
       callback: (error, message) => {
         try {
-          if (!error) hear(message) // an error is told as a status, too
+          if (!error) listener(message) // errors are also reported as a status
         } catch (thrown) {
           this.trouble(thrown)
         }
@@ -259,8 +259,8 @@ export class Link {
 
   #whileUp<T> (work: Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
-      this.#underway.add(reject)
-      work.then(resolve, reject).finally(() => this.#underway.delete(reject))
+      this.#rejections.add(reject)
+      work.then(resolve, reject).finally(() => this.#rejections.delete(reject))
     })
   }
 }

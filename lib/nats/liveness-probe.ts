@@ -1,44 +1,43 @@
-/** When to look at first, and then. */
 const FIRST_PROBE_MS = 100
 const PROBE_INTERVAL_MS = 1_000
-/** So many looks in a row may stay without an answer before the owner counts as held still. */
+/** Probes in a row without an answer before the owner counts as suspended. */
 const MAX_SILENT_PROBES = 2
 
-/** What a look finds: the owner works on the request, it does not, or it says nothing. */
+/** `there`: the owner works on the request; `lost`: it does not; `silent`: no answer. */
 export type ProbeResult = 'there' | 'lost' | 'silent'
 
-/** Looks time and again whether whoever was asked is still there to answer: a node may die, and nobody says so. */
+/** Probes regularly whether a request is still being worked on, because NATS does not report the death of a subscriber. */
 export class LivenessProbe {
-  /** Resolves when it is not, or, where silence counts, when it has said nothing for too long. */
+  /** Resolves once the request is lost or, unless silence is allowed, the owner has been silent for too long. */
   readonly ended: Promise<'lost' | 'silent'>
-  readonly #look: () => Promise<ProbeResult>
+  readonly #probe: () => Promise<ProbeResult>
   readonly #mayBeSilent: boolean
-  #end!: (look: 'lost' | 'silent') => void
+  #end!: (result: 'lost' | 'silent') => void
   #timer: NodeJS.Timeout
-  #silent = 0
-  #isOver = false
+  #silentProbes = 0
+  #isStopped = false
 
-  constructor (look: () => Promise<ProbeResult>, { mayBeSilent }: { mayBeSilent: boolean }) {
-    this.#look = look
+  constructor (probe: () => Promise<ProbeResult>, { mayBeSilent }: { mayBeSilent: boolean }) {
+    this.#probe = probe
     this.#mayBeSilent = mayBeSilent
     this.ended = new Promise(resolve => { this.#end = resolve })
-    this.#timer = this.#lookIn(FIRST_PROBE_MS)
+    this.#timer = this.#schedule(FIRST_PROBE_MS)
   }
 
   stop (): void {
-    this.#isOver = true
+    this.#isStopped = true
     clearTimeout(this.#timer)
   }
 
-  #lookIn (milliseconds: number): NodeJS.Timeout {
+  #schedule (milliseconds: number): NodeJS.Timeout {
     return setTimeout(() => void this.#next(), milliseconds).unref()
   }
 
   async #next (): Promise<void> {
-    const look = await this.#look()
-    if (this.#isOver) return
-    this.#silent = look === 'silent' ? this.#silent + 1 : 0
-    if (look === 'lost' || (this.#silent === MAX_SILENT_PROBES && !this.#mayBeSilent)) this.#end(look as 'lost' | 'silent')
-    else this.#timer = this.#lookIn(look === 'silent' ? 0 : PROBE_INTERVAL_MS)
+    const result = await this.#probe()
+    if (this.#isStopped) return
+    this.#silentProbes = result === 'silent' ? this.#silentProbes + 1 : 0
+    if (result === 'lost' || (this.#silentProbes === MAX_SILENT_PROBES && !this.#mayBeSilent)) this.#end(result as 'lost' | 'silent')
+    else this.#timer = this.#schedule(result === 'silent' ? 0 : PROBE_INTERVAL_MS)
   }
 }

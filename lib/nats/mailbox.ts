@@ -1,142 +1,157 @@
 import { randomBytes } from 'node:crypto'
+import type { JetStreamManager } from '@nats-io/jetstream'
 import { Failure, type Detail } from '../protocol/errors.ts'
 import { sizeOf, type MailboxLimits, type Ending, type ExpiredLetter, type StoredLetter, type Letter, type Mailbox, type PutResult, type Receipt } from '../storage/mailbox.ts'
 import { ServerClock } from './server-clock.ts'
 import { FirstLetters, type FirstLetter } from './first-letters.ts'
 import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type ReceiptRecord, type LetterEntry, type LetterHeader } from './letter-format.ts'
-import { Link, type LinkOptions } from './link.ts'
+import { Link, type Prepare } from './link.ts'
+import type { LinkOptions } from './link-options.ts'
 import { StreamStore, type StoredRecord } from './stream-store.ts'
 import { StreamScan } from './stream-scan.ts'
 import { textOf, token } from './subjects.ts'
 import { ExpiryIndex } from './expiry-index.ts'
 
 export interface NatsMailboxOptions extends LinkOptions {
-  /** Milliseconds for which the receipt of a letter that is done with is kept. */
+  /**
+   * Milliseconds for which the receipt of a settled letter is kept.
+   * @default 86_400_000
+   */
   keepReceipts?: number
-  /** Bytes of all letters together. */
+  /**
+   * Maximum size of all letters together, in bytes; beyond it a letter is refused with `store-full`. -1: unlimited.
+   * @default -1
+   */
   maxBytes?: number
 }
 
-/** A letter of which a put found that it may be kept. */
+/** The options of the mailbox itself. */
+type MailboxSettings = { [name in 'keepReceipts' | 'maxBytes']: number | undefined }
+
+/** The mailbox has room for a letter. */
 interface MailboxRoom {
+  /** Upper bound of the letters that wait, the new one included. */
   box: MailboxLimits
+  /** The letter of the same collapse key. */
   replaced?: StoredLetter
 }
 
 const DAY_MS = 86_400_000
 const NANOSECONDS_PER_MS = 1_000_000
-/** No letter may wait for so long; what is this old was forgotten. */
+/** Longer than any letter may wait, so NATS removes only records that no node has cleaned up. */
 const MAX_AGE_NS = 32 * DAY_MS * NANOSECONDS_PER_MS
 const DUPLICATE_WINDOW_NS = 120_000 * NANOSECONDS_PER_MS
 const MAX_PER_SWEEP = 1_000
-const SIDE_BY_SIDE = 64
-/** How much later, and up to twice as much, a node ends a letter that another one has put. */
-const OTHERS_WAIT_MS = 1_000
-/** A letter that is being settled is without its entry for less than this. */
-const UNFINISHED_MS = 10_000
+const CONCURRENCY = 64
+/** Delay after which a node ends an expired letter that another node has put: at least this, at most twice as much. */
+const TAKEOVER_DELAY_MS = 1_000
+/** Settling a letter takes less than this: an entry this old whose letter is gone is left over. */
+const MAX_SETTLE_MS = 10_000
 
-/** Keeps letters in JetStream, for all nodes. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
-export async function natsMailbox ({ keepReceipts = DAY_MS, maxBytes = -1, ...options }: NatsMailboxOptions = {}): Promise<Mailbox> {
+/** A mailbox in JetStream that all nodes share, over a connection of its own. Needs `@nats-io/transport-node` and `@nats-io/jetstream`. */
+export async function natsMailbox ({ keepReceipts, maxBytes, ...options }: NatsMailboxOptions = {}): Promise<Mailbox> {
   const link = new Link(options)
+  const { mailbox, prepare } = mailboxOver(link, { keepReceipts, maxBytes })
+  await link.open(prepare)
+  return Object.assign(mailbox, {
+    onTrouble: (listener: (error: unknown) => void) => link.onTrouble(listener),
+    close: () => link.close()
+  })
+}
+
+/** The mailbox of a link that is not open yet, and the streams to prepare when it opens. It leaves the link to its caller. */
+export function mailboxOver (link: Link, { keepReceipts = DAY_MS, maxBytes = -1 }: MailboxSettings): { mailbox: Mailbox, prepare: Prepare } {
   const mailbox = new NatsMailbox(link, keepReceipts * NANOSECONDS_PER_MS, maxBytes)
-  await mailbox.open()
-  return mailbox
+  return { mailbox, prepare: manager => mailbox.prepare(manager) }
 }
 
 class NatsMailbox implements Mailbox {
   readonly shared = true
-  readonly #link: Link
-  /** A subject for each device; the place of a letter is its position. */
+  /** One subject per device; the position of a letter is its sequence number. */
   readonly #letters: StreamStore
-  /** By device and letter: the entry of each letter that waits. */
+  /** By device and letter: the entry of each waiting letter. */
   readonly #entries: StreamStore
-  /** By device and letter: the receipt of each that is done with, for a while. */
+  /** By device and letter: the receipt of each settled letter, until it is `keepReceipts` old. */
   readonly #receipts: StreamStore
   readonly #clock: ServerClock
-  readonly #reminders: ExpiryIndex
-  /** Looks at some entries with each sweep: what a node has put that is no more expires, too. */
+  readonly #expiries: ExpiryIndex
+  /** Reads some entries with each sweep, because letters put by a node that is gone expire too. */
   readonly #scan: StreamScan
-  readonly #self = randomBytes(9).toString('base64url')
+  readonly #instance = randomBytes(9).toString('base64url')
   readonly #settling = new Map<string, Promise<boolean>>()
   readonly #firstLetters = new FirstLetters()
 
   constructor (link: Link, keepReceipts: number, maxBytes: number) {
-    this.#link = link
     this.#letters = StreamStore.stream(link, 'letters', { max_age: MAX_AGE_NS, max_bytes: maxBytes, duplicate_window: DUPLICATE_WINDOW_NS })
     this.#entries = StreamStore.bucket(link, 'entries', { max_age: MAX_AGE_NS })
     this.#receipts = StreamStore.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: Math.min(keepReceipts, DUPLICATE_WINDOW_NS) })
     this.#clock = new ServerClock(this.#receipts)
-    this.#reminders = new ExpiryIndex(() => this.#there(Date.now()))
+    this.#expiries = new ExpiryIndex(() => this.#toServerTime(Date.now()))
     this.#scan = new StreamScan(this.#entries)
-    link.onChange(() => this.#clock.doubt())
+    link.onChange(() => this.#clock.invalidate())
   }
 
-  async open (): Promise<void> {
-    const all = [this.#letters, this.#entries, this.#receipts]
-    await this.#link.open(manager => Promise.all(all.map(records => records.prepare(manager))))
+  async prepare (manager: JetStreamManager): Promise<void> {
+    await Promise.all([this.#letters, this.#entries, this.#receipts].map(records => records.prepare(manager)))
   }
 
-  onTrouble (listener: (error: unknown) => void): void {
-    this.#link.onTrouble(listener)
-  }
-
-  async put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult> {
+  async put (deviceId: string, letter: Letter, limits: MailboxLimits): Promise<PutResult> {
     await this.#clock.refresh()
-    const first = this.#firstLetters.of(deviceId)
+    const first = this.#firstLetters.acquire(deviceId)
     try {
-      return await this.#put(deviceId, letter, caps, first)
+      return await this.#put(deviceId, letter, limits, first)
     } finally {
-      this.#firstLetters.done(deviceId)
+      this.#firstLetters.release(deviceId)
     }
   }
 
-  async #put (deviceId: string, letter: Letter, caps: MailboxLimits, first: FirstLetter): Promise<PutResult> {
+  async #put (deviceId: string, letter: Letter, limits: MailboxLimits, first: FirstLetter): Promise<PutResult> {
     const key = keyOf(deviceId, letter.id)
     for (;;) {
       const { version } = first
       const [known, last] = await Promise.all([this.receipt(deviceId, letter.id), this.#letters.last(token(deviceId))])
       if (known) return { receipt: known, fresh: false }
-      const { box, replaced } = await this.#roomFor(deviceId, letter, caps, last)
-      const head = this.#headOf(letter, box)
-      const append = () => this.#letters.append(token(deviceId), encodeLetter(head, letter.body), {
+      const { box, replaced } = await this.#roomFor(deviceId, letter, limits, last)
+      const header = this.#headerOf(letter, box)
+      const append = () => this.#letters.append(token(deviceId), encodeLetter(header, letter.body), {
         after: last?.seq,
         isFirst: !last && letter.collapse !== undefined,
         id: `${deviceId} ${letter.id}`
       })
       const appended = await (last ? append() : first.once(version, append))
-      if (!appended) continue // another letter was put, or settled
+      if (!appended) continue // another letter was put or settled meanwhile
       if (!appended.fresh) {
-        await this.#enter(key, appended.seq)
+        await this.#addMissingEntry(key, appended.seq)
         continue
       }
-      await this.#entries.append(key, JSON.stringify(entryOf(head, appended.seq)))
-      this.#reminders.add({ deviceId, letterId: letter.id, expiresAt: head.expiresAt })
-      return { receipt: this.#here(receiptOf(head)), fresh: true, ...await this.#replace(deviceId, replaced) }
+      await this.#entries.append(key, JSON.stringify(entryOf(header, appended.seq)))
+      this.#expiries.add({ deviceId, letterId: letter.id, expiresAt: header.expiresAt })
+      return { receipt: this.#toLocal(receiptOf(header)), fresh: true, ...await this.#replace(deviceId, replaced) }
     }
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<StoredLetter> {
-    // so many and no more: to find that there is no other costs more than to find one
+    // limited by the count, because a search without a result costs NATS more than one that finds a letter
     await this.#clock.refresh()
     const waiting = await this.waiting(deviceId)
     let from = after + 1
     for (let left = waiting; left > 0; left--) {
       const stored = await this.#letters.next(token(deviceId), from)
       if (!stored) break
-      yield this.#keptOf(stored)
+      yield this.#letterOf(stored)
       from = stored.seq + 1
     }
-    if (waiting > 0 && from === after + 1) yield * this.#hidden(deviceId, after)
+    if (waiting > 0 && from === after + 1) yield * this.#lettersByEntry(deviceId, after)
   }
 
-  /** Up to NATS 2.9, of three letters the one in the middle is not found once the others are erased; its entry is. */
-  async * #hidden (deviceId: string, after: number): AsyncGenerator<StoredLetter> {
+  /** Up to NATS 2.9 the middle one of three letters is not found by subject once the others are erased; its entry is. */
+  async * #lettersByEntry (deviceId: string, after: number): AsyncGenerator<StoredLetter> {
     const subjects = Object.keys(await this.#entries.subjects(`${token(deviceId)}.*`))
     const entries = await Promise.all(subjects.map(subject => this.#entries.last(subject.split('.').slice(-2).join('.'))))
     const positions = entries.filter(entry => entry !== undefined).map(entry => parse<LetterEntry>(entry).position)
     for (const position of positions.filter(position => position > after).toSorted((one, other) => one - other)) {
       const stored = await this.#letters.at(position)
-      if (stored) yield this.#keptOf(stored)
+      if (stored) yield this.#letterOf(stored)
     }
   }
 
@@ -147,7 +162,7 @@ class NatsMailbox implements Mailbox {
 
   async settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
     const key = keyOf(deviceId, letterId)
-    // one after the other: of two in this mailbox that say the same, one tells of it
+    // sequential per letter: of two callers with the same ending, one gets `true`
     const other = this.#settling.get(key)
     if (other) return !await other.catch(() => false) && await this.settle(deviceId, letterId, ending, device)
     const settling = this.#settle(deviceId, letterId, ending, device).finally(() => this.#settling.delete(key))
@@ -155,32 +170,32 @@ class NatsMailbox implements Mailbox {
     return await settling
   }
 
-  /** The receipt comes first: wherever it breaks off, the letter ends so, and the next one who settles it does the rest. */
+  /** The receipt is written first: if this breaks off, the outcome stands, and the next call to settle the letter completes it. */
   async #settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
     const key = keyOf(deviceId, letterId)
     const found = await this.#entries.last(key)
-    const entry = found ? parse<LetterEntry>(found) : await this.#unentered(deviceId, letterId)
+    const entry = found ? parse<LetterEntry>(found) : await this.#findWithoutEntry(deviceId, letterId)
     if (!entry) return false
-    const erase = () => this.#letters.erase(token(deviceId), entry.position, stored => decodeLetter(stored).head.id === letterId)
-    const done: ReceiptRecord = { ...receiptOf(entry), status: ending, at: this.#there(Date.now()), ...(device && { device }), by: this.#self }
-    const isOurs = await this.#end(key, done).catch(async error => {
+    const erase = () => this.#letters.erase(token(deviceId), entry.position, stored => decodeLetter(stored).header.id === letterId)
+    const record: ReceiptRecord = { ...receiptOf(entry), status: ending, at: this.#toServerTime(Date.now()), ...(device && { device }), by: this.#instance }
+    const isOurs = await this.#writeReceipt(key, record).catch(async error => {
       if (error.reason !== 'store-full') throw error
-      await erase() // which makes room
-      return await this.#end(key, done)
+      await erase() // makes room for the receipt
+      return await this.#writeReceipt(key, record)
     })
     await erase()
     if (found) await this.#entries.remove(found)
-    this.#reminders.remove({ deviceId, letterId, expiresAt: entry.expiresAt })
+    this.#expiries.remove({ deviceId, letterId, expiresAt: entry.expiresAt })
     return isOurs
   }
 
   async receipt (deviceId: string, letterId: string): Promise<Receipt | undefined> {
     const key = keyOf(deviceId, letterId)
-    // the receipt of a letter that is done with is written before its entry goes
+    // read concurrently: a receipt is written before its entry is erased, so one of them is found
     const [entry, found] = await Promise.all([this.#entries.last(key), this.#receipts.last(key)])
-    if (!found) return entry && this.#here(receiptOf(parse<LetterEntry>(entry)))
+    if (!found) return entry && this.#toLocal(receiptOf(parse<LetterEntry>(entry)))
     const { by, ...receipt } = parse<ReceiptRecord>(found)
-    return this.#here(receipt)
+    return this.#toLocal(receipt)
   }
 
   async addAttempt (deviceId: string, letterId: string): Promise<number> {
@@ -189,62 +204,58 @@ class NatsMailbox implements Mailbox {
       const found = await this.#entries.last(key)
       if (!found) return 0
       const entry = parse<LetterEntry>(found)
-      const struck = { ...entry, strikes: entry.strikes + 1 }
-      if (await this.#entries.append(key, JSON.stringify(struck), { after: found.seq })) return struck.strikes
+      const strikes = entry.strikes + 1
+      if (await this.#entries.append(key, JSON.stringify({ ...entry, strikes }), { after: found.seq })) return strikes
     }
   }
 
-  /** Every node sweeps; who ends a letter is the one who tells of it. */
+  /** All nodes sweep; each expired letter is reported by the one that settled it. */
   async sweep (now: number, signal?: AbortSignal): Promise<ExpiredLetter[]> {
     await this.#clock.refresh()
-    await this.#scan.step(stored => this.#remember(stored), signal)
-    const due = this.#reminders.until(this.#there(now)).slice(0, MAX_PER_SWEEP).values()
+    await this.#scan.step(stored => this.#visit(stored), signal)
+    const due = this.#expiries.until(this.#toServerTime(now)).slice(0, MAX_PER_SWEEP).values()
     const expired: ExpiredLetter[] = []
-    const lane = async () => {
-      for (const reminder of due) {
+    const settleDue = async () => {
+      for (const expiry of due) {
         if (signal?.aborted) return
-        const { deviceId, letterId } = reminder
+        const { deviceId, letterId } = expiry
         if (await this.settle(deviceId, letterId, 'expired')) expired.push({ deviceId, receipt: (await this.receipt(deviceId, letterId))! })
-        this.#reminders.remove(reminder)
+        this.#expiries.remove(expiry)
       }
     }
-    const lanes = await Promise.allSettled(Array.from({ length: SIDE_BY_SIDE }, lane))
-    const failed = lanes.find(({ status }) => status === 'rejected')
-    // those that have ended are told in any case: the rest fails again with the next sweep
+    const outcomes = await Promise.allSettled(Array.from({ length: CONCURRENCY }, settleDue))
+    const failed = outcomes.find(({ status }) => status === 'rejected')
+    // expired letters are reported even after a failure; the rest is tried again with the next sweep
     if (failed && expired.length === 0) throw (failed as PromiseRejectedResult).reason
     return expired
   }
 
-  async close (): Promise<void> {
-    await this.#link.close()
-  }
-
-  /** Rejects when there is none. */
-  async #roomFor (deviceId: string, letter: Letter, caps: MailboxLimits, last: StoredRecord | undefined): Promise<MailboxRoom> {
+  /** Rejects with `mailbox-full`. */
+  async #roomFor (deviceId: string, letter: Letter, limits: MailboxLimits, last: StoredRecord | undefined): Promise<MailboxRoom> {
     const size = sizeOf(letter.body)
-    const fits = ({ letters, bytes }: MailboxLimits) => letters < caps.letters && bytes + size <= caps.bytes
-    const withIt = ({ letters, bytes }: MailboxLimits) => ({ letters: letters + 1, bytes: bytes + size })
+    const fits = ({ letters, bytes }: MailboxLimits) => letters < limits.letters && bytes + size <= limits.bytes
+    const including = ({ letters, bytes }: MailboxLimits) => ({ letters: letters + 1, bytes: bytes + size })
     const { collapse } = letter
     if (collapse === undefined) {
-      // letters may have been settled since, so there is at least this much room; up to NATS 2.9 a subject seems to have
-      // no last record once that has been erased, although it has others
+      // the header of the last letter has an upper bound, because letters may have been settled since; up to NATS 2.9 a subject
+      // seems to have no last record once that has been erased, although it has others
       const count = last ? undefined : await this.waiting(deviceId)
-      const most = last ? decodeLetter(last).head.box : { letters: 0, bytes: 0 }
-      if (!count && fits(most)) return { box: withIt(most) }
-      if ((count ?? await this.waiting(deviceId)) >= caps.letters) throw new Failure('mailbox-full')
+      const bound = last ? decodeLetter(last).header.box : { letters: 0, bytes: 0 }
+      if (!count && fits(bound)) return { box: including(bound) }
+      if ((count ?? await this.waiting(deviceId)) >= limits.letters) throw new Failure('mailbox-full')
     }
     const box = { letters: 0, bytes: 0 }
     let replaced: StoredLetter | undefined
-    for await (const kept of this.letters(deviceId)) {
-      if (collapse !== undefined && kept.collapse === collapse) {
-        replaced = kept
+    for await (const waiting of this.letters(deviceId)) {
+      if (collapse !== undefined && waiting.collapse === collapse) {
+        replaced = waiting
         continue
       }
       box.letters++
-      box.bytes += sizeOf(kept.body)
+      box.bytes += sizeOf(waiting.body)
     }
     if (!fits(box)) throw new Failure('mailbox-full')
-    return { box: withIt(box), ...(replaced && { replaced }) }
+    return { box: including(box), ...(replaced && { replaced }) }
   }
 
   async #replace (deviceId: string, replaced: StoredLetter | undefined): Promise<Pick<PutResult, 'replaced'>> {
@@ -252,64 +263,64 @@ class NatsMailbox implements Mailbox {
     return { replaced: (await this.receipt(deviceId, replaced.id))! }
   }
 
-  /** For somebody else who has put the letter, and may not have come as far as its entry. */
-  async #enter (key: string, position: number): Promise<void> {
+  /** Writes the entry of a letter that another caller has put, in case that caller failed before it wrote the entry. */
+  async #addMissingEntry (key: string, position: number): Promise<void> {
     const [stored, entry] = await Promise.all([this.#letters.at(position), this.#entries.last(key)])
     if (!stored || entry) return
-    const entered = await this.#entries.append(key, JSON.stringify(entryOf(decodeLetter(stored).head, position)))
-    // settled meanwhile: whoever did that found no entry to take away
-    if (entered && !await this.#letters.at(position)) await this.#entries.erase(key, entered.seq)
+    const appended = await this.#entries.append(key, JSON.stringify(entryOf(decodeLetter(stored).header, position)))
+    // settled meanwhile, when there was no entry to erase
+    if (appended && !await this.#letters.at(position)) await this.#entries.erase(key, appended.seq)
   }
 
-  /** A letter that was put so far that it is handed out, and has no entry yet. */
-  async #unentered (deviceId: string, letterId: string): Promise<LetterEntry | undefined> {
+  /** Finds a letter whose put failed, or has not got as far as its entry, although the letter can already be delivered. */
+  async #findWithoutEntry (deviceId: string, letterId: string): Promise<LetterEntry | undefined> {
     for await (const { id, position } of this.letters(deviceId)) {
       const stored = id === letterId && await this.#letters.at(position)
-      if (stored) return entryOf(decodeLetter(stored).head, position)
+      if (stored) return entryOf(decodeLetter(stored).header, position)
     }
     return undefined
   }
 
-  /** False: somebody else has ended it. One that tries again, after its answer was lost, has ended it. */
-  async #end (key: string, done: ReceiptRecord): Promise<boolean> {
+  /** False: the letter was settled before. A retry after a lost answer finds its own receipt, and counts as the first. */
+  async #writeReceipt (key: string, record: ReceiptRecord): Promise<boolean> {
     const earlier = await this.#receipts.last(key)
-    if (!earlier && await this.#receipts.append(key, JSON.stringify(done), { isFirst: true })) return true
+    if (!earlier && await this.#receipts.append(key, JSON.stringify(record), { isFirst: true })) return true
     const found = earlier ?? await this.#receipts.last(key)
-    return found !== undefined && isSameEnd(parse<ReceiptRecord>(found), done)
+    return found !== undefined && isSameEnding(parse<ReceiptRecord>(found), record)
   }
 
-  /** Remembers when a letter expires; one that is gone although its entry is not was settled by a node that died over it. */
-  async #remember (stored: StoredRecord): Promise<void> {
+  /** Adds a letter to the expiry index, or settles it: where the letter is gone but not its entry, a node died while it settled the letter. */
+  async #visit (stored: StoredRecord): Promise<void> {
     const [deviceId, letterId] = stored.subject.split('.').map(textOf) as [string, string]
     const { expiresAt, at, position } = parse<LetterEntry>(stored)
-    // later than the node that put it, and not with all others at once: two that end a letter at the same moment make NATS refuse one
-    const isOurs = this.#reminders.has({ deviceId, letterId, expiresAt })
-    if (!isOurs) this.#reminders.add({ deviceId, letterId, expiresAt: expiresAt + OTHERS_WAIT_MS * (1 + Math.random()) })
-    const isLeftOver = at < this.#there(Date.now()) - UNFINISHED_MS && !await this.#letters.at(position)
-    if (isLeftOver) await this.settle(deviceId, letterId, 'expired') // it has a receipt, which stays as it is
+    // later than the node that put it, and not at the same moment as other nodes: NATS would have to refuse one of two receipts
+    const isKnown = this.#expiries.has({ deviceId, letterId, expiresAt })
+    if (!isKnown) this.#expiries.add({ deviceId, letterId, expiresAt: expiresAt + TAKEOVER_DELAY_MS * (1 + Math.random()) })
+    const isLeftOver = at < this.#toServerTime(Date.now()) - MAX_SETTLE_MS && !await this.#letters.at(position)
+    if (isLeftOver) await this.settle(deviceId, letterId, 'expired') // a receipt that exists stays
   }
 
-  #headOf ({ body, expiresAt, ...letter }: Letter, box: MailboxLimits): LetterHeader {
-    return { ...letter, expiresAt: this.#there(expiresAt), at: this.#there(Date.now()), size: sizeOf(body), isText: typeof body === 'string', box }
+  #headerOf ({ body, expiresAt, ...letter }: Letter, box: MailboxLimits): LetterHeader {
+    return { ...letter, expiresAt: this.#toServerTime(expiresAt), at: this.#toServerTime(Date.now()), size: sizeOf(body), isText: typeof body === 'string', box }
   }
 
-  #keptOf (stored: StoredRecord): StoredLetter {
-    const { kept } = decodeLetter(stored)
-    return { ...kept, expiresAt: kept.expiresAt - this.#clock.ahead }
+  #letterOf (stored: StoredRecord): StoredLetter {
+    const { letter } = decodeLetter(stored)
+    return { ...letter, expiresAt: letter.expiresAt - this.#clock.ahead }
   }
 
-  /** A time of this machine's clock, as NATS has it. */
-  #there (time: number): number {
+  /** Converts a time of the clock of this machine into one of NATS. */
+  #toServerTime (time: number): number {
     return time + this.#clock.ahead
   }
 
-  /** A receipt in the times of this machine's clock. */
-  #here (receipt: Receipt): Receipt {
+  /** Converts the times of a receipt into those of the clock of this machine. */
+  #toLocal (receipt: Receipt): Receipt {
     const { ahead } = this.#clock
     return { ...receipt, at: receipt.at - ahead, expiresAt: receipt.expiresAt - ahead }
   }
 }
 
-function isSameEnd (one: ReceiptRecord, other: ReceiptRecord): boolean {
+function isSameEnding (one: ReceiptRecord, other: ReceiptRecord): boolean {
   return one.by === other.by && one.status === other.status
 }

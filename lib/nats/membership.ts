@@ -5,88 +5,87 @@ import { Failure } from '../protocol/errors.ts'
 import { LatenessTracker } from './lateness.ts'
 import type { Link } from './link.ts'
 
-/** Every node says so often that it lives, */
 const HEARTBEAT_INTERVAL_MS = 500
-/** has lost its hold when it has not heard itself for so long, */
+/** A node that has not received its own heartbeat for this long may have lost its devices, */
 const SELF_TIMEOUT_MS = 2_500
-/** and is dead to the others when they have not heard it for so long. */
+/** and the others take it for dead when they have not received one for this long. */
 const NODE_TIMEOUT_MS = 3_500
-/** So many nodes that were given up are remembered. */
+/** Nodes taken for dead that are remembered. */
 const MAX_REMEMBERED_DEAD = 1_000
-/** How long the others may take to say that they live, when a node asks them. */
+/** Time for the others to answer the query of a node that has just joined. */
 const DISCOVERY_MS = 100
 
-/** Which nodes live: each tells all others, and itself, time and again. */
+/** The nodes that are alive: each publishes a heartbeat, which all nodes receive, itself included. */
 export class Membership {
-  /** This node, from its start to its end: one that starts again under the same name is another. */
+  /** Id of this node; a new one after each start. */
   readonly self = randomBytes(9).toString('base64url')
   readonly lateness = new LatenessTracker()
   readonly #link: Link
-  readonly #heard = new Map<string, number>()
-  /** Those that were taken for dead. */
-  readonly #givenUp = new Set<string>()
-  readonly #beating: NodeJS.Timeout
-  readonly #lapsed = new Set<() => void>()
-  readonly #missed = new Set<() => void>()
-  /** When it last heard itself. */
-  #echo = performance.now()
-  /** Since when it has heard the others without a gap. */
-  #since = performance.now()
-  /** A node may have died since the last look. */
-  #changed = true
+  readonly #lastHeard = new Map<string, number>()
+  /** Nodes that were taken for dead. */
+  readonly #dead = new Set<string>()
+  readonly #timer: NodeJS.Timeout
+  readonly #lapseListeners = new Set<() => void>()
+  readonly #deathListeners = new Set<() => void>()
+  /** When it last received its own heartbeat. */
+  #selfHeardAt = performance.now()
+  /** Since when it has received heartbeats without a gap. */
+  #listeningSince = performance.now()
+  /** A node may have died since the death listeners were called. */
+  #mayHaveDied = true
 
   constructor (link: Link) {
     this.#link = link
-    link.subscribe('beat', message => this.#hear(message.string()))
+    link.subscribe('beat', message => this.#receive(message.string()))
     link.onChange(() => this.#restart())
-    this.#beating = setInterval(() => this.#beat(), HEARTBEAT_INTERVAL_MS).unref()
+    this.#timer = setInterval(() => this.#tick(), HEARTBEAT_INTERVAL_MS).unref()
   }
 
-  /** This node was away, or was taken for dead, or has missed others: it may have lost what it holds. */
+  /** Called when this node may have lost its devices: it was away, was taken for dead, or has missed other nodes. */
   onLapse (listener: () => void): void {
-    this.#lapsed.add(listener)
+    this.#lapseListeners.add(listener)
   }
 
-  /** Nodes have died. */
+  /** Called after nodes have died. */
   onDeath (listener: () => void): void {
-    this.#missed.add(listener)
+    this.#deathListeners.add(listener)
   }
 
-  /** Of the nodes that live, one leads: it does what one has to do for all. A node that has just come does not yet know. */
+  /** One node leads and does the work that one node has to do for all. A node that has just joined does not know all nodes, so it does not lead. */
   get leads (): boolean {
-    return performance.now() - this.#since >= NODE_TIMEOUT_MS && this.#all.toSorted()[0] === this.self
+    return performance.now() - this.#listeningSince >= NODE_TIMEOUT_MS && this.#all.toSorted()[0] === this.self
   }
 
-  /** Tells a node that it may have lost what it holds. */
+  /** Notifies a node that it may have lost its devices. */
   warn (node: string): void {
     if (this.#link.up) this.#link.publish('beat', `!${node}`)
   }
 
-  /** Those that live, this one included; one that has just come lets the others introduce themselves. */
+  /** The nodes that are alive, this one included. A node that has just joined waits for the others to answer its query. */
   async everyone (): Promise<string[]> {
-    const wait = this.#since + DISCOVERY_MS - performance.now()
+    const wait = this.#listeningSince + DISCOVERY_MS - performance.now()
     if (wait > 0) await sleep(wait)
     return this.#all
   }
 
-  /** Who has not listened for long enough takes nobody for dead. */
+  /** A node that has not listened for long enough takes no other for dead. */
   alive (node: string): boolean {
     this.check()
     const now = performance.now()
-    return node === this.self || now - this.#since < NODE_TIMEOUT_MS || now - (this.#heard.get(node) ?? -Infinity) < NODE_TIMEOUT_MS
+    return node === this.self || now - this.#listeningSince < NODE_TIMEOUT_MS || now - (this.#lastHeard.get(node) ?? -Infinity) < NODE_TIMEOUT_MS
   }
 
-  /** Whether it was heard since this node itself is back. */
+  /** Whether a heartbeat of the node has come since this node (re)joined. */
   hears (node: string): boolean {
-    return node === this.self || this.#heard.has(node)
+    return node === this.self || this.#lastHeard.has(node)
   }
 
-  /** Finds out whether this node was away, in a pause or behind a broken line, before it says anything about the others or itself. */
+  /** Detects that this node was suspended or disconnected, before it judges other nodes or its own devices. */
   check (): void {
-    if (this.#link.up && performance.now() - this.#echo >= SELF_TIMEOUT_MS) this.#restart()
+    if (this.#link.up && performance.now() - this.#selfHeardAt >= SELF_TIMEOUT_MS) this.#restart()
   }
 
-  /** One that is gone does not answer, which is known at once; one that is stuck, after a while. Rejects when even this one cannot hear itself. */
+  /** Resolves with undefined at once if the node is gone, and after the timeout if it is stuck. Rejects if this node cannot reach itself. */
   async ask (node: string, subject: string, question: Uint8Array | string, timeout: number): Promise<Msg | undefined> {
     const isSelf = node === this.self
     try {
@@ -98,66 +97,66 @@ export class Membership {
   }
 
   close (): void {
-    clearInterval(this.#beating)
+    clearInterval(this.#timer)
     if (this.#link.up) this.#link.publish('beat', `-${this.self}`)
   }
 
   get #all (): string[] {
-    return [...new Set([this.self, ...this.#heard.keys()])].filter(node => this.alive(node))
+    return [...new Set([this.self, ...this.#lastHeard.keys()])].filter(node => this.alive(node))
   }
 
-  #beat (): void {
+  #tick (): void {
     if (!this.#link.up) return
     this.check()
-    this.#say('+')
+    this.#publish('+')
     const now = performance.now()
-    for (const [node, at] of this.#heard) if (now - at >= NODE_TIMEOUT_MS) this.#giveUp(node)
-    if (!this.#changed || now - this.#since < NODE_TIMEOUT_MS) return
-    this.#changed = false
-    for (const listener of this.#missed) listener()
+    for (const [node, at] of this.#lastHeard) if (now - at >= NODE_TIMEOUT_MS) this.#declareDead(node)
+    if (!this.#mayHaveDied || now - this.#listeningSince < NODE_TIMEOUT_MS) return
+    this.#mayHaveDied = false
+    for (const listener of this.#deathListeners) listener()
   }
 
-  /** It is dead, or this node is cut off from it and others may have taken what this one holds. */
-  #giveUp (node: string): void {
+  /** The node is dead, or this one is cut off and others may have taken over its devices. */
+  #declareDead (node: string): void {
     this.#forget(node)
-    this.#givenUp.add(node)
-    if (this.#givenUp.size > MAX_REMEMBERED_DEAD) this.#forgetGivenUp(this.#givenUp.values().next().value!)
+    this.#dead.add(node)
+    if (this.#dead.size > MAX_REMEMBERED_DEAD) this.#forgetDead(this.#dead.values().next().value!)
     this.#lapse()
   }
 
-  #forgetGivenUp (node: string): void {
-    this.#givenUp.delete(node)
+  #forgetDead (node: string): void {
+    this.#dead.delete(node)
     this.lateness.forget(node)
   }
 
   #lapse (): void {
-    for (const listener of this.#lapsed) listener()
+    for (const listener of this.#lapseListeners) listener()
   }
 
   #restart (): void {
-    this.#echo = this.#since = performance.now()
-    this.#heard.clear()
-    this.#changed = true
+    this.#selfHeardAt = this.#listeningSince = performance.now()
+    this.#lastHeard.clear()
+    this.#mayHaveDied = true
     if (!this.#link.up) return
-    this.#say('?')
+    this.#publish('?')
     this.#lapse()
   }
 
-  /** `+` lives, `?` lives and wants to know who else does, `-` leaves, `!` was taken for dead. */
-  #hear (beat: string): void {
-    const [node = '', sentAt] = beat.slice(1).split(' ')
-    const sign = beat[0]
+  /** `+`: alive; `?`: alive, and asks the others to publish a heartbeat; `-`: leaves; `!`: was taken for dead. */
+  #receive (heartbeat: string): void {
+    const [node = '', sentAt] = heartbeat.slice(1).split(' ')
+    const sign = heartbeat[0]
     if (sign === '-') return this.#leave(node)
     if (sign === '!') return node === this.self ? this.#lapse() : undefined
-    if (this.#givenUp.delete(node)) this.warn(node)
+    if (this.#dead.delete(node)) this.warn(node)
     this.lateness.note(node, Number(sentAt))
-    this.#heard.set(node, performance.now())
-    if (node === this.self) this.#echo = performance.now()
-    else if (sign === '?' && this.#link.up) this.#say('+')
+    this.#lastHeard.set(node, performance.now())
+    if (node === this.self) this.#selfHeardAt = performance.now()
+    else if (sign === '?' && this.#link.up) this.#publish('+')
   }
 
-  /** A word of this node, and what its clock shows. */
-  #say (sign: '+' | '?'): void {
+  /** A heartbeat of this node, with the time of its clock. */
+  #publish (sign: '+' | '?'): void {
     this.#link.publish('beat', `${sign}${this.self} ${Math.round(performance.now())}`)
   }
 
@@ -167,6 +166,6 @@ export class Membership {
   }
 
   #forget (node: string): void {
-    if (this.#heard.delete(node)) this.#changed = true
+    if (this.#lastHeard.delete(node)) this.#mayHaveDied = true
   }
 }

@@ -1,17 +1,18 @@
 import { isListed, type ListPage, type Presence } from '../cluster/backplane.ts'
 import type { Link } from './link.ts'
 import type { Membership } from './membership.ts'
-import { ownerRecordOf, presenceOf, recordSubject, type OwnershipTable } from './ownership.ts'
+import { ownerRecordOf, presenceOf } from './owner-record.ts'
+import type { OwnershipTable } from './ownership.ts'
 import type { StreamStore, StoredRecord } from './stream-store.ts'
-import { textOf } from './subjects.ts'
+import { recordSubject, textOf } from './subjects.ts'
 import { decode, encode } from './encoding.ts'
 
-/** How long a node that is stuck is waited for. */
+/** Time for a node to answer, which a stuck one exceeds. */
 const LIST_TIMEOUT_MS = 250
-/** Devices that one message between nodes has room for. */
+/** Devices that fit into one message between nodes. */
 const MAX_PAGE = 1_000
 
-/** Who is connected, on all nodes: as those say that live. */
+/** Lists the connected devices of all nodes that are alive. */
 export class PresenceList {
   readonly #nodes: Membership
   readonly #records: StreamStore
@@ -21,7 +22,7 @@ export class PresenceList {
     this.#nodes = nodes
     this.#records = records
     this.#owners = owners
-    link.subscribe(listSubject(nodes.self), message => link.reply(message, encode(this.#here(decode(message.data)))))
+    link.subscribe(listSubject(nodes.self), message => link.reply(message, encode(this.#localPage(decode(message.data)))))
   }
 
   async list ({ limit, after, topic }: ListPage): Promise<Presence[]> {
@@ -35,21 +36,24 @@ export class PresenceList {
     return found
   }
 
-  /** Each node knows its own devices in order, and what they listen to. The bucket knows all of them, but has to be read as a whole. */
+  /**
+   * Asks each node for its own devices, which it has in order and with their topics. Reads the bucket if a node does not answer: that has all devices,
+   * but must be read as a whole.
+   */
   async #page (page: ListPage): Promise<Presence[]> {
-    const question = encode(page)
-    const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, question)))
-    if (page.topic === undefined && answers.includes(undefined)) return await this.#recorded(page)
+    const request = encode(page)
+    const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, request)))
+    if (page.topic === undefined && answers.includes(undefined)) return await this.#pageFromRecords(page)
     const found = new Map<string, Presence>()
     for (const presence of answers.flatMap(answer => answer ?? [])) {
-      // a node that is about to lose a device may list it still
+      // a node may still list a device that another has taken over
       const other = found.get(presence.deviceId)
       if (!other || other.generation < presence.generation) found.set(presence.deviceId, presence)
     }
     return [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
   }
 
-  async #recorded ({ limit, after = '' }: ListPage): Promise<Presence[]> {
+  async #pageFromRecords ({ limit, after = '' }: ListPage): Promise<Presence[]> {
     const ids = (await recordedIds(this.#records)).filter(id => id > after && isListed(id))
     const found: Presence[] = []
     while (found.length < limit && ids.length > 0) {
@@ -60,12 +64,12 @@ export class PresenceList {
     return found
   }
 
-  async #ask (node: string, question: Uint8Array): Promise<Presence[] | undefined> {
-    const answer = await this.#nodes.ask(node, listSubject(node), question, LIST_TIMEOUT_MS)
+  async #ask (node: string, request: Uint8Array): Promise<Presence[] | undefined> {
+    const answer = await this.#nodes.ask(node, listSubject(node), request, LIST_TIMEOUT_MS)
     return answer && decode(answer.data)
   }
 
-  #here ({ limit, after = '', topic }: ListPage): Presence[] {
+  #localPage ({ limit, after = '', topic }: ListPage): Presence[] {
     const page: Presence[] = []
     for (const { presence, owner } of this.#owners.after(after)) {
       if (page.length === limit) break
@@ -77,13 +81,13 @@ export class PresenceList {
 
 const listSubject = (node: string): string => `node.${node}.list`
 
-/** The ids that there are records of, in their order. */
+/** The ids that have a record, sorted. */
 export async function recordedIds (records: StreamStore): Promise<string[]> {
   const subjects = Object.keys(await records.subjects('*'))
   return subjects.map(subject => textOf(subject.split('.').at(-1)!)).toSorted()
 }
 
-/** The records of these ids, where there still are any. */
+/** The records of these ids, without those erased meanwhile. */
 export async function ownerRecords (records: StreamStore, ids: string[]): Promise<StoredRecord[]> {
   const found = await Promise.all(ids.map(id => records.last(recordSubject(id))))
   return found.filter(stored => stored !== undefined)

@@ -7,102 +7,105 @@ import type { Membership } from './membership.ts'
 import { subjectOf } from './subjects.ts'
 import { decode, encode } from './encoding.ts'
 
-/** A publication comes once for each filter that matches; those of the same one come close together. */
+/** A publication arrives once per matching filter, its copies close together, so that remembering the last ones is enough to drop duplicates. */
 const REMEMBERED_PUBLICATIONS = 5_000
-/** How long a node may take to say how many of its devices it handed a publication to. */
+/** Time for a node to answer with the number of devices it sent a publication to. */
 const COUNT_TIMEOUT_MS = 250
-/** Less lateness than this is not told from the drift of two clocks. */
+/** Lateness below this may be the drift of two clocks. */
 const MAX_CLOCK_DRIFT_MS = 25
 
-/** A publication on its way: which node published it, and what its clock showed. */
+/** A publication between nodes. */
 interface PublishedMessage extends Publication {
+  /** The id of the node that published it. */
   from: string
+  /** When, by the clock of that node. */
   sentAt: number
 }
 
-/** What is published, and who hears it: a subject for each topic, and on this node only those that somebody watches. */
+/** Publishes to all nodes: one subject per topic, to which a node subscribes only while it has a watcher. */
 export class PubSub {
   readonly #link: Link
   readonly #nodes: Membership
   readonly #watchers = new Topics<Listener>()
-  readonly #subscribed = new Map<string, LinkSubscription>()
+  readonly #subscriptions = new Map<string, LinkSubscription>()
   readonly #inbox: string
-  readonly #tallies = new Map<string, PublishResult>()
-  #heard = new Set<string>()
-  #heardBefore = new Set<string>()
+  readonly #results = new Map<string, PublishResult>()
+  /** The inboxes of the last publications received, in two generations. */
+  #recent = new Set<string>()
+  #older = new Set<string>()
   #published = 0
-  #roll: Promise<void> | undefined
+  #barrier: Promise<void> | undefined
 
   constructor (link: Link, nodes: Membership, inboxPrefix?: string) {
     this.#link = link
     this.#nodes = nodes
     this.#inbox = createInbox(inboxPrefix)
     link.subscribeTo(`${this.#inbox}.*`, message => this.#count(message))
-    // it is in the order of what was published: who answers has heard, and answered, all that came before
+    // messages stay in order: a node that answers this has received and counted all earlier publications
     link.subscribe(countSubject(nodes.self), message => link.reply(message, ''))
   }
 
   watch (filter: string, listener: Listener): Unwatch {
     if (this.#watchers.add(filter, listener)) {
-      this.#subscribed.set(filter, this.#link.subscribe(subjectOf(filter), message => this.#hear(message)))
+      this.#subscriptions.set(filter, this.#link.subscribe(subjectOf(filter), message => this.#receive(message)))
     }
     return () => {
       if (!this.#watchers.remove(filter, listener)) return
-      this.#subscribed.get(filter)!.end()
-      this.#subscribed.delete(filter)
+      this.#subscriptions.get(filter)!.end()
+      this.#subscriptions.delete(filter)
     }
   }
 
-  /** Resolves when every node that lives has answered, or had the time to. */
+  /** Resolves once each live node has answered or its time is over. */
   async publish (publication: Publication): Promise<PublishResult> {
     const inbox = `${this.#inbox}.${++this.#published}`
-    const tally: PublishResult = { sent: 0, nodes: 0 }
-    this.#tallies.set(inbox, tally)
+    const result: PublishResult = { sent: 0, nodes: 0 }
+    this.#results.set(inbox, result)
     try {
       this.#link.publish(subjectOf(publication.topic), encode({ ...publication, from: this.#nodes.self, sentAt: performance.now() } satisfies PublishedMessage), inbox)
-      await this.#callTheRoll()
-      return tally
+      await this.#waitForNodes()
+      return result
     } finally {
-      this.#tallies.delete(inbox)
+      this.#results.delete(inbox)
     }
   }
 
-  /** One for all that is published in the same turn. */
-  #callTheRoll (): Promise<void> {
-    this.#roll ??= Promise.resolve().then(async () => {
-      this.#roll = undefined
+  /** One round trip for all publications of the same turn. */
+  #waitForNodes (): Promise<void> {
+    this.#barrier ??= Promise.resolve().then(async () => {
+      this.#barrier = undefined
       const nodes = await this.#nodes.everyone()
       await Promise.all(nodes.map(node => this.#nodes.ask(node, countSubject(node), '', COUNT_TIMEOUT_MS)))
     })
-    return this.#roll
+    return this.#barrier
   }
 
-  #hear (message: Msg): void {
+  #receive (message: Msg): void {
     const inbox = message.reply!
-    if (this.#wasHeard(inbox)) return
+    if (this.#isDuplicate(inbox)) return
     const { from, sentAt, ...publication }: PublishedMessage = decode(message.data)
     const age = this.#nodes.lateness.of(from, sentAt)
     if (age > MAX_CLOCK_DRIFT_MS) publication.age = age
-    // the subject of a topic with very many levels is that of others, too
+    // topics with very many levels share a subject, so the topic is matched again
     const counts = Array.from(this.#watchers.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
     if (counts.length > 0) this.#link.reply(message, String(counts.reduce((sum, count) => sum + count, 0)))
   }
 
-  #wasHeard (inbox: string): boolean {
-    if (this.#heard.has(inbox) || this.#heardBefore.has(inbox)) return true
-    if (this.#heard.size === REMEMBERED_PUBLICATIONS) {
-      this.#heardBefore = this.#heard
-      this.#heard = new Set()
+  #isDuplicate (inbox: string): boolean {
+    if (this.#recent.has(inbox) || this.#older.has(inbox)) return true
+    if (this.#recent.size === REMEMBERED_PUBLICATIONS) {
+      this.#older = this.#recent
+      this.#recent = new Set()
     }
-    this.#heard.add(inbox)
+    this.#recent.add(inbox)
     return false
   }
 
   #count (message: Msg): void {
-    const tally = this.#tallies.get(message.subject)
-    if (!tally || message.data.length === 0) return // too late, or nobody listens
-    tally.sent += Number(message.string())
-    tally.nodes++
+    const result = this.#results.get(message.subject)
+    if (!result || message.data.length === 0) return // too late, or NATS reports no subscriber
+    result.sent += Number(message.string())
+    result.nodes++
   }
 }
 

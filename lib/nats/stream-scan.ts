@@ -1,28 +1,34 @@
 import type { StreamStore, StoredRecord } from './stream-store.ts'
 
-const SIDE_BY_SIDE = 10
-/** Records that each of them reads, one after the other. */
-const STEPS = 10
+const CONCURRENCY = 10
+/** Records that each part reads per step. */
+const RECORDS_PER_PART = 10
 
-/** Goes round all records of a stream, again and again, some at a time. */
+/** A range of positions: from the first to before the end. */
+interface ScanPart {
+  from: number
+  end: number
+}
+
+/** Scans all records of a stream in small steps, and starts over at the end. */
 export class StreamScan {
   readonly #records: StreamStore
-  /** What is left of this round, in parts that are read side by side. */
-  #parts: Array<{ from: number, end: number }> = []
+  /** The rest of the current scan, in parts that are read concurrently. */
+  #parts: ScanPart[] = []
 
   constructor (records: StreamStore) {
     this.#records = records
   }
 
-  /** The next ones, a hundred at most. */
+  /** Visits the next records, at most a hundred. */
   async step (visit: (stored: StoredRecord) => Promise<void>, signal?: AbortSignal): Promise<void> {
     if (this.#parts.length === 0) this.#parts = await this.#divide()
     await Promise.all(this.#parts.map(part => this.#read(part, visit, signal)))
     this.#parts = this.#parts.filter(({ from, end }) => from < end)
   }
 
-  async #read (part: { from: number, end: number }, visit: (stored: StoredRecord) => Promise<void>, signal?: AbortSignal): Promise<void> {
-    for (let step = 0; step < STEPS && part.from < part.end; step++) {
+  async #read (part: ScanPart, visit: (stored: StoredRecord) => Promise<void>, signal?: AbortSignal): Promise<void> {
+    for (let count = 0; count < RECORDS_PER_PART && part.from < part.end; count++) {
       if (signal?.aborted) return
       const stored = await this.#records.next('>', part.from)
       part.from = stored ? stored.seq + 1 : part.end
@@ -30,10 +36,10 @@ export class StreamScan {
     }
   }
 
-  async #divide (): Promise<Array<{ from: number, end: number }>> {
+  async #divide (): Promise<ScanPart[]> {
     const { first, end, count } = await this.#records.span()
-    const parts = Math.min(SIDE_BY_SIDE, Math.ceil(count / STEPS))
+    const parts = Math.min(CONCURRENCY, Math.ceil(count / RECORDS_PER_PART))
     const width = Math.ceil((end - first) / parts)
-    return Array.from({ length: parts }, (_, at) => ({ from: first + at * width, end: Math.min(first + (at + 1) * width, end) }))
+    return Array.from({ length: parts }, (_, index) => ({ from: first + index * width, end: Math.min(first + (index + 1) * width, end) }))
   }
 }

@@ -1,34 +1,39 @@
 import { createHash } from 'node:crypto'
 
-/** A subject has room for so many levels of a topic; those beyond are told apart by who listens. */
-const MOST_LEVELS = 16
-const LONGEST_LEVEL = 128
-/** Ends a topic, so that `a/#` hears `a` too; no level reads like it. */
+/** Topics that differ only below this level share a subject; listeners tell them apart by the topic in the message. */
+const MAX_LEVELS = 16
+const MAX_LEVEL_LENGTH = 128
+/** The last token of a topic, so that the subject of `a/#` matches `a` too. No level encodes to it. */
 const END = '=='
 
-/** One token of a subject, whatever the text: no dot, wildcard or space in it, never empty, and no two texts with the same one. */
+/** Encodes any text as one token of a subject: never empty, without dots, wildcards or spaces, and different for different texts. */
 export function token (text: string): string {
   const escaped = encodeURIComponent(text).replace(/[.!~*'()]/g, sign => `%${sign.charCodeAt(0).toString(16)}`)
   return escaped.replaceAll('%', '=') || '='
 }
 
-/** The text that a token stands for. */
+/** Decodes a token. */
 export function textOf (token: string): string {
   return token === '=' ? '' : decodeURIComponent(token.replaceAll('=', '%'))
 }
 
-/** The subject of a topic, or the one that hears what a filter matches. */
+/** The subject of the record of a device in the bucket. */
+export const recordSubject = (deviceId: string): string => token(deviceId)
+/** The subject on which the owner of a device receives requests. */
+export const deviceSubject = (deviceId: string): string => `device.${token(deviceId)}`
+
+/** The subject of a topic, or the one that matches a filter. */
 export function subjectOf (topic: string): string {
-  // what nodes tell each other is elsewhere: no wildcard reaches it
+  // internal topics have a prefix of their own, so that no filter of an application matches them
   const space = topic.startsWith('$') ? 'own' : 'topic'
   const levels = topic.split('/')
-  const open = levels.at(-1) === '#'
-  const named = (open ? levels.slice(0, -1) : levels).map(level => level === '+' ? '*' : short(token(level)))
-  if (named.length > MOST_LEVELS) return [space, ...named.slice(0, MOST_LEVELS), '>'].join('.')
-  return [space, ...named, open ? '>' : END].join('.')
+  const isOpen = levels.at(-1) === '#'
+  const tokens = (isOpen ? levels.slice(0, -1) : levels).map(level => level === '+' ? '*' : shorten(token(level)))
+  if (tokens.length > MAX_LEVELS) return [space, ...tokens.slice(0, MAX_LEVELS), '>'].join('.')
+  return [space, ...tokens, isOpen ? '>' : END].join('.')
 }
 
-/** Levels are compared and never read again, so a digest does for a long one. */
-function short (token: string): string {
-  return token.length <= LONGEST_LEVEL ? token : `=${createHash('sha256').update(token).digest('base64url')}`
+/** A digest replaces a long level, because levels are compared and never decoded. */
+function shorten (token: string): string {
+  return token.length <= MAX_LEVEL_LENGTH ? token : `=${createHash('sha256').update(token).digest('base64url')}`
 }

@@ -1,9 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import WebSocket from 'ws'
-import { natsBackplane } from '../../lib/nats/backplane.ts'
 import { connect, type Client } from '../../lib/client/index.ts'
 import devices from '../../lib/index.ts'
-import { natsMailbox } from '../../lib/nats/mailbox.ts'
+import { nats } from '../../lib/nats/index.ts'
 import { programAt } from '../programs.ts'
 import { Balancer } from './balancer.ts'
 import { command, Verdict, type Outcome } from './campaign.ts'
@@ -410,8 +409,7 @@ class Stage {
 
 async function prepare ({ name, servers }: { name: string, servers: string }): Promise<Served> {
   const app = quiet()
-  const [backplane, mailbox] = await Promise.all([natsBackplane({ servers }), natsMailbox({ servers })])
-  await app.register(devices, { node: name, backplane, mailbox, pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
+  await app.register(devices, { node: name, ...await nats({ servers }), pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
   const commands = {
     held: () => [...app.devices].map(({ id, generation }) => [id, generation]),
     async listed () {

@@ -8,17 +8,17 @@ import type { Test } from 'tap'
 import { until } from '../fakes.ts'
 import { freePort } from './port.ts'
 
-const SILENT = 5_000
-const PATIENCE = 60_000
+const STOP_TIMEOUT_MS = 5_000
+const START_TIMEOUT_MS = 60_000
 
-/** Where a server runs, if not beside us: its own address and port, and the words that start a program there. */
+/** Where a server runs, if not on the loopback address: its address and port, and the command prefix that starts a program there. */
 export interface Place {
   address: string
   port: number
   under: string[]
 }
 
-/** A nats-server of our own: on a port of its own, with a folder of its own, which it finds again when it is started again. */
+/** A nats-server with its own port and storage folder, both kept over restarts. */
 export class NatsServer {
   readonly port: number
   readonly folder = mkdtempSync(join(tmpdir(), 'nats-'))
@@ -42,7 +42,7 @@ export class NatsServer {
     return `${this.address}:${this.port}`
   }
 
-  /** What it has written down of itself. */
+  /** The content of its log file. */
   get log (): string {
     return readFileSync(this.#logFile, 'utf8')
   }
@@ -51,7 +51,7 @@ export class NatsServer {
     return join(this.folder, 'nats-server.log')
   }
 
-  /** Of its process, while it runs. */
+  /** The process id, while it runs. */
   get pid (): number {
     return this.#process!.pid!
   }
@@ -62,10 +62,10 @@ export class NatsServer {
     this.#process = child
     let ended: unknown
     child.once('exit', (code, signal) => { ended = code ?? signal })
-    const late = performance.now() + PATIENCE
-    await until(async () => ended !== undefined || performance.now() > late || await this.#answers())
+    const deadline = performance.now() + START_TIMEOUT_MS
+    await until(async () => ended !== undefined || performance.now() > deadline || await this.#answers())
     if (ended !== undefined) throw new Error(`nats-server ended with ${ended}`)
-    if (performance.now() > late) throw new Error('nats-server does not answer')
+    if (performance.now() > deadline) throw new Error('nats-server does not answer')
   }
 
   async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
@@ -74,51 +74,51 @@ export class NatsServer {
     if (!child || child.exitCode !== null || child.signalCode !== null) return
     const exited = once(child, 'exit')
     child.kill(signal)
-    const stuck = setTimeout(() => child.kill('SIGKILL'), SILENT)
+    const stuck = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS)
     await exited
     clearTimeout(stuck)
   }
 
-  /** Holds it still; resolves when it is. */
+  /** Suspends the process; resolves once it is stopped. */
   async hold (): Promise<void> {
     const { pid } = this.#process!
     this.#process!.kill('SIGSTOP')
     await until(() => / T /.test(readFileSync(`/proc/${pid}/stat`, 'latin1')))
   }
 
-  /** Lets it go on. */
+  /** Resumes the process. */
   release (): void {
     this.#process!.kill('SIGCONT')
   }
 
-  /** Stops it for good. */
+  /** Kills the process and removes its folder. */
   async remove (): Promise<void> {
     await this.stop('SIGKILL')
     rmSync(this.folder, { recursive: true, force: true })
   }
 
-  /** Whether it says who it is; what else may listen there may say nothing. */
+  /** Whether it sends its greeting; another program on the port may stay silent. */
   async #answers (): Promise<boolean> {
-    const socket = connect(this.port, this.address).setTimeout(SILENT)
-    const says = await new Promise<boolean>(resolve => {
+    const socket = connect(this.port, this.address).setTimeout(STOP_TIMEOUT_MS)
+    const hasAnswered = await new Promise<boolean>(resolve => {
       socket.once('data', () => resolve(true))
       socket.once('close', () => resolve(false))
       socket.once('timeout', () => resolve(false))
       socket.on('error', () => {})
     })
     socket.destroy()
-    return says
+    return hasAnswered
   }
 }
 
-/** A server that goes when the test ends. */
+/** A server that is removed when the test ends. */
 export async function natsServer (t: Pick<Test, 'teardown'>, path: string, args?: string[]): Promise<NatsServer> {
   const server = await NatsServer.start(path, args)
   t.teardown(() => server.remove())
   return server
 }
 
-/** Three servers that keep records together; they go when the test ends. */
+/** A cluster of three servers that is removed when the test ends. */
 export async function natsCluster (t: Pick<Test, 'teardown'>, path: string): Promise<NatsServer[]> {
   const routes = (await Promise.all(Array.from({ length: 3 }, freePort))).map(port => `nats://127.0.0.1:${port}`)
   return await Promise.all(routes.map((route, at) => {

@@ -1,7 +1,6 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import { natsBackplane } from '../../lib/nats/backplane.ts'
 import devices from '../../lib/index.ts'
-import { natsMailbox } from '../../lib/nats/mailbox.ts'
+import { nats } from '../../lib/nats/index.ts'
 import { serve, type Served } from './host.ts'
 
 export interface NodeSettings {
@@ -14,9 +13,8 @@ export interface NodeSettings {
 /** A gateway node as an application has it: logs on, pings as they are. Devices are told to come back sooner, so that the judge need not wait for them. */
 async function prepare ({ name, servers, log }: NodeSettings): Promise<Served> {
   const app = Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'info', file: log } }) as FastifyInstance
-  const cluster = { servers, replicas: 3, noRandomize: true }
-  const [backplane, mailbox] = await Promise.all([natsBackplane(cluster), natsMailbox(cluster)])
-  await app.register(devices, { node: name, backplane, mailbox, authenticate: false, guard: false, retrySpread: 2_000 })
+  const cluster = await nats({ servers, replicas: 3, noRandomize: true })
+  await app.register(devices, { node: name, ...cluster, authenticate: false, guard: false, retrySpread: 2_000 })
   return { app, commands: {} }
 }
 

@@ -2,9 +2,8 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import WebSocket from 'ws'
-import { natsBackplane } from '../../lib/nats/backplane.ts'
 import devices from '../../lib/index.ts'
-import { natsMailbox } from '../../lib/nats/mailbox.ts'
+import { nats } from '../../lib/nats/index.ts'
 import { programAt } from '../programs.ts'
 import { connect, request, TestDevice } from '../support.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
@@ -52,8 +51,7 @@ export async function rivals ({ rounds, devices: count }: { rounds: number, devi
 
 async function start (name: string, { servers }: NatsServer): Promise<Node> {
   const app = quiet()
-  const [backplane, mailbox] = await Promise.all([natsBackplane({ servers }), natsMailbox({ servers })])
-  await app.register(devices, { node: name, backplane, mailbox })
+  await app.register(devices, { node: name, ...await nats({ servers }) })
   await app.listen({ port: 0, host: '127.0.0.1' })
   return Object.assign(app, { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
 }

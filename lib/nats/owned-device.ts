@@ -1,0 +1,43 @@
+import { randomBytes } from 'node:crypto'
+import type { Owner } from '../cluster/backplane.ts'
+import { ownerRecordOf, type OwnerRecord } from './owner-record.ts'
+import type { StoredRecord } from './stream-store.ts'
+
+/** A connection of this node that owns a device, or is about to. */
+export class OwnedDevice {
+  readonly deviceId: string
+  readonly owner: Owner
+  readonly claim = randomBytes(9).toString('base64url')
+  generation = 0
+  /** Whether its record is in the bucket. Once written, the generation is the position of the record. */
+  record: 'none' | 'unknown' | 'written' = 'none'
+  /** `new` replaces every older owner; `provisional` came while the bucket was unreachable. */
+  state: 'new' | 'provisional' | 'owned' | 'lost' = 'new'
+  /** The epoch in which it was last compared with its record, see `OwnershipTable.#epoch`. */
+  verifiedEpoch = -1
+  /** The comparison that is under way. */
+  reconciliation: Promise<boolean> | undefined
+
+  constructor (deviceId: string, owner: Owner) {
+    this.deviceId = deviceId
+    this.owner = owner
+  }
+}
+
+/** The content of its record; the device and the generation are the subject and the position. */
+export function contentOf ({ owner, claim }: OwnedDevice, home: string, older: StoredRecord | undefined): Omit<OwnerRecord, 'generation' | 'deviceId'> {
+  const { node, since } = owner.presence
+  return { node, since, home, claim, ...(!older && { first: true }) }
+}
+
+/** Whether the connection may replace this record. A new one replaces every record, a provisional one only those of connections that are older. */
+export function mayReplace ({ state, owner, generation }: OwnedDevice, found: StoredRecord | undefined): boolean {
+  const isOlder = (found: StoredRecord) => ownerRecordOf(found).since <= owner.presence.since
+  switch (state) {
+    case 'new': return true
+    case 'provisional': return !found || isOlder(found)
+    // another node took this one for dead and erased the record, NATS went back to an earlier state, or a first record was written late
+    case 'owned': return !found || (isOlder(found) && (found.seq < generation || ownerRecordOf(found).first === true))
+    case 'lost': return false
+  }
+}

@@ -1,0 +1,75 @@
+import type { Msg } from '@nats-io/transport-node'
+import type { Answer, Request } from '../cluster/backplane.ts'
+import { failureMessage } from '../protocol/message.ts'
+import { decode, encode } from './encoding.ts'
+import type { Link } from './link.ts'
+import type { OwnedDevice } from './owned-device.ts'
+import { deviceSubject } from './subjects.ts'
+
+/** A message to the owner of a device: a request, its cancellation, the question whether it is still being worked on, or the generation of a first record. */
+export type DeviceRequest =
+  | Request & { nonce: string }
+  | { kind: 'cancel' | 'probe', nonce: string }
+  | { kind: 'compare', generation: number }
+
+interface OwnershipChecks {
+  /** Resolves with whether the connection still owns the device. */
+  isOwner (owned: OwnedDevice): Promise<boolean>
+  /** Compares the connection with the record of the device. */
+  compare (owned: OwnedDevice): void
+}
+
+/** Answers what nodes ask of the devices that this node owns. */
+export class RequestHandler {
+  readonly #link: Link
+  readonly #ownership: OwnershipChecks
+  /** The requests that are being worked on, by nonce. */
+  readonly #pending = new Map<string, AbortController>()
+
+  constructor (link: Link, ownership: OwnershipChecks) {
+    this.#link = link
+    this.#ownership = ownership
+  }
+
+  /** Without an older record no other owner is known: an owner that wrote the first record at the same time must compare itself. */
+  requestCompare ({ deviceId, generation }: OwnedDevice): void {
+    if (this.#link.up) this.#link.publish(deviceSubject(deviceId), encode({ kind: 'compare', generation } satisfies DeviceRequest))
+  }
+
+  receive (owned: OwnedDevice, message: Msg): void {
+    const request: DeviceRequest = decode(message.data)
+    switch (request.kind) {
+      case 'cancel': return this.#pending.get(request.nonce)?.abort()
+      case 'probe': return this.#reply(message, this.#pending.has(request.nonce) ? '1' : '0')
+      case 'compare': return owned.generation < request.generation ? this.#ownership.compare(owned) : undefined
+      default: void this.#answer(owned, request, message)
+    }
+  }
+
+  async #answer (owned: OwnedDevice, { nonce, ...request }: Request & { nonce: string }, message: Msg): Promise<void> {
+    const controller = new AbortController()
+    const receivedAt = performance.now()
+    this.#pending.set(nonce, controller)
+    try {
+      // a former owner does not answer, because the current one does
+      if (!await this.#ownership.isOwner(owned)) return
+      const answer = await owned.owner.answer(shortened(request, performance.now() - receivedAt), controller.signal)
+      this.#reply(message, encode(answer))
+    } catch (error) {
+      const { reason } = failureMessage(null, error)
+      // `bad-params` means that the answer cannot be encoded, which is not the fault of the caller
+      this.#reply(message, encode({ ok: false, reason: reason === 'bad-params' ? 'internal' : reason } satisfies Answer))
+    } finally {
+      this.#pending.delete(nonce)
+    }
+  }
+
+  #reply (message: Msg, payload: Uint8Array | string): void {
+    if (this.#link.up) this.#link.reply(message, payload)
+  }
+}
+
+/** The request, with its timeout reduced by the time that it has waited. */
+function shortened (request: Request, waited: number): Request {
+  return 'timeout' in request ? { ...request, timeout: Math.max(1, Math.ceil(request.timeout - waited)) } : request
+}
