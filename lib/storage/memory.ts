@@ -1,10 +1,17 @@
 import { Failure, type Detail } from '../protocol/errors.ts'
 import { sizeOf, type Ending, type ExpiredLetter, type StoredLetter, type Mailbox, type Receipt } from './mailbox.ts'
+import { checkOptionNames } from './option-names.ts'
 
 export interface MemoryMailboxOptions {
-  /** Bytes of all letters together, what each holds besides its body included. */
+  /**
+   * Bytes that all waiting letters may take together, 256 for each letter besides its body included.
+   * @default 268_435_456
+   */
   maxBytes?: number
-  /** Receipts kept of letters that are done with. */
+  /**
+   * How many receipts of letters that no longer wait are kept; the oldest is dropped first.
+   * @default 10_000
+   */
   maxReceipts?: number
 }
 
@@ -26,7 +33,9 @@ const OVERHEAD = 256
 const SWEPT_AT_ONCE = 1_000
 
 /** Keeps letters as long as the process lives. */
-export function memoryMailbox ({ maxBytes = 256 * 1_048_576, maxReceipts = 10_000 }: MemoryMailboxOptions = {}): Mailbox {
+export function memoryMailbox (options: MemoryMailboxOptions = {}): Mailbox {
+  checkOptionNames('memoryMailbox()', options, { maxBytes: true, maxReceipts: true })
+  const { maxBytes = 268_435_456, maxReceipts = 10_000 } = options
   const boxes = new Map<string, DeviceMailbox>()
   const receipts = new Map<string, Receipt>()
   let bytes = 0

@@ -1,4 +1,5 @@
-import type { Detail } from '../../protocol/errors.ts'
+import { Failure, type Detail } from '../../protocol/errors.ts'
+import { checkOptionNames } from '../option-names.ts'
 import type { MailboxLimits, Ending, ExpiredLetter, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../mailbox.ts'
 import { DeviceCounts } from './boxes.ts'
 import { checkEntries, listAgain } from './check.ts'
@@ -13,14 +14,20 @@ import {
 } from './schema.ts'
 
 export interface DiskMailboxOptions {
-  /** The folder; made if it is not there. One process at a time. */
+  /**
+   * The folder that holds the letters; created if it does not exist. One process at a time may open it.
+   * @default none: this option is required
+   */
   path: string
-  /** Milliseconds for which the receipt of a letter that is done with is kept. */
+  /**
+   * Milliseconds for which the receipt of a letter is kept after the letter has ended.
+   * @default 86_400_000
+   */
   keepReceipts?: number
 }
 
 const FORMAT = 'fastify-devices letters 2'
-const DAY = 86_400_000
+const DAY_MS = 86_400_000
 const TIDY_EVERY = 60_000
 const MENDS = 2
 /** Letters of one device that are worth to be at hand. */
@@ -28,7 +35,9 @@ const FEW = 64
 const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
 
 /** Keeps letters in a folder: what is promised is on disk, and survives a kill at any moment. Needs `classic-level`. */
-export async function diskMailbox ({ path, keepReceipts = DAY }: DiskMailboxOptions): Promise<Mailbox> {
+export async function diskMailbox (options: DiskMailboxOptions): Promise<Mailbox> {
+  checkOptionNames('diskMailbox()', options, { path: true, keepReceipts: true })
+  const { path, keepReceipts = DAY_MS } = options
   if (typeof path !== 'string') throw new TypeError('diskMailbox() needs the option "path", a folder')
   const mailbox = new DiskMailbox()
   await mailbox.open(path, keepReceipts)
@@ -58,8 +67,7 @@ class DiskMailbox implements Mailbox {
     this.#journal = await Journal.open(path, { damaged: damage => this.#found(damage), troubled: error => this.#tell(error) })
     this.#entries = new Entries(this.#journal, keepReceipts)
     try {
-      await this.#checkFormat(path)
-      await this.#load()
+      await this.#load(path)
       await this.#journal.seal()
       this.#isOpen = true
     } catch (error) {
@@ -264,13 +272,14 @@ class DiskMailbox implements Mailbox {
   }
 
   /** What the database finds damaged while it is read is mended by the next write; then it is read again. */
-  async #load (mends = MENDS): Promise<void> {
+  async #load (path: string, mends = MENDS): Promise<void> {
     try {
+      await this.#checkFormat(path)
       await this.#loadOnce()
     } catch (error) {
-      if (mends === 0) throw error
+      if (mends === 0 || !(error instanceof Failure)) throw error
       await this.#journal.write(nothing)
-      await this.#load(mends - 1)
+      await this.#load(path, mends - 1)
     }
   }
 
@@ -293,13 +302,17 @@ class DiskMailbox implements Mailbox {
     this.#boxes.clear()
     const found = this.#journal.read(positionKey)
     let position = found ? Number(Buffer.from(found).toString()) : 0
+    let last: string | undefined
     for await (const page of this.#journal.pages('l!', 'l"')) {
       for (const [key, value] of page) {
         const place = decodePlace(key, value)
         position = Math.max(position, place.position)
         this.#boxes.add(place.deviceId, place)
+        last = key
       }
     }
+    // a damaged key that is out of order ends the places before their end
+    if (this.#damages.size === 0 && last !== await this.#journal.lastKey('l!', 'l"')) this.#report({ key: 'l!', reason: 'the records are not in order' })
     this.#entries.position = position
   }
 

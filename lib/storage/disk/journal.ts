@@ -5,8 +5,9 @@ import { Failure } from '../../protocol/errors.ts'
 import { Batch, BATCH } from './batch.ts'
 import { withoutChecksum } from './checksum.ts'
 import type { Damage } from './damage.ts'
-import { BEGIN, CORRUPT, END, openDatabase, type Database } from './database.ts'
+import { BEGIN, END, isDamage, type Database } from './database.ts'
 import { lockFolder } from './lock.ts'
+import { openDatabase } from './open-database.ts'
 import { BatchCounter } from './batch-counter.ts'
 
 type Fill = (batch: Batch) => void
@@ -145,6 +146,12 @@ export class Journal {
     return await this.#db.keys({ gte, lt }).all()
   }
 
+  /** The last key before `lt`, found from behind. */
+  async lastKey (gte: string, lt: string): Promise<string | undefined> {
+    const [key] = await this.#db.keys({ gte, lt, reverse: true, limit: 1 }).all()
+    return key
+  }
+
   /** Reads records into the caches, on a thread of its own: to read them one by one after that does not wait for the disk. */
   async warm (keys: string[]): Promise<void> {
     this.#checkHaunted()
@@ -233,7 +240,7 @@ export class Journal {
       this.#undo = []
       this.#brokenUntil = 0
     } catch (error) {
-      this.#corrupt ||= (error as { code?: string }).code === CORRUPT
+      this.#noteCorruption(this.#path, error)
       this.#brokenUntil = performance.now() + REOPEN_AFTER
       throw error
     }
@@ -286,13 +293,15 @@ export class Journal {
 
   /** The next write mends what is damaged, and opens what is not open; until then, whoever reads must come again. */
   #unreadable (key: string, error: unknown): Failure {
-    const { code, message } = error as Error & { code?: string }
-    if (code === CORRUPT) {
-      this.#listeners.damaged({ key, reason: message })
-      this.#corrupt = true
-    }
+    this.#noteCorruption(key, error)
     this.write(nothing).catch(() => {})
     return unreadable()
+  }
+
+  #noteCorruption (key: string, error: unknown): void {
+    if (!isDamage(error)) return
+    this.#listeners.damaged({ key, reason: (error as Error).message })
+    this.#corrupt = true
   }
 
   #believed (page: Array<[key: string, record: Uint8Array]>): Array<[key: string, value: Uint8Array]> {

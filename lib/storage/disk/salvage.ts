@@ -1,0 +1,90 @@
+import { access, copyFile, mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { withChecksum, withoutChecksum } from './checksum.ts'
+import { databaseIn, type Database } from './database.ts'
+import { decodeEntry, encodePlace, placeKey, suspectKey, type Entry } from './schema.ts'
+
+const DATABASE_FILE = /^(CURRENT|MANIFEST-.*|.*\.(ldb|log|dbtmp))$/
+const RECORD_FILE = /\.(ldb|log)$/
+const ENTRY_KEY = /^r!/
+/** Places and lists of what is due: the entries tell both. */
+const DERIVED_KEY = /^[ld]!/
+
+/** Whether files were taken out of the folder whose records are not back yet. */
+export async function isSalvaging (path: string): Promise<boolean> {
+  return await exists(join(path, 'torn')) || await exists(join(path, 'salvage'))
+}
+
+/**
+ * Replaces the files of a database that LevelDB can neither repair nor merge. Each of them becomes a database of its own, which `repair` makes usable, and from
+ * which every record with a valid checksum is copied. Deletions are not copied, so a forgotten entry may come back. A process that ends meanwhile leaves
+ * a folder that is salvaged again.
+ */
+export async function salvage (path: string, repair: (path: string) => Promise<boolean>): Promise<void> {
+  const source = join(path, 'salvage')
+  if (!await exists(source)) await takeOut(path, source)
+  for (const name of await readdir(path)) if (DATABASE_FILE.test(name)) await rm(join(path, name))
+  const db = databaseIn(path, true)
+  await db.open()
+  const copy = join(path, 'copy')
+  for (const name of (await readdir(source)).toSorted()) {
+    await rm(copy, { recursive: true, force: true })
+    await mkdir(copy, { mode: 0o700 })
+    await copyFile(join(source, name), join(copy, name))
+    if (await repair(copy)) await copyRecords(copy, db)
+  }
+  await rm(copy, { recursive: true, force: true })
+  await addPlaces(db)
+  await db.put(suspectKey, withChecksum(suspectKey, ''), { sync: true })
+  await db.close()
+  await mkdir(join(path, 'lost'), { recursive: true, mode: 0o700 })
+  await rename(source, join(path, 'lost', `salvage-${Date.now()}`))
+}
+
+/** The second name says that nothing is left to be taken out. */
+async function takeOut (path: string, source: string): Promise<void> {
+  const torn = join(path, 'torn')
+  await mkdir(torn, { recursive: true, mode: 0o700 })
+  for (const name of await readdir(path)) if (RECORD_FILE.test(name)) await rename(join(path, name), join(torn, name))
+  await rename(torn, source)
+}
+
+/** Reads backwards, without bounds: forwards, LevelDB passes over all keys behind one that is out of order and greater. */
+async function copyRecords (path: string, db: Database): Promise<void> {
+  const part = databaseIn(path, false)
+  await part.open()
+  try {
+    for await (const [key, record] of part.iterator({ reverse: true })) {
+      const value = DERIVED_KEY.test(key) ? undefined : withoutChecksum(key, record)
+      if (value && isNewer(key, value, await db.get(key))) await db.put(key, record)
+    }
+  } catch {} // the records behind damage that the repair has not met
+  await part.close()
+}
+
+/** A greater number is the newer one; so is an entry of a greater position, of a letter that has ended, or with more strikes. */
+function isNewer (key: string, value: Uint8Array, record: Uint8Array | undefined): boolean {
+  const other = record && withoutChecksum(key, record)
+  if (!other) return true
+  if (!ENTRY_KEY.test(key)) return Number(Buffer.from(value).toString()) > Number(Buffer.from(other).toString())
+  const [entry, known] = [decodeEntry(key, value).entry, decodeEntry(key, other).entry]
+  return (entry.position - known.position || Number(isEnded(entry)) - Number(isEnded(known)) || entry.strikes - known.strikes) > 0
+}
+
+function isEnded ({ status }: Entry): boolean {
+  return status !== 'queued'
+}
+
+/** Gives each letter that waits its place again. */
+async function addPlaces (db: Database): Promise<void> {
+  for await (const [key, record] of db.iterator({ gte: 'r!', lt: 'r"' })) {
+    const { deviceId, entry } = decodeEntry(key, withoutChecksum(key, record)!)
+    if (isEnded(entry)) continue
+    const place = placeKey(deviceId, entry.position)
+    await db.put(place, withChecksum(place, encodePlace(entry)))
+  }
+}
+
+async function exists (path: string): Promise<boolean> {
+  return await access(path).then(() => true, () => false)
+}
