@@ -3,7 +3,9 @@ import type { Backplane, ListPage, Presence, PublishResult } from '../cluster/ba
 import type { DeviceDetails } from '../gateway/devices.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { EventMap } from '../messaging/events.ts'
+import type { Mailbox } from '../storage/mailbox.ts'
 import { noMailbox } from '../storage/none.ts'
+import { checkOptionNames } from '../storage/option-names.ts'
 import type { Handler, MethodSchemas } from '../gateway/methods.ts'
 import { assemble, type NodeParts } from '../gateway/assembly.ts'
 import { settingsOf, type Options } from '../gateway/options.ts'
@@ -14,14 +16,82 @@ import { clusterLinkLogger, safeLog } from '../gateway/log.ts'
 import '../protocol/vocabulary.ts'
 import { WorkerEndpoint } from './endpoint.ts'
 
-/** Those of the plugin's that concern a worker. */
-type SharedOptions = 'node' | 'mailbox' | 'callTimeout' | 'maxTtl' | 'maxLetters' | 'maxLetterBytes' | 'maxBuffered' | 'maxKeys' | 'keyTtl' |
-  'maxTopicLength' | 'maxTopicLevels' | 'drainTimeout'
-
-export type WorkerOptions = Pick<Options, SharedOptions> & {
+export interface WorkerOptions {
+  /**
+   * Joins the worker to the gateways. It is closed with the worker.
+   * @default none: this option is required
+   */
   backplane: Backplane
-  /** Of the shape that Fastify's has; without one, a worker says nothing. */
+  /**
+   * The mailbox that the gateways share. Without it the worker sends no message with a `ttl`. It is closed with the worker.
+   * @default none
+   */
+  mailbox?: Mailbox | undefined
+  /**
+   * Name of this node.
+   * @default a random name
+   */
+  node?: string | undefined
+  /**
+   * A logger with the interface of Fastify's, for example `pino()`. Errors of handlers are reported nowhere else.
+   * @default nothing is logged
+   */
   log?: FastifyBaseLogger | undefined
+  /**
+   * Milliseconds that `close()` waits for running handlers.
+   * @default 8_000
+   */
+  drainTimeout?: Options['drainTimeout']
+  /**
+   * Milliseconds for a device to answer a call that names no timeout.
+   * @default 10_000
+   */
+  callTimeout?: Options['callTimeout']
+  /**
+   * Longest `ttl` of a message in milliseconds.
+   * @default 604_800_000
+   */
+  maxTtl?: Options['maxTtl']
+  /**
+   * Letters that may wait for one device.
+   * @default 1_000
+   */
+  maxLetters?: Options['maxLetters']
+  /**
+   * Bytes of all letters that may wait for one device.
+   * @default 1_048_576
+   */
+  maxLetterBytes?: Options['maxLetterBytes']
+  /**
+   * Bytes of output that may wait for one device.
+   * @default 1_048_576
+   */
+  maxBuffered?: Options['maxBuffered']
+  /**
+   * Idempotency keys that are remembered.
+   * @default 10_000
+   */
+  maxKeys?: Options['maxKeys']
+  /**
+   * Milliseconds for which an idempotency key is remembered.
+   * @default 86_400_000
+   */
+  keyTtl?: Options['keyTtl']
+  /**
+   * Characters of a topic.
+   * @default 255
+   */
+  maxTopicLength?: Options['maxTopicLength']
+  /**
+   * Levels of a topic.
+   * @default 16
+   */
+  maxTopicLevels?: Options['maxTopicLevels']
+}
+
+const OPTION_NAMES: Record<keyof WorkerOptions, true> = {
+  backplane: true, mailbox: true, node: true, log: true, drainTimeout: true, callTimeout: true, maxTtl: true, maxLetters: true, maxLetterBytes: true,
+  maxBuffered: true, maxKeys: true, keyTtl: true, maxTopicLength: true, maxTopicLevels: true
 }
 
 /** Messages of devices, and the endings of the letters that this worker replaced. */
@@ -34,8 +104,10 @@ interface Parts extends NodeParts {
 }
 
 /** Joins a backplane without doors of its own, and answers what devices call at the nodes that have some. */
-export async function createWorker ({ log: given = silent, ...options }: WorkerOptions): Promise<Worker> {
-  const log = safeLog(given)
+export async function createWorker (given: WorkerOptions): Promise<Worker> {
+  checkOptionNames('createWorker()', given, OPTION_NAMES)
+  const { log: logger = silent, ...options } = given
+  const log = safeLog(logger)
   const settings = settingsOf(options)
   const { backplane } = options
   const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log, sweeps: false })
