@@ -34,16 +34,17 @@ const DEVICES = 10
 const ROUNDS = 5
 const LETTERS_PER_ROUND = 20
 const LIMITS = { letters: 1_000, bytes: 10_000_000 }
-const MAX_CRASHES = 3
+/** The third start checks the files. */
+const MAX_CRASHES = 2
 const MAX_SILENT_SHARE = 0.02
 const NOTHING_FOUND = { lost: 0, risen: 0, wrong: 0, reports: 0 }
 const MAX_RETRIES = 20
 const RETRY_DELAY_MS = 100
 /** Files without records: locks, and the log that LevelDB keeps of itself. */
-const UNUSED_FILES = new Set(['LOCK', 'LOG', 'LOG.old', 'lock', 'lost'])
+const UNUSED_FILES = new Set(['LOCK', 'LOG', 'LOG.old', 'lock', 'lost', 'starts'])
 
 /**
- * Damages copies of a folder, each at one place. No wrong bytes may be delivered; the process starts again, at the second attempt at the latest, also after
+ * Damages copies of a folder, each at one place. No wrong bytes may be delivered; the process starts again, at the third attempt at the latest, also after
  * LevelDB has merged all of its files; and what is lost is reported, with few exceptions that are counted.
  */
 export async function damage ({ flips, truncations, seed }: Size): Promise<Outcome> {
@@ -83,7 +84,7 @@ export async function damage ({ flips, truncations, seed }: Size): Promise<Outco
 }
 
 function isRight ({ wrong, crashes, error }: Trial): boolean {
-  return error === undefined && wrong === 0 && crashes <= 1
+  return error === undefined && wrong === 0 && crashes <= MAX_CRASHES
 }
 
 /** Reads folders in a process of its own, which LevelDB may end. */
@@ -110,7 +111,7 @@ class Reader {
   }
 
   async #ask (command: string, path: string): Promise<Trial> {
-    for (let crashes = 0; crashes < MAX_CRASHES; crashes++) {
+    for (let crashes = 0; crashes <= MAX_CRASHES; crashes++) {
       this.#host ??= Host.start(import.meta.url, [...this.#promised].map(([deviceId, letters]) => [deviceId, [...letters]]))
       try {
         return { ...await (await this.#host).ask(command, path), crashes }
@@ -118,7 +119,7 @@ class Reader {
         this.#host = undefined
       }
     }
-    return { ...NOTHING_FOUND, crashes: MAX_CRASHES, error: 'the process ends at each start' }
+    return { ...NOTHING_FOUND, crashes: MAX_CRASHES + 1, error: 'the process ends at each start' }
   }
 }
 

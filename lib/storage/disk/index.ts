@@ -1,4 +1,4 @@
-import { Failure, type Detail } from '../../protocol/errors.ts'
+import type { Detail } from '../../protocol/errors.ts'
 import { checkOptionNames } from '../option-names.ts'
 import type { MailboxLimits, Ending, ExpiredLetter, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../mailbox.ts'
 import { DeviceCounts } from './boxes.ts'
@@ -29,7 +29,6 @@ export interface DiskMailboxOptions {
 const FORMAT = 'fastify-devices letters 2'
 const DAY_MS = 86_400_000
 const TIDY_EVERY = 60_000
-const MENDS = 2
 /** Letters of one device that are worth to be at hand. */
 const FEW = 64
 const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
@@ -67,7 +66,7 @@ class DiskMailbox implements Mailbox {
     this.#journal = await Journal.open(path, { damaged: damage => this.#found(damage), troubled: error => this.#tell(error) })
     this.#entries = new Entries(this.#journal, keepReceipts)
     try {
-      await this.#load(path)
+      await this.#journal.mending(() => this.#load(path))
       await this.#journal.seal()
       this.#isOpen = true
     } catch (error) {
@@ -271,20 +270,9 @@ class DiskMailbox implements Mailbox {
     if (Buffer.from(found).toString() !== FORMAT) throw new Error(`The letters in "${path}" are of another format; this version reads "${FORMAT}"`)
   }
 
-  /** What the database finds damaged while it is read is mended by the next write; then it is read again. */
-  async #load (path: string, mends = MENDS): Promise<void> {
-    try {
-      await this.#checkFormat(path)
-      await this.#loadOnce()
-    } catch (error) {
-      if (mends === 0 || !(error instanceof Failure)) throw error
-      await this.#journal.write(nothing)
-      await this.#load(path, mends - 1)
-    }
-  }
-
   /** Counts what waits by its places alone. Where something was found damaged, every entry is looked at first. */
-  async #loadOnce (): Promise<void> {
+  async #load (path: string): Promise<void> {
+    await this.#checkFormat(path)
     await this.#count()
     if (this.#damages.size === 0 && !this.#journal.read(suspectKey)) return
     const parts = { journal: this.#journal, dueAt: (entry: Entry) => this.#entries.dueAt(entry), damaged: this.#report }

@@ -1,14 +1,11 @@
-import { chmod, mkdir, readdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { Failure } from '../../protocol/errors.ts'
 import { Batch, BATCH } from './batch.ts'
 import { withoutChecksum } from './checksum.ts'
 import type { Damage } from './damage.ts'
 import { BEGIN, END, isDamage, type Database } from './database.ts'
-import { lockFolder } from './lock.ts'
+import { BATCHES_FILE, Folder } from './folder.ts'
 import { openDatabase } from './open-database.ts'
-import { BatchCounter } from './batch-counter.ts'
 
 type Fill = (batch: Batch) => void
 
@@ -27,14 +24,9 @@ export interface JournalListeners {
   troubled (error: Error): void
 }
 
-interface Parts {
-  path: string
-  db: Database
-  tally: BatchCounter
-  listeners: JournalListeners
-  release: () => Promise<void>
-}
-
+const MAX_MENDS = 3
+/** Damage that is met so soon after a repair is damage that the repair has passed over. */
+const REPAIR_PROVES_ITSELF_MS = 60_000
 const REOPEN_AFTER = 250
 /** A batch takes no more writes once it has so many records: a larger one would hold up the event loop. */
 const TOGETHER = 500
@@ -43,19 +35,16 @@ const LEAST_REMOVED = 10_000
 const RECORD_BYTES = 256
 const PAGE = 1_000
 const PAGE_BYTES = 1_048_576
-const TALLY = 'batches'
 
 /**
  * Records in a folder, many writes to one synced batch. Each record has a checksum of its own: the database below does not
  * tell of every bit that has flipped. The batches are counted, so that none is lost without a word.
  */
 export class Journal {
-  readonly #path: string
+  readonly #folder: Folder
   readonly #listeners: JournalListeners
-  readonly #tally: BatchCounter
-  readonly #release: () => Promise<void>
   #db: Database
-  #batch = 0
+  #batch: number
   readonly #waiting: Waiting[] = []
   #writing: Promise<void> | undefined
   #compacting: Promise<void> | undefined
@@ -68,37 +57,53 @@ export class Journal {
   /** What failed may be read as if it had not, until it is taken back. */
   #isHaunted = false
   #corrupt = false
+  #repairedAt = -Infinity
   /** The folder was removed or replaced. */
   #isAway = false
   #closed = false
   /** Damaged records stay where they are, and are told of once. */
   readonly #quarantined = new Set<string>()
 
-  private constructor ({ path, db, tally, listeners, release }: Parts) {
-    this.#path = path
+  private constructor (folder: Folder, db: Database, listeners: JournalListeners) {
+    this.#folder = folder
     this.#db = db
-    this.#tally = tally
+    this.#batch = folder.batches.count ?? 0
     this.#listeners = listeners
-    this.#release = release
-    this.#count()
   }
 
-  /** Mends what a crash left behind; rejects where another process has the folder. */
+  /** Mends what a crash left behind; rejects if another process has the folder. */
   static async open (path: string, listeners: JournalListeners): Promise<Journal> {
-    await mkdir(path, { recursive: true, mode: 0o700 })
-    await chmod(path, 0o700)
-    const lock = await lockFolder(path)
-    const tally = new BatchCounter(join(path, TALLY))
-    const release = async () => {
-      tally.close()
-      await lock.release()
-    }
+    const folder = await Folder.open(path)
+    const journal = await Journal.#openIn(folder, listeners)
     try {
-      const db = await openDatabase(path, { isNew: tally.count === 0, damaged: listeners.damaged })
-      return new Journal({ path, db, tally, listeners, release })
+      await journal.mending(() => journal.#count())
+      return journal
     } catch (error) {
-      await release()
+      await journal.close()
       throw error
+    }
+  }
+
+  static async #openIn (folder: Folder, listeners: JournalListeners): Promise<Journal> {
+    const { path, batches, starts } = folder
+    try {
+      const db = await openDatabase(path, { isNew: batches.count === 0, isCheckDue: starts.isCheckDue, damaged: listeners.damaged })
+      return new Journal(folder, db, listeners)
+    } catch (error) {
+      await folder.close()
+      throw error
+    }
+  }
+
+  /** Repeats work that has met damage: the next write mends it. */
+  async mending (work: () => Promise<void> | void): Promise<void> {
+    for (let mends = 0; ; mends++) {
+      try {
+        return await work()
+      } catch (error) {
+        if (mends === MAX_MENDS || !(error instanceof Failure)) throw error
+        await this.write(nothing)
+      }
     }
   }
 
@@ -173,12 +178,8 @@ export class Journal {
     })
   }
 
-  /** LevelDB makes its files readable by all; the folder is not, and neither are they after this. */
   async seal (): Promise<void> {
-    if (!this.#tally.isInPlace) return
-    for (const entry of await readdir(this.#path, { withFileTypes: true })) {
-      await chmod(join(this.#path, entry.name), entry.isDirectory() ? 0o700 : 0o600).catch(() => {})
-    }
+    await this.#folder.seal()
   }
 
   /** Begins to write the files anew where much of them has been removed: LevelDB does so only as long as there is more to write. */
@@ -191,17 +192,17 @@ export class Journal {
     this.#closed = true
     await this.#compacting
     await this.#db.close()
-    await this.#release()
+    await this.#folder.close()
   }
 
   /** Compares the newest batch with what was promised. */
   #count (): void {
     const found = this.read(BATCH)
     this.#batch = found ? Number(Buffer.from(found).toString()) : 0
-    const { count } = this.#tally
+    const { count } = this.#folder.batches
     // after the very first batch the tally may not have been written yet
-    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: TALLY, reason: 'it cannot be told whether the newest writes are here' })
-    else if (count > this.#batch) this.#listeners.damaged({ key: TALLY, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
+    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: BATCHES_FILE, reason: 'it cannot be told whether the newest writes are here' })
+    else if (count > this.#batch) this.#listeners.damaged({ key: BATCHES_FILE, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
     this.#batch = Math.max(this.#batch, count ?? 0)
   }
 
@@ -240,7 +241,7 @@ export class Journal {
       this.#undo = []
       this.#brokenUntil = 0
     } catch (error) {
-      this.#noteCorruption(this.#path, error)
+      this.#noteCorruption(this.#folder.path, error)
       this.#brokenUntil = performance.now() + REOPEN_AFTER
       throw error
     }
@@ -251,23 +252,23 @@ export class Journal {
     for (const fill of fills) fill(batch)
     await batch.write()
     this.#removed += batch.removed
-    this.#tally.record(this.#batch)
+    this.#folder.batches.record(this.#batch)
     this.#checkPlace()
   }
 
   /** The files of a folder that is gone can be written, and nobody will ever read them. */
   #checkPlace (): void {
-    const isAway = !this.#tally.isInPlace
+    const isAway = !this.#folder.isInPlace
     const wasAway = this.#isAway
     this.#isAway = isAway
     if (!isAway) return
-    const error = new Error(`The folder "${this.#path}" was removed or replaced: letters are refused until it is back`)
+    const error = new Error(`The folder "${this.#folder.path}" was removed or replaced: letters are refused until it is back`)
     if (!wasAway) this.#listeners.troubled(error)
     throw error
   }
 
   async #compact (): Promise<void> {
-    if (this.#removed < LEAST_REMOVED || !this.#tally.isInPlace) return
+    if (this.#removed < LEAST_REMOVED || !this.#folder.isInPlace) return
     const size = await this.#db.approximateSize(BEGIN, END)
     if (this.#removed * RECORD_BYTES < size / 2) return
     this.#removed = 0
@@ -283,7 +284,9 @@ export class Journal {
   async #reopen (): Promise<void> {
     this.#isHaunted = this.#undo.length > 0
     await this.#db.close()
-    this.#db = await openDatabase(this.#path, { isCorrupt: this.#corrupt, damaged: this.#listeners.damaged })
+    const isRepaired = this.#corrupt && performance.now() - this.#repairedAt < REPAIR_PROVES_ITSELF_MS
+    this.#db = await openDatabase(this.#folder.path, { isCorrupt: this.#corrupt, isRepaired, damaged: this.#listeners.damaged })
+    if (this.#corrupt) this.#repairedAt = performance.now()
     this.#corrupt = false
   }
 

@@ -4,6 +4,9 @@ import { withChecksum, withoutChecksum } from './checksum.ts'
 import { databaseIn, type Database } from './database.ts'
 import { decodeEntry, encodePlace, placeKey, suspectKey, type Entry } from './schema.ts'
 
+/** Reads the records of a database that may be damaged. */
+export type Dump = (path: string, add: (key: string, record: Uint8Array) => Promise<void>) => Promise<void>
+
 const DATABASE_FILE = /^(CURRENT|MANIFEST-.*|.*\.(ldb|log|dbtmp))$/
 const RECORD_FILE = /\.(ldb|log)$/
 const ENTRY_KEY = /^r!/
@@ -16,29 +19,34 @@ export async function isSalvaging (path: string): Promise<boolean> {
 }
 
 /**
- * Replaces the files of a database that LevelDB can neither repair nor merge. Each of them becomes a database of its own, which `repair` makes usable, and from
- * which every record with a valid checksum is copied. Deletions are not copied, so a forgotten entry may come back. A process that ends meanwhile leaves
- * a folder that is salvaged again.
+ * Replaces the files of a database that LevelDB can neither repair nor merge. A copy of each becomes a database of its own, from which `dump` reads what it can, and
+ * every record with a valid checksum is kept. Deletions are not kept, so a forgotten entry may come back. If the process ends meanwhile, the next one goes on.
  */
-export async function salvage (path: string, repair: (path: string) => Promise<boolean>): Promise<void> {
+export async function salvage (path: string, dump: Dump): Promise<void> {
   const source = join(path, 'salvage')
   if (!await exists(source)) await takeOut(path, source)
   for (const name of await readdir(path)) if (DATABASE_FILE.test(name)) await rm(join(path, name))
   const db = databaseIn(path, true)
   await db.open()
-  const copy = join(path, 'copy')
+  try {
+    await fill(db, source, join(path, 'copy'), dump)
+    await db.put(suspectKey, withChecksum(suspectKey, ''), { sync: true })
+  } finally {
+    await db.close()
+  }
+  await mkdir(join(path, 'lost'), { recursive: true, mode: 0o700 })
+  await rename(source, join(path, 'lost', `salvage-${Date.now()}`))
+}
+
+async function fill (db: Database, source: string, copy: string, dump: Dump): Promise<void> {
   for (const name of (await readdir(source)).toSorted()) {
     await rm(copy, { recursive: true, force: true })
     await mkdir(copy, { mode: 0o700 })
     await copyFile(join(source, name), join(copy, name))
-    if (await repair(copy)) await copyRecords(copy, db)
+    await dump(copy, (key, record) => keep(db, key, record))
   }
   await rm(copy, { recursive: true, force: true })
   await addPlaces(db)
-  await db.put(suspectKey, withChecksum(suspectKey, ''), { sync: true })
-  await db.close()
-  await mkdir(join(path, 'lost'), { recursive: true, mode: 0o700 })
-  await rename(source, join(path, 'lost', `salvage-${Date.now()}`))
 }
 
 /** The second name says that nothing is left to be taken out. */
@@ -49,17 +57,9 @@ async function takeOut (path: string, source: string): Promise<void> {
   await rename(torn, source)
 }
 
-/** Reads backwards, without bounds: forwards, LevelDB passes over all keys behind one that is out of order and greater. */
-async function copyRecords (path: string, db: Database): Promise<void> {
-  const part = databaseIn(path, false)
-  await part.open()
-  try {
-    for await (const [key, record] of part.iterator({ reverse: true })) {
-      const value = DERIVED_KEY.test(key) ? undefined : withoutChecksum(key, record)
-      if (value && isNewer(key, value, await db.get(key))) await db.put(key, record)
-    }
-  } catch {} // the records behind damage that the repair has not met
-  await part.close()
+async function keep (db: Database, key: string, record: Uint8Array): Promise<void> {
+  const value = DERIVED_KEY.test(key) ? undefined : withoutChecksum(key, record)
+  if (value && isNewer(key, value, await db.get(key))) await db.put(key, record)
 }
 
 /** A greater number is the newer one; so is an entry of a greater position, of a letter that has ended, or with more strikes. */
