@@ -11,6 +11,7 @@ import t from 'tap'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/storage/disk/index.ts'
 import { withChecksum } from '../lib/storage/disk/checksum.ts'
+import { recordOf } from '../lib/storage/disk/mend.ts'
 import { Journal } from '../lib/storage/disk/journal.ts'
 import { LetterCache } from '../lib/storage/disk/letter-cache.ts'
 import { entryOf } from '../lib/storage/disk/schema.ts'
@@ -678,6 +679,11 @@ t.test('a folder starts again without the files from which no record can be read
   await endTwice(path)
   t.match(await damagesOf(path), [/LevelDB cannot repair its files/])
   t.strictSame(await damagesOf(path), [])
+})
+
+t.test('a line that a process has not finished holds no record', async t => {
+  t.strictSame(recordOf('["key","aGk="]'), ['key', Buffer.from('hi')])
+  t.equal(recordOf('["key","aGk'), undefined)
 })
 
 t.test('after processes that ended soon over sound files, nothing is lost and no damage reported', async t => {

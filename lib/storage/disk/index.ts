@@ -272,6 +272,7 @@ class DiskMailbox implements Mailbox {
 
   /** Counts what waits by its places alone. Where something was found damaged, every entry is looked at first. */
   async #load (path: string): Promise<void> {
+    this.#journal.checkBatches()
     await this.#checkFormat(path)
     await this.#count()
     if (this.#damages.size === 0 && !this.#journal.read(suspectKey)) return

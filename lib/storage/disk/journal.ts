@@ -74,18 +74,7 @@ export class Journal {
   /** Mends what a crash left behind; rejects if another process has the folder. */
   static async open (path: string, listeners: JournalListeners): Promise<Journal> {
     const folder = await Folder.open(path)
-    const journal = await Journal.#openIn(folder, listeners)
-    try {
-      await journal.mending(() => journal.#count())
-      return journal
-    } catch (error) {
-      await journal.close()
-      throw error
-    }
-  }
-
-  static async #openIn (folder: Folder, listeners: JournalListeners): Promise<Journal> {
-    const { path, batches, starts } = folder
+    const { batches, starts } = folder
     try {
       const db = await openDatabase(path, { isNew: batches.count === 0, isCheckDue: starts.isCheckDue, damaged: listeners.damaged })
       return new Journal(folder, db, listeners)
@@ -96,15 +85,25 @@ export class Journal {
   }
 
   /** Repeats work that has met damage: the next write mends it. */
-  async mending (work: () => Promise<void> | void): Promise<void> {
-    for (let mends = 0; ; mends++) {
-      try {
-        return await work()
-      } catch (error) {
-        if (mends === MAX_MENDS || !(error instanceof Failure)) throw error
-        await this.write(nothing)
-      }
+  async mending (work: () => Promise<void>, attempts = MAX_MENDS): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      if (attempts === 0 || !(error instanceof Failure)) throw error
+      await this.write(nothing)
+      await this.mending(work, attempts - 1)
     }
+  }
+
+  /** Compares the newest batch with what was promised. */
+  checkBatches (): void {
+    const found = this.read(BATCH)
+    this.#batch = found ? Number(Buffer.from(found).toString()) : 0
+    const { count } = this.#folder.batches
+    // after the very first batch the tally may not have been written yet
+    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: BATCHES_FILE, reason: 'it cannot be told whether the newest writes are here' })
+    else if (count > this.#batch) this.#listeners.damaged({ key: BATCHES_FILE, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
+    this.#batch = Math.max(this.#batch, count ?? 0)
   }
 
   /** The value of a record; undefined where there is none, or none that can be believed. */
@@ -193,17 +192,6 @@ export class Journal {
     await this.#compacting
     await this.#db.close()
     await this.#folder.close()
-  }
-
-  /** Compares the newest batch with what was promised. */
-  #count (): void {
-    const found = this.read(BATCH)
-    this.#batch = found ? Number(Buffer.from(found).toString()) : 0
-    const { count } = this.#folder.batches
-    // after the very first batch the tally may not have been written yet
-    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: BATCHES_FILE, reason: 'it cannot be told whether the newest writes are here' })
-    else if (count > this.#batch) this.#listeners.damaged({ key: BATCHES_FILE, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
-    this.#batch = Math.max(this.#batch, count ?? 0)
   }
 
   async #writeAll (): Promise<void> {

@@ -63,11 +63,17 @@ export async function mend (path: string, { isCorrupt, isRepaired, damaged }: Me
 /** Reads backwards first: forwards, LevelDB passes over all keys behind one that is out of order and greater. */
 async function dump (path: string, add: (key: string, record: Uint8Array) => Promise<void>): Promise<void> {
   const addLine = async (line: string) => {
-    if (!line.endsWith(']')) return // the process ended before the end of the line
-    const [key, record] = JSON.parse(line) as [string, string]
-    await add(key, Buffer.from(record, 'base64'))
+    const record = recordOf(line)
+    if (record) await add(...record)
   }
   if (!await runApart(path, ['repair', 'dumpBackwards'], addLine)) await runApart(path, ['dump'], addLine)
+}
+
+/** Undefined if the process ended before it had written the line. */
+export function recordOf (line: string): [key: string, record: Uint8Array] | undefined {
+  if (!line.endsWith(']')) return undefined
+  const [key, record] = JSON.parse(line) as [string, string]
+  return [key, Buffer.from(record, 'base64')]
 }
 
 /** False: LevelDB has ended the process. */
