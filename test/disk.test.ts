@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { ClassicLevel } from 'classic-level'
 import t from 'tap'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
+import { memoryMailbox, type MemoryMailboxOptions } from '../lib/storage/memory.ts'
 import { diskMailbox, type DiskMailboxOptions } from '../lib/storage/disk/index.ts'
 import { withChecksum } from '../lib/storage/disk/checksum.ts'
 import { recordOf } from '../lib/storage/disk/mend.ts'
@@ -40,7 +41,7 @@ const ids = async (mailbox: Mailbox, deviceId: string) => (await all(mailbox.let
 
 mailboxContract(t, 'diskMailbox()', async () => await diskMailbox({ path: await folder(t) }))
 
-t.test('letters, receipts and strikes are there again after the folder is opened anew', async t => {
+t.test('letters, receipts and strikes are there after the folder is reopened', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
   await mailbox.put('d', letter('a', { body: 'text', collapse: 'k' }), plenty)
@@ -111,7 +112,7 @@ t.test('a folder of another format is left alone', async t => {
   await t.rejects(diskMailbox({ path }), { message: /of another format/ }, 'and not locked either')
 })
 
-t.test('nobody else may read the folder', async t => {
+t.test('no other user may read the folder', async t => {
   const path = await folder(t)
   await chmod(path, 0o755)
   const mailbox = await diskMailbox({ path })
@@ -265,7 +266,7 @@ t.test('what failed is not read as if it had not, before it is taken back', asyn
   await mailbox.close!()
 })
 
-t.test('a folder that was removed or replaced promises nothing, is told of once, and goes on when it is back', async t => {
+t.test('a folder that was removed or replaced takes no letters, is reported once, and works again when it is back', async t => {
   const path = await folder(t)
   const mailbox = await diskMailbox({ path })
   const errors: Array<{ msg: string, err: Error }> = []
@@ -415,7 +416,7 @@ t.test('a receipt that is due in the second in which its letter would have expir
   await mailbox.close!()
 })
 
-t.test('a table that nothing refers to is left over, and no damage', async t => {
+t.test('a table to which nothing refers is no damage', async t => {
   const path = await folder(t)
   await damagesOf(path)
   await writeFile(join(path, '999999.ldb'), 'half a table')
@@ -423,7 +424,7 @@ t.test('a table that nothing refers to is left over, and no damage', async t => 
   t.notOk((await readdir(path)).includes('999999.ldb'))
 })
 
-t.test('a manifest that is cut short is told of', async t => {
+t.test('a manifest that is cut short is reported and repaired', async t => {
   const path = await folder(t)
   await keepTwenty(path)
   const name = (await readdir(path)).find(name => name.startsWith('MANIFEST'))!
@@ -449,7 +450,7 @@ async function flip (db: ClassicLevel<string, Buffer>, key: string): Promise<voi
   await db.put(key, value)
 }
 
-t.test('a damaged letter is reported and set apart, and those around it still flow', async t => {
+t.test('a damaged letter is reported and skipped, and those around it are delivered', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
   for (const id of ['a', 'b', 'c']) await mailbox.put('d', letter(id, { collapse: id }), plenty)
@@ -545,7 +546,7 @@ async function damagesOf (path: string): Promise<string[]> {
   return damages
 }
 
-t.test('damage to the files below is mended or survived, and reported', async t => {
+t.test('damage that LevelDB notices is repaired and reported', async t => {
   const path = await folder(t)
   await keepTwenty(path)
   for (const name of await readdir(path)) {
@@ -576,7 +577,7 @@ t.test('damage to the files below is mended or survived, and reported', async t 
   await t.rejects(diskMailbox({ path: file }))
 })
 
-t.test('writes that are gone without a trace are told of', async t => {
+t.test('acknowledged batches that are missing are reported', async t => {
   const path = await folder(t)
   const older = await folder(t)
   const mailbox = await diskMailbox({ path })
@@ -590,12 +591,12 @@ t.test('writes that are gone without a trace are told of', async t => {
   t.strictSame(await damagesOf(older), [])
   for (const tally of ['', '0000000000000004 1\n', 'x']) {
     await writeFile(join(older, 'batches'), tally)
-    t.strictSame(await damagesOf(older), ['batches: it cannot be told whether the newest writes are here'])
+    t.strictSame(await damagesOf(older), ['batches: the counter is damaged: the newest writes may be missing'])
   }
   t.strictSame(await damagesOf(older), [])
 })
 
-t.test('what a damaged log has lost is told of', async t => {
+t.test('what a damaged log has lost is reported', async t => {
   const path = await folder(t)
   const mailbox = await diskMailbox({ path })
   for (const id of ['a', 'b', 'c']) await mailbox.put('d', letter(id), plenty)
@@ -607,7 +608,7 @@ t.test('what a damaged log has lost is told of', async t => {
   t.match(await damagesOf(path), [/\.log: dropping \d+ bytes/])
 })
 
-t.test('a tally that cannot be written lags behind and stops nothing', async t => {
+t.test('a batch counter that cannot be written lags behind and stops nothing', async t => {
   const path = await folder(t)
   const tally = new BatchCounter(join(path, 'batches'))
   tally.record(3)
@@ -724,6 +725,7 @@ t.test('places behind a key that is out of order are found again', async t => {
 
 t.test('an option that does not exist is an error that names it', async t => {
   await t.rejects(diskMailbox({ path: await folder(t), keepReciepts: 1 } as DiskMailboxOptions), { message: 'diskMailbox() has no option "keepReciepts"' })
+  t.throws(() => memoryMailbox({ maxByte: 1 } as MemoryMailboxOptions), { message: 'memoryMailbox() has no option "maxByte"' })
 })
 
 /** The ids of all that is told to have expired by a time. */
@@ -747,7 +749,7 @@ async function alter (path: string, pattern: RegExp, change: (value: string) => 
   await journal.close()
 }
 
-t.test('where damage was found, what belongs together is mended from what is left of it, and that is told', async t => {
+t.test('after damage, entries and places are mended from what is left of them, and that is reported', async t => {
   const cases: Array<[what: string, key: RegExp, change: (value: string) => string | undefined, report: RegExp, left: string[]]> = [
     ['the place of a letter', /^l!d!.*1$/, () => undefined, /^l!d!.*1: the record is missing/, ['a', 'b']],
     ['a letter', /^r!d!a$/, () => undefined, /^r!d!a: the record is missing/, ['b']],
@@ -771,7 +773,7 @@ t.test('where damage was found, what belongs together is mended from what is lef
   }
 })
 
-t.test('a place that has no letter is told of when the letters are read, and mended', async t => {
+t.test('a place that has no letter is reported when the letters are read, and mended', async t => {
   const cases: Array<[what: string, change: (value: string) => string | undefined, status: string]> = [
     ['a letter that is gone', () => undefined, 'damaged'],
     ['one that is done with', value => value.replace('queued', 'delivered'), 'delivered']
@@ -823,7 +825,7 @@ t.test('what the database does not find, though it is there, is written anew', a
   let asked = 0
   // as a filter that says wrongly that a key is not in its table
   prototype.getSync = function (key) { return key === 'r!d!a' && ++asked === 2 ? undefined : getSync.call(this, key) }
-  t.strictSame(await damagesOf(path), ['r!d!a: the record is missing, or should be'])
+  t.strictSame(await damagesOf(path), ['r!d!a: the record is missing or left over'])
   prototype.getSync = getSync
   t.strictSame(await damagesOf(path), [])
 })
@@ -858,7 +860,7 @@ t.test('damage is not mended where there is no room to write anew', async t => {
   t.match(await damagesOf(path), [/./])
 })
 
-t.test('what the database cannot read is reported and mended, and until then whoever reads must come again', async t => {
+t.test('what the database cannot read is reported and mended, and until then reads fail', async t => {
   const path = await folder(t)
   const before = await diskMailbox({ path })
   await before.put('d', letter('a'), plenty)
@@ -914,7 +916,7 @@ t.test('what is due is ended so much at a time, each once', async t => {
   await mailbox.close!()
 })
 
-t.test('what is at hand is all there is from somewhere on, or it is not given', async t => {
+t.test('the cache gives all letters behind a position, or none', async t => {
   const recent = new LetterCache({ letters: 3, bytes: 100 })
   const held = (position: number, body = '1') => entryOf({ id: String(position), body, expiresAt: 0 }, position)
   const positions = (deviceId: string, after: number) => recent.behind(deviceId, after)?.map(({ position }) => position)

@@ -94,16 +94,16 @@ const OPTION_NAMES: Record<keyof WorkerOptions, true> = {
   maxBuffered: true, maxKeys: true, keyTtl: true, maxTopicLength: true, maxTopicLevels: true
 }
 
-/** Messages of devices, and the endings of the letters that this worker replaced. */
+/** Messages of devices, and endings of letters that this worker replaced. */
 export type WorkerEvents = Omit<EventMap, 'connected' | 'disconnected'>
 
-interface Parts extends NodeParts {
-  workplace: WorkerEndpoint
-  /** Resolves once nothing is under way any more. */
+interface WorkerParts extends NodeParts {
+  endpoint: WorkerEndpoint
+  /** Resolves once no handler runs any more. */
   close: () => Promise<void>
 }
 
-/** Joins a backplane without doors of its own, and answers what devices call at the nodes that have some. */
+/** Joins a backplane without accepting devices, and answers what devices call at the gateways. */
 export async function createWorker (given: WorkerOptions): Promise<Worker> {
   checkOptionNames('createWorker()', given, OPTION_NAMES)
   const { log: logger = silent, ...options } = given
@@ -117,8 +117,8 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
     return {}
   })
   backplane.onLink?.(clusterLinkLogger(log, node))
-  backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
-  const workplace = new WorkerEndpoint({
+  backplane.onTrouble?.(error => log.error({ err: error }, 'backplane error'))
+  const endpoint = new WorkerEndpoint({
     backplane,
     node,
     log,
@@ -127,7 +127,7 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
       methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log }), inbound, turn)
   })
   const close = async () => {
-    await workplace.close(settings.drainTimeout)
+    await endpoint.close(settings.drainTimeout)
     dispatcher.close()
     try {
       await letters.close()
@@ -135,56 +135,56 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
       await backplane.close?.()
     }
   }
-  await workplace.open()
-  return new Worker({ ...parts, workplace, close })
+  await endpoint.open()
+  return new Worker({ ...parts, endpoint, close })
 }
 
-/** Answers what devices call, wherever they are connected; sends, calls and broadcasts as `app.devices` does. */
+/** Answers calls of devices, wherever they are connected; sends, calls and broadcasts as `app.devices` does. */
 export class Worker {
-  readonly #parts: Parts
+  readonly #parts: WorkerParts
   #closed: Promise<void> | undefined
 
-  constructor (parts: Parts) {
+  constructor (parts: WorkerParts) {
     this.#parts = parts
   }
 
-  /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */
+  /** Adds a handler for a method that devices call. Several handlers of one method share the connections; each connection stays with one handler. */
   handle<S extends MethodSchemas> (method: string, schemas: S, handler: Handler<S>): this
   handle (method: string, handler: Handler): this
   handle (method: string, ...rest: [Handler] | [MethodSchemas, Handler]): this {
     this.#parts.devices.handle(method, ...rest as [MethodSchemas, Handler])
-    this.#parts.workplace.changed()
+    this.#parts.endpoint.changed()
     return this
   }
 
   on<Name extends keyof WorkerEvents> (event: Name, listener: (...args: WorkerEvents[Name]) => void): this {
     this.#parts.devices.on(event, listener)
-    this.#parts.workplace.changed()
+    this.#parts.endpoint.changed()
     return this
   }
 
   off<Name extends keyof WorkerEvents> (event: Name, listener: (...args: WorkerEvents[Name]) => void): this {
     this.#parts.devices.off(event, listener)
-    this.#parts.workplace.changed()
+    this.#parts.endpoint.changed()
     return this
   }
 
-  /** Sends a message to a device, wherever it is. One that may wait needs the option `mailbox`. */
+  /** Sends a message to a device on any node. A message with a `ttl` needs the option `mailbox`. */
   async send (deviceId: string, data: unknown, options?: SendOptions): Promise<SendResult> {
     return await this.#parts.devices.send(deviceId, data, options)
   }
 
-  /** Calls a method of a device, wherever it is, and resolves with its result. */
+  /** Calls a method of a device on any node, and resolves with its result. */
   async call (deviceId: string, method: string, params?: unknown, options?: Omit<CallOptions, 'id'>): Promise<unknown> {
     return await this.#parts.devices.call(deviceId, method, params, options)
   }
 
-  /** Sends a message to all devices, or to those that listen to a topic. */
+  /** Sends a message to all devices, or to the subscribers of a topic. */
   async broadcast (data: unknown, options?: { topic?: string | undefined }): Promise<PublishResult & { id: string }> {
     return await this.#parts.devices.broadcast(data, options)
   }
 
-  /** Lets a device listen to a topic; resolves with all it listens to. */
+  /** Subscribes a device to a topic; resolves with all its topics. */
   async join (deviceId: string, topic: string): Promise<string[]> {
     return await this.#parts.devices.join(deviceId, topic)
   }
@@ -193,12 +193,12 @@ export class Worker {
     return await this.#parts.devices.leave(deviceId, topic)
   }
 
-  /** Ends the connection of a device; it is told not to come back by itself. */
+  /** Closes the connection of a device with a code that asks it not to reconnect. */
   async disconnect (deviceId: string): Promise<void> {
     await this.#parts.devices.disconnect(deviceId)
   }
 
-  /** What is known of a device; nothing, if it is away and nothing waits for it. */
+  /** Details of a device; undefined if it is not connected and no letter waits for it. */
   async get (deviceId: string): Promise<DeviceDetails | undefined> {
     try {
       return await this.#parts.devices.describe(deviceId)
@@ -208,12 +208,12 @@ export class Worker {
     }
   }
 
-  /** Who is connected, over all nodes, in the order of ids. */
+  /** The connected devices on all nodes, in the order of their ids. */
   async list (page?: Partial<ListPage>): Promise<Presence[]> {
     return await this.#parts.devices.list(page)
   }
 
-  /** Takes nothing new, finishes what it has within `drainTimeout`, and leaves; closes its backplane and its mailbox. */
+  /** Accepts no new requests, waits for running handlers up to `drainTimeout`, then closes its backplane and mailbox. */
   close (): Promise<void> {
     this.#closed ??= this.#parts.close()
     return this.#closed

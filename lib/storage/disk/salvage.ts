@@ -10,10 +10,10 @@ export type Dump = (path: string, add: (key: string, record: Uint8Array) => Prom
 const DATABASE_FILE = /^(CURRENT|MANIFEST-.*|.*\.(ldb|log|dbtmp))$/
 const RECORD_FILE = /\.(ldb|log)$/
 const ENTRY_KEY = /^r!/
-/** Places and lists of what is due: the entries tell both. */
+/** Places and lists of what is due, which can be derived from the entries. */
 const DERIVED_KEY = /^[ld]!/
 
-/** Whether files were taken out of the folder whose records are not back yet. */
+/** Whether an earlier process has begun to salvage the folder. */
 export async function isSalvaging (path: string): Promise<boolean> {
   return await exists(join(path, 'torn')) || await exists(join(path, 'salvage'))
 }
@@ -49,7 +49,7 @@ async function fill (db: Database, source: string, copy: string, dump: Dump): Pr
   await addPlaces(db)
 }
 
-/** The second name says that nothing is left to be taken out. */
+/** Moves the files with records away. The final name is given once all of them have been moved. */
 async function takeOut (path: string, source: string): Promise<void> {
   const torn = join(path, 'torn')
   await mkdir(torn, { recursive: true, mode: 0o700 })
@@ -75,7 +75,7 @@ function isEnded ({ status }: Entry): boolean {
   return status !== 'queued'
 }
 
-/** Gives each letter that waits its place again. */
+/** Writes the place of each waiting letter. */
 async function addPlaces (db: Database): Promise<void> {
   for await (const [key, record] of db.iterator({ gte: 'r!', lt: 'r"' })) {
     const { deviceId, entry } = decodeEntry(key, withoutChecksum(key, record)!)

@@ -1,16 +1,16 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-/** After so long, a start is not one of those that end at once. */
+/** A process that has run for so long did not fail at its start. */
 const SETTLED_AFTER_MS = 60_000
 const MAX_FAILED_STARTS = 2
 
 /**
- * Counts the starts in a row that ended soon and without `close`, in a file. LevelDB ends its process over some damage, when it reads or merges it, and would do so
- * at each start.
+ * Counts consecutive processes that ended soon after their start and without `close`, in a file. LevelDB ends its process when it reads or merges certain
+ * damage, and would do so at each start.
  */
 export class StartCounter {
-  /** Whether the files must be checked before they are opened once more. */
+  /** Whether the files must be checked before they are opened again. */
   readonly isCheckDue: boolean
   readonly #file: string
   readonly #timer: NodeJS.Timeout
@@ -34,7 +34,7 @@ export class StartCounter {
     if (isInPlace) await this.#reset()
   }
 
-  /** A counter that cannot be written has the files checked once too often. */
+  /** If the counter cannot be written, the files are checked once more than needed. */
   async #reset (): Promise<void> {
     await writeFile(this.#file, '0').catch(() => {})
   }
