@@ -77,7 +77,7 @@ t.test('a letter of any size and script comes back as it was', async t => {
   await mailbox.close!()
 })
 
-t.test('what is promised survives a kill', async t => {
+t.test('acknowledged letters survive a kill', async t => {
   const path = await folder(t)
   const child = spawn(process.execPath, [fileURLToPath(new URL('../dist/test/campaigns/writer.js', import.meta.url)), path], { stdio: ['ignore', 'pipe', 'inherit'] })
   const exited = once(child, 'exit')
@@ -133,7 +133,7 @@ function intercept (t: { teardown (end: () => unknown): void }, write: (go: () =
   return intercepted
 }
 
-t.test('nothing is promised before it is on disk, a second try neither', async t => {
+t.test('nothing is acknowledged before it is on disk, not even a repeated letter', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const disk = gate()
   const { restore } = intercept(t, async go => { await disk.opened; await go() })
@@ -155,7 +155,7 @@ t.test('nothing is promised before it is on disk, a second try neither', async t
   await mailbox.close!()
 })
 
-t.test('a receipt is kept for its time, and then forgotten', async t => {
+t.test('a receipt is kept for its time, and then deleted', async t => {
   const mailbox = await diskMailbox({ path: await folder(t), keepReceipts: 1_000 })
   await mailbox.put('d', letter('a'), plenty)
   await mailbox.settle('d', 'a', 'delivered')
@@ -192,7 +192,7 @@ async function keepTwenty (path: string): Promise<void> {
 /** Whether the mailbox takes letters again, soon. */
 const heals = (mailbox: Mailbox) => until(async () => await reasonOf(mailbox.put('healed', letter(String(Math.random())), plenty)) === 'it did not fail')
 
-t.test('a letter that could not be settled waits on, where the folder cannot even be opened meanwhile', async t => {
+t.test('a letter that could not be settled waits, even if the folder cannot be reopened for a while', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   await mailbox.put('d', letter('a', { expiresAt: Date.now() + 60_000 }), plenty)
   const { restore } = intercept(t, async () => { throw new Error('IO error: No space left on device') })
@@ -212,7 +212,7 @@ t.test('a letter that could not be settled waits on, where the folder cannot eve
   await mailbox.close!()
 })
 
-t.test('a write that failed and came to the disk all the same is taken back', async t => {
+t.test('a failed write that reached the disk is reverted', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
   for (const id of ['a', 'b']) await mailbox.put('d', letter(id), plenty)
@@ -238,7 +238,7 @@ t.test('a write that failed and came to the disk all the same is taken back', as
   await mailbox.close!()
 })
 
-t.test('what failed is not read as if it had not, before it is taken back', async t => {
+t.test('a failed write is not read before it is reverted', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const [reached, undoing] = [gate(), gate()]
   let failing = true
@@ -317,7 +317,7 @@ t.test('the files shrink once much has been removed and nothing is due', async t
   await mailbox.close!()
 })
 
-t.test('files of which little was removed are not written anew', async t => {
+t.test('files with few deletions are not compacted', async t => {
   const path = await folder(t)
   const most = { letters: 10_000, bytes: 100_000_000 }
   let mailbox = await diskMailbox({ path, keepReceipts: 0 })
@@ -332,7 +332,7 @@ t.test('files of which little was removed are not written anew', async t => {
   t.strictSame(await tables(), before)
 })
 
-t.test('what was written while the folder was taken away is not promised', async t => {
+t.test('a write into a folder that was moved away is not acknowledged', async t => {
   const path = await folder(t)
   const elsewhere = `${path}-elsewhere`
   const mailbox = await diskMailbox({ path })
@@ -346,7 +346,7 @@ t.test('what was written while the folder was taken away is not promised', async
   await mailbox.close!()
 })
 
-t.test('what builds on a letter that could not be kept is refused with it', async t => {
+t.test('a write that builds on a failed one fails with it', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const disk = gate()
   await mailbox.put('d', letter('r', { collapse: 'k' }), plenty)
@@ -363,7 +363,7 @@ t.test('what builds on a letter that could not be kept is refused with it', asyn
   await mailbox.close!()
 })
 
-t.test('what has expired is told once, whatever fails behind it', async t => {
+t.test('an expired letter is returned once, whatever fails after it', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const [many, most] = [1_200, { letters: 2_000, bytes: 1_000_000 }]
   await Promise.all(Array.from({ length: many }, (_, n) => mailbox.put('d', letter(String(n), { expiresAt: 1_000 + n }), most)))
@@ -387,7 +387,7 @@ t.test('what has expired is told once, whatever fails behind it', async t => {
   await mailbox.close!()
 })
 
-t.test('a clock that is put back holds nothing up', async t => {
+t.test('a clock that is set back delays nothing', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const { restore } = intercept(t, async () => { throw new Error('IO error: No space left on device') })
   t.equal(await reasonOf(mailbox.put('d', letter('a'), plenty)), 'store-full')
@@ -399,7 +399,7 @@ t.test('a clock that is put back holds nothing up', async t => {
   await mailbox.close!()
 })
 
-t.test('a receipt that is due in the second in which its letter would have expired is forgotten, too', async t => {
+t.test('a receipt that is due in the second in which its letter would have expired is deleted, too', async t => {
   const day = 86_400_000
   const mailbox = await diskMailbox({ path: await folder(t), keepReceipts: day })
   const now = Math.ceil(Date.now() / 1_000) * 1_000
@@ -472,7 +472,7 @@ t.test('a damaged letter is reported and skipped, and those around it are delive
   await mailbox.close!()
 })
 
-t.test('what a damaged list held is listed again', async t => {
+t.test('the items of a damaged list are listed again', async t => {
   const path = await folder(t)
   const now = Date.now()
   const later = now + 2 * 86_400_000
@@ -497,7 +497,7 @@ t.test('what a damaged list held is listed again', async t => {
   await mailbox.close!()
 })
 
-t.test('where damage was found everything is listed again, however much it is', async t => {
+t.test('after damage everything is listed again, however much it is', async t => {
   const path = await folder(t)
   const many = 2_500
   let mailbox = await diskMailbox({ path })
@@ -511,7 +511,7 @@ t.test('where damage was found everything is listed again, however much it is', 
   await mailbox.close!()
 })
 
-t.test('a receipt is kept as long as is asked for now', async t => {
+t.test('the current `keepReceipts` applies to older receipts', async t => {
   const path = await folder(t)
   const now = Date.now()
   let mailbox = await diskMailbox({ path, keepReceipts: 1_000 })
@@ -619,7 +619,7 @@ t.test('a batch counter that cannot be written lags behind and stops nothing', a
   again.close()
 })
 
-t.test('the lock of a folder is mended, or the folder stays shut', async t => {
+t.test('the lock of a folder is mended, or the folder is not opened', async t => {
   const path = await folder(t)
   await damagesOf(path)
   await writeFile(join(path, 'lock', 'CURRENT'), 'nonsense')
@@ -800,7 +800,7 @@ t.test('a place that has no letter is reported when the letters are read, and me
   }
 })
 
-t.test('a letter whose place is gone without a trace can be taken back, and expires', async t => {
+t.test('a letter whose place is missing can be cancelled, and expires', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
   for (const id of ['a', 'b']) await mailbox.put('d', letter(id, { expiresAt: 1_000 }), plenty)
@@ -813,7 +813,7 @@ t.test('a letter whose place is gone without a trace can be taken back, and expi
   await mailbox.close!()
 })
 
-t.test('what the database does not find, though it is there, is written anew', async t => {
+t.test('a record that the database does not find by its key is written again', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
   await mailbox.put('d', letter('a'), plenty)
@@ -830,7 +830,7 @@ t.test('what the database does not find, though it is there, is written anew', a
   t.strictSame(await damagesOf(path), [])
 })
 
-t.test('what is found damaged while the letters are counted is mended, and they are counted again', async t => {
+t.test('damage found while letters are counted is mended, and they are counted again', async t => {
   const path = await folder(t)
   await damagesOf(path)
   const prototype = ClassicLevel.prototype as unknown as Record<string, (...given: unknown[]) => unknown>
@@ -849,7 +849,7 @@ t.test('what is found damaged while the letters are counted is mended, and they 
   t.strictSame(await damagesOf(path), [])
 })
 
-t.test('damage is not mended where there is no room to write anew', async t => {
+t.test('damage is not mended if the disk is too full for new files', async t => {
   const path = await folder(t)
   await damagesOf(path)
   await writeFile(join(path, 'CURRENT'), 'nonsense')
@@ -887,7 +887,7 @@ t.test('what the database cannot read is reported and mended, and until then rea
   await mailbox.close!()
 })
 
-t.test('what is due and cannot be read is ended once it can', async t => {
+t.test('a due letter that cannot be read ends once it can', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   await mailbox.put('d', letter('a', { expiresAt: 1_000 }), plenty)
   const prototype = ClassicLevel.prototype as unknown as Record<string, unknown>
@@ -901,7 +901,7 @@ t.test('what is due and cannot be read is ended once it can', async t => {
   await mailbox.close!()
 })
 
-t.test('what is due is ended so much at a time, each once', async t => {
+t.test('due letters end in several sweeps, each once', async t => {
   const mailbox = await diskMailbox({ path: await folder(t), keepReceipts: 1_000 })
   const many = 6_000
   await Promise.all(Array.from({ length: many }, (_, n) => mailbox.put('d', letter(String(n), { expiresAt: 1_000 + n }), { letters: many, bytes: 1_000_000 })))
@@ -942,7 +942,7 @@ t.test('the cache gives all letters behind a position, or none', async t => {
   t.strictSame(positions('e', 0), [10])
 })
 
-t.test('a letter that goes while others are handed out is not handed out', async t => {
+t.test('a letter that ends during a read is not returned', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   for (const id of ['a', 'b', 'c']) await mailbox.put('d', letter(id), plenty)
   const handed: string[] = []
@@ -957,7 +957,7 @@ t.test('a letter that goes while others are handed out is not handed out', async
   await mailbox.close!()
 })
 
-t.test('a letter that is struck and settled before it is on disk is done with', async t => {
+t.test('a letter with an attempt that is settled before it is on disk has ended', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const [{ receipt }, strikes, settled] = await Promise.all([mailbox.put('d', letter('a'), plenty), mailbox.addAttempt('d', 'a'), mailbox.settle('d', 'a', 'cancelled')])
   t.strictSame([receipt.status, strikes, settled], ['queued', 0, true])
@@ -968,7 +968,7 @@ t.test('a letter that is struck and settled before it is on disk is done with', 
   await mailbox.close!()
 })
 
-t.test('a letter that is settled before it is on disk is not at hand', async t => {
+t.test('a letter that is settled before it is on disk is not cached', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
   const put = mailbox.put('d', letter('a'), plenty)
   t.equal(await mailbox.settle('d', 'a', 'cancelled'), true)

@@ -79,7 +79,7 @@ t.test('the types of a handler follow from its schemas, in a worker too', async 
   t.throws(() => worker.handle('ping', () => {}), new Error('The method "ping" is built in'))
 })
 
-t.test('a handler in a worker is told whose call it answers', async t => {
+t.test('a handler in a worker gets the device that called', async t => {
   const backplane = localBackplane()
   const worker = await employ(t, { backplane })
   let seen: Device | undefined
@@ -133,7 +133,7 @@ t.test('a handler in a worker speaks to its device', async t => {
   t.match(log.lines.at(-1), { fields: { deviceId: 'd', err: { reason: 'offline' } }, words: 'message to device failed' })
 })
 
-t.test('what a worker answers is known wherever and whenever somebody comes', async t => {
+t.test('the methods of a worker are known to every gateway, whichever started first', async t => {
   const backplane = localBackplane()
   const early = await listen(t, { backplane })
   const device = await connect(early.url, 'early')
@@ -149,7 +149,7 @@ t.test('what a worker answers is known wherever and whenever somebody comes', as
   t.equal((await device.ask('who')).error!.code, -32601)
 })
 
-t.test('many changes of a worker are told at once', async t => {
+t.test('several changes of a worker are announced together', async t => {
   const backplane = localBackplane()
   const told: WorkerAnnouncement[] = []
   const worker = await employ(t, { backplane })
@@ -198,7 +198,7 @@ t.test('a message goes to the listeners of its gateway, and where there are none
   t.equal((await device.ask('message', 7)).error!.code, -32600)
 })
 
-t.test('messages that nobody waits for are heard in order, however many, though their device has left', async t => {
+t.test('notices arrive in order, however many, also after their device has left', async t => {
   const shared = localBackplane()
   const slow: Backplane = {
     ...shared,
@@ -239,7 +239,7 @@ t.test('workers share the connections in turn, and each connection stays with on
   t.strictSame((await askedWho(fresh)).toSorted(), ['a', 'b', 'c', 'new'])
 })
 
-t.test('workers that answer different methods are each found', async t => {
+t.test('workers with different methods are each found', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const readers = [await employ(t, { backplane }), await employ(t, { backplane })]
@@ -274,7 +274,7 @@ t.test('several handlers of one method in a worker share its connections', async
   t.strictSame(found, ['a0', 'b0', 'a1', 'b1', 'a0', 'b0', 'a1', 'b1'])
 })
 
-t.test('a worker that leaves finishes what it has, and the next takes what comes', async t => {
+t.test('a leaving worker finishes its requests, and the next one takes new ones', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const [leaver] = await crew(t, backplane, ['a', 'b'])
@@ -297,7 +297,7 @@ t.test('a worker that leaves finishes what it has, and the next takes what comes
   await leaver!.close()
 })
 
-t.test('a worker that leaves gives up at its deadline what it has not finished', async t => {
+t.test('a leaving worker drops at its deadline what it has not finished', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const worker = await employ(t, { backplane, drainTimeout: 30 })
@@ -316,7 +316,7 @@ t.test('a worker that leaves gives up at its deadline what it has not finished',
   t.equal(signal!.aborted, true)
 })
 
-t.test('what a killed worker had fails, is not done again, and the rest is for others', async t => {
+t.test('requests that a killed worker had fail and do not run again, and the rest goes to others', async t => {
   const shared = localBackplane()
   const app = await listen(t, { backplane: shared })
   const doomed = severable(shared)
@@ -350,7 +350,7 @@ t.test('what a killed worker had fails, is not done again, and the rest is for o
   t.match(app.devices.stats().answers, { ok: 6, dropped: 1 })
 })
 
-t.test('where the last worker is killed, nothing is left unanswered', async t => {
+t.test('when the last worker is killed, no call stays unanswered', async t => {
   const shared = localBackplane()
   const app = await listen(t, { backplane: shared })
   const doomed = severable(shared)
@@ -367,7 +367,7 @@ t.test('where the last worker is killed, nothing is left unanswered', async t =>
   t.equal((await device.ask('who')).error!.code, -32601)
 })
 
-t.test('a worker that is not heard of any more is given up, though nobody asks it anything, and one that lives is kept', async t => {
+t.test('a silent worker is given up even without calls, and one that announces itself is kept', async t => {
   const shared = localBackplane()
   const app = await listen(t, { backplane: shared })
   await crew(t, shared, ['w'])
@@ -415,7 +415,7 @@ function distant (shared: Backplane): { backplane: Backplane, arrive: () => Prom
 
 const calls = (app: { devices: Devices }, deviceId: string) => (app.devices.get(deviceId) as Session).calls
 
-t.test('what never reached a killed worker is done by another, in order', async t => {
+t.test('requests that never reached a killed worker go to another, in order', async t => {
   const shared = localBackplane()
   const { backplane, arrive, arriveUntil } = distant(shared)
   const app = await listen(t, { backplane })
@@ -440,7 +440,7 @@ t.test('what never reached a killed worker is done by another, in order', async 
   t.strictSame(runs, [[0, 1], [1, 2], [1, 3], [1, 4], [1, 5], [1, 6]])
 })
 
-t.test('the next worker begins only when the one that leaves has begun with all that came before', async t => {
+t.test('the next worker starts only after the leaving one has started all earlier requests', async t => {
   const shared = localBackplane()
   const { backplane, arriveUntil } = distant(shared)
   const app = await listen(t, { backplane })
@@ -471,7 +471,7 @@ t.test('the next worker begins only when the one that leaves has begun with all 
   t.strictSame(runs, [[0, 1], [0, 2], [0, 3], [0, 4], [1, 5], [1, 6]])
 })
 
-t.test('while a worker leaves, what its devices ask is held; if it dies meanwhile, others take that', async t => {
+t.test('requests are queued behind a leaving worker; if it dies, others take them', async t => {
   const shared = localBackplane()
   const { backplane, arriveUntil } = distant(shared)
   const app = await listen(t, { backplane })
@@ -494,7 +494,7 @@ t.test('while a worker leaves, what its devices ask is held; if it dies meanwhil
   t.equal((await first[1]!).error!.code, -32003)
 })
 
-t.test('what is held for a device that leaves meanwhile is not done', async t => {
+t.test('queued requests of a device that leaves are dropped', async t => {
   const shared = localBackplane()
   const { backplane, arrive } = distant(shared)
   const app = await listen(t, { backplane })
@@ -518,7 +518,7 @@ t.test('what is held for a device that leaves meanwhile is not done', async t =>
   t.strictSame(runs, [0])
 })
 
-t.test('a handler in a worker is told when its device leaves', async t => {
+t.test('the signal of a handler in a worker aborts when its device leaves', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const worker = await employ(t, { backplane, drainTimeout: 30 })
@@ -566,7 +566,7 @@ t.test('a worker sends, calls and broadcasts as a gateway does', async t => {
   await t.rejects(worker.send('away', 1, { ttl: 60_000 }), { message: /has no mailbox/ })
 })
 
-t.test('a worker sends letters with the mailbox of its gateways, and leaves it to them to tell which expire', async t => {
+t.test('a worker sends letters with the mailbox of its gateways, which report those that expire', async t => {
   const backplane = localBackplane()
   const mailbox = memoryMailbox()
   const app = await listen(t, { backplane, mailbox })
@@ -585,7 +585,7 @@ t.test('a worker sends letters with the mailbox of its gateways, and leaves it t
   t.strictSame(told, [['replaced', 'd'], ['expired', 'e']])
 })
 
-t.test('nothing waits in no mailbox', async t => {
+t.test('without a mailbox nothing waits', async t => {
   const mailbox = noMailbox()
   t.strictSame(await all(mailbox.letters('d')), [])
   t.equal(await mailbox.settle('d', 'l', 'delivered'), false)
@@ -633,7 +633,7 @@ t.test('a worker that was suspended too long registers under another name', asyn
   t.match(owners[1]!.presence, { deviceId: names[1], node: 'w' })
 })
 
-t.test('a worker whose backplane is down says so, and goes on when it is back', async t => {
+t.test('a worker logs that its backplane is down, and continues when it is back', async t => {
   const backplane = localBackplane()
   const log = fakeLog()
   let down = false
@@ -686,7 +686,7 @@ t.test('errors of the backplane are in the log of the worker', async t => {
   t.match(log.lines.find(({ level }) => level === 'error'), { words: 'backplane error', fields: { err: { message: 'no room' } } })
 })
 
-t.test('a gateway that cannot reach its workers says so', async t => {
+t.test('a gateway that cannot reach its workers logs it', async t => {
   const backplane = localBackplane()
   const lines: string[] = []
   const logger = { level: 'warn', stream: { write: (line: string) => { lines.push(JSON.parse(line).msg) } } }
@@ -720,7 +720,7 @@ t.test('a gateway that cannot reach its workers says so', async t => {
   t.strictSame(lines, ['leaving worker could not be asked'])
 })
 
-t.test('a worker whose name somebody else takes leaves', async t => {
+t.test('a worker whose name is taken by another process leaves', async t => {
   const backplane = localBackplane()
   const told: WorkerAnnouncement[] = []
   backplane.watch(WORKERS_TOPIC, ({ data }) => told.push(data as WorkerAnnouncement))
@@ -732,7 +732,7 @@ t.test('a worker whose name somebody else takes leaves', async t => {
   await until(() => told.at(-1)!.leaving)
 })
 
-t.test('who leaves closes what it was given, once', async t => {
+t.test('a closed worker closes its backplane and mailbox once', async t => {
   const backplane = { ...localBackplane(), closed: 0, async close () { this.closed++ } }
   const mailbox = { ...memoryMailbox(), closed: 0, async close () { this.closed++; throw new Error('no disk') } }
   const worker = await createWorker({ backplane, mailbox })

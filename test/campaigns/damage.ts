@@ -14,7 +14,7 @@ interface Size extends Record<string, number> {
   seed: number
 }
 
-/** What was promised: the body of each letter that waits, by device and id. */
+/** The bodies of the acknowledged letters that wait, by device and id. */
 type Promised = Map<string, Map<string, string>>
 
 /** What was found in a damaged folder. */
@@ -87,7 +87,7 @@ function isRight ({ wrong, crashes, error }: Trial): boolean {
   return error === undefined && wrong === 0 && crashes <= MAX_CRASHES
 }
 
-/** Reads folders in a process of its own, which LevelDB may end. */
+/** Reads folders in a process of its own, because LevelDB may end it. */
 class Reader {
   readonly #promised: Promised
   #host: Promise<Host> | undefined
@@ -135,7 +135,7 @@ async function merge (path: string): Promise<void> {
   await db.close()
 }
 
-/** Keeps letters in several goes, some of them settled, and copies the folder while it is in use, as a kill leaves it. */
+/** Puts letters in several rounds, settles some of them, and copies the folder while it is in use, as a kill leaves it. */
 async function fill (path: string, random: () => number): Promise<Promised> {
   const promised: Promised = new Map()
   const live = `${path}.live`
