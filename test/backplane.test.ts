@@ -55,7 +55,7 @@ t.test('generations grow though the clock goes back', async t => {
   t.strictSame(generations, [5_000, 5_001, 5_002, 6_000])
 })
 
-t.test('what nodes tell each other has topics that no device may name', async t => {
+t.test('the topics between nodes are topics that no device may name', async t => {
   t.equal(EVERYONE_TOPIC, '$everyone')
   t.equal(lettersTopic('n1'), '$letters/n1')
 })

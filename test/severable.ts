@@ -2,13 +2,13 @@ import type { Answer, Backplane, Owner } from '../lib/cluster/backplane.ts'
 
 export interface Severable {
   backplane: Backplane
-  /** The node is gone without a goodbye, as when its process is killed. */
+  /** The node is gone without closing, as when its process is killed. */
   cut (): Promise<void>
-  /** The node stands still: it keeps what it owns, and neither hears nor says anything. */
+  /** The node is suspended: it keeps what it owns, and neither receives nor sends. */
   freeze (): void
 }
 
-/** One node's view of a backplane, which can be taken from it. */
+/** One node's view of a backplane, from which the node can be cut off. */
 export function severable (shared: Backplane): Severable {
   const never = new Promise<never>(() => {})
   const undo: Array<() => unknown> = []

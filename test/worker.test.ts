@@ -79,7 +79,7 @@ t.test('the types of a handler follow from its schemas, in a worker too', async 
   t.throws(() => worker.handle('ping', () => {}), new Error('The method "ping" is built in'))
 })
 
-t.test('a handler in a worker is told whose call it answers', async t => {
+t.test('a handler in a worker gets the device that called', async t => {
   const backplane = localBackplane()
   const worker = await employ(t, { backplane })
   let seen: Device | undefined
@@ -130,10 +130,10 @@ t.test('a handler in a worker speaks to its device', async t => {
   await until(() => app.devices.size === 0)
   caller!.send('too late')
   await until(() => spoken(log, 'warn').length === 1)
-  t.match(log.lines.at(-1), { fields: { deviceId: 'd', err: { reason: 'offline' } }, words: 'a message did not reach its device' })
+  t.match(log.lines.at(-1), { fields: { deviceId: 'd', err: { reason: 'offline' } }, words: 'message to device failed' })
 })
 
-t.test('what a worker answers is known wherever and whenever somebody comes', async t => {
+t.test('the methods of a worker are known to every gateway, whichever started first', async t => {
   const backplane = localBackplane()
   const early = await listen(t, { backplane })
   const device = await connect(early.url, 'early')
@@ -149,7 +149,7 @@ t.test('what a worker answers is known wherever and whenever somebody comes', as
   t.equal((await device.ask('who')).error!.code, -32601)
 })
 
-t.test('many changes of a worker are told at once', async t => {
+t.test('several changes of a worker are announced together', async t => {
   const backplane = localBackplane()
   const told: WorkerAnnouncement[] = []
   const worker = await employ(t, { backplane })
@@ -198,7 +198,7 @@ t.test('a message goes to the listeners of its gateway, and where there are none
   t.equal((await device.ask('message', 7)).error!.code, -32600)
 })
 
-t.test('messages that nobody waits for are heard in order, however many, though their device has left', async t => {
+t.test('notices arrive in order, however many, also after their device has left', async t => {
   const shared = localBackplane()
   const slow: Backplane = {
     ...shared,
@@ -239,7 +239,7 @@ t.test('workers share the connections in turn, and each connection stays with on
   t.strictSame((await askedWho(fresh)).toSorted(), ['a', 'b', 'c', 'new'])
 })
 
-t.test('workers that answer different methods are each found', async t => {
+t.test('workers with different methods are each found', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const readers = [await employ(t, { backplane }), await employ(t, { backplane })]
@@ -274,7 +274,7 @@ t.test('several handlers of one method in a worker share its connections', async
   t.strictSame(found, ['a0', 'b0', 'a1', 'b1', 'a0', 'b0', 'a1', 'b1'])
 })
 
-t.test('a worker that leaves finishes what it has, and the next takes what comes', async t => {
+t.test('a leaving worker finishes its requests, and the next one takes new ones', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const [leaver] = await crew(t, backplane, ['a', 'b'])
@@ -297,7 +297,7 @@ t.test('a worker that leaves finishes what it has, and the next takes what comes
   await leaver!.close()
 })
 
-t.test('a worker that leaves gives up at its deadline what it has not finished', async t => {
+t.test('a leaving worker drops at its deadline what it has not finished', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const worker = await employ(t, { backplane, drainTimeout: 30 })
@@ -316,7 +316,7 @@ t.test('a worker that leaves gives up at its deadline what it has not finished',
   t.equal(signal!.aborted, true)
 })
 
-t.test('what a killed worker had fails, is not done again, and the rest is for others', async t => {
+t.test('requests that a killed worker had fail and do not run again, and the rest goes to others', async t => {
   const shared = localBackplane()
   const app = await listen(t, { backplane: shared })
   const doomed = severable(shared)
@@ -350,7 +350,7 @@ t.test('what a killed worker had fails, is not done again, and the rest is for o
   t.match(app.devices.stats().answers, { ok: 6, dropped: 1 })
 })
 
-t.test('where the last worker is killed, nothing is left unanswered', async t => {
+t.test('when the last worker is killed, no call stays unanswered', async t => {
   const shared = localBackplane()
   const app = await listen(t, { backplane: shared })
   const doomed = severable(shared)
@@ -367,7 +367,7 @@ t.test('where the last worker is killed, nothing is left unanswered', async t =>
   t.equal((await device.ask('who')).error!.code, -32601)
 })
 
-t.test('a worker that is not heard of any more is given up, though nobody asks it anything, and one that lives is kept', async t => {
+t.test('a silent worker is given up even without calls, and one that announces itself is kept', async t => {
   const shared = localBackplane()
   const app = await listen(t, { backplane: shared })
   await crew(t, shared, ['w'])
@@ -415,7 +415,7 @@ function distant (shared: Backplane): { backplane: Backplane, arrive: () => Prom
 
 const calls = (app: { devices: Devices }, deviceId: string) => (app.devices.get(deviceId) as Session).calls
 
-t.test('what never reached a killed worker is done by another, in order', async t => {
+t.test('requests that never reached a killed worker go to another, in order', async t => {
   const shared = localBackplane()
   const { backplane, arrive, arriveUntil } = distant(shared)
   const app = await listen(t, { backplane })
@@ -440,7 +440,7 @@ t.test('what never reached a killed worker is done by another, in order', async 
   t.strictSame(runs, [[0, 1], [1, 2], [1, 3], [1, 4], [1, 5], [1, 6]])
 })
 
-t.test('the next worker begins only when the one that leaves has begun with all that came before', async t => {
+t.test('the next worker starts only after the leaving one has started all earlier requests', async t => {
   const shared = localBackplane()
   const { backplane, arriveUntil } = distant(shared)
   const app = await listen(t, { backplane })
@@ -471,7 +471,7 @@ t.test('the next worker begins only when the one that leaves has begun with all 
   t.strictSame(runs, [[0, 1], [0, 2], [0, 3], [0, 4], [1, 5], [1, 6]])
 })
 
-t.test('while a worker leaves, what its devices ask is held; if it dies meanwhile, others take that', async t => {
+t.test('requests are queued behind a leaving worker; if it dies, others take them', async t => {
   const shared = localBackplane()
   const { backplane, arriveUntil } = distant(shared)
   const app = await listen(t, { backplane })
@@ -494,7 +494,7 @@ t.test('while a worker leaves, what its devices ask is held; if it dies meanwhil
   t.equal((await first[1]!).error!.code, -32003)
 })
 
-t.test('what is held for a device that leaves meanwhile is not done', async t => {
+t.test('queued requests of a device that leaves are dropped', async t => {
   const shared = localBackplane()
   const { backplane, arrive } = distant(shared)
   const app = await listen(t, { backplane })
@@ -518,7 +518,7 @@ t.test('what is held for a device that leaves meanwhile is not done', async t =>
   t.strictSame(runs, [0])
 })
 
-t.test('a handler in a worker is told when its device leaves', async t => {
+t.test('the signal of a handler in a worker aborts when its device leaves', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
   const worker = await employ(t, { backplane, drainTimeout: 30 })
@@ -563,10 +563,10 @@ t.test('a worker sends, calls and broadcasts as a gateway does', async t => {
   for (const id of ['$worker/w', '']) t.equal(await reasonOf(worker.get(id)), 'bad-id')
   await worker.disconnect('d1')
   t.equal((await devices[1]!.closed).code, 4511)
-  await t.rejects(worker.send('away', 1, { ttl: 60_000 }), { message: /only in a mailbox/ })
+  await t.rejects(worker.send('away', 1, { ttl: 60_000 }), { message: /has no mailbox/ })
 })
 
-t.test('a worker sends letters with the mailbox of its gateways, and leaves it to them to tell which expire', async t => {
+t.test('a worker sends letters with the mailbox of its gateways, which report those that expire', async t => {
   const backplane = localBackplane()
   const mailbox = memoryMailbox()
   const app = await listen(t, { backplane, mailbox })
@@ -585,7 +585,7 @@ t.test('a worker sends letters with the mailbox of its gateways, and leaves it t
   t.strictSame(told, [['replaced', 'd'], ['expired', 'e']])
 })
 
-t.test('nothing waits in no mailbox', async t => {
+t.test('without a mailbox nothing waits', async t => {
   const mailbox = noMailbox()
   t.strictSame(await all(mailbox.letters('d')), [])
   t.equal(await mailbox.settle('d', 'l', 'delivered'), false)
@@ -594,7 +594,7 @@ t.test('nothing waits in no mailbox', async t => {
   t.strictSame(await mailbox.sweep(0), [])
 })
 
-t.test('a worker that stood still begins anew under another name', async t => {
+t.test('a worker that was suspended too long registers under another name', async t => {
   const backplane = localBackplane()
   const log = fakeLog()
   const names: string[] = []
@@ -628,12 +628,12 @@ t.test('a worker that stood still begins anew under another name', async t => {
   t.ok(names.every(name => /^\$worker\/[\w-]+\/[\w-]{8}$/.test(name)))
   await until(async () => (await device.ask('who')).result === 'w')
   t.equal(await backplane.ask(names[0]!, { kind: 'reached' }), undefined)
-  t.ok(spoken(log, 'warn').includes('this worker stood still, and begins anew'))
+  t.ok(spoken(log, 'warn').includes('worker was suspended too long, registers again'))
   t.equal(owners[1]!.listensTo('anything'), false)
   t.match(owners[1]!.presence, { deviceId: names[1], node: 'w' })
 })
 
-t.test('a worker whose backplane is down says so, and goes on when it is back', async t => {
+t.test('a worker logs that its backplane is down, and continues when it is back', async t => {
   const backplane = localBackplane()
   const log = fakeLog()
   let down = false
@@ -656,12 +656,12 @@ t.test('a worker whose backplane is down says so, and goes on when it is back', 
   const device = await connect(app.url, 'd')
   down = true
   worker.handle('new', () => 'new')
-  await until(() => spoken(log, 'warn').includes('this worker cannot make itself heard'))
+  await until(() => spoken(log, 'warn').includes('worker announcement failed'))
   const { now } = performance
   t.teardown(() => { performance.now = now })
   performance.now = () => now.call(performance) + 60_000
-  await until(() => spoken(log, 'warn').includes('this worker cannot begin anew'))
-  t.ok(spoken(log, 'warn').includes('the name of this worker could not be released'))
+  await until(() => spoken(log, 'warn').includes('worker restart failed'))
+  t.ok(spoken(log, 'warn').includes('worker name could not be released'))
   down = false
   await until(async () => (await device.ask('new')).result === 'new')
   down = true
@@ -670,7 +670,7 @@ t.test('a worker whose backplane is down says so, and goes on when it is back', 
   t.equal(await reasonOf(createWorker({ backplane: { ...backplane, own: async () => { throw new Failure('unreachable') } } })), 'unreachable')
 })
 
-t.test('a worker says what its backplane is in trouble with', async t => {
+t.test('errors of the backplane are in the log of the worker', async t => {
   const log = fakeLog()
   const listeners: Array<(told: any) => void> = []
   const listener = (one: (told: any) => void) => { listeners.push(one) }
@@ -683,10 +683,10 @@ t.test('a worker says what its backplane is in trouble with', async t => {
   link!(true)
   trouble!(new Error('no room'))
   t.strictSame(spoken(log, 'warn'), ['cluster link down', 'cluster link restored'])
-  t.match(log.lines.find(({ level }) => level === 'error'), { words: 'the backplane is in trouble', fields: { err: { message: 'no room' } } })
+  t.match(log.lines.find(({ level }) => level === 'error'), { words: 'backplane error', fields: { err: { message: 'no room' } } })
 })
 
-t.test('a gateway that cannot reach its workers says so', async t => {
+t.test('a gateway that cannot reach its workers logs it', async t => {
   const backplane = localBackplane()
   const lines: string[] = []
   const logger = { level: 'warn', stream: { write: (line: string) => { lines.push(JSON.parse(line).msg) } } }
@@ -708,7 +708,7 @@ t.test('a gateway that cannot reach its workers says so', async t => {
   await early.close()
   trouble = new Failure('timeout')
   const app = await listen(t, { backplane: shaky }, { logger })
-  t.strictSame(lines.splice(0), ['the workers cannot be asked who they are'])
+  t.strictSame(lines.splice(0), ['worker discovery failed'])
   const [worker] = await crew(t, backplane, ['w'])
   const device = await connect(app.url, 'd')
   t.equal((await device.ask('who')).error!.code, -32022)
@@ -717,10 +717,10 @@ t.test('a gateway that cannot reach its workers says so', async t => {
   down = true
   await worker!.close()
   await turn()
-  t.strictSame(lines, ['a worker that leaves cannot be asked'])
+  t.strictSame(lines, ['leaving worker could not be asked'])
 })
 
-t.test('a worker whose name somebody else takes leaves', async t => {
+t.test('a worker whose name is taken by another process leaves', async t => {
   const backplane = localBackplane()
   const told: WorkerAnnouncement[] = []
   backplane.watch(WORKERS_TOPIC, ({ data }) => told.push(data as WorkerAnnouncement))
@@ -732,7 +732,7 @@ t.test('a worker whose name somebody else takes leaves', async t => {
   await until(() => told.at(-1)!.leaving)
 })
 
-t.test('who leaves closes what it was given, once', async t => {
+t.test('a closed worker closes its backplane and mailbox once', async t => {
   const backplane = { ...localBackplane(), closed: 0, async close () { this.closed++ } }
   const mailbox = { ...memoryMailbox(), closed: 0, async close () { this.closed++; throw new Error('no disk') } }
   const worker = await createWorker({ backplane, mailbox })
@@ -744,7 +744,8 @@ t.test('who leaves closes what it was given, once', async t => {
 t.test('a wrong option of a worker is named, and a mailbox that is not shared refused', async t => {
   const backplane = localBackplane()
   await t.rejects(createWorker({ backplane, drainTimeout: 0 }), { message: /the option "drainTimeout" is wrong/ })
-  await t.rejects(createWorker({ backplane, crew: 7 } as WorkerOptions), { message: /no option "crew"/ })
+  await t.rejects(createWorker({ backplane, crew: 7 } as WorkerOptions), { message: 'createWorker() has no option "crew"' })
+  await t.rejects(createWorker({ backplane, pingInterval: 7 } as WorkerOptions), { message: 'createWorker() has no option "pingInterval"' }, 'nor one of the plugin that concerns no worker')
   await t.rejects(createWorker({ backplane: { ...backplane, remote: true }, mailbox: memoryMailbox() }), { message: /"mailbox" must be one that all nodes share/ })
 })
 

@@ -1,6 +1,6 @@
 import { ClassicLevel } from 'classic-level'
 
-/** Puts something between every database in this process and its disk: it decides what becomes of each write. */
+/** Intercepts the writes of every database in this process; `write` decides whether and when each goes to the disk. */
 export function interceptWrites (write: (go: () => Promise<void>, db: ClassicLevel) => Promise<void>): { restore (): void } {
   const { batch } = ClassicLevel.prototype
   ClassicLevel.prototype.batch = function (this: ClassicLevel) {

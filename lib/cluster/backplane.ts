@@ -39,12 +39,12 @@ export interface DeviceConnection {
   credentials: Record<string, unknown>
 }
 
-/** Its answer: a value, or why there is none. */
+/** The answer to a request: a value, or the reason of the failure. */
 export type Answer =
   | { ok: true, value: unknown }
   | { ok: false, message?: string } & Pick<FailureMessage, 'reason' | 'detail'>
 
-/** Who is connected, as told to all nodes. */
+/** A connected device, as announced to all nodes. */
 export interface Presence {
   deviceId: string
   node: string
@@ -52,14 +52,14 @@ export interface Presence {
   since: number
 }
 
-/** The connection that holds a device. */
+/** The connection that owns a device. */
 export interface Owner {
   readonly presence: Omit<Presence, 'generation'>
   answer (request: Request, signal?: AbortSignal): Promise<Answer>
   listensTo (topic: string): boolean
   /**
    * Resolves once the device has answered a ping; rejects if it has left. A backplane waits for it before it takes the device from an
-   * older owner: a handshake that the device gave up must not end the connection it has.
+   * older owner: a handshake that the device has abandoned must not end its connection.
    */
   confirmAlive? (): Promise<void>
   /** A newer connection owns the device now. */
@@ -68,30 +68,30 @@ export interface Owner {
 
 export interface Ownership {
   readonly generation: number
-  /** May be called again. */
+  /** Idempotent. */
   release (): Promise<void>
 }
 
-/** How many devices a message was handed to, and how many nodes heard it. */
+/** Number of devices that a message was sent to, and of nodes that received it. */
 export interface PublishResult {
   sent: number
   nodes: number
 }
 
-/** What is published: to those who listen to its topic, or between nodes. */
+/** A message to the listeners of a topic, or between nodes. */
 export interface Publication {
   id: string
   topic: string
   data: unknown
-  /** Milliseconds ago that it was published, where that is long. Devices that have connected since do not get it: they may have got it on another node. */
+  /** Milliseconds since it was published, if it was delayed. Devices that connected since then do not get it: they may have got it on another node. */
   age?: number | undefined
 }
 
-/** Returns how many devices it handed the publication to; `undefined` if none listens to the topic, and then the node is not counted. */
+/** Returns the number of devices that it sent the publication to; `undefined` if none listens to the topic, so that the node is not counted. */
 export type Listener = (publication: Publication) => number | undefined
 export type Unwatch = () => void
 
-/** A device came or went, on whichever node. The generation tells which of two is the later. */
+/** A device connected to or left a node. Of two changes the one with the higher generation is the later. */
 export interface PresenceChange {
   kind: 'connected' | 'disconnected'
   presence: Presence
@@ -105,54 +105,54 @@ export interface ListPage {
 }
 
 /**
- * Joins nodes. Rejects with the failure `unreachable` when it cannot. A name that begins with `$` is owned and asked like a device,
- * and never listed.
+ * Joins nodes. Rejects with the failure `unreachable` if other nodes cannot be reached. Names that begin with `$` are owned and asked like devices,
+ * but never listed.
  */
 export interface Backplane {
   /** Whether it joins more than one machine. */
   readonly remote: boolean
-  /** The device is here now. Older owners are told to let go, once the new one has confirmed that it is alive. */
+  /** Takes the device. Older owners yield once the new one has confirmed that it is alive. */
   own (deviceId: string, owner: Owner): Promise<Ownership>
-  /** Undefined: nobody owns the device, and nobody was asked. What one node asks of an owner reaches it in the order asked. */
+  /** Undefined: the device has no owner, and none was asked. Requests of one node reach an owner in order. */
   ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined>
-  /** A listener that watches several filters which match hears a publication once. */
+  /** A listener with several matching filters gets a publication once. */
   watch (filter: string, listener: Listener): Unwatch
   publish (publication: Publication): Promise<PublishResult>
   /** In the order of device ids. */
   list (page: ListPage): Promise<Presence[]>
-  /** Tells who comes and goes, on all nodes. */
+  /** Reports devices that connect and disconnect, on all nodes. */
   follow (listener: (change: PresenceChange) => void): Unwatch
-  /** Resolves once what is watched is heard from everywhere. */
+  /** Resolves once all nodes know the filters that are watched here. */
   flush? (): Promise<void>
-  /** Tells when the other nodes cannot be reached, and when they can again. */
+  /** Reports when the other nodes become unreachable, and reachable again. */
   onLink? (listener: (up: boolean) => void): void
-  /** Tells what went wrong where nobody waits. */
+  /** Reports errors that no caller waits for. */
   onTrouble? (listener: (error: unknown) => void): void
   close? (): Promise<void>
 }
 
-/** The topics that begin with `$` are for the nodes themselves. */
+/** Topics that begin with `$` are used between nodes. */
 export const EVERYONE_TOPIC = '$everyone'
 export const lettersTopic = (node: string): string => `$letters/${node}`
 
-/** Where workers tell what they answer, and where a node that comes asks them to. */
+/** Workers announce their methods on the first topic; a new node asks for announcements on the second. */
 export const WORKERS_TOPIC = '$workers'
 export const WORKER_DISCOVERY_TOPIC = '$workers/muster'
-/** How often they tell, and how many times in a row one may not be heard before it is taken for gone. */
+/** Interval of announcements, and how many a worker may miss before it is taken for dead. */
 export const WORKER_ANNOUNCE_INTERVAL_MS = 1_000
 export const MAX_MISSED_ANNOUNCEMENTS = 5
 
-/** What a worker tells. */
+/** A worker's announcement. */
 export interface WorkerAnnouncement {
   /** The name it owns. */
   name: string
-  /** What it answers; `message` stands among them when it listens to messages. */
+  /** The methods it answers; `message` is one of them if it listens to messages. */
   methods: string[]
-  /** It takes nothing new. */
+  /** It accepts no new requests. */
   leaving: boolean
 }
 
-/** What became of some work, as an answer. The work is begun at once. */
+/** Starts work at once, and turns its outcome into an answer. */
 export async function answerOf (work: () => unknown): Promise<Answer> {
   try {
     return { ok: true, value: await work() }
@@ -162,13 +162,13 @@ export async function answerOf (work: () => unknown): Promise<Answer> {
   }
 }
 
-/** Throws the failure that an answer tells of. */
+/** The value of an answer; throws its failure. */
 export function valueOf (answer: Answer): unknown {
   if (!answer.ok) throw new Failure(answer.reason, answer)
   return answer.value
 }
 
-/** A name that begins with `$` is owned and asked like a device, and is none. */
+/** False for names that begin with `$`: they are owned and asked like devices, but are none. */
 export function isListed (name: string): boolean {
   return !name.startsWith('$')
 }

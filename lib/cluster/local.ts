@@ -6,17 +6,17 @@ interface LocalOwner extends Ownership {
   readonly owner: Owner
 }
 
-/** Joins the nodes of one process: usually one. */
+/** Joins the nodes of one process, of which there is usually one. */
 export function localBackplane (): Backplane {
   const owners = new Map<string, LocalOwner>()
-  /** The devices, in the order in which they are listed. */
+  /** The device ids in list order. */
   const listed = new SortedIndex()
   const listeners = new Topics<Listener>()
   const followers = new Set<(change: PresenceChange) => void>()
   let generation = 0
 
   const presenceOf = ({ owner, generation }: LocalOwner): Presence => ({ ...owner.presence, generation })
-  const tell = (kind: PresenceChange['kind'], name: string, owned: LocalOwner) => {
+  const notify = (kind: PresenceChange['kind'], name: string, owned: LocalOwner) => {
     if (isListed(name)) for (const follower of followers) follower({ kind, presence: presenceOf(owned) })
   }
 
@@ -25,7 +25,7 @@ export function localBackplane (): Backplane {
 
     async own (deviceId, owner) {
       if (owners.has(deviceId)) await owner.confirmAlive?.()
-      // grows over restarts too, as long as the clock does not go back
+      // starts from the clock, so that generations grow across restarts unless the clock is set back
       generation = Math.max(generation + 1, Date.now())
       const owned: LocalOwner = {
         owner,
@@ -34,14 +34,14 @@ export function localBackplane (): Backplane {
           if (owners.get(deviceId) !== owned) return
           owners.delete(deviceId)
           listed.delete(deviceId)
-          tell('disconnected', deviceId, owned)
+          notify('disconnected', deviceId, owned)
         }
       }
       const older = owners.get(deviceId)
       owners.set(deviceId, owned)
       if (isListed(deviceId)) listed.add(deviceId)
-      if (older) tell('disconnected', deviceId, older)
-      tell('connected', deviceId, owned)
+      if (older) notify('disconnected', deviceId, older)
+      notify('connected', deviceId, owned)
       older?.owner.yield()
       return owned
     },

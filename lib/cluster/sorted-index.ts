@@ -1,9 +1,9 @@
-/** Keys in a block. One more splits it in two. */
+/** Maximum number of keys in a block. A larger one is split. */
 const BLOCK_SIZE = 512
 
-/** Unique strings in the order of `<`, kept in sorted blocks. To add, to delete and to find where a page begins takes a binary search. */
+/** Unique strings in the order of `<`, in sorted blocks. Adding, deleting and finding the start of a page take a binary search. */
 export class SortedIndex {
-  /** None of them is empty. */
+  /** No block is empty. */
   readonly #blocks: string[][] = []
 
   add (key: string): void {
@@ -27,7 +27,7 @@ export class SortedIndex {
     else for (const left of [at, at - 1]) this.#join(left)
   }
 
-  /** The keys behind this one. Nothing may be added or deleted meanwhile. */
+  /** The keys behind this one. The index must not change during the iteration. */
   * after (key: string): IterableIterator<string> {
     const first = this.#blockOf(key)
     for (let at = first; at < this.#blocks.length; at++) {
@@ -38,24 +38,24 @@ export class SortedIndex {
     }
   }
 
-  /** The first block that ends with this key or behind it. */
+  /** The first block whose last key is not before this one. */
   #blockOf (key: string): number {
     return search(this.#blocks.length, at => this.#blocks[at]!.at(-1)! < key)
   }
 
-  /** Two small neighbours become one, so that many deletions do not leave many small blocks. */
+  /** Joins two small neighbours, so that many deletions do not leave many small blocks. */
   #join (at: number): void {
     const [left, right] = [this.#blocks[at], this.#blocks[at + 1]]
     if (left && right && left.length + right.length <= BLOCK_SIZE / 2) this.#blocks.splice(at, 2, left.concat(right))
   }
 }
 
-/** Where the key is, or would be. */
+/** The index of the key, or where it would be inserted. */
 function placeIn (block: string[], key: string): number {
   return search(block.length, at => block[at]! < key)
 }
 
-/** The first index for which the condition no longer holds. */
+/** Binary search: the first index for which the condition does not hold. */
 function search (length: number, isBefore: (index: number) => boolean): number {
   let [low, high] = [0, length]
   while (low < high) {

@@ -7,37 +7,37 @@ export interface Letter {
   readonly body: string | Uint8Array
   /** Milliseconds since 1970. */
   readonly expiresAt: number
-  /** Replaces a waiting letter of the same key. */
+  /** Collapse key: the letter replaces a waiting one with the same key. */
   readonly collapse?: string | undefined
-  /** Tells whether a letter that comes again under the same id is the same one. Without it, the id is new. */
+  /** Digest of the content, to recognise a repeated letter with a caller's id. Absent if the id was generated. */
   readonly digest?: string | undefined
-  /** The node where somebody waits for the acknowledgement. */
+  /** The node on which a caller waits for the acknowledgement. */
   readonly awaitedBy?: string | undefined
 }
 
-/** A letter in its place: positions grow, and never come again. */
+/** A letter with its position; positions grow and are never reused. */
 export interface StoredLetter extends Letter {
   readonly position: number
 }
 
-/** What becomes of a letter. */
+/** How a letter ended. */
 export type Ending = 'delivered' | 'expired' | 'cancelled' | 'replaced' | 'refused' | 'dead-lettered' | 'damaged'
 
 export interface Receipt {
   readonly id: string
   readonly status: 'queued' | Ending
-  /** Milliseconds since 1970: when it came to be so. */
+  /** When the status was reached, in milliseconds since 1970. */
   readonly at: number
   readonly expiresAt: number
   readonly size: number
   readonly collapse?: string | undefined
   readonly digest?: string | undefined
   readonly awaitedBy?: string | undefined
-  /** What the device said when it refused. */
+  /** The error with which the device refused. */
   readonly device?: Detail
 }
 
-/** What may wait for one device. */
+/** Limits for the waiting letters of one device. */
 export interface MailboxLimits {
   letters: number
   bytes: number
@@ -45,9 +45,9 @@ export interface MailboxLimits {
 
 export interface PutResult {
   receipt: Receipt
-  /** False: the id was known, and the receipt is that of the first. */
+  /** False: a letter with this id exists, and the receipt is that letter's. */
   fresh: boolean
-  /** Of the letter that the new one took the place of. */
+  /** Receipt of the letter that was replaced. */
   replaced?: Receipt
 }
 
@@ -61,23 +61,23 @@ export interface Mailbox {
   /** Whether all nodes see the same letters. */
   readonly shared: boolean
   /** Resolves once it is durable. */
-  put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult>
-  /** In the order of `put`, from behind a position. */
+  put (deviceId: string, letter: Letter, limits: MailboxLimits): Promise<PutResult>
+  /** The letters behind a position, in the order of `put`. */
   letters (deviceId: string, after?: number): AsyncIterable<StoredLetter>
   waiting (deviceId: string): Promise<number>
-  /** The letter is done with. False: it did not wait any more. */
+  /** Ends a letter. False: it no longer waited. */
   settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean>
   receipt (deviceId: string, letterId: string): Promise<Receipt | undefined>
-  /** One more connection ended without an acknowledgement; how many there were. */
+  /** Counts an attempt to deliver that ended without an acknowledgement; resolves with the number of attempts. */
   addAttempt (deviceId: string, letterId: string): Promise<number>
   /**
-   * Takes out what has expired, some at a time, and tells one caller what it was. It is asked again until nothing is left, and stops early
+   * Ends some of the expired letters and returns them to one caller only. Callers repeat it until nothing is left. It stops early
    * once the signal is aborted.
    */
   sweep (now: number, signal?: AbortSignal): Promise<ExpiredLetter[]>
-  /** Tells of what was found damaged, also before somebody listened. */
+  /** Reports damage, including what was found before the listener was set. */
   onDamage? (listener: (damage: { key: string, reason: string }) => void): void
-  /** Tells what went wrong where nobody waits. */
+  /** Reports errors that no caller waits for. */
   onTrouble? (listener: (error: unknown) => void): void
   close? (): Promise<void>
 }

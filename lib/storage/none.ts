@@ -1,10 +1,10 @@
 import type { Mailbox } from './mailbox.ts'
 
-/** For a node without a mailbox: nothing waits, and nothing can be made to. */
+/** For a node without a mailbox: letters are refused. */
 export function noMailbox (): Mailbox {
   return {
     shared: true,
-    async put () { throw new Error('A message can wait only in a mailbox: give this node the one that its gateways have') },
+    async put () { throw new Error('This node has no mailbox: give it the one that its gateways share') },
     async * letters () {},
     async waiting () { return 0 },
     async settle () { return false },

@@ -8,35 +8,35 @@ import {
 import { Failure } from '../protocol/errors.ts'
 import { InboundCall } from '../protocol/peer.ts'
 
-interface Parts {
+interface EndpointParts {
   backplane: Backplane
   node: string
   log: FastifyBaseLogger
-  /** What is answered here. */
+  /** The methods that have handlers. */
   methods: () => string[]
-  answer: (errand: WorkerRequest & { kind: 'answer' }, inbound: InboundCall) => unknown
+  answer: (request: WorkerRequest & { kind: 'answer' }, inbound: InboundCall) => unknown
 }
 
-/** Who was still for so long may have been taken for gone. */
+/** After such a silence the pools may have given this worker up. */
 const STALE_AFTER_MS = (MAX_MISSED_ANNOUNCEMENTS - 1) * WORKER_ANNOUNCE_INTERVAL_MS
-const LOOK_AGAIN = 10
+const DRAIN_POLL_MS = 10
 
-/** Where a worker is found on the backplane: it has a name there, tells what it answers, and answers. */
+/** A worker on the backplane: owns a name, announces its methods and answers requests. */
 export class WorkerEndpoint implements Owner {
-  readonly #parts: Parts
+  readonly #parts: EndpointParts
   readonly #since = Date.now()
-  /** What is being answered; each of them can be cut short. */
-  readonly #underway = new Set<() => void>()
+  /** Aborts of the requests that are being answered. */
+  readonly #running = new Set<() => void>()
   #name = ''
   #ownership: Ownership | undefined
-  #telling: NodeJS.Timeout | undefined
+  #announceTimer: NodeJS.Timeout | undefined
   #unwatch!: Unwatch
-  #toldAt = 0
-  #tellsSoon = false
-  #leaves = false
-  #left: Promise<void> | undefined
+  #announcedAt = 0
+  #isAnnouncementQueued = false
+  #isLeaving = false
+  #closed: Promise<void> | undefined
 
-  constructor (parts: Parts) {
+  constructor (parts: EndpointParts) {
     this.#parts = parts
   }
 
@@ -45,28 +45,28 @@ export class WorkerEndpoint implements Owner {
   }
 
   async open (): Promise<void> {
-    await this.#settle()
+    await this.#own()
     this.#unwatch = this.#parts.backplane.watch(WORKER_DISCOVERY_TOPIC, () => {
-      void this.#tell()
+      void this.#announce()
       return 0
     })
-    // what keeps the process alive is the connection of its backplane
-    this.#telling = setInterval(() => void this.#tellAgain(), WORKER_ANNOUNCE_INTERVAL_MS).unref()
+    // the connection of the backplane keeps the process alive
+    this.#announceTimer = setInterval(() => void this.#keepAnnouncing(), WORKER_ANNOUNCE_INTERVAL_MS).unref()
   }
 
-  /** What is answered here has changed. */
+  /** Announces the methods again, once for all changes of a turn. */
   changed (): void {
-    if (this.#tellsSoon) return
-    this.#tellsSoon = true
+    if (this.#isAnnouncementQueued) return
+    this.#isAnnouncementQueued = true
     queueMicrotask(() => {
-      this.#tellsSoon = false
-      void this.#tell()
+      this.#isAnnouncementQueued = false
+      void this.#announce()
     })
   }
 
   async answer (request: WorkerRequest, signal?: AbortSignal): Promise<Answer> {
     switch (request.kind) {
-      case 'answer': return await answerOf(() => this.#serve(request, signal))
+      case 'answer': return await answerOf(() => this.#handle(request, signal))
       case 'reached':
       case 'ring': return { ok: true, value: null }
     }
@@ -76,87 +76,87 @@ export class WorkerEndpoint implements Owner {
     return false
   }
 
-  /** Somebody else has the name. */
+  /** Another process owns the name. */
   yield (): void {
     void this.close(0)
   }
 
-  /** Says so first, finishes what is under way as long as there is time, then goes. */
-  close (patience: number): Promise<void> {
-    this.#left ??= this.#leave(patience)
-    return this.#left
+  /** Announces that it leaves, waits for running handlers until the timeout, then aborts the rest and releases its name. */
+  close (timeout: number): Promise<void> {
+    this.#closed ??= this.#drain(timeout)
+    return this.#closed
   }
 
-  async #leave (patience: number): Promise<void> {
-    const deadline = Date.now() + patience
-    this.#leaves = true
-    await this.#tell()
-    while (this.#underway.size > 0 && Date.now() < deadline) await sleep(LOOK_AGAIN)
-    clearInterval(this.#telling)
+  async #drain (timeout: number): Promise<void> {
+    const deadline = Date.now() + timeout
+    this.#isLeaving = true
+    await this.#announce()
+    while (this.#running.size > 0 && Date.now() < deadline) await sleep(DRAIN_POLL_MS)
+    clearInterval(this.#announceTimer)
     this.#unwatch()
-    await this.#quit()
+    await this.#release()
   }
 
-  /** Takes a name, one that nobody ever had. */
-  async #settle (): Promise<void> {
+  /** Takes a name that was never used before. */
+  async #own (): Promise<void> {
     const { backplane, node } = this.#parts
     this.#name = `$worker/${node}/${randomBytes(6).toString('base64url')}`
     this.#ownership = await backplane.own(this.#name, this)
-    this.#toldAt = performance.now()
+    this.#announcedAt = performance.now()
   }
 
-  async #quit (): Promise<void> {
-    for (const cut of this.#underway) cut()
+  async #release (): Promise<void> {
+    for (const abort of this.#running) abort()
     try {
       await this.#ownership!.release()
     } catch (error) {
-      this.#parts.log.warn({ err: error }, 'the name of this worker could not be released')
+      this.#parts.log.warn({ err: error }, 'worker name could not be released')
     }
   }
 
-  async #tellAgain (): Promise<void> {
+  async #keepAnnouncing (): Promise<void> {
     try {
-      if (this.#isStale) await this.#beginAnew()
-      await this.#tell()
+      if (this.#isStale) await this.#restart()
+      await this.#announce()
     } catch (error) {
-      this.#parts.log.warn({ err: error }, 'this worker cannot begin anew')
+      this.#parts.log.warn({ err: error }, 'worker restart failed')
     }
   }
 
-  /** What it had was given up while it stood still; what came in meanwhile as well, and may be done by others by now. */
-  async #beginAnew (): Promise<void> {
-    this.#parts.log.warn({ worker: this.#name }, 'this worker stood still, and begins anew')
-    await this.#quit()
-    await this.#settle()
+  /** The process was suspended too long: the pools have given its requests up, and others may answer them by now. Drops all and registers under a new name. */
+  async #restart (): Promise<void> {
+    this.#parts.log.warn({ worker: this.#name }, 'worker was suspended too long, registers again')
+    await this.#release()
+    await this.#own()
   }
 
   get #isStale (): boolean {
-    return performance.now() - this.#toldAt > STALE_AFTER_MS
+    return performance.now() - this.#announcedAt > STALE_AFTER_MS
   }
 
-  async #tell (): Promise<void> {
-    this.#toldAt = performance.now()
-    const data: WorkerAnnouncement = { name: this.#name, methods: this.#parts.methods(), leaving: this.#leaves }
+  async #announce (): Promise<void> {
+    this.#announcedAt = performance.now()
+    const data: WorkerAnnouncement = { name: this.#name, methods: this.#parts.methods(), leaving: this.#isLeaving }
     try {
       await this.#parts.backplane.publish({ id: 'worker', topic: WORKERS_TOPIC, data })
     } catch (error) {
-      this.#parts.log.warn({ err: error }, 'this worker cannot make itself heard')
+      this.#parts.log.warn({ err: error }, 'worker announcement failed')
     }
   }
 
-  #serve (errand: WorkerRequest & { kind: 'answer' }, signal?: AbortSignal): Promise<unknown> {
+  #handle (request: WorkerRequest & { kind: 'answer' }, signal?: AbortSignal): Promise<unknown> {
     if (this.#isStale) throw new Failure('dropped')
     return new Promise((resolve, reject) => {
       const inbound = new InboundCall()
-      const cut = () => {
-        this.#underway.delete(cut)
+      const abort = () => {
+        this.#running.delete(abort)
         inbound.abort()
         reject(new Failure('dropped'))
       }
-      this.#underway.add(cut)
-      signal?.addEventListener('abort', cut, { once: true })
-      const answering = (async () => await this.#parts.answer(errand, inbound))()
-      answering.then(resolve, reject).finally(() => this.#underway.delete(cut))
+      this.#running.add(abort)
+      signal?.addEventListener('abort', abort, { once: true })
+      const answer = (async () => await this.#parts.answer(request, inbound))()
+      answer.then(resolve, reject).finally(() => this.#running.delete(abort))
     })
   }
 }

@@ -5,15 +5,15 @@ import type { Devices } from '../gateway/devices.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 
-interface Parts {
+interface RemoteDeviceParts {
   devices: Devices
   dispatcher: Dispatcher
   log: FastifyBaseLogger
 }
 
 /**
- * A device that is connected to another node, as it was when it called. What is sent to it reaches the connection that it has by
- * then. That it has left, only the signal of the handler tells.
+ * A device that is connected to another node, as it was when it called. Messages to it go to its current connection. Only the signal of the
+ * handler tells that the device has left.
  */
 export class RemoteDevice implements Device {
   readonly id: string
@@ -26,9 +26,9 @@ export class RemoteDevice implements Device {
   readonly credentials: Credentials
   readonly topics: ReadonlySet<string>
   readonly left: undefined
-  readonly #parts: Parts
+  readonly #parts: RemoteDeviceParts
 
-  constructor ({ id, node, generation, since, address, localAddress, protocol, credentials, topics }: DeviceConnection, parts: Parts) {
+  constructor ({ id, node, generation, since, address, localAddress, protocol, credentials, topics }: DeviceConnection, parts: RemoteDeviceParts) {
     this.id = id
     this.node = node
     this.generation = generation
@@ -42,7 +42,7 @@ export class RemoteDevice implements Device {
   }
 
   send (data: unknown): void {
-    void this.#try(this.#parts.devices.send(this.id, data), 'a message did not reach its device')
+    void this.#try(this.#parts.devices.send(this.id, data), 'message to device failed')
   }
 
   /** An `id` has no effect: the node of the device chooses it. */
@@ -53,15 +53,15 @@ export class RemoteDevice implements Device {
   renew (expiresAt: number): void {
     assertTimestamp(expiresAt)
     const { id, generation } = this
-    void this.#try(this.#parts.dispatcher.reach(id, { kind: 'renew', generation, expiresAt }), 'credentials could not be renewed')
+    void this.#try(this.#parts.dispatcher.reach(id, { kind: 'renew', generation, expiresAt }), 'renewal of credentials failed')
   }
 
-  /** Nobody waits for it. */
-  async #try (work: Promise<unknown>, words: string): Promise<void> {
+  /** Logs a failure, because no caller waits for the outcome. */
+  async #try (work: Promise<unknown>, failure: string): Promise<void> {
     try {
       await work
     } catch (error) {
-      this.#parts.log.warn({ err: error, deviceId: this.id }, words)
+      this.#parts.log.warn({ err: error, deviceId: this.id }, failure)
     }
   }
 }

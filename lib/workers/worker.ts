@@ -3,7 +3,9 @@ import type { Backplane, ListPage, Presence, PublishResult } from '../cluster/ba
 import type { DeviceDetails } from '../gateway/devices.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { EventMap } from '../messaging/events.ts'
+import type { Mailbox } from '../storage/mailbox.ts'
 import { noMailbox } from '../storage/none.ts'
+import { checkOptionNames } from '../storage/option-names.ts'
 import type { Handler, MethodSchemas } from '../gateway/methods.ts'
 import { assemble, type NodeParts } from '../gateway/assembly.ts'
 import { settingsOf, type Options } from '../gateway/options.ts'
@@ -14,28 +16,98 @@ import { clusterLinkLogger, safeLog } from '../gateway/log.ts'
 import '../protocol/vocabulary.ts'
 import { WorkerEndpoint } from './endpoint.ts'
 
-/** Those of the plugin's that concern a worker. */
-type SharedOptions = 'node' | 'mailbox' | 'callTimeout' | 'maxTtl' | 'maxLetters' | 'maxLetterBytes' | 'maxBuffered' | 'maxKeys' | 'keyTtl' |
-  'maxTopicLength' | 'maxTopicLevels' | 'drainTimeout'
-
-export type WorkerOptions = Pick<Options, SharedOptions> & {
+export interface WorkerOptions {
+  /**
+   * Joins the worker to the gateways. It is closed with the worker.
+   * @default none: this option is required
+   */
   backplane: Backplane
-  /** Of the shape that Fastify's has; without one, a worker says nothing. */
+  /**
+   * The mailbox that the gateways share. Without it the worker sends no message with a `ttl`. It is closed with the worker.
+   * @default none
+   */
+  mailbox?: Mailbox | undefined
+  /**
+   * Name of this node.
+   * @default a random name
+   */
+  node?: string | undefined
+  /**
+   * A logger with the interface of Fastify's, for example `pino()`. Errors of handlers are reported nowhere else.
+   * @default nothing is logged
+   */
   log?: FastifyBaseLogger | undefined
+  /**
+   * Milliseconds that `close()` waits for running handlers.
+   * @default 8_000
+   */
+  drainTimeout?: Options['drainTimeout']
+  /**
+   * Milliseconds for a device to answer a call that names no timeout.
+   * @default 10_000
+   */
+  callTimeout?: Options['callTimeout']
+  /**
+   * Longest `ttl` of a message in milliseconds.
+   * @default 604_800_000
+   */
+  maxTtl?: Options['maxTtl']
+  /**
+   * Letters that may wait for one device.
+   * @default 1_000
+   */
+  maxLetters?: Options['maxLetters']
+  /**
+   * Bytes of all letters that may wait for one device.
+   * @default 1_048_576
+   */
+  maxLetterBytes?: Options['maxLetterBytes']
+  /**
+   * Bytes of output that may wait for one device.
+   * @default 1_048_576
+   */
+  maxBuffered?: Options['maxBuffered']
+  /**
+   * Idempotency keys that are remembered.
+   * @default 10_000
+   */
+  maxKeys?: Options['maxKeys']
+  /**
+   * Milliseconds for which an idempotency key is remembered.
+   * @default 86_400_000
+   */
+  keyTtl?: Options['keyTtl']
+  /**
+   * Characters of a topic.
+   * @default 255
+   */
+  maxTopicLength?: Options['maxTopicLength']
+  /**
+   * Levels of a topic.
+   * @default 16
+   */
+  maxTopicLevels?: Options['maxTopicLevels']
 }
 
-/** Messages of devices, and the endings of the letters that this worker replaced. */
+const OPTION_NAMES: Record<keyof WorkerOptions, true> = {
+  backplane: true, mailbox: true, node: true, log: true, drainTimeout: true, callTimeout: true, maxTtl: true, maxLetters: true, maxLetterBytes: true,
+  maxBuffered: true, maxKeys: true, keyTtl: true, maxTopicLength: true, maxTopicLevels: true
+}
+
+/** Messages of devices, and endings of letters that this worker replaced. */
 export type WorkerEvents = Omit<EventMap, 'connected' | 'disconnected'>
 
-interface Parts extends NodeParts {
-  workplace: WorkerEndpoint
-  /** Resolves once nothing is under way any more. */
+interface WorkerParts extends NodeParts {
+  endpoint: WorkerEndpoint
+  /** Resolves once no handler runs any more. */
   close: () => Promise<void>
 }
 
-/** Joins a backplane without doors of its own, and answers what devices call at the nodes that have some. */
-export async function createWorker ({ log: given = silent, ...options }: WorkerOptions): Promise<Worker> {
-  const log = safeLog(given)
+/** Joins a backplane without accepting devices, and answers what devices call at the gateways. */
+export async function createWorker (given: WorkerOptions): Promise<Worker> {
+  checkOptionNames('createWorker()', given, OPTION_NAMES)
+  const { log: logger = silent, ...options } = given
+  const log = safeLog(logger)
   const settings = settingsOf(options)
   const { backplane } = options
   const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log, sweeps: false })
@@ -45,8 +117,8 @@ export async function createWorker ({ log: given = silent, ...options }: WorkerO
     return {}
   })
   backplane.onLink?.(clusterLinkLogger(log, node))
-  backplane.onTrouble?.(error => log.error({ err: error }, 'the backplane is in trouble'))
-  const workplace = new WorkerEndpoint({
+  backplane.onTrouble?.(error => log.error({ err: error }, 'backplane error'))
+  const endpoint = new WorkerEndpoint({
     backplane,
     node,
     log,
@@ -55,7 +127,7 @@ export async function createWorker ({ log: given = silent, ...options }: WorkerO
       methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log }), inbound, turn)
   })
   const close = async () => {
-    await workplace.close(settings.drainTimeout)
+    await endpoint.close(settings.drainTimeout)
     dispatcher.close()
     try {
       await letters.close()
@@ -63,56 +135,56 @@ export async function createWorker ({ log: given = silent, ...options }: WorkerO
       await backplane.close?.()
     }
   }
-  await workplace.open()
-  return new Worker({ ...parts, workplace, close })
+  await endpoint.open()
+  return new Worker({ ...parts, endpoint, close })
 }
 
-/** Answers what devices call, wherever they are connected; sends, calls and broadcasts as `app.devices` does. */
+/** Answers calls of devices, wherever they are connected; sends, calls and broadcasts as `app.devices` does. */
 export class Worker {
-  readonly #parts: Parts
+  readonly #parts: WorkerParts
   #closed: Promise<void> | undefined
 
-  constructor (parts: Parts) {
+  constructor (parts: WorkerParts) {
     this.#parts = parts
   }
 
-  /** Answers a method that devices call. Several handlers of one method share the devices: each connection stays with one. */
+  /** Adds a handler for a method that devices call. Several handlers of one method share the connections; each connection stays with one handler. */
   handle<S extends MethodSchemas> (method: string, schemas: S, handler: Handler<S>): this
   handle (method: string, handler: Handler): this
   handle (method: string, ...rest: [Handler] | [MethodSchemas, Handler]): this {
     this.#parts.devices.handle(method, ...rest as [MethodSchemas, Handler])
-    this.#parts.workplace.changed()
+    this.#parts.endpoint.changed()
     return this
   }
 
   on<Name extends keyof WorkerEvents> (event: Name, listener: (...args: WorkerEvents[Name]) => void): this {
     this.#parts.devices.on(event, listener)
-    this.#parts.workplace.changed()
+    this.#parts.endpoint.changed()
     return this
   }
 
   off<Name extends keyof WorkerEvents> (event: Name, listener: (...args: WorkerEvents[Name]) => void): this {
     this.#parts.devices.off(event, listener)
-    this.#parts.workplace.changed()
+    this.#parts.endpoint.changed()
     return this
   }
 
-  /** Sends a message to a device, wherever it is. One that may wait needs the option `mailbox`. */
+  /** Sends a message to a device on any node. A message with a `ttl` needs the option `mailbox`. */
   async send (deviceId: string, data: unknown, options?: SendOptions): Promise<SendResult> {
     return await this.#parts.devices.send(deviceId, data, options)
   }
 
-  /** Calls a method of a device, wherever it is, and resolves with its result. */
+  /** Calls a method of a device on any node, and resolves with its result. */
   async call (deviceId: string, method: string, params?: unknown, options?: Omit<CallOptions, 'id'>): Promise<unknown> {
     return await this.#parts.devices.call(deviceId, method, params, options)
   }
 
-  /** Sends a message to all devices, or to those that listen to a topic. */
+  /** Sends a message to all devices, or to the subscribers of a topic. */
   async broadcast (data: unknown, options?: { topic?: string | undefined }): Promise<PublishResult & { id: string }> {
     return await this.#parts.devices.broadcast(data, options)
   }
 
-  /** Lets a device listen to a topic; resolves with all it listens to. */
+  /** Subscribes a device to a topic; resolves with all its topics. */
   async join (deviceId: string, topic: string): Promise<string[]> {
     return await this.#parts.devices.join(deviceId, topic)
   }
@@ -121,12 +193,12 @@ export class Worker {
     return await this.#parts.devices.leave(deviceId, topic)
   }
 
-  /** Ends the connection of a device; it is told not to come back by itself. */
+  /** Closes the connection of a device with a code that asks it not to reconnect. */
   async disconnect (deviceId: string): Promise<void> {
     await this.#parts.devices.disconnect(deviceId)
   }
 
-  /** What is known of a device; nothing, if it is away and nothing waits for it. */
+  /** Details of a device; undefined if it is not connected and no letter waits for it. */
   async get (deviceId: string): Promise<DeviceDetails | undefined> {
     try {
       return await this.#parts.devices.describe(deviceId)
@@ -136,12 +208,12 @@ export class Worker {
     }
   }
 
-  /** Who is connected, over all nodes, in the order of ids. */
+  /** The connected devices on all nodes, in the order of their ids. */
   async list (page?: Partial<ListPage>): Promise<Presence[]> {
     return await this.#parts.devices.list(page)
   }
 
-  /** Takes nothing new, finishes what it has within `drainTimeout`, and leaves; closes its backplane and its mailbox. */
+  /** Accepts no new requests, waits for running handlers up to `drainTimeout`, then closes its backplane and mailbox. */
   close (): Promise<void> {
     this.#closed ??= this.#parts.close()
     return this.#closed

@@ -78,7 +78,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       }
     })
 
-    t.test('of many who own a device at once each has a generation of its own, and the highest stays', async t => {
+    t.test('of concurrent owners of a device each has its own generation, and the highest stays', async t => {
       const { a, b } = await join(t)
       const owners = Array.from({ length: 10 }, (_, at) => new FakeOwner('d', `n${at}`))
       const ownerships = await Promise.all(owners.map((owner, at) => (at % 2 === 0 ? a : b).own('d', owner)))
@@ -91,7 +91,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.strictSame(await b.ask('d', ring), { ok: true, value: `n${newest}` })
     })
 
-    t.test('an older owner is told to let go, on its own node and on the other', async t => {
+    t.test('an older owner yields, on its own node and on the other', async t => {
       const { a, b } = await join(t)
       const [first, second, third] = ['1', '2', '3'].map(node => new FakeOwner('d', node)) as [FakeOwner, FakeOwner, FakeOwner]
       const neighbour = new FakeOwner('e', '1')
@@ -106,7 +106,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.equal(neighbour.yielded, 0)
     })
 
-    t.test('a newcomer owns nothing before it has shown that its device is there, and nothing at all if it is not', async t => {
+    t.test('a new connection owns nothing before its device has confirmed that it is alive, and nothing at all if it has not', async t => {
       const { a, b } = await join(t)
       const older = new FakeOwner('d', 'older')
       const { generation } = await a.own('d', older)
@@ -156,7 +156,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.equal(owner.asked.length, 12)
     })
 
-    t.test('what one node asks of an owner reaches it in the order asked', async t => {
+    t.test('requests of one node reach an owner in order', async t => {
       const { a, b } = await join(t)
       const owner = new FakeOwner('d', 'here')
       await a.own('d', owner)
@@ -191,7 +191,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       for (const node of [a, b]) t.equal(await node.ask(name, errand), undefined)
     })
 
-    t.test('why there is no answer is told with what the device said', async t => {
+    t.test('a failure carries its reason and the error of the device', async t => {
       const { a, b } = await join(t)
       const owner = new FakeOwner('d', 'here')
       owner.reply = () => ({ ok: false, reason: 'refused', detail: { code: 7, message: 'No', data: [1] } })
@@ -218,7 +218,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       }
     })
 
-    t.test('who asks and gives up is told to the owner', async t => {
+    t.test('the owner is notified when a caller gives up', async t => {
       const { a, b } = await join(t)
       const owner = new FakeOwner('d', 'here')
       await a.own('d', owner)
@@ -250,7 +250,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.equal(owner.yielded, 0)
     })
 
-    t.test('what an older owner releases late is still owned by the newer', async t => {
+    t.test('a late release by an older owner changes nothing for the newer one', async t => {
       const { a, b } = await join(t)
       const older = await a.own('d', new FakeOwner('d', 'older'))
       const newer = await b.own('d', new FakeOwner('d', 'newer'))
@@ -263,7 +263,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.ok(back.generation > newer.generation)
     })
 
-    t.test('a publication is heard on every node that watches, and counted', async t => {
+    t.test('a publication reaches every node that watches, and is counted', async t => {
       const { a, b } = await join(t)
       const [here, there, elsewhere] = [listener(3), listener(4), listener(100)]
       a.watch('news/+', here.listen)
@@ -283,7 +283,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.strictSame([...there.heard, ...elsewhere.heard], [])
     })
 
-    t.test('a listener hears a publication once, however many of its filters match', async t => {
+    t.test('a listener gets a publication once, however many of its filters match', async t => {
       const { a, b } = await join(t)
       const { heard, listen } = listener(1)
       for (const filter of ['a/b', 'a/+', '+/b', 'a/#', '#']) a.watch(filter, listen)
@@ -293,7 +293,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.equal(heard.length, 1)
     })
 
-    t.test('a listener that has nobody for a topic does not count', async t => {
+    t.test('a listener without devices for a topic does not count', async t => {
       const { a, b } = await join(t)
       const heard: Publication[] = []
       a.watch('#', publication => {
@@ -325,7 +325,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       }
     })
 
-    t.test('what nodes tell each other is not heard by those who watch everything', async t => {
+    t.test('publications between nodes do not reach the filter `#`', async t => {
       const { a, b } = await join(t)
       const [everything, own] = [listener(1), listener(1)]
       for (const filter of ['#', '+/+']) a.watch(filter, everything.listen)
@@ -337,7 +337,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.strictSame(own.heard, [{ id: 'm1', topic: '$letters/n1', data: 1 }])
     })
 
-    t.test('who no longer watches a filter hears nothing of it, and all of the others', async t => {
+    t.test('a listener that no longer watches a filter gets only what its other filters match', async t => {
       const { a, b } = await join(t)
       const { heard, listen } = listener(1)
       const unwatch = a.watch('a', listen)
@@ -352,7 +352,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       t.strictSame(heard, [{ id: 'm2', topic: 'b', data: 2 }])
     })
 
-    t.test('who is connected is told in the order of ids, in pages, from all nodes', async t => {
+    t.test('connected devices are listed in the order of ids, in pages, from all nodes', async t => {
       const { a, b } = await join(t)
       t.strictSame(await a.list({ limit: 10 }), [])
       const generations = new Map<string, number>()
@@ -378,7 +378,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       }
     })
 
-    t.test('who is connected may be asked by topic', async t => {
+    t.test('connected devices can be listed by topic', async t => {
       const { a, b } = await join(t)
       await a.own('d1', new FakeOwner('d1', 'a', ['news']))
       await b.own('d2', new FakeOwner('d2', 'b', ['weather']))
@@ -393,7 +393,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       }
     })
 
-    t.test('who has left is no longer told as connected, and who came again is told once', async t => {
+    t.test('a device that left is not listed, and one that reconnected is listed once', async t => {
       const { a, b } = await join(t)
       const first = await a.own('d', new FakeOwner('d', 'a'))
       const second = await b.own('d', new FakeOwner('d', 'b'))

@@ -10,7 +10,7 @@ export function letter (id: string, members: Partial<Letter> = {}): Letter {
   return { id, body: `"${id}"`, expiresAt: Date.now() + HOUR, ...members }
 }
 
-/** What every mailbox must hold. */
+/** The contract that every mailbox keeps. */
 export function mailboxContract (t: Test, name: string, make: () => Promise<Mailbox> | Mailbox): void {
   void t.test(`${name} keeps the contract of a mailbox`, async t => {
     const fresh = async (t: Pick<Test, 'teardown'>) => {
@@ -36,11 +36,11 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       const names = Array.from({ length: 30 }, (_, at) => `l${(at * 7) % 30}`)
       await put(mailbox, 'd', ...names)
       t.strictSame(await ids(mailbox, 'd'), names)
-      t.strictSame(await ids(mailbox, 'd'), names, 'to look takes nothing out')
+      t.strictSame(await ids(mailbox, 'd'), names, 'reading removes nothing')
       t.equal(await mailbox.waiting('d'), 30)
     })
 
-    t.test('positions grow and never come again, and one reads on from behind any of them', async t => {
+    t.test('positions grow and are never reused, and reading continues behind any of them', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b', 'c')
       const kept = await all(mailbox.letters('d'))
@@ -77,7 +77,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       }
     })
 
-    t.test('devices do not disturb each other', async t => {
+    t.test('letters of one device do not affect those of another', async t => {
       const mailbox = await fresh(t)
       const neighbours = ['d', 'd1', 'D', 'd.1', 'd~', 'd:1', 'd+', 'x'.repeat(128)]
       for (const deviceId of neighbours) {
@@ -100,56 +100,56 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.equal(await mailbox.addAttempt('nobody', 'l'), 0)
     })
 
-    t.test('a box holds so many letters and no more', async t => {
+    t.test('a device has no more letters than its limit', async t => {
       const mailbox = await fresh(t)
-      const caps = { letters: 2, bytes: 1_000 }
-      for (const id of ['a', 'b']) await mailbox.put('d', letter(id), caps)
-      t.equal(await reasonOf(mailbox.put('d', letter('c'), caps)), 'mailbox-full')
+      const limits = { letters: 2, bytes: 1_000 }
+      for (const id of ['a', 'b']) await mailbox.put('d', letter(id), limits)
+      t.equal(await reasonOf(mailbox.put('d', letter('c'), limits)), 'mailbox-full')
       t.strictSame(await ids(mailbox, 'd'), ['a', 'b'])
-      t.equal(await mailbox.receipt('d', 'c'), undefined, 'what was refused leaves no trace')
+      t.equal(await mailbox.receipt('d', 'c'), undefined, 'a refused letter leaves no trace')
       await mailbox.settle('d', 'a', 'delivered')
-      t.equal((await mailbox.put('d', letter('c'), caps)).fresh, true)
+      t.equal((await mailbox.put('d', letter('c'), limits)).fresh, true)
       t.strictSame(await ids(mailbox, 'd'), ['b', 'c'])
     })
 
-    t.test('a box holds so many bytes and no more', async t => {
+    t.test('a device has no more bytes than its limit', async t => {
       const mailbox = await fresh(t)
-      const caps = { letters: 100, bytes: 10 }
-      await mailbox.put('d', letter('euros', { body: '"€€"' }), caps)
-      t.equal(await reasonOf(mailbox.put('d', letter('bytes', { body: new Uint8Array(3) }), caps)), 'mailbox-full')
-      t.equal((await mailbox.put('d', letter('fits', { body: new Uint8Array(2) }), caps)).fresh, true)
-      t.equal(await reasonOf(mailbox.put('d', letter('one more', { body: '1' }), caps)), 'mailbox-full')
+      const limits = { letters: 100, bytes: 10 }
+      await mailbox.put('d', letter('euros', { body: '"€€"' }), limits)
+      t.equal(await reasonOf(mailbox.put('d', letter('bytes', { body: new Uint8Array(3) }), limits)), 'mailbox-full')
+      t.equal((await mailbox.put('d', letter('fits', { body: new Uint8Array(2) }), limits)).fresh, true)
+      t.equal(await reasonOf(mailbox.put('d', letter('one more', { body: '1' }), limits)), 'mailbox-full')
       await mailbox.settle('d', 'euros', 'expired')
-      t.equal((await mailbox.put('d', letter('now', { body: new Uint8Array(8) }), caps)).fresh, true)
+      t.equal((await mailbox.put('d', letter('now', { body: new Uint8Array(8) }), limits)).fresh, true)
       t.strictSame(await ids(mailbox, 'd'), ['fits', 'now'])
     })
 
-    t.test('of many letters at once no more get in than there is room for', async t => {
+    t.test('of many letters at once no more are taken than the limit allows', async t => {
       const mailbox = await fresh(t)
-      const caps = { letters: 5, bytes: 1_000 }
-      const outcomes = await Promise.all(Array.from({ length: 12 }, (_, at) => reasonOf(mailbox.put('d', letter(`l${at}`), caps))))
+      const limits = { letters: 5, bytes: 1_000 }
+      const outcomes = await Promise.all(Array.from({ length: 12 }, (_, at) => reasonOf(mailbox.put('d', letter(`l${at}`), limits))))
       t.equal(outcomes.filter(outcome => outcome === 'mailbox-full').length, 7)
       t.equal(outcomes.filter(outcome => outcome === 'it did not fail').length, 5)
       t.equal(await mailbox.waiting('d'), 5)
       t.equal((await ids(mailbox, 'd')).length, 5)
     })
 
-    t.test('a letter that is known is not kept again, and its first receipt stands', async t => {
+    t.test('a letter with a known id is not kept again, and its first receipt stays', async t => {
       const mailbox = await fresh(t)
-      const caps = { letters: 1, bytes: 100 }
-      const first = await mailbox.put('d', letter('a', { digest: 'first' }), caps)
+      const limits = { letters: 1, bytes: 100 }
+      const first = await mailbox.put('d', letter('a', { digest: 'first' }), limits)
       t.match(first, { fresh: true, receipt: { id: 'a', status: 'queued', digest: 'first' } })
-      const again = await mailbox.put('d', letter('a', { body: '"other"', digest: 'second', collapse: 'k' }), caps)
+      const again = await mailbox.put('d', letter('a', { body: '"other"', digest: 'second', collapse: 'k' }), limits)
       t.strictSame(again, { receipt: first.receipt, fresh: false })
       t.strictSame((await all(mailbox.letters('d'))).map(({ body }) => body), ['"a"'])
 
       await mailbox.settle('d', 'a', 'delivered')
-      const late = await mailbox.put('d', letter('a', { digest: 'first' }), caps)
+      const late = await mailbox.put('d', letter('a', { digest: 'first' }), limits)
       t.match(late, { fresh: false, receipt: { id: 'a', status: 'delivered', digest: 'first' } })
       t.equal(await mailbox.waiting('d'), 0)
     })
 
-    t.test('of many who put the same letter at once, one has put it', async t => {
+    t.test('of concurrent puts of the same letter, one is fresh', async t => {
       const mailbox = await fresh(t)
       const puts = await Promise.all(Array.from({ length: 8 }, () => mailbox.put('d', letter('a', { digest: 'same' }), plenty)))
       t.equal(puts.filter(({ fresh }) => fresh).length, 1)
@@ -157,7 +157,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.strictSame(await ids(mailbox, 'd'), ['a'])
     })
 
-    t.test('a letter takes the place of the one with the same key, and stands at the end', async t => {
+    t.test('a letter replaces the one with the same collapse key, and is the last', async t => {
       const mailbox = await fresh(t)
       await mailbox.put('d', letter('a', { collapse: 'k' }), plenty)
       await mailbox.put('d', letter('b', { collapse: 'other' }), plenty)
@@ -170,15 +170,15 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.equal(await mailbox.settle('d', 'a', 'delivered'), false)
       t.equal((await mailbox.put('d', letter('f'), plenty)).replaced, undefined)
       await mailbox.settle('d', 'e', 'delivered')
-      t.equal((await mailbox.put('d', letter('g', { collapse: 'k' }), plenty)).replaced, undefined, 'what is done with is not replaced')
+      t.equal((await mailbox.put('d', letter('g', { collapse: 'k' }), plenty)).replaced, undefined, 'an ended letter is not replaced')
     })
 
-    t.test('the letter that is replaced frees its room', async t => {
+    t.test('a replaced letter no longer counts towards the limits', async t => {
       const mailbox = await fresh(t)
-      const caps = { letters: 1, bytes: 10 }
-      await mailbox.put('d', letter('a', { body: new Uint8Array(10), collapse: 'k' }), caps)
-      t.equal((await mailbox.put('d', letter('b', { body: new Uint8Array(10), collapse: 'k' }), caps)).fresh, true)
-      t.equal(await reasonOf(mailbox.put('d', letter('c', { body: new Uint8Array(11), collapse: 'k' }), caps)), 'mailbox-full')
+      const limits = { letters: 1, bytes: 10 }
+      await mailbox.put('d', letter('a', { body: new Uint8Array(10), collapse: 'k' }), limits)
+      t.equal((await mailbox.put('d', letter('b', { body: new Uint8Array(10), collapse: 'k' }), limits)).fresh, true)
+      t.equal(await reasonOf(mailbox.put('d', letter('c', { body: new Uint8Array(11), collapse: 'k' }), limits)), 'mailbox-full')
       t.strictSame(await ids(mailbox, 'd'), ['b'], 'a letter that does not fit replaces none')
       t.equal((await mailbox.receipt('d', 'b'))!.status, 'queued')
       t.equal(await mailbox.receipt('d', 'c'), undefined)
@@ -198,7 +198,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.equal(await mailbox.waiting('d'), 1)
     })
 
-    t.test('a receipt tells what a letter is, and what became of it', async t => {
+    t.test('a receipt describes a letter and how it ended', async t => {
       const mailbox = await fresh(t)
       const expiresAt = Date.now() + HOUR
       const endings: Ending[] = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered']
@@ -233,7 +233,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.equal(await mailbox.addAttempt('d', 'unknown'), 0)
     })
 
-    t.test('what has expired is swept out and told once', async t => {
+    t.test('expired letters are swept and returned once', async t => {
       const mailbox = await fresh(t)
       const now = Date.now() + HOUR
       t.strictSame(await sweep(mailbox, now), [])
@@ -255,7 +255,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.strictSame(await sweep(mailbox, now + 1), ['d later'])
     })
 
-    t.test('many that expire at once are all swept out', async t => {
+    t.test('many letters that expire at once are all swept', async t => {
       const mailbox = await fresh(t)
       const now = Date.now() + HOUR
       const expected: string[] = []
@@ -267,16 +267,16 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       for (let device = 0; device < 7; device++) t.equal(await mailbox.waiting(`d${device}`), 0)
     })
 
-    t.test('what has expired frees its room', async t => {
+    t.test('an expired letter no longer counts towards the limits', async t => {
       const mailbox = await fresh(t)
       const now = Date.now() + HOUR
-      const caps = { letters: 1, bytes: 5 }
-      await mailbox.put('d', letter('a', { body: '12345', expiresAt: now }), caps)
+      const limits = { letters: 1, bytes: 5 }
+      await mailbox.put('d', letter('a', { body: '12345', expiresAt: now }), limits)
       await sweep(mailbox, now)
-      t.equal((await mailbox.put('d', letter('b', { body: '12345' }), caps)).fresh, true)
+      t.equal((await mailbox.put('d', letter('b', { body: '12345' }), limits)).fresh, true)
     })
 
-    t.test('letters that are put while one reads come then or next, each once', async t => {
+    t.test('letters that are put during a read are in this read or the next, each once', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b')
       const seen: StoredLetter[] = []
@@ -289,7 +289,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.strictSame(seen.map(({ id }) => id), ['a', 'b', 'c', 'e'])
     })
 
-    t.test('letters may be settled while one reads, even the last of them', async t => {
+    t.test('letters may be settled during a read, even the last of them', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b', 'c')
       const seen: StoredLetter[] = []
@@ -303,7 +303,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.equal(seen.length, 4)
     })
 
-    t.test('one may stop reading in the middle', async t => {
+    t.test('a read may stop early', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b', 'c')
       for await (const { id } of mailbox.letters('d')) if (id === 'b') break

@@ -1,16 +1,16 @@
 import { closeSync, constants, fstatSync, openSync, readSync, statSync, writeSync, type Stats } from 'node:fs'
 import { crc32 } from 'node:zlib'
 
-const DIGITS = 16
+const COUNT_DIGITS = 16
 const CHECKSUM_DIGITS = 10
-const LENGTH = 64
+const MAX_FILE_BYTES = 64
 
 /**
- * How many batches are on the disk, in a file beside the database: from itself the database cannot tell that its newest writes are gone.
- * The file is written after each batch and not synced: it may lag behind the batches, and is never ahead of them.
+ * Counts the batches on disk in a file beside the database, because the database cannot notice that its newest writes are missing.
+ * The file is written after each batch and not synced: it may lag behind the batches, but is never ahead of them.
  */
 export class BatchCounter {
-  /** As it was found; undefined where the file cannot be believed. */
+  /** The count at opening; undefined if the file is damaged. */
   readonly count: number | undefined
   readonly #path: string
   readonly #file: number
@@ -19,12 +19,12 @@ export class BatchCounter {
   constructor (path: string) {
     this.#path = path
     this.#file = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600)
-    const bytes = Buffer.alloc(LENGTH)
-    this.count = countOf(bytes.toString('latin1', 0, readSync(this.#file, bytes, 0, LENGTH, 0)))
+    const bytes = Buffer.alloc(MAX_FILE_BYTES)
+    this.count = countOf(bytes.toString('latin1', 0, readSync(this.#file, bytes, 0, MAX_FILE_BYTES, 0)))
     this.#stats = fstatSync(this.#file)
   }
 
-  /** False: the file that was opened is not the one under its path any more; its folder was removed or replaced. */
+  /** False: another file, or none, is under its path; its folder was removed or replaced. */
   get isInPlace (): boolean {
     try {
       const { dev, ino } = statSync(this.#path)
@@ -46,12 +46,12 @@ export class BatchCounter {
 }
 
 function lineOf (count: number): string {
-  const digits = String(count).padStart(DIGITS, '0')
-  return `${digits} ${String(crc32(digits)).padStart(CHECKSUM_DIGITS, '0')}\n` // always as long, so that it replaces what was there
+  const digits = String(count).padStart(COUNT_DIGITS, '0')
+  return `${digits} ${String(crc32(digits)).padStart(CHECKSUM_DIGITS, '0')}\n` // fixed length, so that it overwrites the previous line
 }
 
 function countOf (line: string): number | undefined {
   if (line === '') return 0
-  const count = Number(line.slice(0, DIGITS))
+  const count = Number(line.slice(0, COUNT_DIGITS))
   return line === lineOf(count) ? count : undefined
 }

@@ -1,12 +1,12 @@
 import { withChecksum } from './checksum.ts'
 import type { Database } from './database.ts'
 
-/** The record that tells which batch was the last. */
-export const BATCH = 'batch'
+/** The record with the number of the newest batch. */
+export const BATCH_KEY = 'batch'
 
-/** Changes that are written and synced together. They are filled in one by one: as one list they cost more than twice as much. */
+/** Changes that are written and synced together. They are added one by one: passing an array to LevelDB costs more than twice as much. */
 export class Batch {
-  /** Records that were removed. */
+  /** Number of deletions. */
   removed = 0
   readonly #batch: ReturnType<Database['batch']>
   readonly #number: number
@@ -27,13 +27,13 @@ export class Batch {
     this.removed++
   }
 
-  /** All that one batch has for a list becomes one record, its items a line each. */
+  /** The items of one batch for a list become one record, an item a line. */
   list (list: string, item: string): void {
     const items = this.#lists.get(list)
     this.#lists.set(list, items === undefined ? item : `${items}\n${item}`)
   }
 
-  /** Of all that one batch has for a mark the last becomes its record. */
+  /** A number of which only the last value in the batch is written. */
   mark (key: string, value: number): void {
     this.#marks.set(key, value)
   }
@@ -41,7 +41,7 @@ export class Batch {
   async write (): Promise<void> {
     for (const [key, value] of this.#marks) this.put(key, String(value))
     for (const [list, items] of this.#lists) this.put(`${list}!${this.#number}`, items)
-    this.put(BATCH, String(this.#number))
+    this.put(BATCH_KEY, String(this.#number))
     await this.#batch.write({ sync: true })
   }
 }

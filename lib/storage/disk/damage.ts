@@ -1,4 +1,4 @@
-/** What is not as it was written: a record by its key, or a file by its name. */
+/** A damaged record, by its key, or file, by its name. */
 export interface Damage {
   key: string
   reason: string

@@ -1,27 +1,27 @@
 import type { Batch } from './batch.ts'
-import { nothing, type Journal } from './journal.ts'
+import { noChange, type Journal } from './journal.ts'
 import { decodeEntry, entryKey, fillIn, placeKey, positionKey, type Entry } from './schema.ts'
 
-/** An entry that is to be written, and the one that it takes the place of. */
+/** An entry to be written, and the one that it replaces. */
 export interface Change {
   readonly deviceId: string
   readonly entry: Entry
   readonly before?: Entry | undefined
 }
 
-/** With the key of its entry. */
+/** A change with the key of its entry. */
 type KeyedEntry = Change & { readonly key: string }
 
-/** The entries, as they are now or are about to be: a change counts as soon as it is asked for, and is promised once it is on disk. */
+/** The entries with pending changes applied: a change is visible at once, and acknowledged once it is on disk. */
 export class Entries {
-  /** The highest position given so far. */
+  /** The highest position so far. */
   position = 0
   readonly #journal: Journal
   readonly #keepReceipts: number
-  /** Entries on their way to the disk, and when they are there. */
-  readonly #underway = new Map<string, { entry: Entry, written: Promise<void> }>()
-  /** Of letters that could not be kept. */
-  readonly #unkept = new WeakSet<Entry>()
+  /** Entries that are being written. */
+  readonly #pending = new Map<string, { entry: Entry, written: Promise<void> }>()
+  /** Entries of letters whose first write failed. */
+  readonly #failed = new WeakSet<Entry>()
 
   constructor (journal: Journal, keepReceipts: number) {
     this.#journal = journal
@@ -30,55 +30,55 @@ export class Entries {
 
   read (deviceId: string, letterId: string): Entry | undefined {
     const key = entryKey(deviceId, letterId)
-    const newest = this.#underway.get(key)?.entry
+    const newest = this.#pending.get(key)?.entry
     if (newest) return newest
     const value = this.#journal.read(key)
     return value && decodeEntry(key, value).entry
   }
 
-  /** Resolves once the newest change of an entry is on disk; nothing, if it is. */
+  /** Resolves once the newest change of an entry is on disk; undefined if none is pending. */
   written (deviceId: string, letterId: string): Promise<void> | undefined {
-    return this.#underway.get(entryKey(deviceId, letterId))?.written
+    return this.#pending.get(entryKey(deviceId, letterId))?.written
   }
 
-  /** False: the letter is not there, because its first write failed. */
+  /** False: the letter does not exist, because its first write failed. */
   isKept (entry: Entry): boolean {
-    return !this.#unkept.has(entry)
+    return !this.#failed.has(entry)
   }
 
-  /** When a letter expires, or its receipt is forgotten. */
+  /** When the letter expires, or its receipt is deleted. */
   dueAt ({ status, expiresAt, at }: Entry): number {
     return status === 'queued' ? expiresAt : at + this.#keepReceipts
   }
 
-  /** Writes changes together, with whatever `more` adds. Where that fails, what was there before is written again. */
-  write (changes: Change[], more: (batch: Batch) => void = nothing, records = changes.length): Promise<void> {
+  /** Writes changes and what `addMore` adds in one batch. If that fails, the previous entries are restored. */
+  write (changes: Change[], addMore: (batch: Batch) => void = noChange, records = changes.length): Promise<void> {
     const keyed = changes.map(({ deviceId, entry, before }): KeyedEntry => ({ key: entryKey(deviceId, entry.id), deviceId, entry, before }))
     const written = this.#journal.write(batch => {
-      for (const { key, deviceId, entry } of keyed) this.#fillIn(batch, key, deviceId, entry)
-      more(batch)
+      for (const { key, deviceId, entry } of keyed) this.#add(batch, key, deviceId, entry)
+      addMore(batch)
     }, batch => {
-      for (const change of keyed) this.#takeBack(batch, change)
+      for (const change of keyed) this.#undo(batch, change)
     }, records)
-    for (const { key, entry } of keyed) this.#underway.set(key, { entry, written })
-    written.then(() => this.#arrived(keyed), () => {
-      for (const { entry, before } of keyed) if (!before) this.#unkept.add(entry)
-      this.#arrived(keyed)
+    for (const { key, entry } of keyed) this.#pending.set(key, { entry, written })
+    written.then(() => this.#settled(keyed), () => {
+      for (const { entry, before } of keyed) if (!before) this.#failed.add(entry)
+      this.#settled(keyed)
     })
     return written
   }
 
-  #arrived (changes: KeyedEntry[]): void {
-    for (const { key, entry } of changes) if (this.#underway.get(key)?.entry === entry) this.#underway.delete(key)
+  #settled (changes: KeyedEntry[]): void {
+    for (const { key, entry } of changes) if (this.#pending.get(key)?.entry === entry) this.#pending.delete(key)
   }
 
-  #takeBack (batch: Batch, { key, deviceId, entry, before }: KeyedEntry): void {
+  #undo (batch: Batch, { key, deviceId, entry, before }: KeyedEntry): void {
     batch.del(key)
     batch.del(placeKey(deviceId, entry.position))
-    if (before && this.isKept(before)) this.#fillIn(batch, key, deviceId, before)
+    if (before && this.isKept(before)) this.#add(batch, key, deviceId, before)
   }
 
-  #fillIn (batch: Batch, key: string, deviceId: string, entry: Entry): void {
+  #add (batch: Batch, key: string, deviceId: string, entry: Entry): void {
     fillIn(batch, key, deviceId, entry, this.dueAt(entry))
     if (entry.status === 'queued') batch.mark(positionKey, this.position)
   }

@@ -1,11 +1,12 @@
 import type { Detail } from '../../protocol/errors.ts'
+import { checkOptionNames } from '../option-names.ts'
 import type { MailboxLimits, Ending, ExpiredLetter, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../mailbox.ts'
-import { DeviceCounts } from './boxes.ts'
-import { checkEntries, listAgain } from './check.ts'
+import { DeviceCounts } from './device-counts.ts'
+import { checkEntries, relist } from './consistency-check.ts'
 import type { Damage } from './damage.ts'
-import { dueLists, isListedElsewhere, type DueLists } from './due.ts'
+import { dueLists, isListedElsewhere, type DueLists } from './due-lists.ts'
 import { Entries, type Change } from './entries.ts'
-import { Journal, nothing } from './journal.ts'
+import { Journal, noChange } from './journal.ts'
 import { LetterCache } from './letter-cache.ts'
 import {
   decodePlace, dueItem, dueList, endedOf, entryKey, entryOf, formatKey, lostOf, placesBehind,
@@ -13,22 +14,29 @@ import {
 } from './schema.ts'
 
 export interface DiskMailboxOptions {
-  /** The folder; made if it is not there. One process at a time. */
+  /**
+   * The folder that holds the letters; created if it does not exist. One process at a time may open it.
+   * @default none: this option is required
+   */
   path: string
-  /** Milliseconds for which the receipt of a letter that is done with is kept. */
+  /**
+   * Milliseconds for which the receipt of a letter is kept after the letter has ended.
+   * @default 86_400_000
+   */
   keepReceipts?: number
 }
 
 const FORMAT = 'fastify-devices letters 2'
-const DAY = 86_400_000
-const TIDY_EVERY = 60_000
-const MENDS = 2
-/** Letters of one device that are worth to be at hand. */
-const FEW = 64
-const AT_HAND = { letters: 1_000, bytes: 4_194_304 }
+const DAY_MS = 86_400_000
+const TIDY_INTERVAL_MS = 60_000
+/** A device with more waiting letters is away or slow, so its letters are not cached. */
+const MAX_CACHED_PER_DEVICE = 64
+const CACHE_LIMITS = { letters: 1_000, bytes: 4_194_304 }
 
-/** Keeps letters in a folder: what is promised is on disk, and survives a kill at any moment. Needs `classic-level`. */
-export async function diskMailbox ({ path, keepReceipts = DAY }: DiskMailboxOptions): Promise<Mailbox> {
+/** Keeps letters in a folder: an acknowledged letter is on disk and survives a kill at any moment. Needs `classic-level`. */
+export async function diskMailbox (options: DiskMailboxOptions): Promise<Mailbox> {
+  checkOptionNames('diskMailbox()', options, { path: true, keepReceipts: true })
+  const { path, keepReceipts = DAY_MS } = options
   if (typeof path !== 'string') throw new TypeError('diskMailbox() needs the option "path", a folder')
   const mailbox = new DiskMailbox()
   await mailbox.open(path, keepReceipts)
@@ -37,29 +45,28 @@ export async function diskMailbox ({ path, keepReceipts = DAY }: DiskMailboxOpti
 
 class DiskMailbox implements Mailbox {
   readonly shared = false
-  readonly #boxes = new DeviceCounts()
-  readonly #recent = new LetterCache(AT_HAND)
-  /** Of letters that are on their way to the disk, and were not taken out meanwhile. */
-  readonly #putting = new Set<Entry>()
-  /** What nobody was there to hear of yet, by its key. */
-  readonly #damages = new Map<string, Damage>()
-  /** Places that had no letter. */
-  readonly #mended = new Set<string>()
-  #report = (damage: Damage): void => { this.#damages.set(damage.key, damage) }
-  #tell: (error: unknown) => void = nothing
+  readonly #counts = new DeviceCounts()
+  readonly #cache = new LetterCache(CACHE_LIMITS)
+  /** Letters that are being written and have not ended meanwhile. */
+  readonly #uncommitted = new Set<Entry>()
+  /** Damage found before `onDamage` had a listener, by key. */
+  readonly #unreportedDamages = new Map<string, Damage>()
+  /** Keys of places whose letter was missing. */
+  readonly #mendedPlaces = new Set<string>()
+  #report = (damage: Damage): void => { this.#unreportedDamages.set(damage.key, damage) }
+  #reportTrouble: (error: unknown) => void = noChange
   #journal!: Journal
   #entries!: Entries
   #isOpen = false
-  /** A list was lost, so it is not known when something is due. */
+  /** A damaged list of due letters: all entries must be listed again. */
   #isListLost = false
   #tidiedAt = 0
 
   async open (path: string, keepReceipts: number): Promise<void> {
-    this.#journal = await Journal.open(path, { damaged: damage => this.#found(damage), troubled: error => this.#tell(error) })
+    this.#journal = await Journal.open(path, { damaged: damage => this.#noteDamage(damage), troubled: error => this.#reportTrouble(error) })
     this.#entries = new Entries(this.#journal, keepReceipts)
     try {
-      await this.#checkFormat(path)
-      await this.#load()
+      await this.#journal.mending(() => this.#load(path))
       await this.#journal.seal()
       this.#isOpen = true
     } catch (error) {
@@ -70,53 +77,53 @@ class DiskMailbox implements Mailbox {
 
   onDamage (listener: (damage: Damage) => void): void {
     this.#report = listener
-    for (const damage of this.#damages.values()) listener(damage)
-    this.#damages.clear()
+    for (const damage of this.#unreportedDamages.values()) listener(damage)
+    this.#unreportedDamages.clear()
   }
 
   onTrouble (listener: (error: unknown) => void): void {
-    this.#tell = listener
+    this.#reportTrouble = listener
   }
 
-  async put (deviceId: string, letter: Letter, caps: MailboxLimits): Promise<PutResult> {
+  async put (deviceId: string, letter: Letter, limits: MailboxLimits): Promise<PutResult> {
     const first = letter.digest === undefined ? undefined : this.#entry(deviceId, letter.id)
-    if (first) return await this.#again(deviceId, first)
+    if (first) return await this.#knownLetter(deviceId, first)
     const replaced = this.#collapsible(deviceId, letter)
     const entry = entryOf(letter, ++this.#entries.position)
-    this.#boxes.check(deviceId, entry.size, caps, replaced)
+    this.#counts.check(deviceId, entry.size, limits, replaced)
     if (replaced) this.#remove(deviceId, replaced)
-    this.#boxes.add(deviceId, entry)
-    this.#putting.add(entry)
+    this.#counts.add(deviceId, entry)
+    this.#uncommitted.add(entry)
     try {
       await this.#entries.write(replaced ? [{ deviceId, entry }, { deviceId, entry: endedOf(replaced, 'replaced'), before: replaced }] : [{ deviceId, entry }])
     } catch (error) {
-      if (this.#putting.has(entry)) this.#remove(deviceId, entry)
-      if (replaced) this.#putBack(deviceId, replaced)
+      if (this.#uncommitted.has(entry)) this.#remove(deviceId, entry)
+      if (replaced) this.#restore(deviceId, replaced)
       throw error
     }
-    if (this.#putting.delete(entry)) this.#remember(deviceId, entry)
+    if (this.#uncommitted.delete(entry)) this.#cacheLetter(deviceId, entry)
     const put = { receipt: receiptOf(entry), fresh: true }
     return replaced ? { ...put, replaced: receiptOf(replaced) } : put
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<StoredLetter> {
-    if (!this.#boxes.has(deviceId)) return // most devices that come have none
-    const atHand = this.#recent.behind(deviceId, after)
-    for (const { id } of atHand ?? []) {
+    if (!this.#counts.has(deviceId)) return // most devices have none
+    const cached = this.#cache.behind(deviceId, after)
+    for (const { id } of cached ?? []) {
       const letter = this.#waiting(deviceId, id)
       if (letter) yield letter
     }
-    if (atHand) return
+    if (cached) return
     for await (const [key, value] of this.#journal.range(...placesBehind(deviceId, after))) {
       const place = decodePlace(key, value)
       const letter = this.#waiting(deviceId, place.id)
       if (letter?.position === place.position) yield letter
-      else await this.#mend(key, place)
+      else await this.#mendPlace(key, place)
     }
   }
 
   async waiting (deviceId: string): Promise<number> {
-    return this.#boxes.waiting(deviceId)
+    return this.#counts.waiting(deviceId)
   }
 
   async settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
@@ -126,7 +133,7 @@ class DiskMailbox implements Mailbox {
     try {
       await this.#entries.write([{ deviceId, entry: endedOf(entry, ending, device), before: entry }])
     } catch (error) {
-      this.#putBack(deviceId, entry)
+      this.#restore(deviceId, entry)
       throw error
     }
     return true
@@ -141,22 +148,22 @@ class DiskMailbox implements Mailbox {
     await this.#entries.written(deviceId, letterId)
     const entry = this.#waiting(deviceId, letterId)
     if (!entry) return 0
-    this.#recent.forget(deviceId) // what is at hand would not hear of it
-    const struck = { ...entry, strikes: entry.strikes + 1 }
-    await this.#entries.write([{ deviceId, entry: struck, before: entry }])
-    return struck.strikes
+    this.#cache.forget(deviceId) // a cached letter would not be updated
+    const attempted = { ...entry, strikes: entry.strikes + 1 }
+    await this.#entries.write([{ deviceId, entry: attempted, before: entry }])
+    return attempted.strikes
   }
 
-  /** Looks only at what is due: a letter that waits costs nothing. */
+  /** Reads only the lists that are due: a letter that waits costs nothing. */
   async sweep (now: number): Promise<ExpiredLetter[]> {
-    if (this.#isListLost) await this.#listAgain()
+    if (this.#isListLost) await this.#relist()
     let isIdle = true
     for await (const lists of dueLists(this.#journal, now)) {
       isIdle = false
       const expired = await this.#endAll(lists, now)
       if (expired.length > 0) return expired
     }
-    const isTime = now - this.#tidiedAt > TIDY_EVERY
+    const isTime = now - this.#tidiedAt > TIDY_INTERVAL_MS
     if (isIdle || isTime) this.#journal.shrink()
     if (isTime) {
       this.#tidiedAt = now
@@ -173,27 +180,27 @@ class DiskMailbox implements Mailbox {
     const ended = await Promise.allSettled(lists.map(group => this.#end(group, now)))
     const expired = ended.flatMap(group => group.status === 'fulfilled' ? group.value : [])
     const failed = ended.find(group => group.status === 'rejected')
-    if (failed && expired.length === 0) throw failed.reason // else the next sweep meets it again, and these would not be told of
+    if (failed && expired.length === 0) throw failed.reason // with some expired, return them: the next sweep meets the error again
     return expired
   }
 
-  /** Ends what is due of that which the lists name; they go in the same batch. */
+  /** Ends what is due among the listed items, and deletes their lists in the same batch. */
   async #end ({ keys, items }: DueLists, now: number): Promise<ExpiredLetter[]> {
     await this.#journal.warm(items.map(({ deviceId, letterId }) => entryKey(deviceId, letterId)))
     const ends = new Map<string, Change & { before: Entry }>()
     const forgotten: string[] = []
-    const later: Array<[list: string, item: string]> = []
+    const relisted: Array<[list: string, item: string]> = []
     for (const { list, deviceId, letterId } of items) {
       const key = entryKey(deviceId, letterId)
       const entry = this.#entry(deviceId, letterId)
       if (!entry) continue
       const at = this.#entries.dueAt(entry)
       if (at > now) {
-        if (!isListedElsewhere(entry, list, at)) later.push([dueList(at), dueItem(deviceId, letterId)])
+        if (!isListedElsewhere(entry, list, at)) relisted.push([dueList(at), dueItem(deviceId, letterId)])
       } else if (entry.status !== 'queued') {
         forgotten.push(key)
       } else {
-        ends.set(key, { deviceId, entry: endedOf(entry, 'expired'), before: entry }) // a letter may be listed twice
+        ends.set(key, { deviceId, entry: endedOf(entry, 'expired'), before: entry }) // keyed: a letter may be listed twice
       }
     }
     const changes = [...ends.values()]
@@ -201,60 +208,59 @@ class DiskMailbox implements Mailbox {
     try {
       await this.#entries.write(changes, batch => {
         for (const key of [...forgotten, ...keys]) batch.del(key)
-        for (const [list, item] of later) batch.list(list, item)
+        for (const [list, item] of relisted) batch.list(list, item)
       }, items.length)
     } catch (error) {
-      for (const { deviceId, before } of changes) this.#putBack(deviceId, before)
+      for (const { deviceId, before } of changes) this.#restore(deviceId, before)
       throw error
     }
     return changes.map(({ deviceId, entry }) => ({ deviceId, receipt: receiptOf(entry) }))
   }
 
-  async #listAgain (): Promise<void> {
-    await listAgain({ journal: this.#journal, dueAt: entry => this.#entries.dueAt(entry) })
+  async #relist (): Promise<void> {
+    await relist({ journal: this.#journal, dueAt: entry => this.#entries.dueAt(entry) })
     this.#isListLost = false
   }
 
-  /** As it is now, or is about to be, if it waits. */
+  /** The entry with pending changes applied, if the letter waits. */
   #waiting (deviceId: string, letterId: string): Waiting | undefined {
     const entry = this.#entry(deviceId, letterId)
     return entry?.status === 'queued' ? entry as Waiting : undefined
   }
 
-  /** As it is now, or is about to be. */
+  /** The entry with pending changes applied. */
   #entry (deviceId: string, letterId: string): Entry | undefined {
-    return this.#recent.get(deviceId, letterId) ?? this.#entries.read(deviceId, letterId)
+    return this.#cache.get(deviceId, letterId) ?? this.#entries.read(deviceId, letterId)
   }
 
-  /** A second try is promised nothing before the first is on disk. */
-  async #again (deviceId: string, first: Entry): Promise<PutResult> {
+  /** A repeated `put` is acknowledged only after the first is on disk. */
+  async #knownLetter (deviceId: string, first: Entry): Promise<PutResult> {
     await this.#entries.written(deviceId, first.id)
     return { receipt: receiptOf(first), fresh: false }
   }
 
   #collapsible (deviceId: string, { collapse }: Letter): Waiting | undefined {
-    const id = collapse === undefined ? undefined : this.#boxes.collapsible(deviceId, collapse)
+    const id = collapse === undefined ? undefined : this.#counts.collapsible(deviceId, collapse)
     return id === undefined ? undefined : this.#waiting(deviceId, id)
   }
 
-  /** A device that lets many wait is away, or slow: it can do with the disk. */
-  #remember (deviceId: string, letter: Waiting): void {
-    const letters = this.#boxes.waiting(deviceId)
-    if (letters > FEW) this.#recent.forget(deviceId)
-    else this.#recent.add(deviceId, letter, letters === 1)
+  #cacheLetter (deviceId: string, letter: Waiting): void {
+    const letters = this.#counts.waiting(deviceId)
+    if (letters > MAX_CACHED_PER_DEVICE) this.#cache.forget(deviceId)
+    else this.#cache.add(deviceId, letter, letters === 1)
   }
 
-  /** It could not be settled, and waits on, if it is there at all. */
-  #putBack (deviceId: string, entry: Entry): void {
+  /** The write that was to end it failed: it waits again, unless its own write failed as well. */
+  #restore (deviceId: string, entry: Entry): void {
     if (!this.#entries.isKept(entry)) return
-    this.#boxes.add(deviceId, entry)
-    this.#recent.forget(deviceId)
+    this.#counts.add(deviceId, entry)
+    this.#cache.forget(deviceId)
   }
 
   #remove (deviceId: string, entry: Entry): void {
-    this.#putting.delete(entry)
-    this.#recent.remove(deviceId, entry.id)
-    this.#boxes.remove(deviceId, entry)
+    this.#uncommitted.delete(entry)
+    this.#cache.remove(deviceId, entry.id)
+    this.#counts.remove(deviceId, entry)
   }
 
   async #checkFormat (path: string): Promise<void> {
@@ -263,24 +269,15 @@ class DiskMailbox implements Mailbox {
     if (Buffer.from(found).toString() !== FORMAT) throw new Error(`The letters in "${path}" are of another format; this version reads "${FORMAT}"`)
   }
 
-  /** What the database finds damaged while it is read is mended by the next write; then it is read again. */
-  async #load (mends = MENDS): Promise<void> {
-    try {
-      await this.#loadOnce()
-    } catch (error) {
-      if (mends === 0) throw error
-      await this.#journal.write(nothing)
-      await this.#load(mends - 1)
-    }
-  }
-
-  /** Counts what waits by its places alone. Where something was found damaged, every entry is looked at first. */
-  async #loadOnce (): Promise<void> {
+  /** Counts waiting letters by their places alone. After damage, every entry is compared with its place first. */
+  async #load (path: string): Promise<void> {
+    this.#journal.checkBatches()
+    await this.#checkFormat(path)
     await this.#count()
-    if (this.#damages.size === 0 && !this.#journal.read(suspectKey)) return
-    const parts = { journal: this.#journal, dueAt: (entry: Entry) => this.#entries.dueAt(entry), damaged: this.#report }
-    const position = await checkEntries(parts)
-    await this.#listAgain()
+    if (this.#unreportedDamages.size === 0 && !this.#journal.read(suspectKey)) return
+    const options = { journal: this.#journal, dueAt: (entry: Entry) => this.#entries.dueAt(entry), damaged: this.#report }
+    const position = await checkEntries(options)
+    await this.#relist()
     await this.#count()
     this.#entries.position = Math.max(this.#entries.position, position)
     await this.#journal.write(batch => {
@@ -290,34 +287,38 @@ class DiskMailbox implements Mailbox {
   }
 
   async #count (): Promise<void> {
-    this.#boxes.clear()
+    this.#counts.clear()
     const found = this.#journal.read(positionKey)
     let position = found ? Number(Buffer.from(found).toString()) : 0
+    let last: string | undefined
     for await (const page of this.#journal.pages('l!', 'l"')) {
       for (const [key, value] of page) {
         const place = decodePlace(key, value)
         position = Math.max(position, place.position)
-        this.#boxes.add(place.deviceId, place)
+        this.#counts.add(place.deviceId, place)
+        last = key
       }
     }
+    // LevelDB stops at a damaged key that sorts behind all places
+    if (this.#unreportedDamages.size === 0 && last !== await this.#journal.lastKey('l!', 'l"')) this.#report({ key: 'l!', reason: 'the records are not in order' })
     this.#entries.position = position
   }
 
-  /** Of a place that has no letter: it went since the places were read, or damage has torn the two apart. */
-  async #mend (key: string, place: Place): Promise<void> {
+  /** Mends a place without a letter, unless the letter has ended since the place was read. */
+  async #mendPlace (key: string, place: Place): Promise<void> {
     const { deviceId, id, position } = place
-    if (this.#mended.has(key) || this.#entries.written(deviceId, id) || !this.#journal.read(key)) return
-    this.#mended.add(key)
-    this.#found({ key, reason: 'the letter of this place is missing' })
-    this.#boxes.remove(deviceId, place)
+    if (this.#mendedPlaces.has(key) || this.#entries.written(deviceId, id) || !this.#journal.read(key)) return
+    this.#mendedPlaces.add(key)
+    this.#noteDamage({ key, reason: 'the letter of this place is missing' })
+    this.#counts.remove(deviceId, place)
     if (this.#entry(deviceId, id)) await this.#journal.write(batch => batch.del(key))
     else await this.#entries.write([{ deviceId, entry: lostOf(id, position) }])
   }
 
-  /** What was found damaged while it is open is mended when it is opened the next time. */
-  #found (damage: Damage): void {
+  /** Marks the database, so that the next start compares all entries with their places. */
+  #noteDamage (damage: Damage): void {
     this.#report(damage)
     if (damage.key.startsWith('d!')) this.#isListLost = true
-    if (this.#isOpen) this.#journal.write(batch => batch.put(suspectKey, '')).catch(nothing)
+    if (this.#isOpen) this.#journal.write(batch => batch.put(suspectKey, '')).catch(noChange)
   }
 }

@@ -1,17 +1,15 @@
-import { chmod, mkdir, readdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { Failure } from '../../protocol/errors.ts'
-import { Batch, BATCH } from './batch.ts'
+import { Batch, BATCH_KEY } from './batch.ts'
 import { withoutChecksum } from './checksum.ts'
 import type { Damage } from './damage.ts'
-import { BEGIN, CORRUPT, END, openDatabase, type Database } from './database.ts'
-import { lockFolder } from './lock.ts'
-import { BatchCounter } from './batch-counter.ts'
+import { BEGIN, END, isDamage, type Database } from './database.ts'
+import { BATCHES_FILE, Folder } from './folder.ts'
+import { openDatabase } from './open-database.ts'
 
 type Fill = (batch: Batch) => void
 
-interface Waiting {
+interface PendingWrite {
   fill: Fill
   undo: Fill
   records: number
@@ -19,105 +17,112 @@ interface Waiting {
   reject: (error: unknown) => void
 }
 
-/** What a journal tells of. */
 export interface JournalListeners {
   damaged (damage: Damage): void
-  /** What went wrong where nobody waits. */
+  /** An error that no caller waits for. */
   troubled (error: Error): void
 }
 
-interface Parts {
-  path: string
-  db: Database
-  tally: BatchCounter
-  listeners: JournalListeners
-  release: () => Promise<void>
-}
-
-const REOPEN_AFTER = 250
-/** A batch takes no more writes once it has so many records: a larger one would hold up the event loop. */
-const TOGETHER = 500
-/** So many records are removed before it is worth to write the files anew, and so large is one of them, about. */
-const LEAST_REMOVED = 10_000
+const MAX_MENDS = 3
+/** If LevelDB meets damage so soon after a repair, the repair has not found it. */
+const REPAIR_PROBATION_MS = 60_000
+const REOPEN_DELAY_MS = 250
+/** A batch takes no further write once it has so many records: a larger one would block the event loop. */
+const MAX_BATCH_RECORDS = 500
+/** The files are compacted only after so many deletions. */
+const MIN_REMOVED_RECORDS = 10_000
+/** Typical size of a record. */
 const RECORD_BYTES = 256
-const PAGE = 1_000
+const PAGE_RECORDS = 1_000
 const PAGE_BYTES = 1_048_576
-const TALLY = 'batches'
 
 /**
- * Records in a folder, many writes to one synced batch. Each record has a checksum of its own: the database below does not
- * tell of every bit that has flipped. The batches are counted, so that none is lost without a word.
+ * Checksummed records in a folder; concurrent writes share one synced batch. LevelDB cannot be asked to verify its own checksums, so each record has one. Batches are
+ * counted, so that missing ones are noticed.
  */
 export class Journal {
-  readonly #path: string
+  readonly #folder: Folder
   readonly #listeners: JournalListeners
-  readonly #tally: BatchCounter
-  readonly #release: () => Promise<void>
   #db: Database
-  #batch = 0
-  readonly #waiting: Waiting[] = []
+  #batch: number
+  readonly #pending: PendingWrite[] = []
   #writing: Promise<void> | undefined
   #compacting: Promise<void> | undefined
-  /** Records that were removed since the files were written anew. */
+  /** Deletions since the last compaction. */
   #removed = 0
-  /** On the clock that does not jump. */
-  #brokenUntil = 0
-  /** What takes back a batch that failed, and may be on the disk all the same. */
+  /** When a failed write may be followed by another, on the monotonic clock. */
+  #retryAt = 0
+  /** Reverts the batch that failed: it may be on disk nevertheless. */
   #undo: Fill[] = []
-  /** What failed may be read as if it had not, until it is taken back. */
-  #isHaunted = false
-  #corrupt = false
+  /** A failed batch may be visible to reads until it is reverted. */
+  #isUndoPending = false
+  #isCorrupt = false
+  #repairedAt = -Infinity
   /** The folder was removed or replaced. */
-  #isAway = false
-  #closed = false
-  /** Damaged records stay where they are, and are told of once. */
-  readonly #quarantined = new Set<string>()
+  #isGone = false
+  #isClosed = false
+  /** Damaged records stay in the database; each is reported once. */
+  readonly #reportedKeys = new Set<string>()
 
-  private constructor ({ path, db, tally, listeners, release }: Parts) {
-    this.#path = path
+  private constructor (folder: Folder, db: Database, listeners: JournalListeners) {
+    this.#folder = folder
     this.#db = db
-    this.#tally = tally
+    this.#batch = folder.batches.count ?? 0
     this.#listeners = listeners
-    this.#release = release
-    this.#count()
   }
 
-  /** Mends what a crash left behind; rejects where another process has the folder. */
+  /** Mends what a crash has left; rejects if another process has the folder. */
   static async open (path: string, listeners: JournalListeners): Promise<Journal> {
-    await mkdir(path, { recursive: true, mode: 0o700 })
-    await chmod(path, 0o700)
-    const lock = await lockFolder(path)
-    const tally = new BatchCounter(join(path, TALLY))
-    const release = async () => {
-      tally.close()
-      await lock.release()
-    }
+    const folder = await Folder.open(path)
+    const { batches, starts } = folder
     try {
-      const db = await openDatabase(path, { isNew: tally.count === 0, damaged: listeners.damaged })
-      return new Journal({ path, db, tally, listeners, release })
+      const db = await openDatabase(path, { isNew: batches.count === 0, isCheckDue: starts.isCheckDue, damaged: listeners.damaged })
+      return new Journal(folder, db, listeners)
     } catch (error) {
-      await release()
+      await folder.close()
       throw error
     }
   }
 
-  /** The value of a record; undefined where there is none, or none that can be believed. */
+  /** Repeats work that has met damage: the next write mends it. */
+  async mending (work: () => Promise<void>, attempts = MAX_MENDS): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      if (attempts === 0 || !(error instanceof Failure)) throw error
+      await this.write(noChange)
+      await this.mending(work, attempts - 1)
+    }
+  }
+
+  /** Reports batches that were acknowledged and are missing. */
+  checkBatches (): void {
+    const found = this.read(BATCH_KEY)
+    this.#batch = found ? Number(Buffer.from(found).toString()) : 0
+    const { count } = this.#folder.batches
+    // the counter may not have been written after the very first batch
+    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: BATCHES_FILE, reason: 'the counter is damaged: the newest writes may be missing' })
+    else if (count > this.#batch) this.#listeners.damaged({ key: BATCHES_FILE, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
+    this.#batch = Math.max(this.#batch, count ?? 0)
+  }
+
+  /** The value of a record; undefined if it does not exist or is damaged. */
   read (key: string): Uint8Array | undefined {
-    this.#checkHaunted()
+    this.#checkReadable()
     try {
       const record = this.#db.getSync(key)
-      return record && this.#believe(key, record)
+      return record && this.#verify(key, record)
     } catch (error) {
       throw this.#unreadable(key, error)
     }
   }
 
-  /** The records of keys from `gte` up to `lt`, in their order; what cannot be believed is reported and left out. */
+  /** The records with keys from `gte` up to `lt`, in order. Damaged ones are reported and left out. */
   async * range (gte: string, lt: string): AsyncGenerator<[key: string, value: Uint8Array]> {
-    this.#checkHaunted()
+    this.#checkReadable()
     try {
       for await (const [key, record] of this.#db.iterator({ gte, lt })) {
-        const value = this.#believe(key, record)
+        const value = this.#verify(key, record)
         if (value) yield [key, value]
       }
     } catch (error) {
@@ -125,13 +130,13 @@ export class Journal {
     }
   }
 
-  /** The same, many at a time: it costs half as much to read them all, and holds more in memory. */
+  /** The same in pages: half the CPU time, more memory. */
   async * pages (gte: string, lt: string): AsyncGenerator<Array<[key: string, value: Uint8Array]>> {
-    this.#checkHaunted()
+    this.#checkReadable()
     try {
       const iterator = this.#db.iterator({ gte, lt, highWaterMarkBytes: PAGE_BYTES })
       try {
-        for (let page = await iterator.nextv(PAGE); page.length > 0; page = await iterator.nextv(PAGE)) yield this.#believed(page)
+        for (let page = await iterator.nextv(PAGE_RECORDS); page.length > 0; page = await iterator.nextv(PAGE_RECORDS)) yield this.#verifyAll(page)
       } finally {
         await iterator.close()
       }
@@ -140,14 +145,20 @@ export class Journal {
     }
   }
 
-  /** The keys from `gte` up to `lt`, those of damaged records too. */
+  /** The keys from `gte` up to `lt`, including those of damaged records. */
   async keys (gte: string, lt: string): Promise<string[]> {
     return await this.#db.keys({ gte, lt }).all()
   }
 
-  /** Reads records into the caches, on a thread of its own: to read them one by one after that does not wait for the disk. */
+  /** The last key before `lt`, found by a search from the end. */
+  async lastKey (gte: string, lt: string): Promise<string | undefined> {
+    const [key] = await this.#db.keys({ gte, lt, reverse: true, limit: 1 }).all()
+    return key
+  }
+
+  /** Reads records into the caches on another thread, so that `read` of each does not block on the disk. */
   async warm (keys: string[]): Promise<void> {
-    this.#checkHaunted()
+    this.#checkReadable()
     try {
       await this.#db.hasMany(keys)
     } catch (error) {
@@ -156,85 +167,70 @@ export class Journal {
   }
 
   /**
-   * Resolves once what was filled in is on disk, all of it or, after a crash, nothing. Where it rejects, `undo` is written before anything else
-   * is: a write that failed may have come to the disk.
+   * Resolves once all that `fill` adds is on disk; after a crash all or none of it is there. If it rejects, `undo` is written before any other
+   * write: a failed write may have reached the disk.
    */
-  write (fill: Fill, undo: Fill = nothing, records = 1): Promise<void> {
+  write (fill: Fill, undo: Fill = noChange, records = 1): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ fill, undo, records, resolve, reject })
+      this.#pending.push({ fill, undo, records, resolve, reject })
       this.#writing ??= this.#writeAll()
     })
   }
 
-  /** LevelDB makes its files readable by all; the folder is not, and neither are they after this. */
   async seal (): Promise<void> {
-    if (!this.#tally.isInPlace) return
-    for (const entry of await readdir(this.#path, { withFileTypes: true })) {
-      await chmod(join(this.#path, entry.name), entry.isDirectory() ? 0o700 : 0o600).catch(() => {})
-    }
+    await this.#folder.seal()
   }
 
-  /** Begins to write the files anew where much of them has been removed: LevelDB does so only as long as there is more to write. */
+  /** Starts to compact files with many deletions: LevelDB by itself compacts only while there are writes. */
   shrink (): void {
-    this.#compacting ??= this.#compact().catch(nothing).finally(() => { this.#compacting = undefined }) // whoever writes next hears of it
+    this.#compacting ??= this.#compact().catch(noChange).finally(() => { this.#compacting = undefined }) // the next write meets the same error
   }
 
   async close (): Promise<void> {
     await this.#writing
-    this.#closed = true
+    this.#isClosed = true
     await this.#compacting
     await this.#db.close()
-    await this.#release()
-  }
-
-  /** Compares the newest batch with what was promised. */
-  #count (): void {
-    const found = this.read(BATCH)
-    this.#batch = found ? Number(Buffer.from(found).toString()) : 0
-    const { count } = this.#tally
-    // after the very first batch the tally may not have been written yet
-    if (count === undefined || (count === 0 && this.#batch > 1)) this.#listeners.damaged({ key: TALLY, reason: 'it cannot be told whether the newest writes are here' })
-    else if (count > this.#batch) this.#listeners.damaged({ key: TALLY, reason: `the newest ${count - this.#batch} of ${count} batches are missing` })
-    this.#batch = Math.max(this.#batch, count ?? 0)
+    await this.#folder.close()
   }
 
   async #writeAll (): Promise<void> {
-    while (this.#waiting.length > 0) {
-      await turn() // all that is asked for in this turn goes together
-      const together = this.#waiting.splice(0, this.#together())
+    while (this.#pending.length > 0) {
+      await turn() // writes of the same turn share a batch
+      const writes = this.#pending.splice(0, this.#nextBatchLength())
       try {
-        await this.#write(together)
-        for (const { resolve } of together) resolve()
+        await this.#write(writes)
+        for (const { resolve } of writes) resolve()
       } catch {
-        // with what was asked for meanwhile, which may build on it
-        for (const { reject } of [...together, ...this.#waiting.splice(0)]) reject(new Failure('store-full', { message: 'Letters cannot be written' }))
+        // pending writes may build on the failed ones, so they fail too
+        for (const { reject } of [...writes, ...this.#pending.splice(0)]) reject(new Failure('store-full', { message: 'Letters cannot be written' }))
       }
     }
     this.#writing = undefined
   }
 
-  /** How many of the writes that wait go into the next batch. */
-  #together (): number {
+  /** How many of the pending writes go into the next batch. */
+  #nextBatchLength (): number {
     let records = 0
-    const end = this.#waiting.findIndex(waiting => (records += waiting.records) >= TOGETHER)
-    return end === -1 ? this.#waiting.length : end + 1
+    const end = this.#pending.findIndex(write => (records += write.records) >= MAX_BATCH_RECORDS)
+    return end === -1 ? this.#pending.length : end + 1
   }
 
-  /** After a write that failed, LevelDB refuses all others until it is opened anew; that is tried now and then. */
-  async #write (together: Waiting[]): Promise<void> {
-    if (this.#closed || performance.now() < this.#brokenUntil) throw new Failure('store-full')
+  /** After a failed write LevelDB refuses all others until it is reopened, which is tried at intervals. */
+  async #write (writes: PendingWrite[]): Promise<void> {
+    if (this.#isClosed || performance.now() < this.#retryAt) throw new Failure('store-full')
     try {
-      this.#checkPlace()
-      if (this.#brokenUntil > 0 || this.#corrupt) await this.#reopen()
+      this.#checkFolder()
+      if (this.#retryAt > 0 || this.#isCorrupt) await this.#reopen()
       if (this.#undo.length > 0) await this.#writeBatch(this.#undo)
-      this.#isHaunted = false
-      this.#undo = together.map(({ undo }) => undo).toReversed()
-      await this.#writeBatch(together.map(({ fill }) => fill))
+      this.#isUndoPending = false
+      this.#undo = writes.map(({ undo }) => undo).toReversed()
+      await this.#writeBatch(writes.map(({ fill }) => fill))
       this.#undo = []
-      this.#brokenUntil = 0
+      this.#retryAt = 0
     } catch (error) {
-      this.#corrupt ||= (error as { code?: string }).code === CORRUPT
-      this.#brokenUntil = performance.now() + REOPEN_AFTER
+      this.#noteCorruption(this.#folder.path, error)
+      this.#retryAt = performance.now() + REOPEN_DELAY_MS
       throw error
     }
   }
@@ -244,28 +240,28 @@ export class Journal {
     for (const fill of fills) fill(batch)
     await batch.write()
     this.#removed += batch.removed
-    this.#tally.record(this.#batch)
-    this.#checkPlace()
+    this.#folder.batches.record(this.#batch)
+    this.#checkFolder()
   }
 
-  /** The files of a folder that is gone can be written, and nobody will ever read them. */
-  #checkPlace (): void {
-    const isAway = !this.#tally.isInPlace
-    const wasAway = this.#isAway
-    this.#isAway = isAway
-    if (!isAway) return
-    const error = new Error(`The folder "${this.#path}" was removed or replaced: letters are refused until it is back`)
-    if (!wasAway) this.#listeners.troubled(error)
+  /** Files of a removed folder can still be written, but never read again. */
+  #checkFolder (): void {
+    const isGone = !this.#folder.isInPlace
+    const wasGone = this.#isGone
+    this.#isGone = isGone
+    if (!isGone) return
+    const error = new Error(`The folder "${this.#folder.path}" was removed or replaced: letters are refused until it is back`)
+    if (!wasGone) this.#listeners.troubled(error)
     throw error
   }
 
   async #compact (): Promise<void> {
-    if (this.#removed < LEAST_REMOVED || !this.#tally.isInPlace) return
+    if (this.#removed < MIN_REMOVED_RECORDS || !this.#folder.isInPlace) return
     const size = await this.#db.approximateSize(BEGIN, END)
     if (this.#removed * RECORD_BYTES < size / 2) return
     this.#removed = 0
-    await this.#db.compactRange(END, END) // what is in memory becomes a table
-    // tables are merged only with those that they overlap, and these two overlap all
+    await this.#db.compactRange(END, END) // writes the memtable to a table
+    // LevelDB merges only tables with overlapping ranges, and these two keys span all of them
     await this.write(batch => {
       batch.del(BEGIN)
       batch.del(END)
@@ -274,40 +270,44 @@ export class Journal {
   }
 
   async #reopen (): Promise<void> {
-    this.#isHaunted = this.#undo.length > 0
+    this.#isUndoPending = this.#undo.length > 0
     await this.#db.close()
-    this.#db = await openDatabase(this.#path, { isCorrupt: this.#corrupt, damaged: this.#listeners.damaged })
-    this.#corrupt = false
+    const isRepaired = this.#isCorrupt && performance.now() - this.#repairedAt < REPAIR_PROBATION_MS
+    this.#db = await openDatabase(this.#folder.path, { isCorrupt: this.#isCorrupt, isRepaired, damaged: this.#listeners.damaged })
+    if (this.#isCorrupt) this.#repairedAt = performance.now()
+    this.#isCorrupt = false
   }
 
-  #checkHaunted (): void {
-    if (this.#isHaunted) throw unreadable()
+  #checkReadable (): void {
+    if (this.#isUndoPending) throw unreadable()
   }
 
-  /** The next write mends what is damaged, and opens what is not open; until then, whoever reads must come again. */
+  /** The next write mends damage and reopens the database. Until then reads fail, and callers retry. */
   #unreadable (key: string, error: unknown): Failure {
-    const { code, message } = error as Error & { code?: string }
-    if (code === CORRUPT) {
-      this.#listeners.damaged({ key, reason: message })
-      this.#corrupt = true
-    }
-    this.write(nothing).catch(() => {})
+    this.#noteCorruption(key, error)
+    this.write(noChange).catch(() => {})
     return unreadable()
   }
 
-  #believed (page: Array<[key: string, record: Uint8Array]>): Array<[key: string, value: Uint8Array]> {
-    const believed: Array<[key: string, value: Uint8Array]> = []
-    for (const [key, record] of page) {
-      const value = this.#believe(key, record)
-      if (value) believed.push([key, value])
-    }
-    return believed
+  #noteCorruption (key: string, error: unknown): void {
+    if (!isDamage(error)) return
+    this.#listeners.damaged({ key, reason: (error as Error).message })
+    this.#isCorrupt = true
   }
 
-  #believe (key: string, record: Uint8Array): Uint8Array | undefined {
+  #verifyAll (page: Array<[key: string, record: Uint8Array]>): Array<[key: string, value: Uint8Array]> {
+    const verified: Array<[key: string, value: Uint8Array]> = []
+    for (const [key, record] of page) {
+      const value = this.#verify(key, record)
+      if (value) verified.push([key, value])
+    }
+    return verified
+  }
+
+  #verify (key: string, record: Uint8Array): Uint8Array | undefined {
     const value = withoutChecksum(key, record)
-    if (!value && !this.#quarantined.has(key)) {
-      this.#quarantined.add(key)
+    if (!value && !this.#reportedKeys.has(key)) {
+      this.#reportedKeys.add(key)
       this.#listeners.damaged({ key, reason: 'the checksum does not fit' })
     }
     return value
@@ -318,5 +318,5 @@ function unreadable (): Failure {
   return new Failure('store-full', { message: 'Letters cannot be read' })
 }
 
-/** For a write that only mends. */
-export function nothing (): void {}
+/** For a write that only reopens or mends the database. */
+export function noChange (): void {}

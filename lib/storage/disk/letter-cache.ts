@@ -1,7 +1,7 @@
 import type { Waiting } from './schema.ts'
 
 interface DeviceLetters {
-  /** All that waits for the device from this position on is here. */
+  /** All waiting letters from this position on are cached. */
   from: number
   /** By id, in order. */
   readonly letters: Map<string, Waiting>
@@ -12,11 +12,11 @@ export interface LetterCacheLimits {
   bytes: number
 }
 
-/** The newest letters at hand: a device that is here gets them without a look at the disk. */
+/** Caches the newest letters, so that a connected device gets them without a disk read. */
 export class LetterCache {
   readonly #limits: LetterCacheLimits
-  readonly #shelves = new Map<string, DeviceLetters>()
-  /** The device of each, oldest first. */
+  readonly #byDevice = new Map<string, DeviceLetters>()
+  /** The device of each letter, oldest letter first. */
   readonly #devices = new Map<Waiting, string>()
   #bytes = 0
 
@@ -24,45 +24,45 @@ export class LetterCache {
     this.#limits = limits
   }
 
-  /** `isOnly`: nothing else waits for the device. */
+  /** `isOnly`: no other letter waits for the device. */
   add (deviceId: string, letter: Waiting, isOnly: boolean): void {
-    let shelf = this.#shelves.get(deviceId)
-    if (!shelf) this.#shelves.set(deviceId, shelf = { from: isOnly ? 0 : letter.position, letters: new Map() })
-    shelf.letters.set(letter.id, letter)
+    let cached = this.#byDevice.get(deviceId)
+    if (!cached) this.#byDevice.set(deviceId, cached = { from: isOnly ? 0 : letter.position, letters: new Map() })
+    cached.letters.set(letter.id, letter)
     this.#devices.set(letter, deviceId)
     this.#bytes += letter.size
     while (this.#devices.size > this.#limits.letters || this.#bytes > this.#limits.bytes) this.#removeOldest()
   }
 
   remove (deviceId: string, letterId: string): void {
-    const shelf = this.#shelves.get(deviceId)
-    const letter = shelf?.letters.get(letterId)
-    if (!shelf || !letter) return
-    shelf.letters.delete(letterId)
-    if (shelf.letters.size === 0) this.#shelves.delete(deviceId)
+    const cached = this.#byDevice.get(deviceId)
+    const letter = cached?.letters.get(letterId)
+    if (!cached || !letter) return
+    cached.letters.delete(letterId)
+    if (cached.letters.size === 0) this.#byDevice.delete(deviceId)
     this.#devices.delete(letter)
     this.#bytes -= letter.size
   }
 
   get (deviceId: string, letterId: string): Waiting | undefined {
-    return this.#shelves.get(deviceId)?.letters.get(letterId)
+    return this.#byDevice.get(deviceId)?.letters.get(letterId)
   }
 
-  /** What is here of the device is not all from anywhere on any more. */
+  /** Drops the letters of a device, because they are no longer all that waits from some position on. */
   forget (deviceId: string): void {
-    for (const id of this.#shelves.get(deviceId)?.letters.keys() ?? []) this.remove(deviceId, id)
+    for (const id of this.#byDevice.get(deviceId)?.letters.keys() ?? []) this.remove(deviceId, id)
   }
 
-  /** All that waits for the device from behind a position; undefined where only the disk knows. */
+  /** All letters that wait behind a position; undefined if some of them may be on disk only. */
   behind (deviceId: string, position: number): Waiting[] | undefined {
-    const shelf = this.#shelves.get(deviceId)
-    if (!shelf || position + 1 < shelf.from) return undefined
-    return [...shelf.letters.values()].filter(letter => letter.position > position)
+    const cached = this.#byDevice.get(deviceId)
+    if (!cached || position + 1 < cached.from) return undefined
+    return [...cached.letters.values()].filter(letter => letter.position > position)
   }
 
   #removeOldest (): void {
     const [letter, deviceId] = this.#devices.entries().next().value!
-    this.#shelves.get(deviceId)!.from = letter.position + 1
+    this.#byDevice.get(deviceId)!.from = letter.position + 1
     this.remove(deviceId, letter.id)
   }
 }

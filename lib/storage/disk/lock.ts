@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { ClassicLevel } from 'classic-level'
 
-/** Keeps other processes out of a folder: the lock of a database that holds nothing, and that goes with the process however it ends. */
+/** Locks a folder against other processes with the lock of an empty database, which the system releases however the process ends. */
 export async function lockFolder (path: string): Promise<{ release (): Promise<void> }> {
   const location = join(path, 'lock')
   const db = new ClassicLevel(location)

@@ -2,19 +2,19 @@ import type { Detail } from '../../protocol/errors.ts'
 import { sizeOf, type Ending, type Letter, type Receipt } from '../mailbox.ts'
 import type { Batch } from './batch.ts'
 
-/** What is known of a letter, of one that is done with too. */
+/** A letter, waiting or ended. */
 export interface Entry extends Omit<Receipt, 'device'> {
   readonly position: number
   readonly strikes: number
   readonly device?: Detail | undefined
-  /** As long as it waits. */
+  /** Present while the letter waits. */
   readonly body?: string | Uint8Array
 }
 
-/** The entry of a letter that waits, which is the letter too. */
+/** The entry of a waiting letter. */
 export type Waiting = Entry & Required<Pick<Entry, 'body'>>
 
-/** What is known of a letter from its place alone: enough to count it. */
+/** The place of a waiting letter: enough to count and order it without its entry. */
 export interface Place {
   readonly deviceId: string
   readonly position: number
@@ -24,21 +24,21 @@ export interface Place {
 }
 
 export const formatKey = 'format'
-/** The record of the highest position given so far. */
+/** The record of the highest position so far. */
 export const positionKey = 'position'
-/** The record that is there while damage was found and not everything was checked since. */
+/** The record that exists from when damage is found until all entries have been checked. */
 export const suspectKey = 'suspect'
 
-// no id holds a `!`, and `"` is the character behind it
+// ids contain no `!`; `"` is the next character
 export const entryKey = (deviceId: string, letterId: string) => `r!${deviceId}!${letterId}`
-/** Where the id of a letter that waits stands, in the order of the letters. */
+/** Key of the place of a waiting letter; places sort in the order of letters. */
 export const placeKey = (deviceId: string, position: number) => `l!${deviceId}!${padded(position)}`
-/** The list of all that is due in one slot of time. */
+/** Key of the list of what is due in one slot of time. */
 export const dueList = (at: number) => `d!${padded(Math.floor(at / SLOT_MS))}`
 
 const DIGITS = 16
 const NEWLINE = 10
-/** A list is read as a whole, so the sweep reads at most this far ahead of its time. */
+/** Lists are read as a whole, so the sweep reads at most this far ahead. */
 const SLOT_MS = 100
 
 function padded (number: number): string {
@@ -66,7 +66,7 @@ export function decodePlace (key: string, value: Uint8Array): Place {
   }
 }
 
-/** Writes an entry, its place and when it is due. The place goes once the letter is done with; the entry stays for a while as its receipt. */
+/** Writes an entry, its place and its item in a list of what is due. An ended letter has no place; its entry stays as its receipt. */
 export function fillIn (batch: Batch, key: string, deviceId: string, entry: Entry, dueAt: number): void {
   const place = placeKey(deviceId, entry.position)
   batch.put(key, encodeEntry(entry))
@@ -75,7 +75,7 @@ export function fillIn (batch: Batch, key: string, deviceId: string, entry: Entr
   batch.list(dueList(dueAt), dueItem(deviceId, entry.id))
 }
 
-/** The records of lists up to a time. */
+/** The key range of the lists up to a time. */
 export function dueUntil (at: number): [gte: string, lt: string] {
   return ['d!', `${dueList(at)}"`]
 }
@@ -94,7 +94,7 @@ export function endedOf ({ id, expiresAt, size, position, strikes, collapse, dig
   return { id, status, at: Date.now(), expiresAt, size, position, strikes, collapse, digest, awaitedBy, device }
 }
 
-/** Of a letter of which no more is left than its id and its place. */
+/** The entry of a letter of which only the place is left. */
 export function lostOf (id: string, position: number): Entry {
   const now = Date.now()
   return { id, status: 'damaged', at: now, expiresAt: now, size: 0, position, strikes: 0 }
@@ -109,7 +109,7 @@ export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, 
   return receipt
 }
 
-/** One line of JSON without what the key tells or most letters do not have, and behind it the body as it is. */
+/** A line of JSON without absent members and what the key contains, followed by the raw body. */
 export function encodeEntry ({ status, at, expiresAt, size, position, strikes, collapse, digest, awaitedBy, device, body }: Entry): string | Uint8Array {
   const isBytes = body instanceof Uint8Array
   const head = JSON.stringify({ status, at, expiresAt, size, position, strikes: strikes || undefined, collapse, digest, awaitedBy, device, isBytes: isBytes || undefined })

@@ -8,16 +8,16 @@ export interface CheckOptions {
   damaged: (damage: Damage) => void
 }
 
-const LISTED_AT_ONCE = 1_000
+const ITEMS_PER_WRITE = 1_000
 
 /**
- * Compares every entry with its place, and mends what damage has torn apart. An entry and its place were written together: where one of them is
- * missing, it was lost, whether or not anything else tells. Resolves with the highest position.
+ * Compares every entry with its place, and mends differences. Both are written in one batch, so if one of them is missing it was lost to damage.
+ * Resolves with the highest position.
  */
 export async function checkEntries ({ journal, dueAt, damaged }: CheckOptions): Promise<number> {
   const save = (deviceId: string, entry: Entry) => journal.write(batch => fillIn(batch, entryKey(deviceId, entry.id), deviceId, entry, dueAt(entry)))
   const mend = async (key: string, mended: () => Promise<void>) => {
-    damaged({ key, reason: 'the record is missing, or should be' })
+    damaged({ key, reason: 'the record is missing or left over' })
     await mended()
   }
   const placed = new Set<number>()
@@ -39,14 +39,14 @@ export async function checkEntries ({ journal, dueAt, damaged }: CheckOptions): 
   return highest
 }
 
-/** Lists again when everything is due: a list was lost. What it named stands in the lists that are there now, so those go. */
-export async function listAgain ({ journal, dueAt }: Omit<CheckOptions, 'damaged'>): Promise<void> {
+/** Replaces all lists of what is due with new ones, because a list was lost. */
+export async function relist ({ journal, dueAt }: Omit<CheckOptions, 'damaged'>): Promise<void> {
   const lists = await journal.keys('d!', 'd"')
   let items: Array<[list: string, item: string]> = []
   const write = () => journal.write(batch => { for (const [list, item] of items) batch.list(list, item) })
   for await (const [key, value] of journal.range('r!', 'r"')) {
     const { deviceId, entry } = decodeEntry(key, value)
-    if (items.push([dueList(dueAt(entry)), dueItem(deviceId, entry.id)]) < LISTED_AT_ONCE) continue
+    if (items.push([dueList(dueAt(entry)), dueItem(deviceId, entry.id)]) < ITEMS_PER_WRITE) continue
     await write()
     items = []
   }

@@ -1,23 +1,23 @@
 import type { Journal } from './journal.ts'
 import { decodeDue, dueList, dueUntil, type Entry } from './schema.ts'
 
-/** Lists whose time has come, and what they name. */
+/** Lists that are due, and their items. */
 export interface DueLists {
   keys: string[]
   items: Array<{ list: string, deviceId: string, letterId: string }>
 }
 
-/** Items that are ended in one write. */
-const TOGETHER = 250
-/** Writes that go side by side. */
-const SIDE_BY_SIDE = 8
+/** Items that are ended in one batch. */
+const ITEMS_PER_GROUP = 250
+/** Batches that are written concurrently. */
+const GROUPS_AT_ONCE = 8
 
-/** The lists up to a time, in groups whose items are ended together, and some of these groups at a time. */
+/** The lists up to a time, in groups of which each is ended in one batch; several groups at a time. */
 export async function * dueLists (journal: Journal, now: number): AsyncGenerator<DueLists[]> {
   let groups: DueLists[] = []
   for await (const group of groupsOf(journal, now)) {
     groups.push(group)
-    if (groups.length < SIDE_BY_SIDE) continue
+    if (groups.length < GROUPS_AT_ONCE) continue
     yield groups
     groups = []
   }
@@ -29,14 +29,14 @@ async function * groupsOf (journal: Journal, now: number): AsyncGenerator<DueLis
   for await (const [list, value] of journal.range(...dueUntil(now))) {
     group.keys.push(list)
     for (const [deviceId, letterId] of decodeDue(value)) group.items.push({ list, deviceId, letterId })
-    if (group.items.length < TOGETHER) continue
+    if (group.items.length < ITEMS_PER_GROUP) continue
     yield group
     group = { keys: [], items: [] }
   }
   if (group.keys.length > 0) yield group
 }
 
-/** The list of its expiry still has a letter that is done with; its receipt is in another, unless both are due in the same slot. */
+/** An ended letter is still in the list of its expiry; its receipt is in another list, unless both are due in the same slot. */
 export function isListedElsewhere ({ status, expiresAt }: Entry, list: string, at: number): boolean {
   return status !== 'queued' && list.startsWith(dueList(expiresAt)) && !list.startsWith(dueList(at))
 }
