@@ -1,4 +1,5 @@
 import t from 'tap'
+import { built } from './built.ts'
 import { cutsInChromium, cutsInNode } from './campaigns/cuts.ts'
 import { passes } from './passes.ts'
 import { withProgram } from './programs.ts'
@@ -10,5 +11,6 @@ t.test('whatever cuts the line of a client, nothing is lost, doubled or left ove
 })
 
 withProgram(t, 'chromium', 'the same in a browser', async (t, path) => {
+  built('test/campaigns/traffic.js') // the page loads it
   await passes(t, cutsInChromium({ cuts: 10, seed: Date.now() }, path))
 })

@@ -5,7 +5,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { ClassicLevel } from 'classic-level'
 import t from 'tap'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
@@ -17,6 +16,7 @@ import { Journal } from '../lib/storage/disk/journal.ts'
 import { LetterCache } from '../lib/storage/disk/letter-cache.ts'
 import { entryOf } from '../lib/storage/disk/schema.ts'
 import { BatchCounter } from '../lib/storage/disk/batch-counter.ts'
+import { built } from './built.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
 import { listen, request, until } from './support.ts'
@@ -79,7 +79,7 @@ t.test('a letter of any size and script comes back as it was', async t => {
 
 t.test('acknowledged letters survive a kill', async t => {
   const path = await folder(t)
-  const child = spawn(process.execPath, [fileURLToPath(new URL('../dist/test/campaigns/writer.js', import.meta.url)), path], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(process.execPath, [built('test/campaigns/writer.js'), path], { stdio: ['ignore', 'pipe', 'inherit'] })
   const exited = once(child, 'exit')
   const promised: string[] = []
   for await (const id of createInterface(child.stdout)) {

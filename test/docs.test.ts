@@ -8,6 +8,7 @@ import { reasons, closeCodes } from '../lib/protocol/errors.ts'
 import { proxyHeaders } from '../lib/gateway/access.ts'
 import { Devices } from '../lib/gateway/devices.ts'
 import { OptionsSchema } from '../lib/gateway/options.ts'
+import { built } from './built.ts'
 import { connect, request, until } from './support.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -97,7 +98,7 @@ t.test('the first program of the README sends to a device and answers its call',
       return listen.call(this, { ...options, port: options.port === 3000 ? 0 : options.port }, ...rest)
     }`
   const { NODE_OPTIONS: _, ...env } = process.env
-  const program = spawn(process.execPath, ['--import', `data:text/javascript,${encodeURIComponent(elsewhere)}`, join(root, 'dist/example/first.js')], {
+  const program = spawn(process.execPath, ['--import', `data:text/javascript,${encodeURIComponent(elsewhere)}`, built('example/first.js')], {
     env, stdio: ['ignore', 'ignore', 'inherit', 'ipc']
   })
   const exited = once(program, 'exit')

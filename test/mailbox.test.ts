@@ -16,6 +16,9 @@ import { Stats } from '../lib/connection/stats.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, fakeLog, gate, reasonOf, turn, until } from './fakes.ts'
 
+// Some tests wait for a retry or a sweep, so they run side by side.
+t.jobs = 8
+
 mailboxContract(t, 'memoryMailbox()', () => memoryMailbox())
 
 const plenty = { letters: 1_000, bytes: 1_000_000 }

@@ -1,9 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
-import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { Type } from '@sinclair/typebox'
 import { createRPCError, RPCClient } from 'ocpp-rpc'
 import t, { type Test } from 'tap'
@@ -12,6 +10,7 @@ import { ocpp, type OcppVersion } from '../lib/protocol/ocpp.ts'
 import { reasons, Failure, Refusal, type Reason } from '../lib/protocol/errors.ts'
 import { jsonrpc, type Options } from '../lib/index.ts'
 import type { Codec } from '../lib/protocol/message.ts'
+import { built } from './built.ts'
 import { codecContract } from './contracts/codec.ts'
 import { reasonOf, turn, until } from './fakes.ts'
 import { connect, listen, refusal, request } from './support.ts'
@@ -440,8 +439,7 @@ t.test('a name and a password are handed to authenticate', async t => {
 
 t.test('the example is a central system', async t => {
   const { NODE_OPTIONS: _, ...env } = process.env
-  const root = fileURLToPath(new URL('..', import.meta.url))
-  const program = spawn(process.execPath, [join(root, 'dist/example/ocpp.js')], { env: { ...env, PORT: '0', PASSWORD: 'sesame' }, stdio: ['ignore', 'pipe', 'inherit'] })
+  const program = spawn(process.execPath, [built('example/ocpp.js')], { env: { ...env, PORT: '0', PASSWORD: 'sesame' }, stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => program.kill('SIGKILL'))
   let url = ''
   for await (const line of createInterface(program.stdout)) {

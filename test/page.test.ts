@@ -1,12 +1,12 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { withBrowser, type OpenOptions } from './browser.ts'
+import { built } from './built.ts'
 import { connect, request } from './support.ts'
 
-const program = fileURLToPath(new URL('../dist/example/gateway.js', import.meta.url))
+const program = built('example/gateway.js')
 
 interface Running {
   url: string

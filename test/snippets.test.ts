@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import ts from 'typescript'
+import { built } from './built.ts'
 import { withProgram } from './programs.ts'
 import { header, programs, shellsNotRun } from './snippets.ts'
 import { connect, listen } from './support.ts'
@@ -112,6 +113,7 @@ const driver = `
 
 t.test('the programs of the snippets run', async t => {
   // within the package, so that they import it by its name, as it was built
+  built('lib/index.js') // the programs import the package
   const folder = mkdtempSync(join(root, 'dist/snippets-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const run = ofKind('program').filter(({ name }) => programs[name] && programs[name].notRun === undefined)
