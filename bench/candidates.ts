@@ -5,18 +5,8 @@ import { programAt } from '../test/programs.ts'
 import { Child } from './child.ts'
 import { Cluster } from './cluster.ts'
 import type { DialectName } from './dialects.ts'
-import type { Metered } from './meter.ts'
 import { nchanAt, startMosquitto, startNats, startNchan } from './programs.ts'
-
-/** A running server. */
-export interface Server extends Metered {
-  readonly port: number
-  /** Of another of its nodes than the one where devices connect. */
-  readonly otherPort?: number
-  /** Bytes held at rest; none where nobody can tell. */
-  heap? (): Promise<number>
-  end (): Promise<void>
-}
+import type { Server } from './server.ts'
 
 export interface Candidate {
   /** Its column in the table. */

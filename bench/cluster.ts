@@ -1,8 +1,8 @@
 import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { NatsServer } from '../test/campaigns/nats.ts'
-import type { Server } from './candidates.ts'
 import { Child } from './child.ts'
+import type { Server } from './server.ts'
 
 const NODES = 3
 /** How long NATS stays away: long enough for every node to notice. */

@@ -1,7 +1,8 @@
-import type { Candidate, Server } from './candidates.ts'
+import type { Candidate } from './candidates.ts'
 import { Child } from './child.ts'
 import type { Fanout, LoadSettings, Measured, Rest } from './load.ts'
 import type { Spent } from './meter.ts'
+import type { Server } from './server.ts'
 
 /** A server and its load side, a process each. */
 export class Pair {

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from '../test/campaigns/port.ts'
 import { programAt } from '../test/programs.ts'
-import type { Server } from './candidates.ts'
+import type { Server } from './server.ts'
 
 // Servers of others that are no Node programs, each with what it needs to be quick and nothing else.
 
