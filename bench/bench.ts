@@ -1,5 +1,5 @@
 import type { Candidate, ColumnName } from './candidates.ts'
-import type { Spent } from './meter.ts'
+import type { Usage } from './meter.ts'
 import { Pair } from './pair.ts'
 
 /** How the rows are measured. */
@@ -24,7 +24,7 @@ export interface Row {
   title: string
   unit: string
   /** What it was drawn from; other rows may be as well. */
-  rounds: Rounds<Spent>
+  rounds: Rounds<Usage>
   cells: Partial<Record<ColumnName, Cell>>
 }
 
@@ -58,7 +58,7 @@ export async function interleaved<T, P extends Pick<Pair, 'candidate'>> (rounds:
 }
 
 /** A row of medians; a candidate of which this is not known is left out. */
-export function row<T extends Spent> (title: string, unit: string, rounds: Rounds<T>, valueOf: (measured: T) => number): Row {
+export function medianRow<T extends Usage> (title: string, unit: string, rounds: Rounds<T>, valueOf: (measured: T) => number): Row {
   const cells: Row['cells'] = {}
   for (const [name, measured] of rounds) {
     const middle = median(measured, valueOf)
@@ -75,10 +75,10 @@ function median<T> (all: T[], valueOf: (one: T) => number): T {
 }
 
 /** The main measure: microseconds of CPU time of the server for each message. */
-export function cpuPerMessage ({ cpu, messages }: Spent & { messages: number }): number {
+export function cpuPerMessage ({ cpu, messages }: Usage & { messages: number }): number {
   return cpu / messages
 }
 
-export function note (text: string): void {
+export function logProgress (text: string): void {
   process.stderr.write(`${text}\n`)
 }

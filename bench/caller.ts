@@ -1,7 +1,7 @@
 import { connect as dial, type Socket } from 'node:net'
 
 /** Answered by every candidate, if only with 404. */
-const knock = Buffer.from('GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
+const probeRequest = Buffer.from('GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
 const CHUNKED_END = '0\r\n\r\n'
 
 /** A POST as it goes over the wire. */
@@ -12,9 +12,9 @@ export function post (path: string, body: string, type = 'application/json'): Bu
 /** A REST caller: one connection that is kept alive. Answers are told apart, and not read. */
 export class Caller {
   /** Each answer, and whether it was a success. */
-  answered: (ok: boolean) => void = () => {}
+  onAnswer: (ok: boolean) => void = () => {}
   readonly #socket: Socket
-  #rest = ''
+  #partial = ''
 
   private constructor (port: number) {
     this.#socket = dial({ port, host: '127.0.0.1', noDelay: true })
@@ -26,8 +26,8 @@ export class Caller {
   static async connect (port: number, count: number): Promise<Caller[]> {
     return await Promise.all(Array.from({ length: count }, () => new Promise<Caller>(resolve => {
       const caller = new Caller(port)
-      caller.answered = () => resolve(caller)
-      caller.write(knock)
+      caller.onAnswer = () => resolve(caller)
+      caller.write(probeRequest)
     })))
   }
 
@@ -40,17 +40,17 @@ export class Caller {
   }
 
   #read (text: string): void {
-    this.#rest += text
-    for (let end = endOf(this.#rest); end > 0 && end <= this.#rest.length; end = endOf(this.#rest)) {
-      const ok = this.#rest[9] === '2'
-      this.#rest = this.#rest.slice(end)
-      this.answered(ok)
+    this.#partial += text
+    for (let end = endOfAnswer(this.#partial); end > 0 && end <= this.#partial.length; end = endOfAnswer(this.#partial)) {
+      const ok = this.#partial[9] === '2'
+      this.#partial = this.#partial.slice(end)
+      this.onAnswer(ok)
     }
   }
 }
 
 /** Where the first answer ends; infinite while that cannot be known yet. */
-function endOf (text: string): number {
+function endOfAnswer (text: string): number {
   const head = text.indexOf('\r\n\r\n')
   if (head === -1) return Infinity
   const [, length] = text.slice(0, head).match(/content-length: (\d+)/i) ?? []

@@ -82,13 +82,13 @@ const ours = peer('ours', 'devices')
 const socketio = peer('socketio', 'socketio')
 
 /** Who can do what. */
-export const able = {
+export const candidatesFor = {
   broadcast: [floor, peer('ws', 'bare'), socketio, ...nats, ...mosquitto, ...nchan, forty, ours],
-  many: [floor, forty, ours],
+  manyDevices: [floor, forty, ours],
   topics: [socketio, ...nats, ...mosquitto, forty, ours],
   target: [floor, socketio, ...nchanEach, forty, ours],
-  both: [floor, socketio, forty, ours],
-  targetMany: [forty, ours],
+  stalled: [floor, socketio, forty, ours],
+  bulk: [forty, ours],
   call: [socketio, forty, ours],
   letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)],
   cluster: nodes

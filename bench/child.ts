@@ -11,14 +11,14 @@ type Answer = { id: number, value?: unknown, error?: string }
 export class Child {
   readonly #process: ChildProcess
   readonly #ended: Promise<unknown>
-  readonly #asked = new Map<number, { resolve: (value: any) => void, reject: (error: Error) => void }>()
+  readonly #pending = new Map<number, { resolve: (value: any) => void, reject: (error: Error) => void }>()
   #lastId = 0
 
   private constructor (process: ChildProcess) {
     this.#process = process
-    process.on('message', answer => this.#answered(answer as Answer))
+    process.on('message', answer => this.#settle(answer as Answer))
     this.#ended = once(process, 'exit').then(([code, signal]) => {
-      for (const { reject } of this.#asked.values()) reject(new Error(`A process ended with ${code ?? signal}`))
+      for (const { reject } of this.#pending.values()) reject(new Error(`A process ended with ${code ?? signal}`))
     })
   }
 
@@ -36,7 +36,7 @@ export class Child {
   async ask (command: string, params: unknown = {}): Promise<any> {
     const id = ++this.#lastId
     return await new Promise((resolve, reject) => {
-      this.#asked.set(id, { resolve, reject })
+      this.#pending.set(id, { resolve, reject })
       this.#process.send({ id, command, params })
     })
   }
@@ -47,21 +47,21 @@ export class Child {
     await this.#ended
   }
 
-  #answered ({ id, value, error }: Answer): void {
-    const { resolve, reject } = this.#asked.get(id)!
-    this.#asked.delete(id)
+  #settle ({ id, value, error }: Answer): void {
+    const { resolve, reject } = this.#pending.get(id)!
+    this.#pending.delete(id)
     if (error === undefined) resolve(value)
     else reject(new Error(error))
   }
 }
 
 /** What the forked module was told at its start. */
-export function settingsOfChild (): any {
+export function childSettings (): any {
   return JSON.parse(process.argv[2] ?? '{}')
 }
 
 /** The other side: what the forked module answers. */
-export function answer (commands: Commands): void {
+export function serveCommands (commands: Commands): void {
   const known: Commands = { ready: () => true, ...commands }
   process.on('message', async ({ id, command, params }: { id: number, command: string, params: unknown }) => {
     try {

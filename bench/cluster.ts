@@ -6,7 +6,7 @@ import type { Server } from './server.ts'
 
 const NODES = 3
 /** How long NATS stays away: long enough for every node to notice. */
-const AWAY = 500
+const OUTAGE_MS = 500
 
 /** Three nodes and the nats-server that joins them, a process each. Devices connect to the first. */
 export class Cluster implements Server {
@@ -36,7 +36,7 @@ export class Cluster implements Server {
     return this.#nodes.map(({ pid }) => pid)
   }
 
-  get carrier (): number {
+  get broker (): number {
     return this.#nats.pid
   }
 
@@ -48,7 +48,7 @@ export class Cluster implements Server {
   async restart ({ empty }: { empty: boolean }): Promise<void> {
     await this.#nats.stop()
     if (empty) rmSync(this.#nats.folder, { recursive: true })
-    await sleep(AWAY)
+    await sleep(OUTAGE_MS)
     await this.#nats.start()
   }
 

@@ -1,19 +1,19 @@
 import { connect as dial, type Socket } from 'node:net'
 import { frameOf, opcodes, upgradeRequest } from '../test/campaigns/raw.ts'
 import type { Dialect } from './dialects.ts'
-import type { Tally } from './tally.ts'
+import type { ReceiveCounter } from './receive-counter.ts'
 
 /** What devices have in common. */
-export interface Crowd {
+export interface DeviceGroup {
   port: number
   dialect: Dialect
-  tally: Tally
+  counter: ReceiveCounter
   /** Hears every text; without it frames are counted by their heads, and nobody looks into them. */
-  heard: ((device: LoadDevice, text: string) => void) | undefined
+  onText: ((device: LoadDevice, text: string) => void) | undefined
 }
 
 /** One for all reads: whoever is read to is done with it before the next. */
-const readInto = Buffer.allocUnsafe(131_072)
+const readBuffer = Buffer.allocUnsafe(131_072)
 const pong = frameOf(opcodes.pong)
 /** Engine.IO has pings of its own: a text of one character. */
 const pongText = frameOf(opcodes.text, '3')
@@ -21,30 +21,30 @@ const pongText = frameOf(opcodes.text, '3')
 /** A device made of a bare TCP connection, as cheap as it can be. */
 export class LoadDevice {
   readonly id: string
-  readonly #crowd: Crowd
+  readonly #group: DeviceGroup
   readonly #socket: Socket
   readonly #topic: string | undefined
   #opened!: () => void
   #failed!: (error: Error) => void
   /** What is whole only with the next read: a head, or a frame that is looked into. */
-  #rest: Buffer | undefined
+  #partial: Buffer | undefined
   /** Bytes still missing of a payload that is only counted. */
-  #left = 0
+  #payloadLeft = 0
   #upgraded = false
-  #greetings = 0
+  #welcomesLeft = 0
   lost = false
 
-  private constructor (crowd: Crowd, id: string, topic: string | undefined) {
+  private constructor (group: DeviceGroup, id: string, topic: string | undefined) {
     this.id = id
-    this.#crowd = crowd
+    this.#group = group
     this.#topic = topic
-    this.#greetings = crowd.dialect.greetings(topic)
+    this.#welcomesLeft = group.dialect.welcomes(topic)
     const callback = (size: number, bytes: Uint8Array) => {
       this.#read((bytes as Buffer).subarray(0, size))
-      crowd.tally.look()
+      group.counter.check()
       return true
     }
-    this.#socket = dial({ port: crowd.port, host: '127.0.0.1', noDelay: true, onread: { buffer: readInto, callback } })
+    this.#socket = dial({ port: group.port, host: '127.0.0.1', noDelay: true, onread: { buffer: readBuffer, callback } })
     this.#socket.on('error', error => this.#failed(error))
     this.#socket.on('close', () => {
       this.lost = true
@@ -53,17 +53,17 @@ export class LoadDevice {
   }
 
   /** Resolves once the device is greeted. */
-  static async connect (crowd: Crowd, id: string, topic?: string): Promise<LoadDevice> {
-    const device = new LoadDevice(crowd, id, topic)
+  static async connect (group: DeviceGroup, id: string, topic?: string): Promise<LoadDevice> {
+    const device = new LoadDevice(group, id, topic)
     await new Promise<void>((resolve, reject) => {
       device.#opened = resolve
       device.#failed = reject
-      device.#socket.write(requestOf(crowd.dialect, id))
+      device.#socket.write(requestOf(group.dialect, id))
     })
     return device
   }
 
-  say (message: string | Buffer): void {
+  send (message: string | Buffer): void {
     this.#socket.write(frameOf(typeof message === 'string' ? opcodes.text : opcodes.binary, message))
   }
 
@@ -77,15 +77,15 @@ export class LoadDevice {
   }
 
   #read (bytes: Buffer): void {
-    if (this.#rest) bytes = Buffer.concat([this.#rest, bytes])
-    this.#rest = undefined
+    if (this.#partial) bytes = Buffer.concat([this.#partial, bytes])
+    this.#partial = undefined
     let at = this.#upgraded ? 0 : this.#upgrade(bytes)
     while (at < bytes.length) {
-      if (this.#left > 0) at += this.#count(bytes.length - at)
+      if (this.#payloadLeft > 0) at += this.#countPayload(bytes.length - at)
       else {
         const end = this.#frame(bytes, at)
         if (end === at) {
-          this.#rest = Buffer.from(bytes.subarray(at)) // a copy: the buffer is everybody's
+          this.#partial = Buffer.from(bytes.subarray(at)) // a copy: the buffer is everybody's
           return
         }
         at = end
@@ -97,7 +97,7 @@ export class LoadDevice {
   #upgrade (bytes: Buffer): number {
     const end = bytes.indexOf('\r\n\r\n')
     if (end === -1) {
-      this.#rest = Buffer.from(bytes)
+      this.#partial = Buffer.from(bytes)
       return bytes.length
     }
     if (bytes.toString('latin1', 9, 12) !== '101') {
@@ -105,17 +105,17 @@ export class LoadDevice {
       return bytes.length
     }
     this.#upgraded = true
-    const hello = this.#crowd.dialect.hello?.(this.id, this.#topic)
-    if (hello !== undefined) this.say(hello)
-    if (this.#greetings === 0) this.#opened()
+    const first = this.#group.dialect.firstMessage?.(this.id, this.#topic)
+    if (first !== undefined) this.send(first)
+    if (this.#welcomesLeft === 0) this.#opened()
     return end + 4
   }
 
-  #count (available: number): number {
-    const part = Math.min(this.#left, available)
-    this.#left -= part
-    this.#crowd.tally.payload(part)
-    if (this.#left === 0) this.#crowd.tally.frame()
+  #countPayload (available: number): number {
+    const part = Math.min(this.#payloadLeft, available)
+    this.#payloadLeft -= part
+    this.#group.counter.addBytes(part)
+    if (this.#payloadLeft === 0) this.#group.counter.addFrame()
     return part
   }
 
@@ -131,25 +131,25 @@ export class LoadDevice {
 
     const opcode = bytes[at]! & 0x0f
     const isMessage = opcode < opcodes.close && length > 1
-    if (isMessage && this.#greetings === 0 && !this.#crowd.heard) {
-      this.#left = length
+    if (isMessage && this.#welcomesLeft === 0 && !this.#group.onText) {
+      this.#payloadLeft = length
       return at + head
     }
     const end = at + head + length
     if (end > bytes.length) return at
-    if (isMessage) this.#hear(bytes.toString('utf8', at + head, end))
+    if (isMessage) this.#receiveText(bytes.toString('utf8', at + head, end))
     else if (opcode === opcodes.ping) this.#socket.write(pong)
     else if (opcode < opcodes.close) this.#socket.write(pongText)
     return end
   }
 
-  #hear (text: string): void {
-    if (this.#greetings > 0) {
-      if (--this.#greetings === 0) this.#opened()
+  #receiveText (text: string): void {
+    if (this.#welcomesLeft > 0) {
+      if (--this.#welcomesLeft === 0) this.#opened()
       return
     }
-    this.#crowd.tally.frame()
-    this.#crowd.heard!(this, text)
+    this.#group.counter.addFrame()
+    this.#group.onText!(this, text)
   }
 }
 

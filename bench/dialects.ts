@@ -7,9 +7,9 @@ export interface Dialect {
   /** The subprotocol that a device asks for. */
   protocol?: string
   /** What a device says first. */
-  hello? (deviceId: string, topic: string | undefined): string | Buffer | undefined
+  firstMessage? (deviceId: string, topic: string | undefined): string | Buffer | undefined
   /** How many frames come before a device is there. */
-  greetings (topic: string | undefined): number
+  welcomes (topic: string | undefined): number
   /** A call of an echo. */
   echo? (data: string): string
   /** The answer of a device; nothing, to what wants none. */
@@ -17,16 +17,16 @@ export interface Dialect {
   /** Publishes over a connection like that of a device; by default it is a POST. */
   publish? (data: string, topic: string | undefined): Buffer
   /** Bytes of a message, where one frame may hold several. */
-  unit? (data: string, topic: string | undefined): number
+  messageBytes? (data: string, topic: string | undefined): number
 }
 
-const EVERYONE = 'all'
-const PIECE = 32_768
+const BROADCAST_TOPIC = 'all'
+const FRAME_BYTES = 32_768
 
 const devices: Dialect = {
   path: id => `/ws?deviceId=${id}`,
-  hello: (_id, topic) => topic && JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'subscribe', params: { topics: [topic] } }),
-  greetings: topic => topic === undefined ? 1 : 2,
+  firstMessage: (_id, topic) => topic && JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'subscribe', params: { topics: [topic] } }),
+  welcomes: topic => topic === undefined ? 1 : 2,
   echo: data => `{"jsonrpc":"2.0","id":7,"method":"echo","params":${data}}`,
   answer (text) {
     const { id, method, params } = JSON.parse(text)
@@ -36,8 +36,8 @@ const devices: Dialect = {
 
 const forty: Dialect = {
   path: id => `/ws?deviceId=${id}`,
-  hello: (_id, topic) => topic && JSON.stringify({ type: 'subscribe', topic }),
-  greetings: topic => topic === undefined ? 0 : 1,
+  firstMessage: (_id, topic) => topic && JSON.stringify({ type: 'subscribe', topic }),
+  welcomes: topic => topic === undefined ? 0 : 1,
   echo: data => `{"type":"echo","id":7,"params":${data}}`,
   answer (text) {
     const { type, id, params } = JSON.parse(text)
@@ -49,14 +49,14 @@ const forty: Dialect = {
 /** Nothing but WebSocket frames. */
 const bare: Dialect = {
   path: id => `/ws?deviceId=${id}`,
-  greetings: () => 0
+  welcomes: () => 0
 }
 
 /** Engine.IO 4 and Socket.IO 5: an open packet, then a namespace that is joined; `42` an event, with a number before it if an answer is wanted. */
 const socketio: Dialect = {
   path: () => '/socket.io/?EIO=4&transport=websocket',
-  hello: (deviceId, topic) => `40${JSON.stringify({ deviceId, topic })}`,
-  greetings: () => 2,
+  firstMessage: (deviceId, topic) => `40${JSON.stringify({ deviceId, topic })}`,
+  welcomes: () => 2,
   echo: data => `427["echo",${data}]`,
   answer (text) {
     const [, id, params] = text.match(/^42(\d+)\["call",(.*)\]$/) ?? []
@@ -66,28 +66,28 @@ const socketio: Dialect = {
 
 const nats: Dialect = {
   path: () => '/',
-  hello: (_id, topic = EVERYONE) => `CONNECT {"verbose":false,"pedantic":false}\r\nSUB ${topic} 1\r\nPING\r\n`,
-  greetings: () => 2,
-  publish: (data, topic = EVERYONE) => inFrames(opcodes.text, Buffer.from(`PUB ${topic} ${data.length}\r\n${data}\r\n`)),
-  unit: (data, topic = EVERYONE) => `MSG ${topic} 1 ${data.length}\r\n${data}\r\n`.length
+  firstMessage: (_id, topic = BROADCAST_TOPIC) => `CONNECT {"verbose":false,"pedantic":false}\r\nSUB ${topic} 1\r\nPING\r\n`,
+  welcomes: () => 2,
+  publish: (data, topic = BROADCAST_TOPIC) => framed(opcodes.text, Buffer.from(`PUB ${topic} ${data.length}\r\n${data}\r\n`)),
+  messageBytes: (data, topic = BROADCAST_TOPIC) => `MSG ${topic} 1 ${data.length}\r\n${data}\r\n`.length
 }
 
 /** MQTT 3.1.1, all with quality of service 0. */
 const mqtt: Dialect = {
   path: () => '/mqtt',
   protocol: 'mqtt',
-  hello (deviceId, topic = EVERYONE) {
-    const connect = packet(0x10, Buffer.concat([sized('MQTT'), Buffer.from([4, 2, 0, 0]), sized(deviceId)]))
-    return Buffer.concat([connect, packet(0x82, Buffer.concat([Buffer.from([0, 1]), sized(topic), Buffer.from([0])]))])
+  firstMessage (deviceId, topic = BROADCAST_TOPIC) {
+    const connect = packet(0x10, Buffer.concat([lengthPrefixed('MQTT'), Buffer.from([4, 2, 0, 0]), lengthPrefixed(deviceId)]))
+    return Buffer.concat([connect, packet(0x82, Buffer.concat([Buffer.from([0, 1]), lengthPrefixed(topic), Buffer.from([0])]))])
   },
-  greetings: () => 2,
-  publish: (data, topic = EVERYONE) => inFrames(opcodes.binary, packet(0x30, Buffer.concat([sized(topic), Buffer.from(data)])))
+  welcomes: () => 2,
+  publish: (data, topic = BROADCAST_TOPIC) => framed(opcodes.binary, packet(0x30, Buffer.concat([lengthPrefixed(topic), Buffer.from(data)])))
 }
 
 /** A stream of bytes, so much in a frame. */
-function inFrames (opcode: number, bytes: Buffer): Buffer {
+function framed (opcode: number, bytes: Buffer): Buffer {
   const frames = []
-  for (let at = 0; at < bytes.length; at += PIECE) frames.push(frameOf(opcode, bytes.subarray(at, at + PIECE)))
+  for (let at = 0; at < bytes.length; at += FRAME_BYTES) frames.push(frameOf(opcode, bytes.subarray(at, at + FRAME_BYTES)))
   return Buffer.concat(frames)
 }
 
@@ -97,7 +97,7 @@ function packet (type: number, body: Buffer): Buffer {
   return Buffer.concat([Buffer.from([type, ...length]), body])
 }
 
-function sized (text: string): Buffer {
+function lengthPrefixed (text: string): Buffer {
   const length = Buffer.alloc(2)
   length.writeUInt16BE(Buffer.byteLength(text))
   return Buffer.concat([length, Buffer.from(text)])
@@ -106,7 +106,7 @@ function sized (text: string): Buffer {
 /** Nothing but WebSocket frames: a channel for all, or one for each. */
 const nchan: Dialect = {
   path: () => '/all',
-  greetings: () => 0
+  welcomes: () => 0
 }
 const nchanEach: Dialect = { ...nchan, path: id => `/ws/${id}` }
 

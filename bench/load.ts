@@ -2,11 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { lanes } from '../test/campaigns/campaign.ts'
 import { frameOf, opcodes } from '../test/campaigns/raw.ts'
 import { Caller, post } from './caller.ts'
-import { answer, settingsOfChild } from './child.ts'
-import { LoadDevice, type Crowd } from './device.ts'
+import { serveCommands, childSettings } from './child.ts'
+import { LoadDevice, type DeviceGroup } from './device.ts'
 import { dialects, type DialectName } from './dialects.ts'
-import { meter, type Metered, type Spent } from './meter.ts'
-import { Tally } from './tally.ts'
+import { meter, type Metered, type Usage } from './meter.ts'
+import { ReceiveCounter } from './receive-counter.ts'
 
 // The load side of one candidate: its devices and its callers, in a process of their own.
 
@@ -20,7 +20,7 @@ export interface LoadSettings {
 }
 
 /** What was moved, and what that cost. */
-export interface Measured extends Spent {
+export interface Measured extends Usage {
   messages: number
   /** Requests that were answered with an error. */
   refused: number
@@ -38,47 +38,47 @@ export interface Fanout {
   size: number
   topics?: string[]
   /** Milliseconds between two broadcasts; the delay of every message is taken then. */
-  pace?: number
+  intervalMs?: number
 }
 
 export interface Rest {
   path: string
-  width: number
+  callers: number
   seconds: number
   size: number
   /** Messages in one request, as NDJSON. */
   lines?: number
   /** An answer counts, and not what devices receive. */
-  byAnswer?: boolean
+  countAnswers?: boolean
   /** Asks the node that has none of the devices. */
-  elsewhere?: boolean
+  otherNode?: boolean
 }
 
-const CONNECTING = 64
+const CONNECT_CONCURRENCY = 64
 const CALLERS = 16
-const PATIENCE = 20_000
+const TIMEOUT_MS = 20_000
 /** Seconds until a candidate that was idle while others were measured has found its memory again. */
-const AWAKE = 0.15
-const FLOOD = 4 * 1_048_576
-const FLOOD_MESSAGE = 32_768
+const REWARM_SECONDS = 0.15
+const FLOOD_BYTES = 4 * 1_048_576
+const FLOOD_MESSAGE_BYTES = 32_768
 
-const { dialect: name, port, otherPort, server }: LoadSettings = settingsOfChild()
-const dialect = dialects[name]
-const tally = new Tally()
-const crowd: Crowd = { port, dialect, tally, heard: undefined }
+const { dialect: dialectName, port, otherPort, server }: LoadSettings = childSettings()
+const dialect = dialects[dialectName]
+const counter = new ReceiveCounter()
+const group: DeviceGroup = { port, dialect, counter, onText: undefined }
 const devices: LoadDevice[] = []
-let stalled = 0
+let stalledCount = 0
 
 /** A JSON text of so many bytes. */
 function message (size: number): string {
   return JSON.stringify({ text: 'x'.repeat(size - '{"text":""}'.length) })
 }
 
-async function connect ({ count, topics }: { count: number, topics?: string[] }): Promise<Spent> {
+async function connect ({ count, topics }: { count: number, topics?: string[] }): Promise<Usage> {
   const spent = meter(server)
   const first = devices.length
-  await lanes(count, CONNECTING, async number => {
-    devices[first + number] = await LoadDevice.connect(crowd, `device-${first + number}`, topics?.[number % topics.length])
+  await lanes(count, CONNECT_CONCURRENCY, async number => {
+    devices[first + number] = await LoadDevice.connect(group, `device-${first + number}`, topics?.[number % topics.length])
   })
   return spent()
 }
@@ -89,12 +89,12 @@ async function publisher (size: number, topics: Array<string | undefined>): Prom
   let published = 0
   let refused = 0
   if (dialect.publish) {
-    const device = await LoadDevice.connect(crowd, 'publisher', 'none')
+    const device = await LoadDevice.connect(group, 'publisher', 'none')
     const frames = topics.map(topic => dialect.publish!(data, topic))
     return { publish: () => device.write(frames[published++ % frames.length]!), refused: () => refused, end () {} }
   }
   const callers = await Caller.connect(port, CALLERS)
-  for (const caller of callers) caller.answered = ok => { if (!ok) refused++ }
+  for (const caller of callers) caller.onAnswer = ok => { if (!ok) refused++ }
   const requests = topics.map(topic => post(topic === undefined ? '/broadcast' : `/broadcast?topic=${topic}`, data))
   return {
     publish: () => callers[published % CALLERS]!.write(requests[published++ % requests.length]!),
@@ -103,67 +103,67 @@ async function publisher (size: number, topics: Array<string | undefined>): Prom
   }
 }
 
-async function fanout ({ burst, bursts, seconds, size, topics, pace }: Fanout): Promise<Measured> {
-  const audience = topics ? devices.length / topics.length : devices.length - stalled
+async function fanout ({ burst, bursts, seconds, size, topics, intervalMs }: Fanout): Promise<Measured> {
+  const audience = topics ? devices.length / topics.length : devices.length - stalledCount
   const { publish, refused, end } = await publisher(size, topics ?? [undefined])
   const published = async (burst: number, bursts: number, seconds: number) => {
     const until = performance.now() + seconds * 1_000
     const delays: number[] = []
     let count = 0
-    tally.reset(dialect.unit?.(message(size), topics?.[0]))
-    if (pace !== undefined) tally.time(delays)
-    await within(PATIENCE + seconds * 1_000, () => `${tally.received} of ${count * audience} messages arrived, ${refused()} broadcasts were refused`, resolve => {
+    counter.reset(dialect.messageBytes?.(message(size), topics?.[0]))
+    if (intervalMs !== undefined) counter.recordDelays(delays)
+    await within(TIMEOUT_MS + seconds * 1_000, () => `${counter.received} of ${count * audience} messages arrived, ${refused()} broadcasts were refused`, resolve => {
       let since = 0
       const go = () => {
         since = performance.now()
-        tally.start()
+        counter.markSent()
         for (let n = 0; n < burst; n++) publish()
         count += burst
       }
       const next = () => {
         go()
-        tally.when((count - burst * (bursts - 1)) * audience, step)
+        counter.onReaching((count - burst * (bursts - 1)) * audience, step)
       }
       const step = () => {
         const now = performance.now()
-        if (burst * bursts === 1 && pace === undefined) delays.push(now - since)
-        if (now >= until) tally.when(count * audience, resolve)
-        else if (pace === undefined) next()
-        else setTimeout(next, pace - (now - since))
+        if (burst * bursts === 1 && intervalMs === undefined) delays.push(now - since)
+        if (now >= until) counter.onReaching(count * audience, resolve)
+        else if (intervalMs === undefined) next()
+        else setTimeout(next, intervalMs - (now - since))
       }
       for (let n = 1; n < bursts; n++) go()
       next()
     })
     return delays
   }
-  await published(1, 1, AWAKE)
+  await published(1, 1, REWARM_SECONDS)
   const spent = meter(server)
   const delays = await published(burst, bursts, seconds)
   end()
-  return { ...spent(), messages: tally.received, refused: refused(), delays: delays.toSorted((a, b) => a - b) }
+  return { ...spent(), messages: counter.received, refused: refused(), delays: delays.toSorted((a, b) => a - b) }
 }
 
 /** Requests side by side, each caller's next when its last is answered. `:id` in the path goes from device to device. */
-async function rest ({ path, width, seconds, size, lines, byAnswer = false, elsewhere = false }: Rest): Promise<Measured> {
+async function rest ({ path, callers: count, seconds, size, lines, countAnswers = false, otherNode = false }: Rest): Promise<Measured> {
   const data = message(size)
   const requests = devices.map((_device, at) => {
     if (lines === undefined) return post(path.replace(':id', `device-${at}`), data)
     const to = Array.from({ length: lines }, (_, line) => `device-${(at * lines + line) % devices.length}`)
     return post(path, to.map(id => `{"to":"${id}","data":${data}}\n`).join(''), 'application/x-ndjson')
   })
-  const callers = await Caller.connect(elsewhere ? otherPort! : port, width)
-  crowd.heard = byAnswer ? heard : undefined
-  tally.reset()
+  const callers = await Caller.connect(otherNode ? otherPort! : port, count)
+  group.onText = countAnswers ? answerText : undefined
+  counter.reset()
   let asked = 0
   let answered = 0
   let refused = 0
   const spent = meter(server)
   const until = performance.now() + seconds * 1_000
-  await within(PATIENCE + seconds * 1_000, () => `${answered} of ${asked} requests were answered`, resolve => {
-    let busy = width
+  await within(TIMEOUT_MS + seconds * 1_000, () => `${answered} of ${asked} requests were answered`, resolve => {
+    let busy = count
     for (const caller of callers) {
       const ask = () => caller.write(requests[asked++ % requests.length]!)
-      caller.answered = ok => {
+      caller.onAnswer = ok => {
         answered++
         if (!ok) refused++
         if (performance.now() < until) ask()
@@ -173,37 +173,37 @@ async function rest ({ path, width, seconds, size, lines, byAnswer = false, else
     }
   })
   const messages = (answered - refused) * (lines ?? 1)
-  if (!byAnswer) {
-    await within(PATIENCE, () => `${tally.received} of ${messages} messages arrived`, resolve => {
-      tally.when(messages, resolve)
+  if (!countAnswers) {
+    await within(TIMEOUT_MS, () => `${counter.received} of ${messages} messages arrived`, resolve => {
+      counter.onReaching(messages, resolve)
     })
   }
   for (const caller of callers) caller.end()
-  crowd.heard = undefined
+  group.onText = undefined
   return { ...spent(), messages, refused, delays: [] }
 }
 
-function heard (device: LoadDevice, text: string): void {
+function answerText (device: LoadDevice, text: string): void {
   const answer = dialect.answer!(text)
-  if (answer !== undefined) device.say(answer)
+  if (answer !== undefined) device.send(answer)
 }
 
 /** Devices call, each again when it is answered. */
 async function echo ({ width, seconds, size }: { width: number, seconds: number, size: number }): Promise<Measured> {
   const frame = frameOf(opcodes.text, dialect.echo!(message(size)))
-  tally.reset()
+  counter.reset()
   const spent = meter(server)
   const until = performance.now() + seconds * 1_000
-  await within(PATIENCE + seconds * 1_000, () => `${tally.received} echoes came`, resolve => {
+  await within(TIMEOUT_MS + seconds * 1_000, () => `${counter.received} echoes came`, resolve => {
     let busy = width
-    crowd.heard = device => {
+    group.onText = device => {
       if (performance.now() < until) device.write(frame)
       else if (--busy === 0) resolve()
     }
     for (const device of devices.slice(0, width)) device.write(frame)
   })
-  crowd.heard = undefined
-  return { ...spent(), messages: tally.received, refused: 0, delays: [] }
+  group.onText = undefined
+  return { ...spent(), messages: counter.received, refused: 0, delays: [] }
 }
 
 /** The last devices read nothing any more, and are sent more than all buffers on the way hold. */
@@ -212,21 +212,21 @@ async function stall ({ count }: { count: number }): Promise<void> {
   for (const [at, device] of devices.entries()) {
     if (at < devices.length - count) continue
     device.stall()
-    for (let sent = 0; sent < FLOOD; sent += FLOOD_MESSAGE) {
+    for (let sent = 0; sent < FLOOD_BYTES; sent += FLOOD_MESSAGE_BYTES) {
       await new Promise(resolve => {
-        caller.answered = resolve
-        caller.write(post(`/devices/device-${at}/messages`, message(FLOOD_MESSAGE)))
+        caller.onAnswer = resolve
+        caller.write(post(`/devices/device-${at}/messages`, message(FLOOD_MESSAGE_BYTES)))
       })
     }
   }
   caller.end()
-  stalled = count
+  stalledCount = count
 }
 
 async function within (milliseconds: number, state: () => string, work: (resolve: () => void) => void): Promise<void> {
   const deadline = new AbortController()
-  const late = sleep(milliseconds, undefined, { signal: deadline.signal }).then(() => { throw new Error(`${name}: ${state()}`) })
+  const late = sleep(milliseconds, undefined, { signal: deadline.signal }).then(() => { throw new Error(`${dialectName}: ${state()}`) })
   await Promise.race([new Promise<void>(work), late]).finally(() => deadline.abort())
 }
 
-answer({ connect, fanout, rest, echo, stall })
+serveCommands({ connect, fanout, rest, echo, stall })

@@ -1,7 +1,7 @@
 import type { Candidate } from './candidates.ts'
 import { Child } from './child.ts'
 import type { Fanout, LoadSettings, Measured, Rest } from './load.ts'
-import type { Spent } from './meter.ts'
+import type { Usage } from './meter.ts'
 import type { Server } from './server.ts'
 
 /** A server and its load side, a process each. */
@@ -18,12 +18,12 @@ export class Pair {
 
   static async open (candidate: Candidate): Promise<Pair> {
     const server = await candidate.start()
-    const settings: LoadSettings = { dialect: candidate.dialect, port: server.port, otherPort: server.otherPort, server: { pids: server.pids, carrier: server.carrier } }
+    const settings: LoadSettings = { dialect: candidate.dialect, port: server.port, otherPort: server.otherPort, server: { pids: server.pids, broker: server.broker } }
     return new Pair(candidate, server, await Child.start(new URL('./load.js', import.meta.url), settings))
   }
 
   /** Brings devices, the next of the topics to each. */
-  connect (count: number, topics?: string[]): Promise<Spent> {
+  connect (count: number, topics?: string[]): Promise<Usage> {
     return this.#load.ask('connect', { count, topics })
   }
 

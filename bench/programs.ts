@@ -11,7 +11,7 @@ import type { Server } from './server.ts'
 
 // Servers of others that are no Node programs, each with what it needs to be quick and nothing else.
 
-const MODULE = '/usr/lib/nginx/modules/ngx_nchan_module.so'
+const NCHAN_MODULE = '/usr/lib/nginx/modules/ngx_nchan_module.so'
 
 export async function startNats (path: string): Promise<Server> {
   return await start(path, folder => ['-c', join(folder, 'conf'), '--ports_file_dir', folder], [
@@ -30,14 +30,14 @@ export async function startMosquitto (path: string): Promise<Server> {
 
 /** Where nginx is, if its module is too. */
 export function nchanAt (): string | undefined {
-  return existsSync(MODULE) ? programAt('nginx') : undefined
+  return existsSync(NCHAN_MODULE) ? programAt('nginx') : undefined
 }
 
 /** One process: what it spends is all there is. */
 export async function startNchan (path: string): Promise<Server> {
   const port = await freePort()
   return await start(path, folder => ['-p', folder, '-c', join(folder, 'conf')], [
-    `load_module ${MODULE};`, 'daemon off;', 'master_process off;', 'pid nginx.pid;', 'error_log stderr crit;', 'worker_rlimit_nofile 40000;',
+    `load_module ${NCHAN_MODULE};`, 'daemon off;', 'master_process off;', 'pid nginx.pid;', 'error_log stderr crit;', 'worker_rlimit_nofile 40000;',
     'events { worker_connections 20000; }',
     'http {', 'access_log off;', 'client_body_temp_path body;', 'proxy_temp_path proxy;', 'fastcgi_temp_path fastcgi;', 'uwsgi_temp_path uwsgi;', 'scgi_temp_path scgi;',
     'keepalive_requests 1000000000;',

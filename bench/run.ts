@@ -1,13 +1,13 @@
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
-import { note, type Bench, type Row } from './bench.ts'
+import { logProgress, type Bench, type Row } from './bench.ts'
 import { columns, missing } from './candidates.ts'
 import { cluster } from './rows/cluster.ts'
 import { fanout } from './rows/fanout.ts'
 import { growth } from './rows/growth.ts'
 import { idle } from './rows/idle.ts'
 import { letters } from './rows/letters.ts'
-import { newcomers } from './rows/newcomers.ts'
+import { connects } from './rows/newcomers.ts'
 import { rest } from './rows/rest.ts'
 import { stalled } from './rows/stalled.ts'
 import { shares, table } from './table.ts'
@@ -15,7 +15,7 @@ import { shares, table } from './table.ts'
 // Measures this package beside others, and prints two tables in Markdown.
 // npm run bench -- --only fanout,rest --devices 1000,15000 --candidates ours,forty --rounds 3 --seconds 1
 
-const sections = { fanout, rest, letters, idle, stalled, newcomers, cluster, growth }
+const sections = { fanout, rest, letters, idle, stalled, connects, cluster, growth }
 
 const { values } = parseArgs({
   options: {
@@ -50,11 +50,11 @@ for (const name of only) {
   try {
     rows.push(...await sections[name](bench))
   } catch (error) { // the others are worth their time all the same
-    note(`${name} failed: ${(error as Error).message}`)
+    logProgress(`${name} failed: ${(error as Error).message}`)
     process.exitCode = 1
   }
 }
-note(`${Math.round((performance.now() - since) / 1_000)} s`)
+logProgress(`${Math.round((performance.now() - since) / 1_000)} s`)
 
 console.log(`Node ${process.version}, ${cpus().length} × ${cpus()[0]!.model.trim()}, medians of ${bench.rounds} rounds of ${bench.seconds} s.`)
 console.log(`In brackets: the ratio to the forty lines.${missing.length > 0 ? ` Not on this machine: ${missing.join(', ')}.` : ''}\n`)

@@ -7,15 +7,15 @@ const REFERENCE: ColumnName = 'forty'
 export function table (rows: Row[]): string {
   return markdown(rows, 'µs, ms, bytes: less is better', ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, cell => {
     const reference = cells[REFERENCE]?.value
-    return short(cell.value) + (reference ? ` (${short(cell.value / reference, 2)})` : '')
+    return rounded(cell.value) + (reference ? ` (${rounded(cell.value / reference, 2)})` : '')
   })])
 }
 
 /** How busy each server and its load side were, in percent of the time. */
 export function shares (rows: Row[]): string {
   // rows that were measured together say the same
-  const told = rows.filter(({ rounds }, at) => rounds !== rows[at - 1]?.rounds)
-  return markdown(told, 'server / load side, % of the time', ({ title, cells }) => [
+  const distinct = rows.filter(({ rounds }, at) => rounds !== rows[at - 1]?.rounds)
+  return markdown(distinct, 'server / load side, % of the time', ({ title, cells }) => [
     title, ...figures(cells, ({ server, load }) => `${Math.round(server * 100)} / ${Math.round(load * 100)}`)
   ])
 }
@@ -31,7 +31,7 @@ function markdown (rows: Row[], corner: string, cellsOf: (row: Row) => string[])
 }
 
 /** Three digits that count. */
-function short (value: number, decimals = 3): string {
+function rounded (value: number, decimals = 3): string {
   if (value >= 100) return String(Math.round(value))
   return decimals === 2 ? value.toFixed(2) : String(Number(value.toPrecision(3)))
 }

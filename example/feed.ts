@@ -3,11 +3,11 @@ import type { FastifyPluginAsync } from 'fastify'
 import type { EventMap } from 'fastify-devices'
 
 /** Who reads the feed at a time, the bytes that one of them may be behind, and the milliseconds between signs of life. */
-const MOST_READERS = 64
-const MOST_BEHIND = 1_048_576
-const BEAT = 15_000
+const MAX_READERS = 64
+const MAX_BUFFERED_BYTES = 1_048_576
+const KEEP_ALIVE_MS = 15_000
 /** Characters of a message that are shown. */
-const MOST_SHOWN = 1_000
+const MAX_SHOWN_CHARACTERS = 1_000
 
 const endings = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered', 'damaged'] as const satisfies ReadonlyArray<keyof EventMap>
 
@@ -17,7 +17,7 @@ export const feed: FastifyPluginAsync = async app => {
 
   function write (text: string): void {
     for (const reader of readers) {
-      if (reader.readableLength + text.length > MOST_BEHIND) reader.destroy(new Error('The reader of the feed is too slow'))
+      if (reader.readableLength + text.length > MAX_BUFFERED_BYTES) reader.destroy(new Error('The reader of the feed is too slow'))
       else reader.push(text)
     }
   }
@@ -28,7 +28,7 @@ export const feed: FastifyPluginAsync = async app => {
 
   app.devices.on('connected', ({ id, generation, since, address }) => tell('connected', { deviceId: id, generation, since, address }))
   app.devices.on('disconnected', ({ id, generation }, { code, reason }) => tell('disconnected', { deviceId: id, generation, code, reason }))
-  app.devices.on('message', (data, { id }) => tell('message', { deviceId: id, data: shown(data) }))
+  app.devices.on('message', (data, { id }) => tell('message', { deviceId: id, data: preview(data) }))
   for (const kind of endings) app.devices.on(kind, ({ deviceId, id }) => tell(kind, { deviceId, id }))
 
   app.get('/events', {
@@ -40,7 +40,7 @@ export const feed: FastifyPluginAsync = async app => {
       if (answer.statusCode !== 200) return await reply.code(answer.statusCode).send(answer.json())
     }
   }, async (_request, reply) => {
-    if (readers.size >= MOST_READERS) return await reply.code(503).send({ statusCode: 503, code: 'FEEDS_EXCEEDED', message: 'Too many read the feed' })
+    if (readers.size >= MAX_READERS) return await reply.code(503).send({ statusCode: 503, code: 'FEEDS_EXCEEDED', message: 'Too many read the feed' })
     const reader = new Readable({ read () {} })
     readers.add(reader)
     reader.once('close', () => readers.delete(reader))
@@ -49,7 +49,7 @@ export const feed: FastifyPluginAsync = async app => {
     return await reply.headers({ 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'close' }).send(reader)
   })
 
-  const beat = setInterval(() => write(': still here\n\n'), BEAT).unref()
+  const beat = setInterval(() => write(': still here\n\n'), KEEP_ALIVE_MS).unref()
 
   // after the devices have left: their goodbyes are the last that is told
   app.addHook('preClose', async () => {
@@ -59,8 +59,8 @@ export const feed: FastifyPluginAsync = async app => {
 }
 
 /** What a device said, as text that is not long. */
-function shown (data: unknown): string {
+function preview (data: unknown): string {
   if (data instanceof Uint8Array) return `${data.length} bytes`
   const text = JSON.stringify(data)
-  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text
+  return text.length > MAX_SHOWN_CHARACTERS ? `${text.slice(0, MAX_SHOWN_CHARACTERS)}…` : text
 }

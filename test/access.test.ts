@@ -15,7 +15,7 @@ import devices, { type Options } from '../lib/index.ts'
 import { proxyHeaders } from '../lib/gateway/access.ts'
 import { tcp, type TcpTransport } from '../lib/transports/tcp/index.ts'
 import { upgradeRequest } from './campaigns/raw.ts'
-import { connect, introduce, listen, open, request, until } from './support.ts'
+import { connect, connectLines, listen, open, request, until } from './support.ts'
 
 const secret = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
 const certificate = { key: secret('server.key'), cert: secret('server.pem') }
@@ -125,7 +125,7 @@ t.test('a Unix socket is this machine, and so is a request injected in this proc
   t.strictSame({ status: answer.statusCode, body: await json(answer) }, { status: 200, body: { devices: [] } })
   const device = new WebSocket(`ws+unix:${path}:/ws?deviceId=d`, { headers: { host: 'localhost' } })
   await once(device, 'open')
-  await introduce(connectTcp(join(folder, 'door')), 'e')
+  await connectLines(connectTcp(join(folder, 'door')), 'e')
   t.equal((await app.inject({ method: 'GET', url: '/devices' })).statusCode, 200)
   const injected = await app.injectWS('/ws?deviceId=f', { headers: { host: 'localhost' } })
   await until(() => app.devices.size === 3)

@@ -7,7 +7,7 @@ const ARGS = [
   '--disable-background-networking', '--disable-component-update', '--disable-sync'
 ]
 /** The longest that a step on a page may take. */
-const PATIENCE = 10_000
+const STEP_TIMEOUT_MS = 10_000
 
 export interface OpenOptions extends BrowserContextOptions {
   /** Errors on the console that belong to the test, as that of a request which is refused. */
@@ -38,7 +38,7 @@ export class Browser {
   async open (t: Test, url: string, { expected, ...options }: OpenOptions = {}): Promise<Page> {
     const context = await this.#chrome.newContext(options)
     t.teardown(() => context.close())
-    context.setDefaultTimeout(PATIENCE)
+    context.setDefaultTimeout(STEP_TIMEOUT_MS)
     const page = await context.newPage()
     page.on('console', message => {
       if (message.type() === 'error' && !expected?.test(message.text())) t.fail(`The page complains: ${message.text()}`)

@@ -10,7 +10,7 @@ import { tcpSocket, type TcpSocketOptions } from '../lib/client/tcp.ts'
 import { jsonrpc, localBackplane, type Codec, type DialConnection, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
 import { gate } from './fakes.ts'
-import { connect, introduce, listen, request, until } from './support.ts'
+import { connect, connectLines, listen, request, until } from './support.ts'
 
 const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
 const ca = certificate('ca.pem')
@@ -354,6 +354,6 @@ t.test('the client over TCP comes back, says goodbye, and takes no line without 
   const short = client(t, `tcp://127.0.0.1:${(server.address() as AddressInfo).port}`, {}, { maxMessage: 1_000 })
   await until(() => connections > 1)
   short.close()
-  const other = await introduce(connectTcp(Number(new URL(b.tcp).port), '127.0.0.1'), 'other')
+  const other = await connectLines(connectTcp(Number(new URL(b.tcp).port), '127.0.0.1'), 'other')
   await other.close()
 })

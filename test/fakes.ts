@@ -2,19 +2,19 @@ import type { FastifyBaseLogger } from 'fastify'
 import { Failure } from '../lib/protocol/errors.ts'
 import '../lib/protocol/vocabulary.ts'
 
-export interface Logged {
+export interface LogLine {
   level: string
   fields: any
   words: string
 }
 
 /** A logger that keeps what it is told. */
-export function fakeLog (): FastifyBaseLogger & { lines: Logged[] } {
-  const lines: Logged[] = []
+export function fakeLog (): FastifyBaseLogger & { lines: LogLine[] } {
+  const lines: LogLine[] = []
   const at = (level: string) => (fields: unknown, words: string) => { lines.push({ level, fields, words }) }
   const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace']
   const log = { lines, level: 'trace', silent () {}, child: () => log, ...Object.fromEntries(levels.map(level => [level, at(level)])) }
-  return log as unknown as FastifyBaseLogger & { lines: Logged[] }
+  return log as unknown as FastifyBaseLogger & { lines: LogLine[] }
 }
 
 /** Numbers from 0 to 1 that are the same in every run. */

@@ -85,7 +85,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
         await mailbox.put('d', letter('b'), plenty)
         const mark = steps(over.prefix)[at]!
         let broken = 0
-        proxy.watch = said => {
+        proxy.onClientData = said => {
           if (broken || !said.includes(mark)) return
           broken++
           if (when === 'before') proxy.reset()
@@ -112,7 +112,7 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     const mailbox = await open(t, { ...over, servers })
     const other = await open(t, over)
     await mailbox.put('d', letter('a', { expiresAt: Date.now() + 500 }), plenty)
-    proxy.watch = said => { if (said.includes(`STREAM.MSG.DELETE.${over.prefix}_letters`)) proxy.reset() }
+    proxy.onClientData = said => { if (said.includes(`STREAM.MSG.DELETE.${over.prefix}_letters`)) proxy.reset() }
     t.equal(await reasonOf(mailbox.settle('d', 'a', 'delivered')), 'unreachable')
     t.strictSame(await reading(other), ['a'], 'it comes again, and the device is shown it once')
     t.strictSame(await other.sweep(Date.now()), [])
@@ -127,9 +127,9 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     const mailbox = await open(t, { ...over, servers })
     const now = Date.now()
     await mailbox.put('d', letter('a', { expiresAt: now }), plenty)
-    proxy.watch = said => {
+    proxy.onClientData = said => {
       if (!said.includes(`$KV.${over.prefix}_receipts.d`)) return
-      proxy.watch = undefined
+      proxy.onClientData = undefined
       proxy.reset()
     }
     t.equal(await reasonOf(mailbox.sweep(now)), 'unreachable')
@@ -218,9 +218,9 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
       for (let count = 0; count < 10; count++) await filled.put(`d${device}`, letter(`l${count}`, { expiresAt: later }), plenty)
     }))
     const app = await listen(t, { mailbox: await natsMailbox({ ...over, servers }) })
-    proxy.delay = 100
+    proxy.delayMs = 100
     let reads = 0
-    proxy.watch = said => { reads += said.split(`STREAM.MSG.GET.KV_${over.prefix}_entries`).length - 1 }
+    proxy.onClientData = said => { reads += said.split(`STREAM.MSG.GET.KV_${over.prefix}_entries`).length - 1 }
     await until(() => reads > 0)
     const begun = reads
     await app.close()

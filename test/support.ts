@@ -154,7 +154,7 @@ export class TestDevice {
 }
 
 /** Connects a device over a stream of lines and resolves once it is welcomed. */
-export async function introduce (socket: Socket, deviceId: string, token?: string): Promise<TestDevice> {
+export async function connectLines (socket: Socket, deviceId: string, token?: string): Promise<TestDevice> {
   const device = new TestDevice(new LineSocket(socket) as unknown as WebSocket)
   device.handle('ping', () => ({})) // how a device on a line takes over from its older connection
   device.notify('connect', { deviceId, token })
@@ -166,7 +166,7 @@ export async function introduce (socket: Socket, deviceId: string, token?: strin
 export class LineSocket extends EventEmitter {
   readonly raw: Socket
   #text = ''
-  #goodbye = { code: 1006, reason: '' }
+  #close = { code: 1006, reason: '' }
 
   constructor (raw: Socket) {
     super()
@@ -177,7 +177,7 @@ export class LineSocket extends EventEmitter {
       for (const line of lines) this.#receive(line)
     })
     raw.on('error', () => {})
-    raw.on('close', () => this.emit('close', this.#goodbye.code, this.#goodbye.reason))
+    raw.on('close', () => this.emit('close', this.#close.code, this.#close.reason))
   }
 
   send (text: string): void {
@@ -205,7 +205,7 @@ export class LineSocket extends EventEmitter {
 
   #receive (line: string): void {
     const { method, params } = JSON.parse(line)
-    if (method === 'close') this.#goodbye = params
+    if (method === 'close') this.#close = params
     else this.emit('message', Buffer.from(line), false)
   }
 }

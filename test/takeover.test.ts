@@ -5,7 +5,7 @@ import { WebSocket } from 'ws'
 import { connect as connectClient } from '../lib/client/index.ts'
 import type { Options } from '../lib/index.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
-import { connect, introduce, LineSocket, listen, TestDevice, until } from './support.ts'
+import { connect, connectLines, LineSocket, listen, TestDevice, until } from './support.ts'
 
 const listenWithTcp = async (t: Pick<Test, 'teardown'>, options: Options = {}) => {
   const transport = tcp({ port: 0 })
@@ -95,7 +95,7 @@ t.test('messages sent before the answer to the probe are kept up to a limit, and
 
 t.test('over TCP a connection that ends during the probe takes nothing over, whatever it sent before', async t => {
   const { app, dial } = await listenWithTcp(t)
-  const older = await introduce(dial(), 'd')
+  const older = await connectLines(dial(), 'd')
   for (const leave of [(socket: Socket) => socket.end(), (socket: Socket) => socket.resetAndDestroy(), 'close'] as const) {
     const socket = dial()
     const gone = connectMute(socket)
@@ -117,7 +117,7 @@ t.test('over TCP any line after the ping proves life, and all lines arrive in or
   const { app, dial } = await listenWithTcp(t)
   const received: unknown[] = []
   app.devices.on('message', data => received.push(data))
-  const older = await introduce(dial(), 'd')
+  const older = await connectLines(dial(), 'd')
   for (const answer of ['', JSON.stringify({ jsonrpc: '2.0', method: 'message', params: { data: 2 } })]) {
     const newer = connectMute(dial())
     newer.notify('message', { data: 1 })

@@ -13,7 +13,7 @@ import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/i
 import { TcpOptionsSchema } from '../lib/transports/tcp/options.ts'
 import { gate, random } from './fakes.ts'
 import { programAt } from './programs.ts'
-import { connect, introduce, listen, until } from './support.ts'
+import { connect, connectLines, listen, until } from './support.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'devices-'))
 const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
@@ -315,7 +315,7 @@ t.test('connections that have not been admitted are limited in number', async t 
 t.test('a device has one owner over all transports, and its letters reach it over any of them', async t => {
   const { app, port, dial } = await serve(t)
   const web = await connect(app.url, 'd')
-  const line = await introduce(connectTcp(port, '127.0.0.1'), 'd')
+  const line = await connectLines(connectTcp(port, '127.0.0.1'), 'd')
   t.equal((await web.closed).code, 4509)
   const back = await connect(app.url, 'd')
   t.equal((await line.closed).code, 4509)
@@ -324,7 +324,7 @@ t.test('a device has one owner over all transports, and its letters reach it ove
   t.equal((await back.message()).params.data, 'to both transports')
   void app.devices.send('d', Buffer.from('unacknowledged'), { ttl: 60_000 })
   t.equal((await back.message()).data!.toString(), 'unacknowledged')
-  const other = (await introduce(connectTcp(port, '127.0.0.1'), 'd')).handle('message', () => ({}))
+  const other = (await connectLines(connectTcp(port, '127.0.0.1'), 'd')).handle('message', () => ({}))
   t.equal(Buffer.from((await other.message()).params.base64, 'base64').toString(), 'unacknowledged')
   await until(async () => (await app.devices.describe('d')).waiting === 0)
   const both = await connect(app.url, 'e')
@@ -430,7 +430,7 @@ t.test('a stale Unix socket of a killed process is replaced, and nothing else is
   spawnSync(process.execPath, ['-e', `require('net').createServer().listen(${JSON.stringify(stale)}, () => process.kill(process.pid, 'SIGKILL'))`])
   t.ok(existsSync(stale))
   await open(stale)
-  await introduce(connectTcp(stale), 'd')
+  await connectLines(connectTcp(stale), 'd')
   await t.rejects(open(stale), { code: 'EADDRINUSE' }, 'a process listens there')
   const file = join(folder, 'file')
   writeFileSync(file, 'precious')
@@ -450,7 +450,7 @@ t.test('a connection that was reset before it is accepted is counted as vanished
 t.test('the transport may listen on IPv6', async t => {
   const transport = tcp({ port: 0, host: '::1' })
   const app = await listen(t, { transports: [transport] })
-  const device = await introduce(connectTcp((transport.address as AddressInfo).port, '::1'), 'd')
+  const device = await connectLines(connectTcp((transport.address as AddressInfo).port, '::1'), 'd')
   t.match(await app.devices.describe('d'), { address: '::1' })
   await device.close()
 })
@@ -464,7 +464,7 @@ t.test('a client certificate identifies a device', async t => {
   const tls = { key: certificate('server.key'), cert: certificate('server.pem'), ca, requestCert: true, rejectUnauthorized: false }
   const { app, port } = await serve(t, { authenticate: ({ deviceId, certificate }) => certificate?.subject.CN === deviceId }, { tls })
   const deviceCertificate = { key: certificate('device.key'), cert: certificate('device.pem') }
-  await introduce(connectOverTls(port, deviceCertificate), 'sensor-7')
+  await connectLines(connectOverTls(port, deviceCertificate), 'sensor-7')
   t.match((await record(connectOverTls(port, deviceCertificate), connectLine('sensor-8')).closed).at(-1), closeLine(4501, /missing/))
   t.match((await record(connectOverTls(port), connectLine('sensor-7')).closed).at(-1), closeLine(4501, /missing/))
   t.equal(app.devices.size, 1)
@@ -483,7 +483,7 @@ t.test('a connection that does not finish its TLS handshake is cut, and counts a
   plain.resume()
   await once(plain, 'close')
   t.ok(app.devices.stats().refusals.protocol! >= 1)
-  await introduce(connectOverTls(port), 'd')
+  await connectLines(connectOverTls(port), 'd')
   t.equal(app.devices.size, 1)
 })
 
@@ -493,7 +493,7 @@ t.test('a TLS error disconnects the device', async t => {
   const raw = connectTcp(port, '127.0.0.1')
   await once(raw, 'connect')
   const socket = connectTls({ socket: raw, ca })
-  await introduce(socket, 'd')
+  await connectLines(socket, 'd')
   socket.on('error', () => {})
   raw.write('no TLS record')
   await until(() => !app.devices.has('d'))

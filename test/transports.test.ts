@@ -8,7 +8,7 @@ import t from 'tap'
 import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/index.ts'
 import { transportContract, type TransportFixture } from './contracts/transport.ts'
 import { fakeLog } from './fakes.ts'
-import { connect, introduce, listen, refusal, request, until, type TestDevice } from './support.ts'
+import { connect, connectLines, listen, refusal, request, until, type TestDevice } from './support.ts'
 
 const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
 const serverCertificate = { key: certificate('server.key'), cert: certificate('server.pem') }
@@ -28,7 +28,7 @@ function tcpFixture (optionsOf: () => TcpOptions, dial: (transport: TcpTransport
       transports.set(app, transport)
       return app
     },
-    connect: (served, deviceId) => introduce(dial(transports.get(served)!), deviceId)
+    connect: (served, deviceId) => connectLines(dial(transports.get(served)!), deviceId)
   }
 }
 
@@ -48,7 +48,7 @@ t.test('a broadcast that is too large for one protocol reaches the devices of th
   const log = fakeLog()
   const app = await listen(t, { transports: [transport], maxBuffered: 65_536 }, { loggerInstance: log })
   const one = await connect(app.url, 'one')
-  await introduce(connectTcp(portOf(transport), '127.0.0.1'), 'line')
+  await connectLines(connectTcp(portOf(transport), '127.0.0.1'), 'line')
   const two = await connect(app.url, 'two')
   t.match(await app.devices.broadcast(Buffer.alloc(60_000)), { sent: 2 })
   for (const device of [one, two]) t.equal((await device.message()).data!.length, 60_000)

@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import { toWire } from '../../lib/transports/websocket/frame.ts'
-import { posts } from './posts.ts'
-import { stand } from './stand.ts'
+import { postServer } from './post-server.ts'
+import { listen } from './listen.ts'
 
 // As little as can be done with Node: `http` for requests, one prebuilt frame and one write for each device. Nobody is looked after.
 
 const devices = new Map<string, Duplex>()
 
-const server = posts((path, body) => {
+const server = postServer((path, body) => {
   const wire = toWire(body)
   if (path[0] === 'broadcast') {
     for (const device of devices.values()) device.write(wire)
@@ -28,4 +28,4 @@ server.on('upgrade', (request, socket) => {
   socket.resume()
 })
 
-await stand(server)
+await listen(server)

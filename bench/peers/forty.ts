@@ -1,7 +1,7 @@
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import type { WebSocket } from 'ws'
-import { standFastify } from './stand.ts'
+import { listenFastify } from './listen.ts'
 
 // What one writes without this package, in an afternoon: a Map of sockets and a few routes, and nothing that is not needed today.
 
@@ -78,4 +78,4 @@ app.post<{ Body: string }>('/messages', async (request, reply) => {
 
 setInterval(() => { for (const socket of sockets.values()) socket.ping() }, 30_000).unref()
 
-await standFastify(app)
+await listenFastify(app)

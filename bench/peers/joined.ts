@@ -1,14 +1,14 @@
 import Fastify from 'fastify'
 import devices from 'fastify-devices'
 import { nats } from 'fastify-devices/nats'
-import { settingsOfChild } from '../child.ts'
-import { standFastify } from './stand.ts'
+import { childSettings } from '../child.ts'
+import { listenFastify } from './listen.ts'
 
 // This package as one of several nodes.
 
-const { servers } = settingsOfChild()
+const { servers } = childSettings()
 
 const app = Fastify()
 await app.register(devices, await nats({ servers }))
 
-await standFastify(app)
+await listenFastify(app)

@@ -2,14 +2,14 @@ import websocket from '@fastify/websocket'
 import { ClassicLevel } from 'classic-level'
 import Fastify from 'fastify'
 import type { WebSocket } from 'ws'
-import { settingsOfChild } from '../child.ts'
-import { standFastify } from './stand.ts'
+import { childSettings } from '../child.ts'
+import { listenFastify } from './listen.ts'
 
 // A bare route over the same store: a letter is one record, and what is asked for meanwhile is written together and synced.
 
 type Change = { type: 'put', key: string, value: string } | { type: 'del', key: string }
 
-const { folder } = settingsOfChild()
+const { folder } = childSettings()
 const db = new ClassicLevel<string, string>(folder)
 await db.open()
 let waiting: Array<{ change: Change, resolve: () => void }> = []
@@ -62,4 +62,4 @@ app.post<{ Params: { id: string }, Querystring: { confirm?: string } }>('/device
   return { id, status: 'delivered' }
 })
 
-await standFastify(app)
+await listenFastify(app)

@@ -2,17 +2,17 @@ import { Type } from '@sinclair/typebox'
 import Fastify from 'fastify'
 import devices from 'fastify-devices'
 import { diskMailbox } from 'fastify-devices/disk'
-import { settingsOfChild } from '../child.ts'
-import { standFastify } from './stand.ts'
+import { childSettings } from '../child.ts'
+import { listenFastify } from './listen.ts'
 
 // This package as it comes, but for the rate of a device: an echo is measured here, not its limit.
 
 const RATE = 1_000_000
-const { folder } = settingsOfChild()
+const { folder } = childSettings()
 const Text = Type.Object({ text: Type.String() }, { additionalProperties: false })
 
 const app = Fastify()
 await app.register(devices, { rate: RATE, burst: RATE, ...(folder !== undefined && { mailbox: await diskMailbox({ path: folder }) }) })
 app.devices.handle('echo', { params: Text, result: Text }, params => params)
 
-await standFastify(app)
+await listenFastify(app)

@@ -2,8 +2,8 @@ import websocket from '@fastify/websocket'
 import { connect, type Msg } from '@nats-io/transport-node'
 import Fastify from 'fastify'
 import type { WebSocket } from 'ws'
-import { settingsOfChild } from '../child.ts'
-import { standFastify } from './stand.ts'
+import { childSettings } from '../child.ts'
+import { listenFastify } from './listen.ts'
 
 // What one writes for several nodes without this package: the Map of sockets, and whatever is for a device that is not in it
 // goes to all other nodes. Nobody says that he has not got it either, so a send to a device that is away looks like any other.
@@ -16,16 +16,16 @@ interface Device {
 const SUBJECT = 'devices'
 const TIMEOUT = 10_000
 
-const { servers } = settingsOfChild()
+const { servers } = childSettings()
 const nats = await connect({ servers, noEcho: true })
 const app = Fastify()
 const sockets = new Map<string, WebSocket>()
 const calls = new Map<number, (result: unknown) => void>()
 let lastCall = 0
 
-nats.subscribe(SUBJECT, { callback: (_error, message) => void hear(message) })
+nats.subscribe(SUBJECT, { callback: (_error, message) => void receive(message) })
 
-async function hear (message: Msg): Promise<void> {
+async function receive (message: Msg): Promise<void> {
   const { id, method, data } = message.json<{ id: string, method?: string, data: unknown }>()
   const socket = sockets.get(id)
   if (!socket) return
@@ -80,4 +80,4 @@ app.post<Device>('/devices/:id/calls/:method', async request => {
   return answer.json()
 })
 
-await standFastify(app)
+await listenFastify(app)

@@ -1,12 +1,12 @@
 import { Server, type Socket } from 'socket.io'
-import { posts } from './posts.ts'
-import { stand } from './stand.ts'
+import { postServer } from './post-server.ts'
+import { listen } from './listen.ts'
 
 // Socket.IO 4 on a bare HTTP server, over WebSockets only. It has rooms for topics, and acknowledgements for calls.
 
 const devices = new Map<string, Socket>()
 
-const server = posts(async (path, body) => {
+const server = postServer(async (path, body) => {
   const data = JSON.parse(body)
   const [what, topic] = path[0]!.split('?topic=')
   if (what === 'broadcast') (topic === undefined ? io : io.to(topic)).emit('message', data)
@@ -24,4 +24,4 @@ io.on('connection', async socket => {
   socket.on('disconnect', () => { if (devices.get(deviceId) === socket) devices.delete(deviceId) })
 })
 
-await stand(server)
+await listen(server)

@@ -1,14 +1,14 @@
 import { WebSocketServer } from 'ws'
-import { posts } from './posts.ts'
-import { stand } from './stand.ts'
+import { postServer } from './post-server.ts'
+import { listen } from './listen.ts'
 
 // A loop over the clients of `ws`.
 
-const server = posts((_path, body) => {
+const server = postServer((_path, body) => {
   const bytes = Buffer.from(body)
   for (const client of sockets.clients) client.send(bytes, { binary: false })
   return { sent: sockets.clients.size }
 })
 const sockets = new WebSocketServer({ server })
 
-await stand(server)
+await listen(server)

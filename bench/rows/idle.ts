@@ -1,17 +1,17 @@
 import { readFileSync } from 'node:fs'
-import { interleaved, note, row, type Bench, type Row } from '../bench.ts'
-import { able, type Candidate } from '../candidates.ts'
-import { residentOf, type Spent } from '../meter.ts'
+import { interleaved, logProgress, medianRow, type Bench, type Row } from '../bench.ts'
+import { candidatesFor, type Candidate } from '../candidates.ts'
+import { residentBytes, type Usage } from '../meter.ts'
 import { Pair } from '../pair.ts'
 
-interface Idle extends Spent {
+interface IdleUsage extends Usage {
   heap: number
   resident: number
 }
 
 const COUNTS = [5_000, 15_000]
 /** From so many on fewer candidates are measured: it takes long. */
-const MANY = 15_000
+const MANY_CONNECTIONS = 15_000
 /** Files a process has open besides its connections. */
 const OTHER_FILES = 200
 
@@ -19,27 +19,27 @@ const OTHER_FILES = 200
 export async function idle (bench: Bench): Promise<Row[]> {
   const rows: Row[] = []
   for (const count of COUNTS) {
-    if (!hasRoomFor(count, 'idle connections')) continue
-    note(`${count} idle connections`)
-    const candidates = (count < MANY ? able.broadcast : able.many).filter(({ name }) => bench.candidates.includes(name))
+    if (!canOpenConnections(count, 'idle connections')) continue
+    logProgress(`${count} idle connections`)
+    const candidates = (count < MANY_CONNECTIONS ? candidatesFor.broadcast : candidatesFor.manyDevices).filter(({ name }) => bench.candidates.includes(name))
     const rounds = await interleaved(bench.rounds, candidates.map(candidate => ({ candidate })), ({ candidate }) => measure(candidate, count))
     const title = `${count} idle connections`
     rows.push(
-      row(`${title}, heap`, 'bytes each', rounds, ({ heap }) => heap / count),
-      row(`${title}, resident`, 'bytes each', rounds, ({ resident }) => resident / count),
-      row(`${title}, to connect`, 'µs each', rounds, ({ cpu }) => cpu / count),
-      row(`${title}, connects`, 'per second', rounds, ({ wall }) => count / wall * 1_000_000)
+      medianRow(`${title}, heap`, 'bytes each', rounds, ({ heap }) => heap / count),
+      medianRow(`${title}, resident`, 'bytes each', rounds, ({ resident }) => resident / count),
+      medianRow(`${title}, to connect`, 'µs each', rounds, ({ cpu }) => cpu / count),
+      medianRow(`${title}, connects`, 'per second', rounds, ({ wall }) => count / wall * 1_000_000)
     )
   }
   return rows
 }
 
 /** Each time in a process that has seen no connection before. */
-async function measure (candidate: Candidate, count: number): Promise<Idle> {
+async function measure (candidate: Candidate, count: number): Promise<IdleUsage> {
   const pair = await Pair.open(candidate)
   try {
     const { server } = pair
-    const look = async () => ({ heap: await server.heap?.() ?? NaN, resident: residentOf(server.pids[0]!) })
+    const look = async () => ({ heap: await server.heap?.() ?? NaN, resident: residentBytes(server.pids[0]!) })
     const before = await look()
     const spent = await pair.connect(count)
     const after = await look()
@@ -50,9 +50,9 @@ async function measure (candidate: Candidate, count: number): Promise<Idle> {
 }
 
 /** Whether a process may have so many connections; says so where it may not. */
-export function hasRoomFor (count: number, what: string): boolean {
+export function canOpenConnections (count: number, what: string): boolean {
   const [, limit] = readFileSync('/proc/self/limits', 'latin1').match(/Max open files\s+(\d+)/)!
   const fits = count + OTHER_FILES <= Number(limit)
-  if (!fits) note(`${count} ${what} are skipped: a process may have ${limit} files open`)
+  if (!fits) logProgress(`${count} ${what} are skipped: a process may have ${limit} files open`)
   return fits
 }

@@ -1,25 +1,25 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { interleaved, note, row, sideBySide, type Bench, type Row } from '../bench.ts'
-import { able } from '../candidates.ts'
+import { interleaved, logProgress, medianRow, sideBySide, type Bench, type Row } from '../bench.ts'
+import { candidatesFor } from '../candidates.ts'
 import { saturated } from './fanout.ts'
 
 const DEVICES = 5_000
-const NEWCOMERS = 20
+const CONNECTS = 20
 const SIZE = 128
 /** Of broadcasts that the server is kept busy with, and until it is. */
-const SECONDS = 2
-const BUSY_AFTER = 500
+const BROADCAST_SECONDS = 2
+const BUSY_AFTER_MS = 500
 
 /** Whether devices can come while the others are told much. */
-export async function newcomers (bench: Bench): Promise<Row[]> {
-  note('newcomers')
-  return await sideBySide(bench, able.many, DEVICES, async pairs => {
+export async function connects (bench: Bench): Promise<Row[]> {
+  logProgress('newcomers')
+  return await sideBySide(bench, candidatesFor.manyDevices, DEVICES, async pairs => {
     const rounds = await interleaved(bench.rounds, pairs, async pair => {
-      const busy = pair.fanout({ ...saturated, seconds: SECONDS, size: SIZE })
-      await sleep(BUSY_AFTER)
-      const [connected] = await Promise.all([pair.connect(NEWCOMERS), busy])
+      const busy = pair.fanout({ ...saturated, seconds: BROADCAST_SECONDS, size: SIZE })
+      await sleep(BUSY_AFTER_MS)
+      const [connected] = await Promise.all([pair.connect(CONNECTS), busy])
       return connected
     })
-    return [row(`${NEWCOMERS} connect while ${DEVICES} hear broadcasts, saturated`, 'ms', rounds, ({ wall }) => wall / 1_000)]
+    return [medianRow(`${CONNECTS} connect while ${DEVICES} hear broadcasts, saturated`, 'ms', rounds, ({ wall }) => wall / 1_000)]
   })
 }

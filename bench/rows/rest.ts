@@ -1,34 +1,34 @@
-import { cpuPerMessage, interleaved, note, row, sideBySide, type Bench, type Cell, type Row } from '../bench.ts'
+import { cpuPerMessage, interleaved, logProgress, medianRow, sideBySide, type Bench, type Cell, type Row } from '../bench.ts'
 import type { Rest } from '../load.ts'
 import type { Pair } from '../pair.ts'
-import { able, type Candidate } from '../candidates.ts'
+import { candidatesFor, type Candidate } from '../candidates.ts'
 
 const DEVICES = 1_000
 const SIZE = 128
 const LINES = 500
-const ECHOING = 64
+const ECHO_DEVICES = 64
 /** Seconds until the code that requests run through is compiled. */
-export const WARM = 2
+export const WARM_UP_SECONDS = 2
 
 /** One message to one device, and what comes back. */
 export async function rest (bench: Bench): Promise<Row[]> {
   const { rounds, seconds } = bench
   const rows: Row[] = []
   const add = async (title: string, candidates: Candidate[], measure: (pair: Pair, seconds: number) => ReturnType<Pair['rest']>) => {
-    note(title)
+    logProgress(title)
     rows.push(...await sideBySide(bench, candidates, DEVICES, async pairs => {
-      await interleaved(1, pairs, pair => measure(pair, WARM))
-      return [row(title, 'µs/message', await interleaved(rounds, pairs, pair => measure(pair, seconds)), cpuPerMessage)]
+      await interleaved(1, pairs, pair => measure(pair, WARM_UP_SECONDS))
+      return [medianRow(title, 'µs/message', await interleaved(rounds, pairs, pair => measure(pair, seconds)), cpuPerMessage)]
     }))
   }
-  const asking = (rest: Pick<Rest, 'path' | 'width'> & Partial<Rest>) => (pair: Pair, seconds: number) => pair.rest({ size: SIZE, seconds, ...rest })
+  const asking = (rest: Pick<Rest, 'path' | 'callers'> & Partial<Rest>) => (pair: Pair, seconds: number) => pair.rest({ size: SIZE, seconds, ...rest })
 
-  await add('REST to one device, 64 callers', able.target, asking({ path: '/devices/:id/messages', width: 64 }))
+  await add('REST to one device, 64 callers', candidatesFor.target, asking({ path: '/devices/:id/messages', callers: 64 }))
   const [send] = rows.slice(-1)
-  await add(`NDJSON, ${LINES} lines a request, 4 callers`, able.targetMany, asking({ path: '/messages', width: 4, lines: LINES }))
+  await add(`NDJSON, ${LINES} lines a request, 4 callers`, candidatesFor.bulk, asking({ path: '/messages', callers: 4, lines: LINES }))
   if (send!.cells.forty) rows.push(shareOf(send!.cells.forty, rows.at(-1)!))
-  await add('call: REST, device, REST, 64 callers', able.call, asking({ path: '/devices/:id/calls/work', width: 64, byAnswer: true }))
-  await add(`echo: device, server, device, ${ECHOING} devices`, able.call, (pair, seconds) => pair.echo({ width: ECHOING, seconds, size: SIZE }))
+  await add('call: REST, device, REST, 64 callers', candidatesFor.call, asking({ path: '/devices/:id/calls/work', callers: 64, countAnswers: true }))
+  await add(`echo: device, server, device, ${ECHO_DEVICES} devices`, candidatesFor.call, (pair, seconds) => pair.echo({ width: ECHO_DEVICES, seconds, size: SIZE }))
   return rows
 }
 

@@ -6,7 +6,7 @@ import { Failure } from '../../lib/protocol/errors.ts'
 import devices, { type Devices } from '../../lib/index.ts'
 import { diskMailbox } from '../../lib/storage/disk/index.ts'
 import { command, settled, Verdict, type Outcome } from './campaign.ts'
-import { fault, Host, quiet, type Served } from './host.ts'
+import { reportFault, Host, quietApp, type HostedApp } from './host.ts'
 
 interface Size extends Record<string, number> {
   /** Letters a second. */
@@ -37,19 +37,19 @@ interface Delay {
   most: number
 }
 
-const TTL = 2_000
-const KEEP_RECEIPTS = 5_000
+const TTL_MS = 2_000
+const KEEP_RECEIPTS_MS = 5_000
 const DEVICES = 10_000
-const TICK = 10
+const TICK_MS = 10
 /** One receipt of so many is asked for until it is gone. */
-const SAMPLE = 50
+const RECEIPTS_PER_SAMPLE = 50
 /** Sends that wait for the disk: with more, the sender waits too. */
-const MOST_UNDERWAY = 5_000
-const GONE_WITHIN = 20_000
-const MILLISECOND = 1e6
+const MAX_SENDS_IN_FLIGHT = 5_000
+const GONE_TIMEOUT_MS = 20_000
+const NANOSECONDS_PER_MS = 1e6
 const MiB = 1_048_576
 /** What an idle folder holds besides letters. */
-const IDLE_SIZE = MiB
+const IDLE_BYTES = MiB
 
 /** Letters that nobody fetches, thousands a second: each expires in time, its receipt is forgotten in time, and the files shrink once all are gone. */
 export async function backlog ({ rate, seconds, over, behind, delay: mostDelay }: Size): Promise<Outcome> {
@@ -68,8 +68,8 @@ export async function backlog ({ rate, seconds, over, behind, delay: mostDelay }
     const { waiting, receipts }: Figures = await host.ask('figures')
     return { waiting, receipts }
   }
-  verdict.same('what is left', await settled(left, { waiting: 0, receipts: 0 }, GONE_WITHIN), { waiting: 0, receipts: 0 })
-  const shrunk = await settled(async () => await sizeOf(path) <= IDLE_SIZE, true, GONE_WITHIN)
+  verdict.same('what is left', await settled(left, { waiting: 0, receipts: 0 }, GONE_TIMEOUT_MS), { waiting: 0, receipts: 0 })
+  const shrunk = await settled(async () => await sizeOf(path) <= IDLE_BYTES, true, GONE_TIMEOUT_MS)
   const last: Figures = await host.ask('figures')
   verdict.same('letters refused', last.refused, 0)
   verdict.same('letters that expired', last.expired, last.sent)
@@ -84,7 +84,7 @@ export async function backlog ({ rate, seconds, over, behind, delay: mostDelay }
   verdict.same('faults and error logs', host.faults, [])
   await rm(path, { recursive: true })
   return {
-    line: `backlog: ${last.sent} letters in ${took} ms, of which each expired after ${TTL} ms and its receipt was forgotten after ${KEEP_RECEIPTS} ms more; ` +
+    line: `backlog: ${last.sent} letters in ${took} ms, of which each expired after ${TTL_MS} ms and its receipt was forgotten after ${KEEP_RECEIPTS_MS} ms more; ` +
       `${atEnd.late} ms behind at the end, ${last.latest} ms at most; delay of the event loop p50 ${p50} ms, p99 ${p99} ms, at most ${longest} ms; ` +
       `files ${megabytes(most)} at most, ${megabytes(size)} in the end`,
     wrong: verdict.wrong
@@ -109,65 +109,65 @@ class Sender {
   readonly #waiting = new Map<string, number>()
   /** When the receipts of the sample are to be forgotten; the oldest first. */
   readonly #receipts: Array<{ deviceId: string, id: string, dueAt: number }> = []
-  #looking = false
+  #isChecking = false
   #sent = 0
   #refused = 0
   #expired = 0
-  #underway = 0
-  #latest = 0
+  #inFlight = 0
+  #maxLateness = 0
 
   constructor (devices: Devices) {
     this.#devices = devices
     devices.on('expired', ({ deviceId, id }) => {
       this.#expired++
       this.#waiting.delete(id)
-      if (this.#expired % SAMPLE === 0) this.#receipts.push({ deviceId, id, dueAt: Date.now() + KEEP_RECEIPTS })
+      if (this.#expired % RECEIPTS_PER_SAMPLE === 0) this.#receipts.push({ deviceId, id, dueAt: Date.now() + KEEP_RECEIPTS_MS })
     })
-    setInterval(() => void this.#look(), TICK).unref()
+    setInterval(() => void this.#checkReceipts(), TICK_MS).unref()
   }
 
   async send (rate: number, count: number): Promise<Figures> {
     const since = performance.now()
     while (this.#sent < count) {
       const due = Math.min(Math.ceil((performance.now() - since) / 1_000 * rate), count)
-      while (this.#sent < due && this.#underway < MOST_UNDERWAY) void this.#put(this.#sent++)
-      await new Promise(resolve => setTimeout(resolve, TICK))
+      while (this.#sent < due && this.#inFlight < MAX_SENDS_IN_FLIGHT) void this.#put(this.#sent++)
+      await new Promise(resolve => setTimeout(resolve, TICK_MS))
     }
     return this.figures
   }
 
   get figures (): Figures {
-    const late = this.#late
+    const late = this.#lateness
     return {
       sent: this.#sent, refused: this.#refused, expired: this.#expired, waiting: this.#waiting.size, receipts: this.#receipts.length,
-      late, latest: Math.max(this.#latest, late)
+      late, latest: Math.max(this.#maxLateness, late)
     }
   }
 
-  get #late (): number {
+  get #lateness (): number {
     const [expiresAt = Infinity] = this.#waiting.values()
     const oldest = Math.min(expiresAt, this.#receipts[0]?.dueAt ?? Infinity)
     return Math.max(Math.round(Date.now() - oldest), 0)
   }
 
   async #put (number: number): Promise<void> {
-    this.#underway++
+    this.#inFlight++
     try {
-      const { id } = await this.#devices.send(`device-${number % DEVICES}`, { number, filling: 'x'.repeat(100) }, { ttl: TTL })
-      this.#waiting.set(id, Date.now() + TTL)
+      const { id } = await this.#devices.send(`device-${number % DEVICES}`, { number, filling: 'x'.repeat(100) }, { ttl: TTL_MS })
+      this.#waiting.set(id, Date.now() + TTL_MS)
     } catch {
       this.#refused++
     }
-    this.#underway--
+    this.#inFlight--
   }
 
   /** Takes out the receipts that are gone. */
-  async #look (): Promise<void> {
-    if (this.#looking) return
-    this.#looking = true
+  async #checkReceipts (): Promise<void> {
+    if (this.#isChecking) return
+    this.#isChecking = true
     for (let oldest = this.#receipts[0]; oldest && oldest.dueAt < Date.now() && await this.#isGone(oldest); oldest = this.#receipts[0]) this.#receipts.shift()
-    this.#latest = Math.max(this.#latest, this.#late)
-    this.#looking = false
+    this.#maxLateness = Math.max(this.#maxLateness, this.#lateness)
+    this.#isChecking = false
   }
 
   async #isGone ({ deviceId, id }: { deviceId: string, id: string }): Promise<boolean> {
@@ -181,12 +181,12 @@ class Sender {
   }
 }
 
-async function prepare ({ path }: { path: string }): Promise<Served> {
-  const app = quiet({ push: fault })
-  await app.register(devices, { mailbox: await diskMailbox({ path, keepReceipts: KEEP_RECEIPTS }) })
+async function prepare ({ path }: { path: string }): Promise<HostedApp> {
+  const app = quietApp({ push: reportFault })
+  await app.register(devices, { mailbox: await diskMailbox({ path, keepReceipts: KEEP_RECEIPTS_MS }) })
   const sender = new Sender(app.devices)
   const delay = monitorEventLoopDelay({ resolution: 1 })
-  const milliseconds = (nanoseconds: number) => Math.round(nanoseconds / MILLISECOND)
+  const milliseconds = (nanoseconds: number) => Math.round(nanoseconds / NANOSECONDS_PER_MS)
   const commands = {
     async send ({ rate, count }: { rate: number, count: number }) {
       delay.enable()

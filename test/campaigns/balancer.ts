@@ -6,10 +6,10 @@ export class Balancer {
   readonly #server: Server
   readonly #open = new Set<Socket>()
   readonly #ports = new Map<string, number>()
-  #turn = 0
+  #next = 0
 
   private constructor () {
-    this.#server = createServer(socket => this.#pass(socket))
+    this.#server = createServer(socket => this.#forward(socket))
   }
 
   static async start (): Promise<Balancer> {
@@ -28,11 +28,11 @@ export class Balancer {
     return [...this.#ports.values()].map(port => `http://127.0.0.1:${port}`)
   }
 
-  in (name: string, url: string): void {
+  add (name: string, url: string): void {
     this.#ports.set(name, Number(new URL(url).port))
   }
 
-  out (name: string): void {
+  remove (name: string): void {
     this.#ports.delete(name)
   }
 
@@ -41,9 +41,9 @@ export class Balancer {
     for (const socket of this.#open) socket.destroy()
   }
 
-  #pass (socket: Socket): void {
+  #forward (socket: Socket): void {
     const ports = [...this.#ports.values()]
-    const port = ports[this.#turn++ % ports.length]
+    const port = ports[this.#next++ % ports.length]
     if (port === undefined) return void socket.destroy()
     const onward = connect(port, '127.0.0.1')
     for (const [one, other] of [[socket, onward], [onward, socket]] as const) {

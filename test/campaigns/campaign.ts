@@ -2,9 +2,9 @@ import { realpathSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { serve, type Prepare } from './host.ts'
+import { serve, type HostSetup } from './host.ts'
 
-export { chance } from './chance.ts'
+export { seededRandom } from './seeded-random.ts'
 
 /** What a campaign found: its figures in one plain line, and everything that is not as it must be. */
 export interface Outcome {
@@ -12,9 +12,9 @@ export interface Outcome {
   wrong: string[]
 }
 
-const LONGEST = 60 * 60_000
-const SETTLED_WITHIN = 10_000
-const LOOK_AGAIN = 10
+const MAX_DURATION_MS = 60 * 60_000
+const SETTLE_TIMEOUT_MS = 10_000
+const POLL_INTERVAL_MS = 10
 
 /** Collects what is wrong, so that a campaign ends with all of it and not with the first. */
 export class Verdict {
@@ -44,12 +44,12 @@ export async function lanes (count: number, width: number, task: (number: number
 }
 
 /** What `look` sees once that is as it must be; after a while, what it sees then. */
-export async function settled<T> (look: () => Promise<T>, wanted: T, within = SETTLED_WITHIN): Promise<T> {
+export async function settled<T> (look: () => Promise<T>, wanted: T, within = SETTLE_TIMEOUT_MS): Promise<T> {
   const until = Date.now() + within
   for (;;) {
     const seen = await look()
     if (Date.now() > until || JSON.stringify(seen) === JSON.stringify(wanted)) return seen
-    await sleep(LOOK_AGAIN)
+    await sleep(POLL_INTERVAL_MS)
   }
 }
 
@@ -58,12 +58,12 @@ export async function settled<T> (look: () => Promise<T>, wanted: T, within = SE
  * imported, it does nothing.
  */
 export async function command<Size extends Record<string, number | string>> (
-  url: string, size: Size, campaign: (size: Size) => Promise<Outcome>, prepare?: Prepare
+  url: string, size: Size, campaign: (size: Size) => Promise<Outcome>, prepare?: HostSetup
 ): Promise<void> {
   if (realpathSync(process.argv[1] ?? '.') !== fileURLToPath(url)) return
   if (prepare && process.send && process.argv[2] === 'serve') return await serve(prepare)
 
-  setTimeout(() => process.exit(2), LONGEST).unref()
+  setTimeout(() => process.exit(2), MAX_DURATION_MS).unref()
   const { line, wrong } = await campaign(sizeOf(size))
   console.log(line)
   for (const what of wrong) console.log(`  wrong: ${what}`)

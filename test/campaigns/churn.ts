@@ -5,10 +5,10 @@ import type { FastifyInstance } from 'fastify'
 import WebSocket from 'ws'
 import devices, { localBackplane, type Backplane } from '../../lib/index.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, type Rest, type Served } from './host.ts'
+import { Host, quietApp, type IdleState, type HostedApp } from './host.ts'
 
 /** What a server holds for its devices; all of it goes with them. */
-interface Held {
+interface ServerState {
   sessions: number
   owners: number
   topics: number
@@ -24,42 +24,42 @@ interface Slope {
   error: number
 }
 
-const nothing: Held = { sessions: 0, owners: 0, topics: 0, calls: 0, handlers: 0, connections: 0 }
+const EMPTY: ServerState = { sessions: 0, owners: 0, topics: 0, calls: 0, handlers: 0, connections: 0 }
 const names = ['plugin', 'bare'] as const
 
 const WIDTH = 20
 /** As many samples as fit, with so many cycles between two; in a long run, this many. */
-const LEAST_SHARE = 250
+const MIN_CYCLES_PER_SAMPLE = 250
 const SAMPLES = 20
 /**
  * In the long form, long enough for what is remembered up to a bound: the last goodbyes of 10,000 devices, in a map that
  * doubles a last time when it has seen 16,384 of them. Three of five devices come in.
  */
-const WARM_UP = 0.6
+const WARM_UP_SHARE = 0.6
 /** Less than the smallest thing that could stay behind: an entry of a map is 24 bytes and more, a session over 1,000. */
-const LEAST_LEAK = 16
+const MIN_LEAK_BYTES = 16
 /** From here on the slope tells such an entry from the noise of the collector. */
-const ENOUGH = 40_000
-const WRONG = 'wrong'
+const MIN_CYCLES_FOR_SLOPE = 40_000
+const WRONG_TOKEN = 'wrong'
 
 /** Connects and goes, in every way, as often as told: against this plugin, and against bare `@fastify/websocket`. */
 export async function churn ({ cycles }: { cycles: number }): Promise<Outcome> {
   const verdict = new Verdict()
-  const [plugin, bare] = await Promise.all([Subject.start('plugin'), Subject.start('bare')])
-  const share = Math.max(LEAST_SHARE, Math.ceil(cycles / SAMPLES))
+  const [plugin, bare] = await Promise.all([ServerUnderTest.start('plugin'), ServerUnderTest.start('bare')])
+  const share = Math.max(MIN_CYCLES_PER_SAMPLE, Math.ceil(cycles / SAMPLES))
   // in turns, so that whatever else this machine does meets both
   for (let from = 0; from < cycles; from += share) {
-    for (const subject of [plugin, bare]) await subject.live(from, Math.min(from + share, cycles), verdict)
+    for (const subject of [plugin, bare]) await subject.run(from, Math.min(from + share, cycles), verdict)
   }
-  for (const subject of [plugin, bare]) await subject.end(verdict)
+  for (const subject of [plugin, bare]) await subject.stop(verdict)
 
   const [ours, theirs] = [plugin.slope(), bare.slope()]
   const more = ours.slope - theirs.slope
   // three standard errors: noise alone goes beyond in one run of several hundred
-  const allowance = LEAST_LEAK + 3 * Math.hypot(ours.error, theirs.error)
-  if (cycles >= ENOUGH) verdict.within('bytes that stay behind for each cycle, beyond those of bare', more, allowance)
+  const allowance = MIN_LEAK_BYTES + 3 * Math.hypot(ours.error, theirs.error)
+  if (cycles >= MIN_CYCLES_FOR_SLOPE) verdict.within('bytes that stay behind for each cycle, beyond those of bare', more, allowance)
   return {
-    line: `churn: ${cycles} cycles; heap slope ${told(ours)} with the plugin, ${told(theirs)} bare, difference ${more.toFixed(1)} bytes per cycle ` +
+    line: `churn: ${cycles} cycles; heap slope ${formatSlope(ours)} with the plugin, ${formatSlope(theirs)} bare, difference ${more.toFixed(1)} bytes per cycle ` +
       `(allowed ${allowance.toFixed(1)}); heap after warm-up and at the end ${plugin.span()} plugin, ${bare.span()} bare; ` +
       'sessions, owners, topics, calls, handlers, connections at the end ' + Object.values(plugin.held).join(', '),
     wrong: verdict.wrong
@@ -67,37 +67,37 @@ export async function churn ({ cycles }: { cycles: number }): Promise<Outcome> {
 }
 
 /** One of the two servers, and what was seen of it. */
-class Subject {
+class ServerUnderTest {
   readonly #name: string
   readonly #host: Host
-  readonly #before: Rest
+  readonly #before: IdleState
   readonly #samples: Sample[] = []
-  held: Held = nothing
+  held: ServerState = EMPTY
 
-  private constructor (name: string, host: Host, before: Rest) {
+  private constructor (name: string, host: Host, before: IdleState) {
     this.#name = name
     this.#host = host
     this.#before = before
   }
 
-  static async start (name: typeof names[number]): Promise<Subject> {
+  static async start (name: typeof names[number]): Promise<ServerUnderTest> {
     const host = await Host.start(import.meta.url, { name })
-    return new Subject(name, host, await host.ask('rest'))
+    return new ServerUnderTest(name, host, await host.ask('rest'))
   }
 
   /** Cycles `from` to `to`, then a sample at rest. */
-  async live (from: number, to: number, verdict: Verdict): Promise<void> {
+  async run (from: number, to: number, verdict: Verdict): Promise<void> {
     await lanes(to - from, WIDTH, number => cycle(this.#host.url, from + number))
-    this.held = await settled(() => this.#host.ask('held'), nothing)
-    verdict.same(`${this.#name} holds after ${to} cycles`, this.held, nothing)
-    const { heap }: Rest = await this.#host.ask('rest')
+    this.held = await settled(() => this.#host.ask('held'), EMPTY)
+    verdict.same(`${this.#name} holds after ${to} cycles`, this.held, EMPTY)
+    const { heap }: IdleState = await this.#host.ask('rest')
     this.#samples.push([to, heap])
   }
 
-  async end (verdict: Verdict): Promise<void> {
+  async stop (verdict: Verdict): Promise<void> {
     const { listeners, resources } = this.#before
     const quietly = await settled(async () => {
-      const { heap, ...rest }: Rest = await this.#host.ask('rest')
+      const { heap, ...rest }: IdleState = await this.#host.ask('rest')
       return rest
     }, { listeners, resources })
     verdict.same(`listeners and resources of ${this.#name}`, quietly, { listeners, resources })
@@ -106,7 +106,7 @@ class Subject {
   }
 
   slope (): Slope {
-    return fitted(this.#warm)
+    return fitLine(this.#warm)
   }
 
   span (): string {
@@ -115,30 +115,30 @@ class Subject {
   }
 
   get #warm (): Sample[] {
-    return this.#samples.slice(Math.floor(this.#samples.length * WARM_UP))
+    return this.#samples.slice(Math.floor(this.#samples.length * WARM_UP_SHARE))
   }
 }
 
 /** One device: two of five are refused; the others come in, listen, leave a call of each side open, and go. */
 async function cycle (url: string, number: number): Promise<void> {
-  const ways = [leaveCleanly, cut, reset, refusedForId, refusedForToken]
+  const ways = [leaveCleanly, terminate, reset, refusedForId, refusedForToken]
   await ways[number % ways.length]!(url.replace('http', 'ws'), number)
 }
 
 async function leaveCleanly (url: string, number: number): Promise<void> {
-  const socket = await come(url, number)
+  const socket = await connectDevice(url, number)
   socket.close(1000)
   await once(socket, 'close')
 }
 
-async function cut (url: string, number: number): Promise<void> {
-  const socket = await come(url, number)
+async function terminate (url: string, number: number): Promise<void> {
+  const socket = await connectDevice(url, number)
   socket.terminate()
   await once(socket, 'close')
 }
 
 async function reset (url: string, number: number): Promise<void> {
-  const socket = await come(url, number)
+  const socket = await connectDevice(url, number)
   tcpOf(socket).resetAndDestroy()
   await once(socket, 'close')
 }
@@ -148,11 +148,11 @@ async function refusedForId (url: string, number: number): Promise<void> {
 }
 
 async function refusedForToken (url: string, number: number): Promise<void> {
-  await refused(new WebSocket(`${url}/ws?deviceId=${idOf(number)}`, { headers: { authorization: `Bearer ${WRONG}` } }), 401)
+  await refused(new WebSocket(`${url}/ws?deviceId=${idOf(number)}`, { headers: { authorization: `Bearer ${WRONG_TOKEN}` } }), 401)
 }
 
 /** Both servers answer the topics last, so that what was asked before is under way by then. */
-async function come (url: string, number: number): Promise<WebSocket> {
+async function connectDevice (url: string, number: number): Promise<WebSocket> {
   const socket = new WebSocket(`${url}/ws?deviceId=${idOf(number)}`, { perMessageDeflate: false })
   socket.on('error', () => {})
   socket.once('open', () => {
@@ -184,7 +184,7 @@ function tcpOf (socket: WebSocket): Socket {
 }
 
 /** The line of least squares, and its standard error. */
-function fitted (samples: Sample[]): Slope {
+function fitLine (samples: Sample[]): Slope {
   const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
   const [x, y] = [mean(samples.map(([cycles]) => cycles)), mean(samples.map(([, heap]) => heap))]
   const spread = samples.reduce((sum, [cycles]) => sum + (cycles - x) ** 2, 0)
@@ -193,7 +193,7 @@ function fitted (samples: Sample[]): Slope {
   return { slope, error: Math.sqrt(left / (samples.length - 2) / spread) }
 }
 
-function told ({ slope, error }: Slope): string {
+function formatSlope ({ slope, error }: Slope): string {
   return `${slope.toFixed(1)} ± ${error.toFixed(1)}`
 }
 
@@ -203,21 +203,21 @@ function kib (bytes: number): string {
 
 // The servers.
 
-async function prepare ({ name }: { name: typeof names[number] }): Promise<Served> {
+async function prepare ({ name }: { name: typeof names[number] }): Promise<HostedApp> {
   const errors: string[] = []
-  const app = quiet(errors)
+  const app = quietApp(errors)
   const held = name === 'plugin' ? await withPlugin(app) : await withoutPlugin(app)
   const commands = {
-    held: async (): Promise<Held> => ({ ...nothing, ...held(), connections: await connections(app) }),
+    held: async (): Promise<ServerState> => ({ ...EMPTY, ...held(), connections: await connections(app) }),
     errors: () => errors
   }
   return { app, commands }
 }
 
-async function withPlugin (app: FastifyInstance): Promise<() => Partial<Held>> {
+async function withPlugin (app: FastifyInstance): Promise<() => Partial<ServerState>> {
   const counts = { owners: 0, topics: 0, calls: 0, handlers: 0 }
-  const own = await counted(counts)
-  await app.register(devices, { authenticate: ({ token }) => token !== WRONG, authorizeTopic: () => true, backplane: own })
+  const own = await countingBackplane(counts)
+  await app.register(devices, { authenticate: ({ token }) => token !== WRONG_TOKEN, authorizeTopic: () => true, backplane: own })
   const watchedByItself = counts.topics
   app.devices.handle('linger', async (_params, { signal }) => {
     counts.handlers++
@@ -233,7 +233,7 @@ async function withPlugin (app: FastifyInstance): Promise<() => Partial<Held>> {
 }
 
 /** A backplane that counts who owns and what is watched. */
-function counted (counts: { owners: number, topics: number }): Backplane {
+function countingBackplane (counts: { owners: number, topics: number }): Backplane {
   const backplane = localBackplane()
   return {
     ...backplane,
@@ -250,13 +250,13 @@ function counted (counts: { owners: number, topics: number }): Backplane {
   }
 }
 
-async function withoutPlugin (app: FastifyInstance): Promise<() => Partial<Held>> {
+async function withoutPlugin (app: FastifyInstance): Promise<() => Partial<ServerState>> {
   await app.register(fastifyWebsocket)
   app.get('/ws', {
     websocket: true,
     preHandler: async (request, reply) => {
       if (!/^[\w-]+$/.test((request.query as { deviceId: string }).deviceId)) return await reply.code(400).send({ code: 'ID_INVALID' })
-      if (request.headers.authorization === `Bearer ${WRONG}`) return await reply.code(401).send({ code: 'UNAUTHENTICATED' })
+      if (request.headers.authorization === `Bearer ${WRONG_TOKEN}`) return await reply.code(401).send({ code: 'UNAUTHENTICATED' })
     }
   }, socket => {
     socket.send('{"jsonrpc":"2.0","method":"welcome"}')

@@ -6,7 +6,7 @@ import { nats } from '../../lib/nats/index.ts'
 import { programAt } from '../programs.ts'
 import { Balancer } from './balancer.ts'
 import { command, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, type Served } from './host.ts'
+import { Host, quietApp, type HostedApp } from './host.ts'
 import { NatsServer } from './nats.ts'
 
 interface Size extends Record<string, number> {
@@ -37,75 +37,75 @@ interface Fault {
 const NODES = ['n1', 'n2', 'n3']
 const LANES = 16
 /** What a sender waits between two letters. */
-const PACE = 50
+const SEND_INTERVAL_MS = 50
 const TOPIC = 'all'
-const TRAFFIC_PACE = 5
-const AIMLESS = '{}'
+const TRAFFIC_INTERVAL_MS = 5
+const EMPTY_BODY = '{}'
 /** While NATS is away, and until a node has it again: answered, dropped, cannot be reached, nobody there yet. */
-const FORESEEN = new Set(['200', '404', '502', '503'])
-const HANGING = 20
+const EXPECTED_STATUSES = new Set(['200', '404', '502', '503'])
+const HANGING_CALLS = 20
 /** A call that is lost is known to be so long before its own time is over. */
-const CALL_TIMEOUT = 60_000
-const LOST_WITHIN = 5_000
-const DOWN = 500
-const LOOK_AGAIN = 50
-const PATIENCE = 60_000
+const CALL_TIMEOUT_MS = 60_000
+const LOST_TIMEOUT_MS = 5_000
+const OUTAGE_MS = 500
+const POLL_INTERVAL_MS = 50
+const TIMEOUT_MS = 60_000
 
 /** Nodes die, are held still, and lose NATS, while letters flow: none is lost, none is seen twice, and each device has one owner. */
 export async function cluster (size: Size): Promise<Outcome> {
   const verdict = new Verdict()
-  const stage = await Stage.build(size.devices)
+  const testCluster = await TestCluster.build(size.devices)
   try {
-    await stage.settled(performance.now())
-    const flow = stage.flow()
-    const outage = new Outage()
+    await testCluster.settled(performance.now())
+    const flow = testCluster.flow()
+    const outage = new OutageStats()
     const slowest: Record<string, number> = {}
     const faults = [
-      ...Array.from({ length: size.kills }, (_, at) => ({ kind: 'kill', fault: () => stage.kill(at, verdict) })),
-      ...Array.from({ length: size.pauses }, (_, at) => ({ kind: 'pause', fault: () => stage.pause(at, size.pause) })),
-      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => stage.restart(at, outage) })),
-      ...Array.from({ length: size.leaves }, (_, at) => ({ kind: 'leave', fault: () => stage.leave(at, verdict) }))
+      ...Array.from({ length: size.kills }, (_, at) => ({ kind: 'kill', fault: () => testCluster.kill(at, verdict) })),
+      ...Array.from({ length: size.pauses }, (_, at) => ({ kind: 'pause', fault: () => testCluster.pause(at, size.pause) })),
+      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => testCluster.restart(at, outage) })),
+      ...Array.from({ length: size.leaves }, (_, at) => ({ kind: 'leave', fault: () => testCluster.leave(at, verdict) }))
     ]
     for (const { kind, fault } of faults) {
-      const { at, end } = await inTime(fault(), `a ${kind}`)
-      const took = await inTime(stage.settled(at), `the settling after a ${kind}`)
-      await inTime(end(), `what went on during a ${kind}`)
+      const { at, end } = await withTimeout(fault(), `a ${kind}`)
+      const took = await withTimeout(testCluster.settled(at), `the settling after a ${kind}`)
+      await withTimeout(end(), `what went on during a ${kind}`)
       verdict.within(`milliseconds until each device has one owner after a ${kind}`, took, size.within)
       slowest[kind] = Math.max(slowest[kind] ?? 0, Math.round(took))
-      verdict.same(`devices that hear a broadcast after a ${kind}`, await inTime(stage.broadcast(), 'a broadcast'), size.devices)
-      await inTime(stage.mend(), 'the start of a node')
+      verdict.same(`devices that hear a broadcast after a ${kind}`, await withTimeout(testCluster.broadcast(), 'a broadcast'), size.devices)
+      await withTimeout(testCluster.restartNodes(), 'the start of a node')
     }
     await flow.stop()
-    const { lost, twice, unexpected, disordered, stopped, seen } = await stage.tally()
-    verdict.same('letters that no node would promise', stage.refused, 0)
+    const { lost, twice, unexpected, disordered, stopped, seen } = await testCluster.tally()
+    verdict.same('letters that no node would promise', testCluster.refused, 0)
     verdict.same('letters lost', lost, 0)
     verdict.same('letters seen twice', twice, 0)
     verdict.same('letters that nobody sent', unexpected, 0)
     verdict.same('letters out of order', disordered, 0)
     verdict.same('devices that were told not to come back', stopped, 0)
-    verdict.same('what nobody caught', stage.faults, [])
+    verdict.same('what nobody caught', testCluster.faults, [])
     verdict.same('requests for devices of the same node that were harmed by an outage', outage.harmed, [])
     verdict.within('milliseconds of the slowest of them', Math.max(...outage.local), size.slow)
     if (size.restarts > 0) verdict.within('milliseconds that it usually takes to be refused', quantile(outage.refusals, 0.5), size.refused)
-    verdict.same('answers for devices of other nodes', Object.keys(outage.statuses).filter(status => !FORESEEN.has(status)), [])
+    verdict.same('answers for devices of other nodes', Object.keys(outage.statuses).filter(status => !EXPECTED_STATUSES.has(status)), [])
     return {
       line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of NATS, ${size.leaves} leaves; ` +
         `${flow.acknowledged()} letters acknowledged to their senders, ${seen} seen, lost ${lost}, twice ${twice}, unexpected ${unexpected}, out of order ${disordered}; ` +
-        `one owner each within ${JSON.stringify(slowest)} ms; ${stage.calls} calls in flight to nodes that died, the slowest known after ${Math.round(stage.slowestCall)} ms; ` +
+        `one owner each within ${JSON.stringify(slowest)} ms; ${testCluster.calls} calls in flight to nodes that died, the slowest known after ${Math.round(testCluster.slowestCall)} ms; ` +
         `while NATS restarted, ${outage.local.length} requests for devices of the same node, ${outage.harmed.length} harmed, half within ${quantile(outage.local, 0.5).toFixed(1)} ms, 99 % within ${Math.round(quantile(outage.local, 0.99))} ms, ` +
         `the slowest after ${Math.round(Math.max(...outage.local))} ms; for devices of others ${JSON.stringify(outage.statuses)}, half of the 503 within ` +
         `${quantile(outage.refusals, 0.5).toFixed(1)} ms, 99 % within ${quantile(outage.refusals, 0.99).toFixed(1)} ms`,
       wrong: verdict.wrong
     }
   } finally {
-    await stage.clear()
+    await testCluster.stop()
   }
 }
 
 /** Says what never ended. */
-async function inTime<T> (work: Promise<T>, what: string): Promise<T> {
+async function withTimeout<T> (work: Promise<T>, what: string): Promise<T> {
   const late = new AbortController()
-  const never = sleep(2 * PATIENCE, undefined, { signal: late.signal }).then(() => { throw new Error(`${what} never ended`) })
+  const never = sleep(2 * TIMEOUT_MS, undefined, { signal: late.signal }).then(() => { throw new Error(`${what} never ended`) })
   try {
     return await Promise.race([work, never])
   } finally {
@@ -135,7 +135,7 @@ class Device {
 }
 
 /** What callers were told while NATS was away, and a little before and after. */
-class Outage {
+class OutageStats {
   /** Requests for devices of the same node. */
   readonly local: number[] = []
   /** The statuses of those that were not answered as ever. */
@@ -145,12 +145,12 @@ class Outage {
   /** How long it took to refuse those. */
   readonly refusals: number[] = []
 
-  here (status: number, took: number): void {
+  addLocal (status: number, took: number): void {
     this.local.push(took)
     if (status !== 200) this.harmed.push(status)
   }
 
-  elsewhere (status: number, took: number): void {
+  addRemote (status: number, took: number): void {
     this.statuses[status] = (this.statuses[status] ?? 0) + 1
     if (status === 503) this.refusals.push(took)
   }
@@ -172,12 +172,12 @@ function quantile (figures: number[], share: number): number {
   return figures.toSorted((a, b) => a - b)[Math.ceil(figures.length * share) - 1] ?? NaN
 }
 
-class Stage {
+class TestCluster {
   readonly #nats: NatsServer
   readonly #balancer: Balancer
   readonly #hosts = new Map<string, Host>()
   #devices: Device[] = []
-  readonly #gone: Host[] = []
+  readonly #stoppedHosts: Host[] = []
   calls = 0
   slowestCall = 0
   /** Letters that no node would promise. */
@@ -188,15 +188,15 @@ class Stage {
     this.#balancer = balancer
   }
 
-  static async build (count: number): Promise<Stage> {
-    const stage = new Stage(await NatsServer.start(programAt('nats-server')!), await Balancer.start())
-    for (const name of NODES) await stage.#bring(name)
-    stage.#devices = Array.from({ length: count }, (_, at) => new Device(`device-${at}`, stage.#balancer.url))
-    return stage
+  static async build (count: number): Promise<TestCluster> {
+    const testCluster = new TestCluster(await NatsServer.start(programAt('nats-server')!), await Balancer.start())
+    for (const name of NODES) await testCluster.#startNode(name)
+    testCluster.#devices = Array.from({ length: count }, (_, at) => new Device(`device-${at}`, testCluster.#balancer.url))
+    return testCluster
   }
 
   get faults (): string[] {
-    return [...this.#hosts.values(), ...this.#gone].flatMap(({ faults }) => faults)
+    return [...this.#hosts.values(), ...this.#stoppedHosts].flatMap(({ faults }) => faults)
   }
 
   /** Letters for all devices, from several senders; each sends the next to a device when the one before is promised. */
@@ -205,8 +205,8 @@ class Stage {
     const sender = async (lane: number) => {
       const mine = this.#devices.filter((_, at) => at % LANES === lane)
       for (let at = 0; !stopping.signal.aborted && mine.length > 0; at++) {
-        await this.#promise(mine[at % mine.length]!)
-        await sleep(PACE)
+        await this.#sendUntilAcknowledged(mine[at % mine.length]!)
+        await sleep(SEND_INTERVAL_MS)
       }
     }
     const done = Promise.all(Array.from({ length: LANES }, (_, lane) => sender(lane)))
@@ -223,26 +223,26 @@ class Stage {
   async kill (at: number, verdict: Verdict): Promise<Fault> {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
-    const held = ((await host.ask('held')) as Array<[string, number]>).slice(0, HANGING).map(([id]) => id)
+    const held = ((await host.ask('held')) as Array<[string, number]>).slice(0, HANGING_CALLS).map(([id]) => id)
     const elsewhere = this.#balancer.urls.find(url => url !== host.url)!
-    const calls = held.map(id => fetch(`${elsewhere}/devices/${id}/calls/hang?timeout=${CALL_TIMEOUT / 1_000}`, { method: 'POST' }))
-    await sleep(DOWN) // so that they are with the devices
+    const calls = held.map(id => fetch(`${elsewhere}/devices/${id}/calls/hang?timeout=${CALL_TIMEOUT_MS / 1_000}`, { method: 'POST' }))
+    await sleep(OUTAGE_MS) // so that they are with the devices
     const died = performance.now()
-    this.#balancer.out(name)
+    this.#balancer.remove(name)
     this.#hosts.delete(name)
-    this.#gone.push(host)
+    this.#stoppedHosts.push(host)
     host.signal('SIGKILL')
     await host.ended
-    const known = this.#known(calls, died, verdict)
+    const known = this.#verifyLostCalls(calls, died, verdict)
     return { at: died, end: () => known }
   }
 
   /** Each call in flight to a node that died is known to be lost. */
-  async #known (calls: Array<Promise<Response>>, died: number, verdict: Verdict): Promise<void> {
+  async #verifyLostCalls (calls: Array<Promise<Response>>, died: number, verdict: Verdict): Promise<void> {
     const statuses = await Promise.all(calls.map(async call => (await call).status))
     this.calls += statuses.length
     this.slowestCall = Math.max(this.slowestCall, performance.now() - died)
-    verdict.within('milliseconds until a call to a node that died is known to be lost', performance.now() - died, LOST_WITHIN)
+    verdict.within('milliseconds until a call to a node that died is known to be lost', performance.now() - died, LOST_TIMEOUT_MS)
     verdict.same('answers to calls to a node that died', statuses.filter(status => status !== 502 && status !== 404), [])
   }
 
@@ -250,24 +250,24 @@ class Stage {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
     host.signal('SIGSTOP')
-    this.#balancer.out(name)
+    this.#balancer.remove(name)
     await sleep(milliseconds)
     host.signal('SIGCONT')
-    this.#balancer.in(name, host.url)
+    this.#balancer.add(name, host.url)
     return { at: performance.now(), end: async () => {} }
   }
 
   /** NATS goes and comes again, while callers ask for devices of the same node and of others. */
-  async restart (at: number, outage: Outage): Promise<Fault> {
+  async restart (at: number, outage: OutageStats): Promise<Fault> {
     const traffic = await this.#traffic(outage)
     await this.#nats.stop(at % 2 === 0 ? 'SIGTERM' : 'SIGKILL')
-    await sleep(DOWN)
+    await sleep(OUTAGE_MS)
     await this.#nats.start()
     return { at: performance.now(), end: traffic.stop }
   }
 
   /** Callers of each node: one asks for devices that are there, the other for those of the next node. */
-  async #traffic (outage: Outage): Promise<{ stop: () => Promise<void> }> {
+  async #traffic (outage: OutageStats): Promise<{ stop: () => Promise<void> }> {
     const stopping = new AbortController()
     const hosts = [...this.#hosts.values()]
     const held = await Promise.all(hosts.map(async host => ((await host.ask('held')) as Array<[string, number]>).map(([id]) => id)))
@@ -276,15 +276,15 @@ class Stage {
         const path = `/devices/${ids[turn % ids.length]}/${turn % 2 === 0 ? 'calls/echo' : 'messages'}`
         const began = performance.now()
         const status = await statusOf(fetch(host.url + path, {
-          method: 'POST', body: AIMLESS, headers: { 'content-type': 'application/json' }, signal: AbortSignal.timeout(PATIENCE)
+          method: 'POST', body: EMPTY_BODY, headers: { 'content-type': 'application/json' }, signal: AbortSignal.timeout(TIMEOUT_MS)
         }))
         told(status, performance.now() - began)
-        await sleep(TRAFFIC_PACE)
+        await sleep(TRAFFIC_INTERVAL_MS)
       }
     }
     const asking = Promise.all(hosts.flatMap((host, at) => [
-      ask(host, held[at]!, (status, took) => outage.here(status, took)),
-      ask(host, held[(at + 1) % hosts.length]!, (status, took) => outage.elsewhere(status, took))
+      ask(host, held[at]!, (status, took) => outage.addLocal(status, took)),
+      ask(host, held[(at + 1) % hosts.length]!, (status, took) => outage.addRemote(status, took))
     ]))
     return {
       stop: async () => {
@@ -298,26 +298,26 @@ class Stage {
   async leave (at: number, verdict: Verdict): Promise<Fault> {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
-    this.#balancer.out(name)
+    this.#balancer.remove(name)
     this.#hosts.delete(name)
-    const exit = await Promise.race([host.stop(), sleep(PATIENCE, 'it never ended', { ref: false })])
+    const exit = await Promise.race([host.stop(), sleep(TIMEOUT_MS, 'it never ended', { ref: false })])
     verdict.same('exit of a node that leaves', exit, { code: 0, signal: null })
     host.signal('SIGKILL')
-    this.#gone.push(host)
+    this.#stoppedHosts.push(host)
     return { at: performance.now(), end: async () => {} }
   }
 
   /** Those that died come again. */
-  async mend (): Promise<void> {
-    for (const name of NODES) if (!this.#hosts.has(name)) await this.#bring(name)
+  async restartNodes (): Promise<void> {
+    for (const name of NODES) if (!this.#hosts.has(name)) await this.#startNode(name)
   }
 
   /** Resolves with the milliseconds from a moment on until each device had one owner, once all nodes know it. */
   async settled (began: number): Promise<number> {
-    const until = performance.now() + PATIENCE
+    const until = performance.now() + TIMEOUT_MS
     let took = Infinity
     for (let agreed = false; !agreed && performance.now() < until; agreed = await this.#isAgreed(await this.#owners())) {
-      while ((await this.#owners()).size === 0 && performance.now() < until) await sleep(LOOK_AGAIN)
+      while ((await this.#owners()).size === 0 && performance.now() < until) await sleep(POLL_INTERVAL_MS)
       took = performance.now() - began
     }
     return performance.now() < until ? took : Infinity
@@ -326,7 +326,7 @@ class Stage {
   /** How many devices a publication reaches, once those that came again have subscribed. */
   async broadcast (): Promise<number> {
     let sent = 0
-    for (const until = performance.now() + PATIENCE; performance.now() < until && sent !== this.#devices.length; await sleep(LOOK_AGAIN)) {
+    for (const until = performance.now() + TIMEOUT_MS; performance.now() < until && sent !== this.#devices.length; await sleep(POLL_INTERVAL_MS)) {
       const response = await fetch(`${this.#balancer.urls[0]}/broadcast?topic=${TOPIC}`, { method: 'POST', body: '0', headers: { 'content-type': 'application/json' } })
       if (response.ok) sent = (await response.json() as { sent: number }).sent
       if (sent > this.#devices.length) break
@@ -337,7 +337,7 @@ class Stage {
   /** What became of the letters, once those on their way have arrived. */
   async tally (): Promise<Record<'lost' | 'twice' | 'unexpected' | 'disordered' | 'stopped' | 'seen', number>> {
     const missing = () => this.#devices.reduce((sum, { acknowledged, seen }) => sum + acknowledged.size - new Set(seen.filter(number => acknowledged.has(number))).size, 0)
-    for (const until = performance.now() + PATIENCE; missing() > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
+    for (const until = performance.now() + TIMEOUT_MS; missing() > 0 && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
     const sum = (count: (device: Device) => number) => this.#devices.reduce((total, device) => total + count(device), 0)
     return {
       lost: missing(),
@@ -349,7 +349,7 @@ class Stage {
     }
   }
 
-  async clear (): Promise<void> {
+  async stop (): Promise<void> {
     for (const { client } of this.#devices) client.close()
     for (const host of this.#hosts.values()) host.signal('SIGKILL')
     await Promise.all([...this.#hosts.values()].map(({ ended }) => ended))
@@ -357,16 +357,16 @@ class Stage {
     await this.#nats.remove()
   }
 
-  async #bring (name: string): Promise<void> {
+  async #startNode (name: string): Promise<void> {
     const host = await Host.start(import.meta.url, { name, servers: this.#nats.servers })
     this.#hosts.set(name, host)
-    this.#balancer.in(name, host.url)
+    this.#balancer.add(name, host.url)
   }
 
   /** Sends a letter, to whichever node, until one has promised it. */
-  async #promise (device: Device): Promise<void> {
+  async #sendUntilAcknowledged (device: Device): Promise<void> {
     const number = device.sent++
-    for (const until = performance.now() + PATIENCE; performance.now() < until;) {
+    for (const until = performance.now() + TIMEOUT_MS; performance.now() < until;) {
       const { urls } = this.#balancer
       try {
         const response = await fetch(`${urls[Math.floor(Math.random() * urls.length)]}/devices/${device.id}/messages?ttl=3600`, {
@@ -378,7 +378,7 @@ class Stage {
         await response.arrayBuffer()
         if (response.ok) return void device.acknowledged.add(number)
       } catch {} // the node died, or is held still: another one
-      await sleep(LOOK_AGAIN)
+      await sleep(POLL_INTERVAL_MS)
     }
     this.refused++
   }
@@ -407,8 +407,8 @@ class Stage {
 
 // One node.
 
-async function prepare ({ name, servers }: { name: string, servers: string }): Promise<Served> {
-  const app = quiet()
+async function prepare ({ name, servers }: { name: string, servers: string }): Promise<HostedApp> {
+  const app = quietApp()
   await app.register(devices, { node: name, ...await nats({ servers }), pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
   const commands = {
     held: () => [...app.devices].map(({ id, generation }) => [id, generation]),

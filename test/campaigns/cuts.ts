@@ -16,10 +16,10 @@ import type { Session } from '../../lib/connection/session.ts'
 import { launch } from '../browser.ts'
 import { programAt } from '../programs.ts'
 import { request, until } from '../support.ts'
-import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, tally, type Served } from './host.ts'
+import { seededRandom, command, settled, Verdict, type Outcome } from './campaign.ts'
+import { Host, quietApp, countByName, type HostedApp } from './host.ts'
 import { Proxy } from './proxy.ts'
-import { Traffic, type Calls, type Tally, type TrafficOptions } from './traffic.ts'
+import { Traffic, type Calls, type TrafficReport, type TrafficOptions } from './traffic.ts'
 
 export interface Size extends Record<string, number> {
   cuts: number
@@ -27,46 +27,46 @@ export interface Size extends Record<string, number> {
 }
 
 /** The device, wherever it runs. */
-interface Far {
+interface DeviceDriver {
   ask (command: string, params?: unknown): Promise<any>
   /** Bytes it holds, where they can be told. */
   heap? (): Promise<number>
   /** Timers and sockets it holds beyond what there was before, where they can be told. */
-  held? (): Record<string, number>
+  resources? (): Record<string, number>
   close (): Promise<void>
 }
 
 const SEED = 12
 /** How often the kinds that are slow to recover from come up, and how often a cut does not wait for the connection to be back. */
-const RARELY = 0.3
-const UNAWARES = 0.15
-const LONGEST_PEACE = 250
-const PACE = 8
-const AGAIN = 0.2
-const PENDING = 20
-const MOST_QUIET = 2_000
-const MOST_GROWTH = { factor: 1.5, bytes: 2_000_000 }
+const SLOW_CUT_SHARE = 0.3
+const UNCONNECTED_SHARE = 0.15
+const MAX_PAUSE_MS = 250
+const INTERVAL_MS = 8
+const RESEND_SHARE = 0.2
+const PENDING_CALLS = 20
+const QUIET_MS = 2_000
+const MAX_GROWTH = { factor: 1.5, bytes: 2_000_000 }
 
 /** Goodbyes after which the device comes back, and the words that go with them. */
-const again: Partial<Record<CloseReason, string | undefined>> = {
+const reconnectReasons: Partial<Record<CloseReason, string | undefined>> = {
   leaving: 'retry=30', fault: undefined, overloaded: undefined, expired: undefined, slow: undefined, mute: undefined, flood: undefined, away: undefined
 }
 /** And those after which it does not. */
-const forGood: CloseReason[] = ['unauthenticated', 'forbidden', 'no-protocol', 'replaced']
+const finalReasons: CloseReason[] = ['unauthenticated', 'forbidden', 'no-protocol', 'replaced']
 
 /** The three that a cut happens to. */
 interface Scene {
   host: Host
   proxy: Proxy
-  far: Far
+  driver: DeviceDriver
 }
 
 type Cut = (scene: Scene) => unknown
 
-const goodbye = (name: CloseReason): Cut => ({ host }) => host.ask('end', { deviceId: 'd', goodbye: name, reason: again[name] })
+const closeWith = (name: CloseReason): Cut => ({ host }) => host.ask('end', { deviceId: 'd', closeReason: name, reason: reconnectReasons[name] })
 
 const cuts: Record<string, Cut> = {
-  ...Object.fromEntries(Object.keys(again).map(name => [name, goodbye(name as CloseReason)])),
+  ...Object.fromEntries(Object.keys(reconnectReasons).map(name => [name, closeWith(name as CloseReason)])),
   reset: ({ proxy }) => proxy.reset(),
   fin: ({ proxy }) => proxy.finish(),
   async 'two resets' ({ proxy }) {
@@ -78,16 +78,16 @@ const cuts: Record<string, Cut> = {
 
 /** What the device can only notice by itself, and what takes the gateway its time. */
 const slowCuts: Record<string, Cut> = {
-  async silence ({ proxy, far }) {
-    proxy.hush()
-    await until(async () => (await far.ask('status')).state !== 'connected')
+  async silence ({ proxy, driver }) {
+    proxy.blackhole()
+    await until(async () => (await driver.ask('status')).state !== 'connected')
   },
   async 'silence where it connects' ({ proxy }) {
-    const { swallowed } = proxy
-    proxy.deaf = true
+    const { swallowedCount } = proxy
+    proxy.isDeaf = true
     proxy.reset()
-    await until(() => proxy.swallowed > swallowed)
-    proxy.deaf = false
+    await until(() => proxy.swallowedCount > swallowedCount)
+    proxy.isDeaf = false
   },
   restart: ({ host }) => host.ask('restart')
 }
@@ -99,14 +99,14 @@ export async function cutsInNode (size: Size): Promise<Outcome> {
     const traffic = new Traffic(options, WebSocket)
     return {
       ask: async (command, params) => await (traffic as any)[command](params),
-      held: () => Object.fromEntries(Object.entries(resources()).map(([name, count]) => [name, count - before[name]!])),
+      resources: () => Object.fromEntries(Object.entries(resources()).map(([name, count]) => [name, count - before[name]!])),
       async close () { traffic.close() }
     }
   })
 }
 
 function resources (): Record<string, number> {
-  const { Timeout = 0, TCPSocketWrap = 0 } = tally(process.getActiveResourcesInfo())
+  const { Timeout = 0, TCPSocketWrap = 0 } = countByName(process.getActiveResourcesInfo())
   return { Timeout, TCPSocketWrap }
 }
 
@@ -140,63 +140,63 @@ export async function cutsInChromium (size: Size, path: string): Promise<Outcome
   }
 }
 
-async function campaign (where: string, { cuts: count, seed }: Size, origins: string[], begin: (options: TrafficOptions) => Promise<Far>): Promise<Outcome> {
+async function campaign (where: string, { cuts: count, seed }: Size, origins: string[], begin: (options: TrafficOptions) => Promise<DeviceDriver>): Promise<Outcome> {
   const verdict = new Verdict()
   const folder = await mkdtemp(join(tmpdir(), 'cuts-'))
   const host = await Host.start(import.meta.url, { folder, origins })
   const proxy = await Proxy.start(Number(new URL(host.url).port))
-  const far = await begin({ url: proxy.url, seed })
-  const correspondence = new Correspondence(host.url, chance(seed + 1))
-  const random = chance(seed)
+  const driver = await begin({ url: proxy.url, seed })
+  const serverTraffic = new ServerTraffic(host.url, seededRandom(seed + 1))
+  const random = seededRandom(seed)
   const made: Record<string, number> = {}
   let heap: number | undefined
 
   const began = Date.now()
   for (let cut = 0; cut < count; cut++) {
-    const kinds = Object.entries(random() < RARELY ? slowCuts : cuts)
+    const kinds = Object.entries(random() < SLOW_CUT_SHARE ? slowCuts : cuts)
     const [name, make] = kinds[Math.floor(random() * kinds.length)]!
-    if (random() > UNAWARES) await until(async () => (await far.ask('status')).state === 'connected')
-    await sleep(random() * LONGEST_PEACE)
-    await make({ host, proxy, far })
+    if (random() > UNCONNECTED_SHARE) await until(async () => (await driver.ask('status')).state === 'connected')
+    await sleep(random() * MAX_PAUSE_MS)
+    await make({ host, proxy, driver })
     made[name] = (made[name] ?? 0) + 1
-    if (cut === Math.floor(count / 2)) heap = await far.heap?.()
+    if (cut === Math.floor(count / 2)) heap = await driver.heap?.()
   }
   const took = Date.now() - began
-  await correspondence.stop()
-  const device = await far.ask('finish') as Tally
+  await serverTraffic.stop()
+  const device = await driver.ask('finish') as TrafficReport
   await until(() => host.ask('has'))
 
-  const letters = await settled(async () => (await far.ask('tally')).letters, correspondence.letters)
-  verdict.same('letters shown', letters, correspondence.letters)
+  const letters = await settled(async () => (await driver.ask('tally')).letters, serverTraffic.letters)
+  verdict.same('letters shown', letters, serverTraffic.letters)
   verdict.same('letters that wait', await settled(() => host.ask('waiting'), 0), 0)
-  verdict.same('what came otherwise', (await far.ask('tally')).wrong, [])
-  balanced(verdict, 'calls of the device', device.calls)
-  balanced(verdict, 'publishes of the device', device.published)
-  balanced(verdict, 'calls to the device', correspondence.calls)
+  verdict.same('what came otherwise', (await driver.ask('tally')).wrong, [])
+  verifySettled(verdict, 'calls of the device', device.calls)
+  verifySettled(verdict, 'publishes of the device', device.published)
+  verifySettled(verdict, 'calls to the device', serverTraffic.calls)
 
-  await heardAgain(host, far, verdict)
-  await backToOne(host, proxy, far, verdict)
-  const grown = await far.heap?.()
-  if (heap !== undefined) verdict.within('bytes after the second half', grown!, heap * MOST_GROWTH.factor + MOST_GROWTH.bytes)
-  const { sockets: { made: sockets }, connections } = await far.ask('tally') as Tally
-  const stops = await stopsForGood(host, far, verdict)
+  await verifySubscriptions(host, driver, verdict)
+  await verifyResources(host, proxy, driver, verdict)
+  const grown = await driver.heap?.()
+  if (heap !== undefined) verdict.within('bytes after the second half', grown!, heap * MAX_GROWTH.factor + MAX_GROWTH.bytes)
+  const { sockets: { made: sockets }, connections } = await driver.ask('tally') as TrafficReport
+  const stops = await verifyFinalReasons(host, driver, verdict)
 
-  await far.close()
+  await driver.close()
   await proxy.stop()
   verdict.same('what nobody caught', host.faults, [])
-  verdict.same('error log', await host.ask('told'), {})
+  verdict.same('error log', await host.ask('errors'), {})
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
   await rm(folder, { recursive: true })
   return {
     line: `cuts (${where}): ${count} in ${took} ms (seed ${seed}): ${JSON.stringify(made)}; ${connections} connections, ${sockets} WebSockets; ` +
-      `${letters} letters (${correspondence.retries} retries), each once and in order; calls of the device ${shown(device.calls)}, publishes ${shown(device.published)}, ` +
-      `calls to it ${shown(correspondence.calls)}; heard ${JSON.stringify(device.heard)}; stopped by ${stops.join(', ')}` +
+      `${letters} letters (${serverTraffic.retries} retries), each once and in order; calls of the device ${formatCalls(device.calls)}, publishes ${formatCalls(device.published)}, ` +
+      `calls to it ${formatCalls(serverTraffic.calls)}; heard ${JSON.stringify(device.heard)}; stopped by ${stops.join(', ')}` +
       (heap === undefined ? '' : `; heap ${heap} at half, ${grown} in the end`),
     wrong: verdict.wrong
   }
 }
 
-function balanced (verdict: Verdict, what: string, { made, settled, outcomes }: Calls): void {
+function verifySettled (verdict: Verdict, what: string, { made, settled, outcomes }: Calls): void {
   const kinds = new Set(['ok', 'dropped', 'timeout', 'busy', 'offline'])
   verdict.same(`${what} that did not settle`, made - settled, 0)
   verdict.same(`${what} by outcome`, Object.values(outcomes).reduce((sum, one) => sum + one, 0), made)
@@ -204,18 +204,18 @@ function balanced (verdict: Verdict, what: string, { made, settled, outcomes }: 
   verdict.holds(`none of the ${what} was answered`, outcomes.ok! > 0)
 }
 
-function shown ({ made, outcomes }: Calls): string {
+function formatCalls ({ made, outcomes }: Calls): string {
   return `${made} ${JSON.stringify(outcomes)}`
 }
 
 /** After the last cut: what is subscribed to is heard once, and what was left is not. */
-async function heardAgain (host: Host, far: Far, verdict: Verdict): Promise<void> {
+async function verifySubscriptions (host: Host, driver: DeviceDriver, verdict: Verdict): Promise<void> {
   const wanted = ['kept/+', 'kept/a/#']
   verdict.same('filters in the end', await settled(async () => (await host.ask('topics')).toSorted(), wanted), wanted)
-  const { heard: before } = await far.ask('tally') as Tally
+  const { heard: before } = await driver.ask('tally') as TrafficReport
   for (const topic of ['toggled/x', 'kept/a', 'kept/b']) await host.ask('broadcast', { topic, n: 'last' })
   const gain = async () => {
-    const { heard: after } = await far.ask('tally') as Tally
+    const { heard: after } = await driver.ask('tally') as TrafficReport
     return Object.fromEntries(Object.keys(after).toSorted().map(filter => [filter, after[filter]! - (before[filter] ?? 0)]))
   }
   const once = { 'kept/+': 2, 'kept/a/#': 1, 'toggled/#': 0 }
@@ -224,42 +224,42 @@ async function heardAgain (host: Host, far: Far, verdict: Verdict): Promise<void
   verdict.same('heard in the end', await gain(), once)
 }
 
-async function backToOne (host: Host, proxy: Proxy, far: Far, verdict: Verdict): Promise<void> {
-  proxy.bury() // a browser that has closed a silent line waits for the other side for a minute, and cannot be hurried
-  verdict.same('WebSockets that are open', await settled(async () => (await far.ask('tally')).sockets.open, 1), 1)
+async function verifyResources (host: Host, proxy: Proxy, driver: DeviceDriver, verdict: Verdict): Promise<void> {
+  proxy.resetBlackholed() // a browser that has closed a silent line waits for the other side for a minute, and cannot be hurried
+  verdict.same('WebSockets that are open', await settled(async () => (await driver.ask('tally')).sockets.open, 1), 1)
   verdict.same('connections through the network', await settled(async () => proxy.size, 1), 1)
   // its heartbeat; its socket, and the two of the proxy
   const held = { Timeout: 1, TCPSocketWrap: 3 }
-  if (far.held) verdict.same('timers and sockets', await settled(async () => far.held!(), held), held)
+  if (driver.resources) verdict.same('timers and sockets', await settled(async () => driver.resources!(), held), held)
   const one = { sessions: 1, topics: 2, inFlight: 0, connections: 1 }
   verdict.same('what the gateway holds', await settled(() => host.ask('held'), one), one)
 }
 
 /** A goodbye for good is obeyed: the reason is known, what was asked is settled, and nobody knocks again. */
-async function stopsForGood (host: Host, far: Far, verdict: Verdict): Promise<string[]> {
-  const pending = far.ask('pending', PENDING)
-  await until(async () => (await host.ask('held')).inFlight === PENDING)
-  const first = forGood.map(async name => [name, await far.ask('stopped', `stop-${name}`)] as [CloseReason, Status])
-  for (const name of forGood) {
+async function verifyFinalReasons (host: Host, driver: DeviceDriver, verdict: Verdict): Promise<string[]> {
+  const pending = driver.ask('pending', PENDING_CALLS)
+  await until(async () => (await host.ask('held')).inFlight === PENDING_CALLS)
+  const first = finalReasons.map(async name => [name, await driver.ask('stopped', `stop-${name}`)] as [CloseReason, Status])
+  for (const name of finalReasons) {
     await until(() => host.ask('has', `stop-${name}`))
-    await host.ask('end', { deviceId: `stop-${name}`, goodbye: name })
+    await host.ask('end', { deviceId: `stop-${name}`, closeReason: name })
   }
   verdict.same('status of DELETE', (await request(host, 'DELETE', '/devices/d')).status, 204)
-  await until(async () => (await far.ask('status')).state === 'stopped')
-  const stops: Array<[CloseReason, Status]> = [...await Promise.all(first), ['removed', await far.ask('status')]]
+  await until(async () => (await driver.ask('status')).state === 'stopped')
+  const stops: Array<[CloseReason, Status]> = [...await Promise.all(first), ['removed', await driver.ask('status')]]
   for (const [name, status] of stops) {
     const { code, message: reason } = closeCodes[name]
     verdict.same(`status after ${code}`, status, { state: 'stopped', code, reason })
   }
-  verdict.same('calls that were under way', await pending, { dropped: PENDING })
-  const { sockets: { made } } = await far.ask('tally') as Tally
-  await sleep(MOST_QUIET)
-  verdict.same('WebSockets after the last goodbye', (await far.ask('tally')).sockets, { made, open: 0 })
+  verdict.same('calls that were under way', await pending, { dropped: PENDING_CALLS })
+  const { sockets: { made } } = await driver.ask('tally') as TrafficReport
+  await sleep(QUIET_MS)
+  verdict.same('WebSockets after the last goodbye', (await driver.ask('tally')).sockets, { made, open: 0 })
   return stops.map(([, { code }]) => String(code))
 }
 
 /** What the application does: letters, calls and broadcasts, over REST, through whatever happens. */
-class Correspondence {
+class ServerTraffic {
   letters = 0
   retries = 0
   readonly calls: Calls = { made: 0, settled: 0, outcomes: {} }
@@ -282,8 +282,8 @@ class Correspondence {
   /** Each letter until it is promised, and some of them again. */
   async #write (): Promise<void> {
     for (; this.#running; this.letters++) {
-      while (await this.#post(this.letters) !== 202 || this.#random() < AGAIN) this.retries++
-      await sleep(this.#random() * PACE)
+      while (await this.#post(this.letters) !== 202 || this.#random() < RESEND_SHARE) this.retries++
+      await sleep(this.#random() * INTERVAL_MS)
     }
   }
 
@@ -292,7 +292,7 @@ class Correspondence {
       const { status, body } = await request(this.#gateway, 'POST', '/devices/d/messages?ttl=3600', { letter }, { 'idempotency-key': `letter-${letter}` })
       return status === 200 && body.status === 'delivered' ? 202 : status // a retry may come after the device has acknowledged
     } catch { // the gateway is away
-      await sleep(PACE)
+      await sleep(INTERVAL_MS)
       return 0
     }
   }
@@ -301,7 +301,7 @@ class Correspondence {
     const underway: Array<Promise<void>> = []
     for (let n = 0; this.#running; n++) {
       underway.push(this.#callOnce(n))
-      await sleep(this.#random() * 4 * PACE)
+      await sleep(this.#random() * 4 * INTERVAL_MS)
     }
     await Promise.all(underway)
   }
@@ -320,7 +320,7 @@ class Correspondence {
     for (let n = 0; this.#running; n++) {
       const topic = ['kept/a', 'kept/b', 'toggled/x'][n % 3]!
       await request(this.#gateway, 'POST', `/broadcast?topic=${encodeURIComponent(topic)}`, { n: `sent ${n}` }).catch(() => {})
-      await sleep(this.#random() * 2 * PACE)
+      await sleep(this.#random() * 2 * INTERVAL_MS)
     }
   }
 }
@@ -353,11 +353,11 @@ async function serveFiles (): Promise<Server> {
 // The gateway.
 
 /** What Fastify logs of a REST call that the cuts meet. */
-const known = new Set<string>(Object.values(reasons).filter(({ status }) => status >= 500).map(({ message }) => message))
+const expectedErrors = new Set<string>(Object.values(reasons).filter(({ status }) => status >= 500).map(({ message }) => message))
 /** Connections of REST callers are not what is counted in the end. */
-const KEEP_ALIVE = 1_000
+const KEEP_ALIVE_MS = 1_000
 
-async function prepare ({ folder, origins }: { folder: string, origins: string[] }): Promise<Served> {
+async function prepare ({ folder, origins }: { folder: string, origins: string[] }): Promise<HostedApp> {
   const errors: string[] = []
   const open = async () => await gateway(errors, folder, origins)
   let app = await open()
@@ -368,7 +368,7 @@ async function prepare ({ folder, origins }: { folder: string, origins: string[]
     waiting: async () => (await app.devices.describe('d')).waiting,
     topics: () => [...session()?.topics ?? []],
     broadcast: ({ topic, n }: { topic: string, n: string }) => app.devices.broadcast({ n }, { topic }),
-    end: ({ deviceId, goodbye, reason }: { deviceId: string, goodbye: CloseReason, reason?: string }) => session(deviceId)?.end(goodbye, reason),
+    end: ({ deviceId, closeReason, reason }: { deviceId: string, closeReason: CloseReason, reason?: string }) => session(deviceId)?.end(closeReason, reason),
     async held () {
       const connections = await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count)))
       return { sessions: app.devices.size, topics: session()?.topics.size, inFlight: session()?.peer.inFlight, connections }
@@ -379,14 +379,14 @@ async function prepare ({ folder, origins }: { folder: string, origins: string[]
       app = await open()
       await app.listen({ port, host: '127.0.0.1' })
     },
-    told: () => tally(errors.filter(words => !known.has(words))),
+    errors: () => countByName(errors.filter(words => !expectedErrors.has(words))),
     close: () => app.close()
   }
   return { app: first, commands }
 }
 
 async function gateway (errors: string[], folder: string, origins: string[]): Promise<FastifyInstance> {
-  const app = quiet(errors)
+  const app = quietApp(errors)
   await app.register(devices, {
     mailbox: await diskMailbox({ path: folder }),
     origins,
@@ -399,7 +399,7 @@ async function gateway (errors: string[], folder: string, origins: string[]): Pr
     drainTimeout: 600,
     retrySpread: 50
   })
-  app.server.keepAliveTimeout = KEEP_ALIVE
+  app.server.keepAliveTimeout = KEEP_ALIVE_MS
   app.devices.handle('echo', async params => {
     await sleep(1)
     return params

@@ -5,8 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { ClassicLevel } from 'classic-level'
 import type { Letter, Mailbox, StoredLetter } from '../../lib/storage/mailbox.ts'
 import { diskMailbox } from '../../lib/storage/disk/index.ts'
-import { chance, command, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, type Served } from './host.ts'
+import { seededRandom, command, Verdict, type Outcome } from './campaign.ts'
+import { Host, quietApp, type HostedApp } from './host.ts'
 
 interface Size extends Record<string, number> {
   flips: number
@@ -48,7 +48,7 @@ const UNUSED_FILES = new Set(['LOCK', 'LOG', 'LOG.old', 'lock', 'lost', 'starts'
  * LevelDB has merged all of its files; and what is lost is reported, with few exceptions that are counted.
  */
 export async function damage ({ flips, truncations, seed }: Size): Promise<Outcome> {
-  const random = chance(seed)
+  const random = seededRandom(seed)
   const verdict = new Verdict()
   const root = await mkdtemp(join(tmpdir(), 'damage-'))
   const [sound, whole, torn] = ['sound', 'whole', 'torn'].map(name => join(root, name)) as [string, string, string]
@@ -123,9 +123,9 @@ class Reader {
   }
 }
 
-async function prepare (settings: Array<[string, Array<[string, string]>]>): Promise<Served> {
+async function prepare (settings: Array<[string, Array<[string, string]>]>): Promise<HostedApp> {
   const promised: Promised = new Map(settings.map(([deviceId, letters]) => [deviceId, new Map(letters)]))
-  return { app: quiet(), commands: { look: path => look(path, promised), merge } }
+  return { app: quietApp(), commands: { look: path => look(path, promised), merge } }
 }
 
 async function merge (path: string): Promise<void> {

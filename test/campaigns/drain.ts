@@ -3,8 +3,8 @@ import devices from '../../lib/index.ts'
 import { settingsOf } from '../../lib/gateway/options.ts'
 import { connect, refusal, request, until, type TestDevice } from '../support.ts'
 import { command, lanes, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, type Served } from './host.ts'
-import { RawDevice, type Farewell } from './raw.ts'
+import { Host, quietApp, type HostedApp } from './host.ts'
+import { RawDevice, type CloseNotice } from './raw.ts'
 
 interface Size extends Record<string, number> {
   devices: number
@@ -13,57 +13,57 @@ interface Size extends Record<string, number> {
 }
 
 /** How long `app.close()` took, and whether it failed. */
-interface Closed {
+interface CloseResult {
   milliseconds: number
   error: string | null
 }
 
-const LEAVING = 1012
-const RETRY_SPREAD = 10_000
+const LEAVING_CODE = 1012
+const RETRY_SPREAD_MS = 10_000
 const WIDTH = 50
 /** Of each kind but the idle: those that answer a call once the drain has begun, never answer it, wait for our answer, never answer the close frame. */
-const OF_A_KIND = 10
+const DEVICES_PER_KIND = 10
 /** How long our own answers take from the moment the drain begins. */
-const WORK = 100
+const WORK_MS = 100
 /** So many times `drainTimeout`, then the process is ended the hard way. */
-const PATIENCE = 2
-const NEVER = 'it never closed'
+const TIMEOUT_FACTOR = 2
+const NOT_CLOSED = 'it never closed'
 /** What the requirement allows beyond `drainTimeout`. */
-const BEYOND = 1.1
+const TOLERANCE_FACTOR = 1.1
 
 /** `app.close()`: every device is told to come back, at a time of its own; calls finish or get their code; nothing is left. */
 export async function drain ({ devices: count, drainTimeout, closeTimeout }: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const host = await Host.start(import.meta.url, { drainTimeout, closeTimeout })
-  const crowd = new Crowd(host)
-  await crowd.gather(count - OF_A_KIND)
-  await crowd.bringMute(OF_A_KIND)
-  const { answered, dropped, asked } = await crowd.converse()
+  const fleet = new DeviceFleet(host)
+  await fleet.connect(count - DEVICES_PER_KIND)
+  await fleet.connectMute(DEVICES_PER_KIND)
+  const { answered, dropped, asked } = await fleet.startCalls()
 
   const unanswered = { status: 0 }
-  const late = crowd.drained.then(() => refusal(host.url, '/ws?deviceId=late')).catch(() => unanswered)
-  const draining: Promise<Closed> = host.ask('drain')
-  const farewells = await crowd.farewells()
+  const late = fleet.drained.then(() => refusal(host.url, '/ws?deviceId=late')).catch(() => unanswered)
+  const draining: Promise<CloseResult> = host.ask('drain')
+  const notices = await fleet.closeNotices()
   const { milliseconds, error } = await draining
   const began = performance.now()
   const exit = await host.ended
   const lingered = Math.round(performance.now() - began)
 
-  const retries = new Set(farewells.map(({ reason }) => reason))
-  verdict.same('devices that were told', farewells.length, count)
-  verdict.same('farewells that are not "come back"', farewells.filter(({ code, reason }) => code !== LEAVING || !isRetry(reason)), [])
+  const retries = new Set(notices.map(({ reason }) => reason))
+  verdict.same('devices that were told', notices.length, count)
+  verdict.same('notices that are not "come back"', notices.filter(({ code, reason }) => code !== LEAVING_CODE || !isRetry(reason)), [])
   verdict.holds('the devices come back at times of their own', retries.size > count * 0.9)
-  verdict.same('calls that a device answered in time', await answered, Array.from({ length: OF_A_KIND }, () => '200 "done"'))
-  verdict.same('calls that no device answered', await dropped, Array.from({ length: 1.5 * OF_A_KIND }, () => '502 "DEVICE_DROPPED"'))
-  verdict.same('answers to devices', await asked, Array.from({ length: OF_A_KIND }, () => 'done'))
+  verdict.same('calls that a device answered in time', await answered, Array.from({ length: DEVICES_PER_KIND }, () => '200 "done"'))
+  verdict.same('calls that no device answered', await dropped, Array.from({ length: 1.5 * DEVICES_PER_KIND }, () => '502 "DEVICE_DROPPED"'))
+  verdict.same('answers to devices', await asked, Array.from({ length: DEVICES_PER_KIND }, () => 'done'))
   verdict.same('status for a device that comes meanwhile', (await late).status, 503)
   verdict.same('error of close', error, null)
-  verdict.within('milliseconds to close', milliseconds, drainTimeout * BEYOND)
+  verdict.within('milliseconds to close', milliseconds, drainTimeout * TOLERANCE_FACTOR)
   verdict.same('what nobody caught', host.faults, [])
   verdict.same('exit', exit, { code: 0, signal: null })
   return {
-    line: `drain: ${count} devices, ${OF_A_KIND} of them mute, ${3.5 * OF_A_KIND} calls in flight; closed in ${milliseconds} ms of ${drainTimeout}, ` +
-      `the process ended ${lingered} ms later with ${exit.code}; ${farewells.length} told ${LEAVING}, ${retries.size} different times to come back; ` +
+    line: `drain: ${count} devices, ${DEVICES_PER_KIND} of them mute, ${3.5 * DEVICES_PER_KIND} calls in flight; closed in ${milliseconds} ms of ${drainTimeout}, ` +
+      `the process ended ${lingered} ms later with ${exit.code}; ${notices.length} told ${LEAVING_CODE}, ${retries.size} different times to come back; ` +
       `calls: ${(await answered).length} answered, ${(await dropped).length} dropped, ${(await asked).length} of devices answered`,
     wrong: verdict.wrong
   }
@@ -71,11 +71,11 @@ export async function drain ({ devices: count, drainTimeout, closeTimeout }: Siz
 
 function isRetry (reason: string): boolean {
   const [, milliseconds] = reason.match(/^retry=(\d+)$/) ?? []
-  return milliseconds !== undefined && Number(milliseconds) < RETRY_SPREAD
+  return milliseconds !== undefined && Number(milliseconds) < RETRY_SPREAD_MS
 }
 
 /** All devices of the host, and what goes on between them and it. */
-class Crowd {
+class DeviceFleet {
   /** The first device was told to go. */
   readonly drained: Promise<unknown>
   readonly #host: Host
@@ -89,7 +89,7 @@ class Crowd {
     this.drained = new Promise<void>(resolve => { this.#drained = resolve })
   }
 
-  async gather (count: number): Promise<void> {
+  async connect (count: number): Promise<void> {
     await lanes(count, WIDTH, async number => {
       const device = await connect(this.#host.url, `device-${number}`)
       this.#devices[number] = device
@@ -97,7 +97,7 @@ class Crowd {
     })
   }
 
-  async bringMute (count: number): Promise<void> {
+  async connectMute (count: number): Promise<void> {
     for (let number = 0; number < count; number++) {
       const device = await RawDevice.connect(this.#host.url, `mute-${number}`)
       device.onMessage = ({ method }) => { if (method === 'work') this.#called++ }
@@ -106,26 +106,26 @@ class Crowd {
   }
 
   /** Calls in both directions; resolves when each of them has arrived and none is answered. */
-  async converse (): Promise<Record<'answered' | 'dropped' | 'asked', Promise<string[]>>> {
-    for (const [number, device] of this.#devices.slice(0, 2 * OF_A_KIND).entries()) {
-      void this.#listen(device, number < OF_A_KIND)
+  async startCalls (): Promise<Record<'answered' | 'dropped' | 'asked', Promise<string[]>>> {
+    for (const [number, device] of this.#devices.slice(0, 2 * DEVICES_PER_KIND).entries()) {
+      void this.#answerCall(device, number < DEVICES_PER_KIND)
     }
     const called = (name: string, from: number, to: number) => Array.from({ length: to - from }, (_, at) => this.#call(`${name}-${from + at}`))
-    const answered = Promise.all(called('device', 0, OF_A_KIND))
-    const dropped = Promise.all([...called('device', OF_A_KIND, 2 * OF_A_KIND), ...called('mute', 0, OF_A_KIND / 2)])
-    const asked = Promise.all(this.#devices.slice(2 * OF_A_KIND, 3 * OF_A_KIND).map(device => ask(device)))
-    await until(async () => this.#called === 2.5 * OF_A_KIND && await this.#host.ask('working') === OF_A_KIND)
+    const answered = Promise.all(called('device', 0, DEVICES_PER_KIND))
+    const dropped = Promise.all([...called('device', DEVICES_PER_KIND, 2 * DEVICES_PER_KIND), ...called('mute', 0, DEVICES_PER_KIND / 2)])
+    const asked = Promise.all(this.#devices.slice(2 * DEVICES_PER_KIND, 3 * DEVICES_PER_KIND).map(device => ask(device)))
+    await until(async () => this.#called === 2.5 * DEVICES_PER_KIND && await this.#host.ask('working') === DEVICES_PER_KIND)
     return { answered, dropped, asked }
   }
 
   /** What each device was told in the end. */
-  async farewells (): Promise<Farewell[]> {
+  async closeNotices (): Promise<CloseNotice[]> {
     const untold = { code: 1006, reason: '' }
-    const mute = this.#mute.map(({ told, ended }) => Promise.race([told, ended.then(() => untold)]))
+    const mute = this.#mute.map(({ closed, ended }) => Promise.race([closed, ended.then(() => untold)]))
     return await Promise.all([...this.#devices.map(({ closed }) => closed), ...mute])
   }
 
-  async #listen (device: TestDevice, willAnswer: boolean): Promise<void> {
+  async #answerCall (device: TestDevice, willAnswer: boolean): Promise<void> {
     const { id } = await device.next(({ method }) => method === 'work')
     this.#called++
     if (!willAnswer) return
@@ -151,26 +151,26 @@ async function ask (device: TestDevice): Promise<string> {
 
 // The server.
 
-async function prepare (limits: { drainTimeout: number, closeTimeout: number }): Promise<Served> {
-  const app = quiet()
-  await app.register(devices, { ...limits, retrySpread: RETRY_SPREAD })
+async function prepare (limits: { drainTimeout: number, closeTimeout: number }): Promise<HostedApp> {
+  const app = quietApp()
+  await app.register(devices, { ...limits, retrySpread: RETRY_SPREAD_MS })
   let working = 0
   let leave: () => void
   const leaving = new Promise<void>(resolve => { leave = resolve })
   app.devices.handle('work', async () => {
     working++
     await leaving
-    await sleep(WORK)
+    await sleep(WORK_MS)
     return 'done'
   })
   const commands = {
     working: () => working,
-    async drain (): Promise<Closed> {
+    async drain (): Promise<CloseResult> {
       const began = performance.now()
       leave()
       const closed = app.close().then(() => null, (reason: Error) => reason.message)
-      const error = await Promise.race([closed, sleep(PATIENCE * limits.drainTimeout, NEVER, { ref: false })])
-      if (error === NEVER) setImmediate(() => process.exit(3))
+      const error = await Promise.race([closed, sleep(TIMEOUT_FACTOR * limits.drainTimeout, NOT_CLOSED, { ref: false })])
+      if (error === NOT_CLOSED) setImmediate(() => process.exit(3))
       return { milliseconds: Math.round(performance.now() - began), error }
     }
   }

@@ -2,17 +2,17 @@ import { once } from 'node:events'
 import WebSocket from 'ws'
 import devices from '../../lib/index.ts'
 import { command, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, type Served } from './host.ts'
+import { Host, quietApp, type HostedApp } from './host.ts'
 
 /** What came in of a stream of numbered messages. */
-interface Received {
+interface ReceivedStream {
   count: number
   /** Messages that did not carry the number due. */
   disordered: number
 }
 
 /** Messages between two waits for the socket. */
-const STRIDE = 256
+const MESSAGES_PER_WAIT = 256
 
 /** One device, two streams at the same time: none of the messages is lost, all are in order, both ways. */
 export async function duplex ({ messages }: { messages: number }): Promise<Outcome> {
@@ -26,8 +26,8 @@ export async function duplex ({ messages }: { messages: number }): Promise<Outco
   await device.barrier()
   const seconds = (performance.now() - began) / 1_000
 
-  const whole: Received = { count: messages, disordered: 0 }
-  const up: Received = await host.ask('received')
+  const whole: ReceivedStream = { count: messages, disordered: 0 }
+  const up: ReceivedStream = await host.ask('received')
   verdict.same('what the device received', device.received, whole)
   verdict.same('what the server received', up, whole)
   verdict.same('what the server sent', sent, messages)
@@ -46,7 +46,7 @@ export async function duplex ({ messages }: { messages: number }): Promise<Outco
 /** Counts what it receives, and answers every call. */
 class StreamDevice {
   readonly socket: WebSocket
-  readonly received: Received = { count: 0, disordered: 0 }
+  readonly received: ReceivedStream = { count: 0, disordered: 0 }
   /** Failures that the server answered to notices. */
   complaints = 0
   #answered: () => void = () => {}
@@ -66,7 +66,7 @@ class StreamDevice {
   async stream (messages: number): Promise<void> {
     for (let number = 0; number < messages; number++) {
       const frame = `{"jsonrpc":"2.0","method":"message","params":{"data":{"number":${number}}}}`
-      if (number % STRIDE === 0) await new Promise<unknown>(resolve => this.socket.send(frame, resolve))
+      if (number % MESSAGES_PER_WAIT === 0) await new Promise<unknown>(resolve => this.socket.send(frame, resolve))
       else this.socket.send(frame)
     }
   }
@@ -78,26 +78,26 @@ class StreamDevice {
   }
 
   #receive ({ id, method, params, error }: { id?: unknown, method?: string, params?: any, error?: object }): void {
-    if (method === 'message') take(this.received, params.data.number)
+    if (method === 'message') countMessage(this.received, params.data.number)
     else if (method === 'reached') this.socket.send(JSON.stringify({ jsonrpc: '2.0', id, result: {} }))
     else if (id === 'barrier') this.#answered()
     else if (error) this.complaints++
   }
 }
 
-function take (received: Received, number: number): void {
+function countMessage (received: ReceivedStream, number: number): void {
   if (number !== received.count) received.disordered++
   received.count++
 }
 
 // The server.
 
-async function prepare (): Promise<Served> {
+async function prepare (): Promise<HostedApp> {
   const errors: string[] = []
-  const received: Received = { count: 0, disordered: 0 }
-  const app = quiet(errors)
+  const received: ReceivedStream = { count: 0, disordered: 0 }
+  const app = quietApp(errors)
   await app.register(devices, { rate: 1_000_000_000, burst: 1_000_000_000 })
-  app.devices.on('message', data => take(received, (data as { number: number }).number))
+  app.devices.on('message', data => countMessage(received, (data as { number: number }).number))
 
   const commands = {
     barrier: ({ to }: { to: string }) => app.devices.call(to, 'reached', {}, { timeout: 60_000 }),

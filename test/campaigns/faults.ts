@@ -7,7 +7,7 @@ import type { Ending, Letter, Mailbox } from '../../lib/storage/mailbox.ts'
 import { diskMailbox } from '../../lib/storage/disk/index.ts'
 import { all } from '../fakes.ts'
 import { interceptWrites } from '../writes.ts'
-import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
+import { seededRandom, command, settled, Verdict, type Outcome } from './campaign.ts'
 
 interface Size extends Record<string, number> {
   runs: number
@@ -15,7 +15,7 @@ interface Size extends Record<string, number> {
 }
 
 /** What must be known of a letter that was kept. */
-interface Known {
+interface ExpectedLetter {
   letter: Letter
   order: number
   status: 'queued' | Ending
@@ -30,19 +30,19 @@ interface Figures {
 const ROUNDS = 8
 const OPERATIONS = 60
 const DEVICES = ['d', 'd1', 'd~']
-const CAPS = { letters: 10_000, bytes: 100_000_000 }
-const COLLAPSE = ['k', '', '__proto__', 'ü☃']
+const LIMITS = { letters: 10_000, bytes: 100_000_000 }
+const COLLAPSE_KEYS = ['k', '', '__proto__', 'ü☃']
 /** When the letters begin to expire, by the time that is given to each sweep. */
-const EPOCH = 1_000_000
+const FIRST_EXPIRY_MS = 1_000_000
 
 /** Puts, settles, replaces, strikes and sweeps at random while writes fail, and compares the mailbox with what was answered; then opens it anew. */
 export async function faults ({ runs, seed }: Size): Promise<Outcome> {
   const verdict = new Verdict()
-  const random = chance(seed)
+  const random = seededRandom(seed)
   const figures = { operations: 0, refused: 0, opened: 0 }
   const disk = new FaultyDisk(random)
   try {
-    for (let number = 0; number < runs; number++) await new Run(`seed ${seed}, run ${number}`, random, disk, verdict, figures).go()
+    for (let number = 0; number < runs; number++) await new FaultRun(`seed ${seed}, run ${number}`, random, disk, verdict, figures).go()
   } finally {
     disk.restore()
   }
@@ -75,16 +75,16 @@ class FaultyDisk {
   }
 }
 
-class Run {
+class FaultRun {
   readonly #name: string
   readonly #random: () => number
   readonly #disk: FaultyDisk
   readonly #verdict: Verdict
   readonly #figures: Figures
-  readonly #known = new Map<string, Known>()
+  readonly #expected = new Map<string, ExpectedLetter>()
   #mailbox!: Mailbox
   #put = 0
-  #now = EPOCH
+  #now = FIRST_EXPIRY_MS
 
   constructor (name: string, random: () => number, disk: FaultyDisk, verdict: Verdict, figures: Figures) {
     this.#name = name
@@ -101,7 +101,7 @@ class Run {
       this.#disk.isFaulty = this.#random() < 0.5
       await Promise.all(Array.from({ length: OPERATIONS }, () => this.#operate()))
       this.#disk.isFaulty = false
-      await settled(async () => await this.#refused(this.#mailbox.put('healed', { ...this.#letter(), expiresAt: Number.MAX_SAFE_INTEGER }, CAPS)), undefined)
+      await settled(async () => await this.#isRefused(this.#mailbox.put('healed', { ...this.#letter(), expiresAt: Number.MAX_SAFE_INTEGER }, LIMITS)), undefined)
       await this.#compare(`round ${round}`)
       if (this.#random() < 0.7) continue
       await this.#mailbox.close!()
@@ -119,36 +119,36 @@ class Run {
     for (let turns = this.#pick(8); turns > 0; turns--) await new Promise(resolve => setImmediate(resolve))
     const [which, deviceId] = [this.#random(), DEVICES[this.#pick(DEVICES.length)]!]
     const letterId = `l${Math.max(this.#put - this.#pick(20), 0)}`
-    const refused = await this.#refused(
-      which < 0.5 ? this.#keep(deviceId) :
+    const refused = await this.#isRefused(
+      which < 0.5 ? this.#putLetter(deviceId) :
       which < 0.8 ? this.#settle(deviceId, letterId) :
       which < 0.9 ? this.#mailbox.addAttempt(deviceId, letterId) : this.#sweep()
     )
     if (refused) this.#figures.refused++
   }
 
-  async #keep (deviceId: string): Promise<void> {
+  async #putLetter (deviceId: string): Promise<void> {
     const letter = this.#letter()
     const order = this.#put
-    const { fresh, replaced } = await this.#mailbox.put(deviceId, letter, CAPS)
+    const { fresh, replaced } = await this.#mailbox.put(deviceId, letter, LIMITS)
     this.#verdict.holds(`${this.#name}: ${letter.id} is new`, fresh)
-    this.#known.set(`${deviceId} ${letter.id}`, { letter, order, status: 'queued' })
-    if (replaced) this.#end(deviceId, replaced.id, 'replaced')
+    this.#expected.set(`${deviceId} ${letter.id}`, { letter, order, status: 'queued' })
+    if (replaced) this.#expectEnding(deviceId, replaced.id, 'replaced')
   }
 
   async #settle (deviceId: string, letterId: string): Promise<void> {
-    if (await this.#mailbox.settle(deviceId, letterId, 'delivered')) this.#end(deviceId, letterId, 'delivered')
+    if (await this.#mailbox.settle(deviceId, letterId, 'delivered')) this.#expectEnding(deviceId, letterId, 'delivered')
   }
 
   async #sweep (): Promise<void> {
     this.#now += this.#pick(2_000)
-    for (const { deviceId, receipt } of await this.#mailbox.sweep(this.#now)) this.#end(deviceId, receipt.id, 'expired')
+    for (const { deviceId, receipt } of await this.#mailbox.sweep(this.#now)) this.#expectEnding(deviceId, receipt.id, 'expired')
   }
 
   /** What is answered to one may be known before what was answered to another. */
-  #end (deviceId: string, letterId: string, status: Ending): void {
+  #expectEnding (deviceId: string, letterId: string, status: Ending): void {
     setImmediate(() => {
-      const known = this.#known.get(`${deviceId} ${letterId}`)
+      const known = this.#expected.get(`${deviceId} ${letterId}`)
       if (!known || known.status !== 'queued') this.#verdict.wrong.push(`${this.#name}: ${letterId} ended as ${status}, and was ${known?.status}`)
       else known.status = status
     })
@@ -157,25 +157,25 @@ class Run {
   async #compare (when: string): Promise<void> {
     await new Promise(resolve => setImmediate(resolve))
     for (const deviceId of DEVICES) {
-      const known = [...this.#known].filter(([key]) => key.startsWith(`${deviceId} `)).map(([, one]) => one)
+      const known = [...this.#expected].filter(([key]) => key.startsWith(`${deviceId} `)).map(([, one]) => one)
       const waiting = known.filter(({ status }) => status === 'queued').toSorted((one, other) => one.order - other.order)
       const found = await all(this.#mailbox.letters(deviceId))
       const what = `${this.#name}, ${when}, ${deviceId}`
       this.#verdict.same(`${what}: the letters`, found.map(({ id }) => id), waiting.map(({ letter }) => letter.id))
       this.#verdict.same(`${what}: how many wait`, await this.#mailbox.waiting(deviceId), waiting.length)
-      this.#verdict.holds(`${what}: what is in them`, found.every(({ id, body }) => Buffer.from(body).equals(Buffer.from(this.#known.get(`${deviceId} ${id}`)?.letter.body ?? ''))))
+      this.#verdict.holds(`${what}: what is in them`, found.every(({ id, body }) => Buffer.from(body).equals(Buffer.from(this.#expected.get(`${deviceId} ${id}`)?.letter.body ?? ''))))
       for (const { letter, status } of known) this.#verdict.same(`${what}: the receipt of ${letter.id}`, (await this.#mailbox.receipt(deviceId, letter.id))?.status, status)
     }
   }
 
   #letter (): Letter {
     const body = ['', 'x'.repeat(this.#pick(300)), '☃\n'.repeat(this.#pick(50)), Buffer.alloc(this.#pick(200), 10)][this.#pick(4)]!
-    const collapse = this.#random() < 0.4 ? COLLAPSE[this.#pick(COLLAPSE.length)] : undefined
-    return { id: `l${++this.#put}`, body, collapse, expiresAt: EPOCH + this.#pick(60_000) }
+    const collapse = this.#random() < 0.4 ? COLLAPSE_KEYS[this.#pick(COLLAPSE_KEYS.length)] : undefined
+    return { id: `l${++this.#put}`, body, collapse, expiresAt: FIRST_EXPIRY_MS + this.#pick(60_000) }
   }
 
   /** True: the disk was to blame. */
-  async #refused (operation: Promise<unknown>): Promise<true | undefined> {
+  async #isRefused (operation: Promise<unknown>): Promise<true | undefined> {
     try {
       await operation
       return undefined

@@ -2,14 +2,14 @@ import { jsonrpc } from '../../lib/protocol/jsonrpc.ts'
 import { ocpp } from '../../lib/protocol/ocpp.ts'
 import type { Codec, Message } from '../../lib/protocol/message.ts'
 import { isMessage } from '../contracts/codec.ts'
-import { chance, command, Verdict, type Outcome } from './campaign.ts'
+import { seededRandom, command, Verdict, type Outcome } from './campaign.ts'
 
 /**
  * Frames that were tampered with, through every codec: each is read or refused, what is read can be written, and none holds
  * the process up.
  */
 export async function fuzz ({ frames, seed, stall = 10 }: { frames: number, seed: number, stall?: number }): Promise<Outcome> {
-  const next = chance(seed)
+  const next = seededRandom(seed)
   const below = (limit: number) => Math.floor(next() * limit)
   const verdict = new Verdict()
   const codecs = [jsonrpc(), jsonrpc({ bytes: 'base64' }), ...ocpp()]
@@ -20,22 +20,22 @@ export async function fuzz ({ frames, seed, stall = 10 }: { frames: number, seed
   for (let count = 0; count < frames && verdict.wrong.length < 10; count++) {
     const at = count % codecs.length
     const codec = codecs[at]!
-    const bytes = tampered(good[below(10) === 0 ? below(good.length) : at]!, below)
+    const bytes = mutate(good[below(10) === 0 ? below(good.length) : at]!, below)
     const frame = below(2) === 0 ? bytes : bytes.toString()
     try {
       const decoded = codec.decode(frame)
       const messages = Array.isArray(decoded) ? decoded : [decoded]
-      if (!messages.every(isMessage)) verdict.holds(`${codec.subprotocol} makes no message of ${shown(frame)}`, false)
+      if (!messages.every(isMessage)) verdict.holds(`${codec.subprotocol} makes no message of ${excerpt(frame)}`, false)
       if (messages.every(({ kind }) => kind !== 'invalid')) {
         readable++
-        if (codec.encode(decoded) === undefined && !isUnaddressed(decoded)) verdict.holds(`${codec.subprotocol} cannot write ${shown(frame)}`, false)
+        if (codec.encode(decoded) === undefined && !isUnaddressed(decoded)) verdict.holds(`${codec.subprotocol} cannot write ${excerpt(frame)}`, false)
       }
     } catch (error) {
-      verdict.holds(`${codec.subprotocol} throws ${(error as Error).message} for ${shown(frame)}`, false)
+      verdict.holds(`${codec.subprotocol} throws ${(error as Error).message} for ${excerpt(frame)}`, false)
     }
-    const took = timeOf(codec, frame, stall)
+    const took = decodeMs(codec, frame, stall)
     slowest = Math.max(slowest, took)
-    if (took > stall) verdict.holds(`${codec.subprotocol} takes ${took} ms for ${shown(frame)}`, false)
+    if (took > stall) verdict.holds(`${codec.subprotocol} takes ${took} ms for ${excerpt(frame)}`, false)
   }
   verdict.holds('the tampering leaves a tenth that can be read', readable >= frames / 10)
   return {
@@ -49,14 +49,14 @@ function isUnaddressed (message: Message | Message[]): boolean {
   return !Array.isArray(message) && message.kind === 'failure' && message.id === null
 }
 
-const AGAIN = 10
+const REPETITIONS = 10
 
 /** Milliseconds. The machine may have been busy with something else: what seems slow is looked at again, by the time that it takes this process. */
-function timeOf (codec: Codec, frame: string | Uint8Array, enough: number): number {
+function decodeMs (codec: Codec, frame: string | Uint8Array, enough: number): number {
   const start = performance.now()
   codec.decode(frame)
   let least = performance.now() - start
-  const again = least > enough / 4 ? AGAIN : 0
+  const again = least > enough / 4 ? REPETITIONS : 0
   for (let count = 0; count < again; count++) {
     const before = process.cpuUsage()
     codec.decode(frame)
@@ -66,16 +66,16 @@ function timeOf (codec: Codec, frame: string | Uint8Array, enough: number): numb
   return least
 }
 
-const pieces = [
+const fragments = [
   '"', '{', '}', '[', ']', ',', ':', 'null', '-1', '1e999', '"id":1', '"result":', '"error":', '\\ud800', '\n', '"__proto__":', '"base64":"AA=="', ' ',
   '[2,', '[3,', '[4,', '[5,', '[6,', '[7,', '"-1"', '"Reset"', 'x'.repeat(300), '['.repeat(300), '{"a":'.repeat(40)
 ].map(piece => Buffer.from(piece))
 
-function tampered (good: Buffer[], below: (limit: number) => number): Buffer {
+function mutate (good: Buffer[], below: (limit: number) => number): Buffer {
   let bytes = good[below(good.length)]!
   for (let edits = below(4); edits > 0; edits--) {
     const at = below(bytes.length + 1)
-    const piece = below(4) === 0 ? Buffer.of(below(256)) : pieces[below(pieces.length)]!
+    const piece = below(4) === 0 ? Buffer.of(below(256)) : fragments[below(fragments.length)]!
     bytes = Buffer.concat([bytes.subarray(0, at), piece, bytes.subarray(at + below(3))])
   }
   return bytes
@@ -98,7 +98,7 @@ function examplesOf (codec: Codec): Buffer[] {
   return [...frames, ...frames, ...frames, '[2,"a1","Reset",null]', `[${'['.repeat(30_000)}${']'.repeat(30_000)}]`].map(frame => Buffer.from(frame))
 }
 
-function shown (frame: string | Uint8Array): string {
+function excerpt (frame: string | Uint8Array): string {
   return JSON.stringify(frame.toString().slice(0, 200))
 }
 

@@ -5,7 +5,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { diskMailbox } from '../../lib/storage/disk/index.ts'
 import devices from '../../lib/index.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, type Served } from './host.ts'
+import { Host, quietApp, type HostedApp } from './host.ts'
 import { RawDevice } from './raw.ts'
 
 interface Size extends Record<string, number> {
@@ -21,11 +21,11 @@ interface Delay {
 
 const WIDTH = 256
 /** What the system lets wait at the door. */
-const BACKLOG = 511
-const PATIENCE = 5 * 60_000
-const MILLISECOND = 1e6
-const RESOLUTION = 1
-const TTL = 86_400_000
+const ACCEPT_BACKLOG = 511
+const TIMEOUT_MS = 5 * 60_000
+const NANOSECONDS_PER_MS = 1e6
+const RESOLUTION_MS = 1
+const TTL_MS = 86_400_000
 
 /** Devices with letters waiting come back all at once: every letter arrives once and in order, and the server goes on with everything else. */
 export async function homecoming ({ devices: count, letters }: Size): Promise<Outcome> {
@@ -38,7 +38,7 @@ export async function homecoming ({ devices: count, letters }: Size): Promise<Ou
 
   let [received, wrong] = [0, 0]
   const home: RawDevice[] = []
-  await lanes(count, BACKLOG, async number => {
+  await lanes(count, ACCEPT_BACKLOG, async number => {
     const device = home[number] = new RawDevice(host.url)
     let next = 0
     device.onMessage = ({ id, method, params }) => {
@@ -49,7 +49,7 @@ export async function homecoming ({ devices: count, letters }: Size): Promise<Ou
     }
     await device.join(`d${number}`)
   })
-  await settled(() => host.ask('waiting'), 0, PATIENCE)
+  await settled(() => host.ask('waiting'), 0, TIMEOUT_MS)
   const took = Math.round(performance.now() - since)
   const { p50, p99, most }: Delay = await host.ask('delay')
 
@@ -69,14 +69,14 @@ export async function homecoming ({ devices: count, letters }: Size): Promise<Ou
 
 // The server.
 
-async function prepare ({ path }: { path: string }): Promise<Served> {
-  const app = quiet()
+async function prepare ({ path }: { path: string }): Promise<HostedApp> {
+  const app = quietApp()
   await app.register(devices, { mailbox: await diskMailbox({ path }) })
-  const delay = monitorEventLoopDelay({ resolution: RESOLUTION })
-  const milliseconds = (nanoseconds: number) => Math.round(nanoseconds / MILLISECOND)
+  const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS })
+  const milliseconds = (nanoseconds: number) => Math.round(nanoseconds / NANOSECONDS_PER_MS)
   const commands = {
     async put ({ count, letters }: { count: number, letters: number }) {
-      for (let data = 0; data < letters; data++) await lanes(count, WIDTH, async number => { await app.devices.send(`d${number}`, data, { ttl: TTL }) })
+      for (let data = 0; data < letters; data++) await lanes(count, WIDTH, async number => { await app.devices.send(`d${number}`, data, { ttl: TTL_MS }) })
     },
     watch: () => delay.enable(),
     delay: (): Delay => ({ p50: milliseconds(delay.percentile(50)), p99: milliseconds(delay.percentile(99)), most: milliseconds(delay.max) }),

@@ -8,12 +8,12 @@ import Fastify, { type FastifyInstance } from 'fastify'
 export type Commands = Record<string, (params: any) => unknown>
 
 /** What stands in the process of a host. */
-export interface Served {
+export interface HostedApp {
   app: FastifyInstance
   commands: Commands
 }
 
-export type Prepare = (settings: any) => Promise<Served>
+export type HostSetup = (settings: any) => Promise<HostedApp>
 
 export interface Exit {
   code: number | null
@@ -21,17 +21,17 @@ export interface Exit {
 }
 
 /** A host at rest: what it holds, and what keeps its process alive. */
-export interface Rest {
+export interface IdleState {
   heap: number
   listeners: number
   /** How many of each kind there are, as `process.getActiveResourcesInfo()` names them: `Timeout` are the timers. */
   resources: Record<string, number>
 }
 
-type Word = { url: string } | { fault: string } | { id: number, value?: unknown, error?: string }
+type HostMessage = { url: string } | { fault: string } | { id: number, value?: unknown, error?: string }
 
 /** What a host is told to begin with. */
-interface Start {
+interface StartMessage {
   settings: object
   /** 0: a free one. */
   port: number
@@ -45,13 +45,13 @@ export class Host {
   readonly faults: string[] = []
   readonly ended: Promise<Exit>
   readonly #child: ChildProcess
-  readonly #asked = new Map<number, { resolve: (value: any) => void, reject: (error: Error) => void }>()
+  readonly #pending = new Map<number, { resolve: (value: any) => void, reject: (error: Error) => void }>()
   #lastId = 0
 
   private constructor (child: ChildProcess) {
     this.#child = child
-    this.ended = once(child, 'exit').then(([code, signal]) => this.#gone({ code, signal }))
-    child.on('message', word => this.#heard(word as Word))
+    this.ended = once(child, 'exit').then(([code, signal]) => this.#rejectPending({ code, signal }))
+    child.on('message', word => this.#receive(word as HostMessage))
   }
 
   /** Runs a module, whose `command` has a `prepare`, as a host. */
@@ -69,7 +69,7 @@ export class Host {
 
   /** Resolves once it listens. */
   async begin (settings: object = {}, port = 0, address = '127.0.0.1'): Promise<void> {
-    const start: Start = { settings, port, address }
+    const start: StartMessage = { settings, port, address }
     this.#child.send(start)
     await Promise.race([once(this.#child, 'message'), this.ended])
     if (!this.url) throw new Error(`The host did not start: ${this.faults.join('; ')}`)
@@ -78,7 +78,7 @@ export class Host {
   async ask (command: string, params?: unknown): Promise<any> {
     const id = ++this.#lastId
     return await new Promise((resolve, reject) => {
-      this.#asked.set(id, { resolve, reject })
+      this.#pending.set(id, { resolve, reject })
       this.#child.send({ id, command, params }, error => { if (error) reject(error) })
     })
   }
@@ -100,77 +100,77 @@ export class Host {
     return await this.ended
   }
 
-  #heard (word: Word): void {
+  #receive (word: HostMessage): void {
     if ('url' in word) this.url = word.url
     else if ('fault' in word) this.faults.push(word.fault)
-    else this.#answered(word)
+    else this.#settle(word)
   }
 
-  #answered ({ id, value, error }: { id: number, value?: unknown, error?: string }): void {
-    const asked = this.#asked.get(id)!
-    this.#asked.delete(id)
+  #settle ({ id, value, error }: { id: number, value?: unknown, error?: string }): void {
+    const asked = this.#pending.get(id)!
+    this.#pending.delete(id)
     if (error === undefined) asked.resolve(value)
     else asked.reject(new Error(error))
   }
 
-  #gone (exit: Exit): Exit {
-    for (const { reject } of this.#asked.values()) reject(new Error(`The host ended with ${exit.code ?? exit.signal}: ${this.faults.join('; ')}`))
+  #rejectPending (exit: Exit): Exit {
+    for (const { reject } of this.#pending.values()) reject(new Error(`The host ended with ${exit.code ?? exit.signal}: ${this.faults.join('; ')}`))
     return exit
   }
 }
 
 /** An application whose error log goes where a campaign wants it. */
-export function quiet (errors: { push (error: string): unknown } = []): FastifyInstance {
+export function quietApp (errors: { push (error: string): unknown } = []): FastifyInstance {
   const stream = { write: (line: string) => { errors.push(JSON.parse(line).msg) } }
   return Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'error', stream } }) as FastifyInstance
 }
 
 /** The other side: what the forked process does. Nothing but the open server keeps it alive. */
-export async function serve (prepare: Prepare): Promise<void> {
+export async function serve (prepare: HostSetup): Promise<void> {
   process.once('disconnect', () => process.exit(1))
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
-    process.on(event, (error: unknown) => fault(`${event}: ${(error as Error)?.stack ?? String(error)}`))
+    process.on(event, (error: unknown) => reportFault(`${event}: ${(error as Error)?.stack ?? String(error)}`))
   }
-  const [{ settings, port, address }] = await once(process, 'message') as [Start]
+  const [{ settings, port, address }] = await once(process, 'message') as [StartMessage]
   const { app, commands } = await prepare(settings)
   await app.listen({ port, host: address })
-  const known: Commands = { rest: () => rest(app), close: () => app.close(), ...commands }
+  const known: Commands = { rest: () => idleState(app), close: () => app.close(), ...commands }
   process.on('message', ({ id, command, params }: { id: number, command: string, params: unknown }) => {
     void answer(id, async () => await known[command]!(params))
   })
   process.channel!.unref()
-  say({ url: `http://${address}:${(app.server.address() as AddressInfo).port}` })
+  sendToParent({ url: `http://${address}:${(app.server.address() as AddressInfo).port}` })
 }
 
 /** Tells of it at once: the process may not live long. */
-export function fault (what: string): void {
-  say({ fault: what })
+export function reportFault (what: string): void {
+  sendToParent({ fault: what })
 }
 
 async function answer (id: number, work: () => Promise<unknown>): Promise<void> {
   try {
-    say({ id, value: await work() })
+    sendToParent({ id, value: await work() })
   } catch (error) {
-    say({ id, error: String((error as Error).stack) })
+    sendToParent({ id, error: String((error as Error).stack) })
   }
 }
 
-function say (word: Word): void {
+function sendToParent (word: HostMessage): void {
   process.send!(word)
 }
 
-async function rest (app: FastifyInstance): Promise<Rest> {
+async function idleState (app: FastifyInstance): Promise<IdleState> {
   // twice, with a turn between: what waits for a finalizer goes with the second
   globalThis.gc!()
   await new Promise(resolve => setImmediate(resolve))
   globalThis.gc!()
   const { server } = app
   const listeners = server.eventNames().reduce((sum, name) => sum + server.listenerCount(name), 0)
-  return { heap: process.memoryUsage().heapUsed, listeners, resources: tally(process.getActiveResourcesInfo()) }
+  return { heap: process.memoryUsage().heapUsed, listeners, resources: countByName(process.getActiveResourcesInfo()) }
 }
 
 /** How often each name is there. */
-export function tally (names: string[]): Record<string, number> {
+export function countByName (names: string[]): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const name of names.toSorted()) counts[name] = (counts[name] ?? 0) + 1
   return counts

@@ -7,10 +7,10 @@ import devices, { Failure, type Options } from '../../lib/index.ts'
 import { tcp } from '../../lib/transports/tcp/index.ts'
 import { connect, type TestDevice } from '../support.ts'
 import { command, settled, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, tally, type Served } from './host.ts'
+import { Host, quietApp, countByName, type HostedApp } from './host.ts'
 import { namespacesRefused } from './namespaces.ts'
 import { forkNeighbour } from './neighbour.ts'
-import { stranger, type Tally, type Target } from './stranger.ts'
+import { stranger, type Counts, type Target } from './stranger.ts'
 
 interface Size extends Record<string, number> {
   requests: number
@@ -18,16 +18,16 @@ interface Size extends Record<string, number> {
 }
 
 /** What happened at one application. */
-interface Told {
-  refusals: Tally
+interface Observations {
+  refusals: Counts
   /** Requests that went past every refusal, by what they were. */
   passed: string[]
   /** What was done for somebody, and to the device that is connected. */
-  done: Tally
+  done: Counts
 }
 
 const VICTIM = 'victim'
-const SLOWEST_REFUSAL = 5
+const MAX_REFUSAL_MS = 5
 
 /** Requests and upgrades of a stranger that end at any moment, in any way: none of them is carried out. */
 export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
@@ -41,27 +41,27 @@ export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
   const resources = await host.ask('resources')
 
   child.send({ host: here, targets, requests, seed })
-  const [ended] = await Promise.race([once(child, 'message') as Promise<[Tally]>, host.ended.then(() => [{}] as [Tally])])
+  const [ended] = await Promise.race([once(child, 'message') as Promise<[Counts]>, host.ended.then(() => [{}] as [Counts])])
   const gone = once(child, 'exit')
   child.disconnect()
   await gone
 
   verdict.same('what the server holds', await settled(async () => await host.ask('held'), before), before)
   verdict.same('listeners, timers, sockets', await settled(async () => await host.ask('resources'), resources), resources)
-  const told: Record<string, Told> = await host.ask('told')
-  for (const [name, { passed, done }] of Object.entries(told)) {
+  const observations: Record<string, Observations> = await host.ask('observations')
+  for (const [name, { passed, done }] of Object.entries(observations)) {
     verdict.same(`${name}: requests that were not refused`, passed, [])
     verdict.same(`${name}: what was carried out`, Object.entries(done).filter(([, count]) => count !== 0), [])
   }
-  const addresses: Tally = await host.ask('addresses')
+  const addresses: Counts = await host.ask('addresses')
   verdict.same('requests from this machine', addresses.loopback ?? 0, 0)
   verdict.holds('some came from another machine', (addresses.other ?? 0) > 0)
   verdict.holds('some had no address any more', (addresses.none ?? 0) > 0)
   verdict.same('what nobody caught', host.faults, [])
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
 
-  const refused = Object.entries(told).map(([name, { refusals }]) => `${name} ${JSON.stringify(refusals)}`)
-  const carriedOut = Object.values(told).reduce((sum, { passed, done }) => sum + passed.length + done.admitted!, 0)
+  const refused = Object.entries(observations).map(([name, { refusals }]) => `${name} ${JSON.stringify(refusals)}`)
+  const carriedOut = Object.values(observations).reduce((sum, { passed, done }) => sum + passed.length + done.admitted!, 0)
   return {
     line: `intruder: ${requests} requests, upgrades and lines from another machine (seed ${seed}), ended by ${JSON.stringify(ended)}; carried out ${carriedOut}; ` +
       `addresses ${JSON.stringify(addresses)}; refused: ${refused.join(', ')}; ${host.faults.length} uncaught`,
@@ -72,37 +72,37 @@ export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
 // The server.
 
 /** Timeouts that end what a stranger never finishes, as docs/security.md advises, only sooner. */
-const impatient = { requestTimeout: 1_500, keepAliveTimeout: 500 }
+const shortTimeouts = { requestTimeout: 1_500, keepAliveTimeout: 500 }
 const checks = { headersTimeout: 1_000, connectionsCheckingInterval: 100 }
 
 const certificates = new URL(import.meta.url.endsWith('.ts') ? '../certificates/' : '../../../test/certificates/', import.meta.url)
-const secret = (name: string) => readFileSync(new URL(name, certificates))
-const takesTime = () => sleep(Math.random() * SLOWEST_REFUSAL)
+const certificate = (name: string) => readFileSync(new URL(name, certificates))
+const takesTime = () => sleep(Math.random() * MAX_REFUSAL_MS)
 const isVictim = ({ token }: { token: string | undefined }) => token === VICTIM
 
 /** Each has one refusal under test, and nothing else would refuse what the stranger sends. */
 const applications: Record<string, { options?: Options, server?: object, headers?: string[] }> = {
   'protected mode': {},
   'protected mode behind trusted proxies': { server: { trustProxy: true } },
-  'protected mode over TLS': { server: { https: { ...checks, key: secret('server.key'), cert: secret('server.pem') } } },
+  'protected mode over TLS': { server: { https: { ...checks, key: certificate('server.key'), cert: certificate('server.pem') } } },
   'guard and authenticate': { options: { guard: () => false, authenticate: isVictim } },
   'slow guard and authenticate': {
     options: {
       guard: async () => { await takesTime(); return false },
-      authenticate: async introduction => { await takesTime(); return isVictim(introduction) }
+      authenticate: async request => { await takesTime(); return isVictim(request) }
     }
   },
   'guard and authenticate that fail': {
     options: {
       guard: () => { throw undefined }, // eslint-disable-line
-      authenticate: async introduction => isVictim(introduction) || await Promise.reject(new Failure('forbidden'))
+      authenticate: async request => isVictim(request) || await Promise.reject(new Failure('forbidden'))
     }
   },
   origins: { options: { guard: false, authenticate: false }, headers: ['Origin: https://stranger.example'] }
 }
 
 /** One application, and a device that is connected to it from this machine. */
-class House {
+class ApplicationUnderTest {
   readonly #name: string
   readonly #app: FastifyInstance
   readonly #entry = tcp({ port: 0, host: '0.0.0.0' })
@@ -113,7 +113,7 @@ class House {
 
   constructor (name: string, addresses: Array<string | undefined>) {
     this.#name = name
-    this.#app = Fastify({ ...impatient, http: checks, ...applications[name]!.server }) as unknown as FastifyInstance
+    this.#app = Fastify({ ...shortTimeouts, http: checks, ...applications[name]!.server }) as unknown as FastifyInstance
     // to ask for the address any sooner would keep it for whoever asks later
     this.#app.addHook('onError', async ({ raw }) => { addresses.push(raw.socket.remoteAddress) })
     this.#app.addHook('preHandler', async ({ method, url }) => { if (!url.startsWith('/ws')) this.#passed.push(`${method} ${url}`) })
@@ -137,7 +137,7 @@ class House {
     return headers.length > 0 ? [http] : [http, { port: portOf(this.#entry.address), kind: 'lines', headers }]
   }
 
-  get told (): Told {
+  get observations (): Observations {
     const { admissions, refusals, letters } = this.#app.devices.stats()
     const victim = this.#app.devices.get(VICTIM)
     const took = victim?.generation === this.#generation ? 0 : 1
@@ -177,21 +177,21 @@ function sumOf<Key extends string> (items: Array<Record<Key, number>>, key: Key)
   return items.reduce((sum, item) => sum + item[key], 0)
 }
 
-async function prepare (): Promise<Served> {
-  const app = quiet()
+async function prepare (): Promise<HostedApp> {
+  const app = quietApp()
   const addresses: Array<string | undefined> = []
-  const houses = Object.keys(applications).map(name => new House(name, addresses))
-  for (const house of houses) await house.open()
-  app.addHook('onClose', async () => { for (const house of houses) await house.close() })
+  const servers = Object.keys(applications).map(name => new ApplicationUnderTest(name, addresses))
+  for (const server of servers) await server.open()
+  app.addHook('onClose', async () => { for (const server of servers) await server.close() })
   const commands = {
-    targets: () => houses.flatMap(({ targets }) => targets),
+    targets: () => servers.flatMap(({ targets }) => targets),
     held: async () => {
-      const held = await Promise.all(houses.map(house => house.held()))
+      const held = await Promise.all(servers.map(server => server.held()))
       return { sessions: sumOf(held, 'sessions'), connections: sumOf(held, 'connections') }
     },
-    resources: () => ({ listeners: houses.reduce((sum, { listeners }) => sum + listeners, 0), ...tally(process.getActiveResourcesInfo()) }),
-    told: () => Object.fromEntries(houses.map(({ told }, at) => [Object.keys(applications)[at], told])),
-    addresses: () => tally(addresses.map(address => address === undefined ? 'none' : address.startsWith('127.') ? 'loopback' : 'other'))
+    resources: () => ({ listeners: servers.reduce((sum, { listeners }) => sum + listeners, 0), ...countByName(process.getActiveResourcesInfo()) }),
+    observations: () => Object.fromEntries(servers.map(({ observations }, at) => [Object.keys(applications)[at], observations])),
+    addresses: () => countByName(addresses.map(address => address === undefined ? 'none' : address.startsWith('127.') ? 'loopback' : 'other'))
   }
   return { app, commands }
 }

@@ -6,21 +6,21 @@ import devices from '../../lib/index.ts'
 import { diskMailbox } from '../../lib/storage/disk/index.ts'
 import { gate } from '../fakes.ts'
 import { request } from '../support.ts'
-import { chance, command, settled, Verdict, type Outcome } from './campaign.ts'
-import { fault, Host, quiet, tally, type Served } from './host.ts'
-import { Lane, type Found, type Gateway } from './lane.ts'
+import { seededRandom, command, settled, Verdict, type Outcome } from './campaign.ts'
+import { reportFault, Host, quietApp, countByName, type HostedApp } from './host.ts'
+import { Lane, type LaneResult, type Gateway } from './lane.ts'
 import { freePort } from './port.ts'
 
 const LANES = 64
 /** Milliseconds that a gateway has left, most from the first message that it accepts, some from when it listens. */
-const [EARLIEST, LATEST] = [20, 150]
-const FRESH_SHARE = 0.2
+const [MIN_LIFETIME_MS, MAX_LIFETIME_MS] = [20, 150]
+const EARLY_KILL_SHARE = 0.2
 const SEED = 20_260_101
 
 /** Kills the gateway again and again: what was acknowledged arrives all the same, in order, and the application is shown it once. */
 export async function kill ({ kills, seed }: { kills: number, seed: number }): Promise<Outcome> {
   const verdict = new Verdict()
-  const random = chance(seed)
+  const random = seededRandom(seed)
   const path = await mkdtemp(join(tmpdir(), 'kill-'))
   const gateways = new Gateways(path, await freePort())
   const lanes = Array.from({ length: LANES }, (_, number) => new Lane(number, gateways, seed))
@@ -28,26 +28,26 @@ export async function kill ({ kills, seed }: { kills: number, seed: number }): P
     const sent = Promise.all(lanes.map(lane => lane.send()))
     for (let count = 0; count < kills; count++) {
       await gateways.start()
-      if (random() > FRESH_SHARE) await Promise.race([gateways.accepts(), sent])
-      await sleep(EARLIEST + random() * (LATEST - EARLIEST))
+      if (random() > EARLY_KILL_SHARE) await Promise.race([gateways.accepts(), sent])
+      await sleep(MIN_LIFETIME_MS + random() * (MAX_LIFETIME_MS - MIN_LIFETIME_MS))
       await gateways.kill()
     }
     for (const lane of lanes) lane.finish()
     const last = await gateways.start()
     await sent
     await arrival(lanes)
-    const found = together(lanes)
+    const found = sumOf(lanes)
     const { acknowledged, retried, dropped, ...wrong } = found
     const ids = Object.fromEntries(lanes.map(({ deviceId, acknowledged }) => [deviceId, acknowledged]))
     verdict.same('letters that wait in the end', await settled(() => waiting(last, lanes), 0), 0)
     verdict.same('receipts', await last.ask('receipts', ids), { delivered: acknowledged })
     verdict.same('what must not be', wrong, { lost: 0, neverAttempted: 0, outOfOrder: 0, twice: 0 })
-    verdict.same('refusals', tally(lanes.flatMap(({ refusals }) => refusals)), {})
+    verdict.same('refusals', countByName(lanes.flatMap(({ refusals }) => refusals)), {})
     verdict.holds('no kill came between a message and its answer', retried > 0)
     verdict.holds('no kill came between a delivery and its acknowledgement', dropped > 0)
     verdict.same('exit', await last.stop(), { code: 0, signal: null })
     verdict.same('faults and error logs', gateways.faults, [])
-    return { line: `kill: ${kills} kills (seed ${seed}); ${told(found)}`, wrong: verdict.wrong }
+    return { line: `kill: ${kills} kills (seed ${seed}); ${describe(found)}`, wrong: verdict.wrong }
   } finally {
     for (const lane of lanes) lane.close()
     await gateways.end()
@@ -109,7 +109,7 @@ class Gateways implements Gateway {
 /** Resolves once all that was acknowledged has arrived, or no more comes. */
 async function arrival (lanes: Lane[]): Promise<void> {
   const arrived = () => lanes.reduce((sum, { arrived }) => sum + arrived, 0)
-  const { acknowledged } = together(lanes)
+  const { acknowledged } = sumOf(lanes)
   for (let before = -1; before < arrived() && arrived() < acknowledged;) {
     before = arrived()
     await settled(async () => arrived() >= acknowledged, true)
@@ -121,21 +121,21 @@ async function waiting (host: Host, lanes: Lane[]): Promise<number> {
   return portraits.reduce((sum, { body }) => sum + body.waiting, 0)
 }
 
-function together (lanes: Lane[]): Found {
-  const [first, ...others] = lanes.map(lane => lane.found()) as [Found, ...Found[]]
-  for (const other of others) for (const what of Object.keys(first) as Array<keyof Found>) first[what] += other[what]
+function sumOf (lanes: Lane[]): LaneResult {
+  const [first, ...others] = lanes.map(lane => lane.result()) as [LaneResult, ...LaneResult[]]
+  for (const other of others) for (const what of Object.keys(first) as Array<keyof LaneResult>) first[what] += other[what]
   return first
 }
 
-function told ({ acknowledged, retried, dropped, lost, neverAttempted, outOfOrder, twice }: Found): string {
+function describe ({ acknowledged, retried, dropped, lost, neverAttempted, outOfOrder, twice }: LaneResult): string {
   return `${acknowledged} acknowledged, ${retried} retried with unknown outcome, ${dropped} redeliveries dropped by the SDK; ` +
     `lost ${lost}, never attempted but seen ${neverAttempted}, out of order ${outOfOrder}, seen twice by the application ${twice}`
 }
 
 // The gateway.
 
-async function prepare ({ path }: { path: string }): Promise<Served> {
-  const app = quiet({ push: fault })
+async function prepare ({ path }: { path: string }): Promise<HostedApp> {
+  const app = quietApp({ push: reportFault })
   const mailbox = await diskMailbox({ path })
   await app.register(devices, { mailbox })
   const commands = {
@@ -145,7 +145,7 @@ async function prepare ({ path }: { path: string }): Promise<Served> {
       for (const [deviceId, ids] of Object.entries(letters)) {
         for (const id of ids) statuses.push((await mailbox.receipt(deviceId, id))?.status ?? 'none')
       }
-      return tally(statuses)
+      return countByName(statuses)
     }
   }
   return { app, commands }

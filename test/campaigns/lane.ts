@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import WebSocket from 'ws'
 import { connect, type Client, type ConnectOptions, type Received } from '../../lib/client/index.ts'
 import { request } from '../support.ts'
-import { chance } from './campaign.ts'
+import { seededRandom } from './campaign.ts'
 
 /** Where the lanes send to, whichever process that is. */
 export interface Gateway {
@@ -14,7 +14,7 @@ export interface Gateway {
 }
 
 /** What came of what was sent. */
-export interface Found {
+export interface LaneResult {
   acknowledged: number
   /** Requests that ended without an answer that says anything, and were made again. */
   retried: number
@@ -27,17 +27,17 @@ export interface Found {
 }
 
 /** A message as the application saw it: its number, where it is as it was sent, and its id. */
-interface Shown {
+interface Delivery {
   number: number | undefined
   id: string
 }
 
-const TTL = 86_400
-const PAUSE = 20
+const TTL_SECONDS = 86_400
+const RETRY_DELAY_MS = 20
 const LARGE_SHARE = 0.02
 const SLOW_SHARE = 0.1
 const [SMALL, LARGE, LONGEST_MOMENT] = [1_000, 15_000, 5]
-const head = Buffer.from('{"jsonrpc":"2.0","id":"')
+const deliveryPrefix = Buffer.from('{"jsonrpc":"2.0","id":"')
 
 /** One sender and its device: a message is sent once the one before it was acknowledged, so that their order is defined. */
 export class Lane {
@@ -50,19 +50,19 @@ export class Lane {
   readonly #gateway: Gateway
   readonly #random: () => number
   readonly #client: Client
-  readonly #shown: Shown[] = []
-  readonly #arrived = new Set<number>()
+  readonly #deliveries: Delivery[] = []
+  readonly #arrivedNumbers = new Set<number>()
   #attempted = 0
   #retried = 0
-  #delivered = 0
-  #finished = false
+  #frames = 0
+  #isFinished = false
 
   constructor (number: number, gateway: Gateway, seed: number) {
     this.deviceId = `device-${number}`
     this.#number = number
     this.#gateway = gateway
-    this.#random = chance(seed + number)
-    const heard = (frame: Buffer | ArrayBuffer) => { if (Buffer.from(frame as Buffer).subarray(0, head.length).equals(head)) this.#delivered++ }
+    this.#random = seededRandom(seed + number)
+    const heard = (frame: Buffer | ArrayBuffer) => { if (Buffer.from(frame as Buffer).subarray(0, deliveryPrefix.length).equals(deliveryPrefix)) this.#frames++ }
     class Tapped extends WebSocket {
       constructor (url: string, protocols: string[]) {
         super(url, protocols)
@@ -70,19 +70,19 @@ export class Lane {
       }
     }
     const options = { deviceId: this.deviceId, minDelay: 20, maxDelay: 300, WebSocket: Tapped as unknown as NonNullable<ConnectOptions['WebSocket']> }
-    this.#client = connect(`${gateway.url}/ws`, options).on('message', message => this.#show(message))
+    this.#client = connect(`${gateway.url}/ws`, options).on('message', message => this.#receive(message))
   }
 
   /** How many of its messages the application was shown. */
   get arrived (): number {
-    return this.#arrived.size
+    return this.#arrivedNumbers.size
   }
 
   /** Sends one after the other until told to finish; resolves once the last is acknowledged. */
   async send (): Promise<void> {
-    while (!this.#finished) {
+    while (!this.#isFinished) {
       const number = this.#attempted++
-      const id = await this.#insist(contentOf(this.#number, number), `${number}`)
+      const id = await this.#sendUntilAcknowledged(contentOf(this.#number, number), `${number}`)
       if (id === undefined) return
       this.acknowledged.push(id)
       this.#gateway.accepted()
@@ -90,40 +90,40 @@ export class Lane {
   }
 
   finish (): void {
-    this.#finished = true
+    this.#isFinished = true
   }
 
   close (): void {
     this.#client.close()
   }
 
-  found (): Found {
+  result (): LaneResult {
     const { acknowledged } = this
-    const numbers = this.#shown.filter(({ number, id }) => number !== undefined && id === acknowledged[number]).map(({ number }) => number!)
+    const numbers = this.#deliveries.filter(({ number, id }) => number !== undefined && id === acknowledged[number]).map(({ number }) => number!)
     const firsts = [...new Set(numbers)]
     return {
       acknowledged: acknowledged.length,
       retried: this.#retried,
-      dropped: this.#delivered - this.#shown.length,
+      dropped: this.#frames - this.#deliveries.length,
       lost: acknowledged.length - firsts.length,
-      neverAttempted: this.#shown.length - numbers.length,
+      neverAttempted: this.#deliveries.length - numbers.length,
       outOfOrder: firsts.filter((number, at) => at > 0 && number < firsts[at - 1]!).length,
       twice: numbers.length - firsts.length
     }
   }
 
   /** Tries with the same key and body until the message is acknowledged; resolves with its id, or with nothing if it is refused. */
-  async #insist (content: unknown, key: string): Promise<string | undefined> {
+  async #sendUntilAcknowledged (content: unknown, key: string): Promise<string | undefined> {
     for (;;) {
       await this.#gateway.listens()
       try {
-        const path = `/devices/${this.deviceId}/messages?ttl=${TTL}`
+        const path = `/devices/${this.deviceId}/messages?ttl=${TTL_SECONDS}`
         const { status, body } = await request(this.#gateway, 'POST', path, content, { 'idempotency-key': key })
         // the second: an earlier try came through, and its letter has arrived meanwhile
         if (status === 202 || (status === 200 && body.status === 'delivered')) return body.id
         if (status < 500 && status !== 429) return void this.refusals.push(`${status} ${JSON.stringify(body)}`)
         if (status >= 500) this.#retried++
-        await sleep(PAUSE)
+        await sleep(RETRY_DELAY_MS)
       } catch (error) {
         if ((error as { cause?: { code?: string } }).cause?.code !== 'ECONNREFUSED') this.#retried++
       }
@@ -131,10 +131,10 @@ export class Lane {
   }
 
   /** Some keep the application for a moment, so that a kill meets those too that are not acknowledged yet. */
-  async #show ({ id, data }: Received): Promise<void> {
+  async #receive ({ id, data }: Received): Promise<void> {
     const number = this.#numberOf(data)
-    this.#shown.push({ number, id })
-    if (number !== undefined) this.#arrived.add(number)
+    this.#deliveries.push({ number, id })
+    if (number !== undefined) this.#arrivedNumbers.add(number)
     if (this.#random() < SLOW_SHARE) await sleep(this.#random() * LONGEST_MOMENT)
   }
 
@@ -151,7 +151,7 @@ function textOf (content: unknown): string {
 
 /** The content of a message, the same each time it is asked for: JSON or bytes, of other messages none like it. */
 function contentOf (lane: number, number: number): unknown {
-  const random = chance(number * 1_000 + lane)
+  const random = seededRandom(number * 1_000 + lane)
   const size = Math.floor(random() * (random() < LARGE_SHARE ? LARGE : SMALL))
   const bytes = Buffer.alloc(8 + size)
   bytes.writeUInt32BE(number)

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { programAt } from '../programs.ts'
 
 /** What a confined module says: a line for whoever watches, or its result, which ends it. */
-type Word = { line: string } | { result: unknown }
+type ConfinedMessage = { line: string } | { result: unknown }
 
 const PROGRAMS = { unshare: 'util-linux', ip: 'iproute2', nft: 'nftables' }
 /** Network, processes and mounts of its own; they are gone, all of them, as soon as the first process in them is. */
@@ -41,7 +41,7 @@ export async function confined<Result> (module: string, settings: object, watch:
   try {
     return await new Promise((resolve, reject) => {
       let result: Result | undefined
-      child.on('message', (word: Word) => {
+      child.on('message', (word: ConfinedMessage) => {
         if ('line' in word) return watch(word.line)
         result = word.result as Result
         end()
@@ -58,7 +58,7 @@ export async function enterConfinement<Settings> (run: (settings: Settings, tell
   if (process.argv[2] !== 'confined' || !process.send) return
   process.once('disconnect', () => process.exit(1))
   execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', SCRATCH])
-  const say = (word: Word) => process.send!(word)
+  const say = (word: ConfinedMessage) => process.send!(word)
   say({ result: await run(JSON.parse(process.argv[3]!), line => say({ line })) })
 }
 

@@ -26,13 +26,13 @@ export class NatsServer {
   readonly #command: string[]
   #process: ChildProcess | undefined
 
-  private constructor (path: string, args: string[], { address, port, under }: Place) {
+  private constructor (path: string, args: string[], { address, port, under }: NatsHost) {
     this.address = address
     this.port = port
     this.#command = [...under, path, '-a', address, '-p', String(port), '-js', '-sd', this.folder, '-l', this.#logFile, ...args]
   }
 
-  static async start (path: string, args: string[] = [], place?: Place): Promise<NatsServer> {
+  static async start (path: string, args: string[] = [], place?: NatsHost): Promise<NatsServer> {
     const server = new NatsServer(path, args, place ?? { address: '127.0.0.1', port: await freePort(), under: [] })
     await server.start()
     return server

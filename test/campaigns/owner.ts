@@ -4,20 +4,20 @@ import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import devices, { localBackplane, type Backplane, type Owner } from '../../lib/index.ts'
 import { until } from '../support.ts'
-import { chance, command, Verdict, type Outcome } from './campaign.ts'
-import { quiet } from './host.ts'
-import { RawDevice, upgradeRequest, type Farewell } from './raw.ts'
+import { seededRandom, command, Verdict, type Outcome } from './campaign.ts'
+import { quietApp } from './host.ts'
+import { RawDevice, upgradeRequest, type CloseNotice } from './raw.ts'
 
-type Parting = 'answers at once' | 'answers late' | 'resets late' | 'sends, then answers late'
+type CloseBehavior = 'answers at once' | 'answers late' | 'resets late' | 'sends, then answers late'
 
 const RIVALS = 8
-const REPLACED = 4509
+const REPLACED_CODE = 4509
 const SEED = 8
-const MOST_TURNS = 10
+const MAX_TURNS = 10
 /** How those that are replaced behave; the first of them are the ones that hold on to their connection. */
-const partings: Parting[] = ['answers late', 'resets late', 'sends, then answers late']
+const lateBehaviors: CloseBehavior[] = ['answers late', 'resets late', 'sends, then answers late']
 
-interface Tally {
+interface ContestCounts {
   rounds: number
   replaced: number
   late: number
@@ -27,17 +27,17 @@ interface Tally {
 export async function owner ({ rounds, seed }: { rounds: number, seed: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const errors: string[] = []
-  const app = quiet(errors)
+  const app = quietApp(errors)
   // nobody but the rivals themselves shall end an old connection
-  await app.register(devices, { closeTimeout: 60_000, backplane: dawdling(chance(seed)) })
+  await app.register(devices, { closeTimeout: 60_000, backplane: withRandomDelays(seededRandom(seed)) })
   const events = { connected: 0, disconnected: 0, strayed: 0 }
   app.devices.on('connected', () => { events.connected++ })
   app.devices.on('disconnected', () => { events.disconnected++ })
   app.devices.on('message', () => { events.strayed++ })
   await app.listen({ port: 0, host: '127.0.0.1' })
 
-  const random = chance(seed)
-  const tally: Tally = { rounds: 0, replaced: 0, late: 0 }
+  const random = seededRandom(seed)
+  const tally: ContestCounts = { rounds: 0, replaced: 0, late: 0 }
   for (let round = 0; round < rounds; round++) await contest(app, `owner-${round}`, random, tally, verdict)
   await until(() => app.devices.size === 0 && events.connected === events.disconnected)
   verdict.same('events that do not balance', events.connected - events.disconnected, 0)
@@ -46,56 +46,56 @@ export async function owner ({ rounds, seed }: { rounds: number, seed: number })
   verdict.same('errors', errors, [])
   await app.close()
   return {
-    line: `owner: ${tally.rounds} rounds of ${RIVALS} (seed ${seed}); ${tally.replaced} got ${REPLACED}, ${tally.late} of them closed only after the survivor was found; ` +
+    line: `owner: ${tally.rounds} rounds of ${RIVALS} (seed ${seed}); ${tally.replaced} got ${REPLACED_CODE}, ${tally.late} of them closed only after the survivor was found; ` +
       `${events.connected} connected, ${events.disconnected} disconnected; goodbyes of ${JSON.stringify(app.devices.stats().goodbyes)}`,
     wrong: verdict.wrong
   }
 }
 
-async function contest (app: FastifyInstance, deviceId: string, random: () => number, tally: Tally, verdict: Verdict): Promise<void> {
+async function contest (app: FastifyInstance, deviceId: string, random: () => number, tally: ContestCounts, verdict: Verdict): Promise<void> {
   const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`
   const rivals = Array.from({ length: RIVALS }, (_, number) => new Rival(url, number))
   await Promise.all(rivals.map(({ device }) => once(device.socket, 'connect')))
   for (const { device } of shuffled(rivals, random)) device.socket.write(upgradeRequest(deviceId))
   await Promise.all(rivals.map(({ device }) => device.opened))
 
-  const gone = () => rivals.filter(({ farewell }) => farewell)
-  await until(() => gone().length >= RIVALS - 1 && rivals.every(({ generation, farewell }) => generation > 0 || farewell))
-  const survivors = rivals.filter(({ farewell }) => !farewell)
+  const gone = () => rivals.filter(({ closeNotice }) => closeNotice)
+  await until(() => gone().length >= RIVALS - 1 && rivals.every(({ generation, closeNotice }) => generation > 0 || closeNotice))
+  const survivors = rivals.filter(({ closeNotice }) => !closeNotice)
   verdict.same(`survivors of ${deviceId}`, survivors.length, 1)
   const [survivor] = survivors
   if (!survivor) return
 
-  await proven(app, deviceId, survivor, `${deviceId} at first`, verdict)
-  const late = gone().filter(({ parting }) => parting !== 'answers at once')
+  await verifyOwner(app, deviceId, survivor, `${deviceId} at first`, verdict)
+  const late = gone().filter(({ behavior }) => behavior !== 'answers at once')
   for (const rival of late) {
-    rival.part()
+    rival.actLate()
     await rival.device.ended
-    await proven(app, deviceId, survivor, `${deviceId} after an older connection ${rival.parting}`, verdict)
+    await verifyOwner(app, deviceId, survivor, `${deviceId} after an older connection ${rival.behavior}`, verdict)
   }
   await Promise.all(gone().map(({ device }) => device.ended))
-  await proven(app, deviceId, survivor, `${deviceId} in the end`, verdict)
-  for (const { farewell } of gone()) verdict.same(`code for the replaced of ${deviceId}`, farewell!.code, REPLACED)
+  await verifyOwner(app, deviceId, survivor, `${deviceId} in the end`, verdict)
+  for (const { closeNotice } of gone()) verdict.same(`code for the replaced of ${deviceId}`, closeNotice!.code, REPLACED_CODE)
 
   tally.rounds++
-  tally.replaced += gone().filter(({ farewell }) => farewell!.code === REPLACED).length
+  tally.replaced += gone().filter(({ closeNotice }) => closeNotice!.code === REPLACED_CODE).length
   tally.late += late.length
   survivor.device.answerClose(1000)
   await survivor.device.ended
 }
 
 /** The session that the server has is the survivor's, and it is the survivor that answers. */
-async function proven (app: FastifyInstance, deviceId: string, survivor: Rival, when: string, verdict: Verdict): Promise<void> {
+async function verifyOwner (app: FastifyInstance, deviceId: string, survivor: Rival, when: string, verdict: Verdict): Promise<void> {
   verdict.same(`generation of ${when}`, app.devices.get(deviceId)?.generation, survivor.generation)
   const answer = await app.devices.call(deviceId, 'who').catch((error: Error) => error.message)
   verdict.same(`who answers of ${when}`, answer, survivor.number)
 }
 
 /** Takes its time with both, telling the newer connection that it owns and the older one to let go: either may be first. */
-function dawdling (random: () => number): Backplane {
+function withRandomDelays (random: () => number): Backplane {
   const backplane = localBackplane()
   const dawdle = async () => {
-    const turns = random() < 0.5 ? 0 : random() * MOST_TURNS
+    const turns = random() < 0.5 ? 0 : random() * MAX_TURNS
     for (let passed = 0; passed < turns; passed++) await turn()
   }
   const slow = (owner: Owner): Owner => ({
@@ -118,27 +118,27 @@ function dawdling (random: () => number): Backplane {
 class Rival {
   readonly number: number
   readonly device: RawDevice
-  readonly parting: Parting
+  readonly behavior: CloseBehavior
   generation = 0
-  farewell: Farewell | undefined
+  closeNotice: CloseNotice | undefined
 
   constructor (url: string, number: number) {
     this.number = number
     this.device = new RawDevice(url)
-    this.parting = partings[number] ?? 'answers at once'
+    this.behavior = lateBehaviors[number] ?? 'answers at once'
     this.device.onMessage = message => this.#receive(message)
-    void this.device.told.then(farewell => this.#told(farewell))
+    void this.device.closed.then(notice => this.#onClose(notice))
   }
 
   /** What it had put off. */
-  part (): void {
+  actLate (): void {
     const { socket } = this.device
-    if (this.parting === 'resets late') return void socket.resetAndDestroy()
-    if (this.parting === 'sends, then answers late') {
+    if (this.behavior === 'resets late') return void socket.resetAndDestroy()
+    if (this.behavior === 'sends, then answers late') {
       this.device.send({ jsonrpc: '2.0', method: 'message', params: { data: 'too late' } })
       this.device.send({ jsonrpc: '2.0', id: 1, result: 'too late' })
     }
-    this.device.answerClose(REPLACED)
+    this.device.answerClose(REPLACED_CODE)
   }
 
   #receive ({ id, method, params }: { id?: number, method?: string, params?: any }): void {
@@ -146,9 +146,9 @@ class Rival {
     if (method === 'who') this.device.send({ jsonrpc: '2.0', id, result: this.number })
   }
 
-  #told (farewell: Farewell): void {
-    this.farewell = farewell
-    if (this.parting === 'answers at once') this.device.answerClose(farewell.code)
+  #onClose (notice: CloseNotice): void {
+    this.closeNotice = notice
+    if (this.behavior === 'answers at once') this.device.answerClose(notice.code)
   }
 }
 

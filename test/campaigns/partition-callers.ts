@@ -8,7 +8,7 @@ export interface Answer {
   body: any
 }
 
-interface Asked {
+interface CallerRequest {
   kind: Kind
   node: string
   method?: string
@@ -20,11 +20,11 @@ interface Asked {
 }
 
 /** What became of the letters of one device. */
-interface Post {
+interface LetterState {
   /** The number of the next letter. */
   next: number
   /** Acknowledged to their sender: number and message id. */
-  promised: Map<number, string>
+  acknowledged: Map<number, string>
   /** Sent, and not acknowledged yet; it is sent again. */
   pending: number | undefined
 }
@@ -32,14 +32,14 @@ interface Post {
 type Kind = keyof typeof documented
 
 const LANES = 8
-const PACE = 60
+const INTERVAL_MS = 60
 const TIMEOUT_S = 3
 /** What is allowed beyond the timeout, and what the way there and a busy machine may add to that. */
-const [SLACK, NOISE] = [1_000, 250]
+const [SLACK_MS, NOISE_MS] = [1_000, 250]
 /** The documented time of what names none: `callTimeout`. */
-const UNNAMED_TIMEOUT = 10_000
-const GIVEN_UP_AFTER = 40_000
-const RETRY_PAUSE = 100
+const DEFAULT_TIMEOUT_MS = 10_000
+const FETCH_TIMEOUT_MS = 40_000
+const RETRY_DELAY_MS = 100
 
 const leaving = ['503 NODE_DRAINING', '503 Service Unavailable']
 const elsewhere = ['503 BACKPLANE_DOWN', ...leaving]
@@ -65,7 +65,7 @@ export class Callers {
   readonly outcomes: Record<string, Record<string, number>> = {}
   /** Milliseconds of the slowest answer of each kind, from nodes that were alive all the time. */
   readonly slowest: Record<string, number> = {}
-  readonly posts: Map<Device, Post>
+  readonly posts: Map<Device, LetterState>
   /** What its caller was told to be done. */
   readonly done = new Map<string, Device>()
   readonly #site: Site
@@ -79,7 +79,7 @@ export class Callers {
     this.#site = site
     this.#devices = devices
     this.#random = random
-    this.posts = new Map(devices.map(device => [device, { next: 0, promised: new Map(), pending: undefined }]))
+    this.posts = new Map(devices.map(device => [device, { next: 0, acknowledged: new Map(), pending: undefined }]))
   }
 
   start (): void {
@@ -94,14 +94,14 @@ export class Callers {
     await Promise.all(this.#devices.map(async device => {
       while (this.posts.get(device)!.pending !== undefined && performance.now() < until) {
         await this.#letter(device, false)
-        await sleep(RETRY_PAUSE)
+        await sleep(RETRY_DELAY_MS)
       }
     }))
     const refused = this.#devices.filter(device => this.posts.get(device)!.pending !== undefined)
     return refused.length === 0 ? [] : [`no letter is accepted for ${refused.length} devices, as ${refused[0]!.id}, after ${within} ms`]
   }
 
-  async ask ({ kind, node, method = 'POST', path, body, key, timeout }: Asked): Promise<Answer> {
+  async ask ({ kind, node, method = 'POST', path, body, key, timeout }: CallerRequest): Promise<Answer> {
     const began = performance.now()
     const answer = await this.#fetch(this.#site.url(node) + path, method, body, key)
     const took = performance.now() - began
@@ -109,8 +109,8 @@ export class Callers {
     counts[answer.outcome] = (counts[answer.outcome] ?? 0) + 1
     if (this.#site.isDisturbed(node, began, performance.now())) return answer
     this.slowest[kind] = Math.max(this.slowest[kind] ?? 0, Math.round(took))
-    const limit = timeout === undefined ? UNNAMED_TIMEOUT : timeout * 1_000
-    if (took > limit + SLACK + NOISE) this.wrong.push(`${kind} at ${node} took ${Math.round(took)} ms, and must take at most ${limit + SLACK}: ${answer.outcome}`)
+    const limit = timeout === undefined ? DEFAULT_TIMEOUT_MS : timeout * 1_000
+    if (took > limit + SLACK_MS + NOISE_MS) this.wrong.push(`${kind} at ${node} took ${Math.round(took)} ms, and must take at most ${limit + SLACK_MS}: ${answer.outcome}`)
     if (!documented[kind].includes(answer.outcome)) this.wrong.push(`${kind} at ${node}: "${answer.outcome}" is not documented, ${JSON.stringify(answer.body)}`)
     return answer
   }
@@ -125,7 +125,7 @@ export class Callers {
     const mine = this.#devices.filter((_, at) => at % LANES === lane)
     while (!this.#stopping && mine.length > 0) {
       await this.#one(mine[Math.floor(this.#random() * mine.length)]!)
-      await sleep(PACE * (0.5 + this.#random()))
+      await sleep(INTERVAL_MS * (0.5 + this.#random()))
     }
   }
 
@@ -154,7 +154,7 @@ export class Callers {
       ...(confirm && { timeout: TIMEOUT_S })
     })
     if (!outcome.startsWith('20')) return
-    post.promised.set(number, body.id)
+    post.acknowledged.set(number, body.id)
     post.pending = undefined
   }
 
@@ -190,7 +190,7 @@ export class Callers {
     try {
       const response = await fetch(url, {
         method,
-        signal: AbortSignal.timeout(GIVEN_UP_AFTER),
+        signal: AbortSignal.timeout(FETCH_TIMEOUT_MS),
         headers: { ...(body !== undefined && { 'content-type': 'application/json' }), ...(key !== undefined && { 'idempotency-key': key }) },
         ...(body !== undefined && { body: JSON.stringify(body) })
       })

@@ -25,10 +25,10 @@ export type Content = { letter: number } | { once: string }
 export const TOPIC = 'partition/all'
 /** Soon, so that what the judge waits for is the server and not the device. */
 const BACKOFF = { minDelay: 200, maxDelay: 1_500 }
-const HANDSHAKE_TIMEOUT = 3_000
-const VANISHED = 1006
+const HANDSHAKE_TIMEOUT_MS = 3_000
+const ABNORMAL_CODE = 1006
 /** Longer than a server takes to give up a connection that is silent. */
-const FORGOTTEN_AFTER = 45_000
+const FORGOTTEN_AFTER_MS = 45_000
 
 /** What the application on a device was shown. */
 export class Sightings {
@@ -51,8 +51,8 @@ class Mobile extends WebSocket {
     if (this.readyState !== WebSocket.OPEN) return this.terminate()
     this.#isLeft = true
     this.pause()
-    this.emit('close', VANISHED, Buffer.alloc(0))
-    setTimeout(() => super.terminate(), FORGOTTEN_AFTER).unref()
+    this.emit('close', ABNORMAL_CODE, Buffer.alloc(0))
+    setTimeout(() => super.terminate(), FORGOTTEN_AFTER_MS).unref()
   }
 
   override terminate (): void {
@@ -93,7 +93,7 @@ export class ClientDevice implements Device {
   }
 
   #begin (): void {
-    const client = connect('ws://anywhere/ws', { deviceId: this.id, ...BACKOFF, timeout: HANDSHAKE_TIMEOUT, WebSocket: this.#roaming() })
+    const client = connect('ws://anywhere/ws', { deviceId: this.id, ...BACKOFF, timeout: HANDSHAKE_TIMEOUT_MS, WebSocket: this.#roaming() })
     client.on('message', ({ id, data }) => {
       if (this.#before.has(id)) return
       this.#shown.add(id)
@@ -160,7 +160,7 @@ export class BareDevice implements Device {
 
   #begin (): void {
     const { name, url } = this.#gateways.pick()
-    const socket = new Mobile(`${url.replace('http', 'ws')}/ws?deviceId=${this.id}`, { handshakeTimeout: HANDSHAKE_TIMEOUT })
+    const socket = new Mobile(`${url.replace('http', 'ws')}/ws?deviceId=${this.id}`, { handshakeTimeout: HANDSHAKE_TIMEOUT_MS })
     this.#gateway = name
     this.#socket = socket
     socket.on('error', () => {})

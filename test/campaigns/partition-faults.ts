@@ -9,8 +9,8 @@ export interface Fault {
 
 type Begin = (site: Site, random: () => number) => Promise<Fault>
 
-const SHORTEST = 2_000
-const [LEAST_LOSS, MOST_LOSS] = [10, 40]
+const MIN_FAULT_MS = 2_000
+const [MIN_LOSS_PERCENT, MAX_LOSS_PERCENT] = [10, 40]
 
 /** Every kind of fault, by its name. */
 export const kinds: Record<string, Begin> = {
@@ -37,7 +37,7 @@ export const kinds: Record<string, Begin> = {
     return cut(site, `nothing ${outward ? 'from' : 'to'} ${one} ${outward ? 'to' : 'from'} ${rest.join(', ')}`, pairs)
   },
   loss: async (site, random) => {
-    const percent = Math.round(LEAST_LOSS + random() * (MOST_LOSS - LEAST_LOSS))
+    const percent = Math.round(MIN_LOSS_PERCENT + random() * (MAX_LOSS_PERCENT - MIN_LOSS_PERCENT))
     const [one, rest] = random() < 0.5 ? (node => [node, SERVERS] as const)(oneOf(NODES, random)) : (server => [server, others(server)] as const)(oneOf(SERVERS, random))
     return cut(site, `${percent} % lost between ${one} and ${rest.join(', ')}`, both([one], rest), percent)
   },
@@ -78,10 +78,10 @@ export const kinds: Record<string, Begin> = {
 }
 
 /** Brings a fault about, waits for up to `longest` milliseconds, and undoes it; resolves with what it was. */
-export async function suffer (kind: string, site: Site, longest: number, random: () => number): Promise<string> {
+export async function inflict (kind: string, site: Site, longest: number, random: () => number): Promise<string> {
   const began = performance.now()
   const { what, end } = await kinds[kind]!(site, random)
-  if (kind !== 'deploy') await sleep(SHORTEST + random() * (longest - SHORTEST))
+  if (kind !== 'deploy') await sleep(MIN_FAULT_MS + random() * (longest - MIN_FAULT_MS))
   await end()
   return `${kind}: ${what} for ${((performance.now() - began) / 1_000).toFixed(1)} s`
 }

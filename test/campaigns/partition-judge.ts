@@ -4,16 +4,16 @@ import type { Callers } from './partition-callers.ts'
 import type { Device } from './partition-device.ts'
 import { NODES, SERVERS, type Site } from './partition-site.ts'
 
-const WITHIN = 10_000
-const LOOK_AGAIN = 300
+const TRUE_TIMEOUT_MS = 10_000
+const POLL_INTERVAL_MS = 300
 const PAGE = 100
 const WIDTH = 12
-const ARRIVES_WITHIN = 3_000
-const SECOND_COPY_WITHIN = 300
-const AT_ONCE = 1_000
-const EMPTY_WITHIN = 15_000
-const NAMED = 4
-const EMPTY = ['KV_devices_devices', 'KV_devices_entries', 'devices_letters']
+const ARRIVAL_TIMEOUT_MS = 3_000
+const DUPLICATE_WAIT_MS = 300
+const SIMULTANEOUS_MS = 1_000
+const EMPTY_TIMEOUT_MS = 15_000
+const MAX_NAMED = 4
+const STREAMS = ['KV_devices_devices', 'KV_devices_entries', 'devices_letters']
 
 /** Holds what the nodes say against what the devices know. */
 export class Judge {
@@ -23,7 +23,7 @@ export class Judge {
   /** Milliseconds for which it goes on looking where something is wrong, to say how long it was so. */
   readonly #patience: number
   /** What has been told: each that devices saw wrong, and how much of the lists that only grow. */
-  readonly #told = new Set<string>()
+  readonly #reported = new Set<string>()
   readonly #lengths = new Map<string, number>()
 
   constructor (site: Site, devices: Device[], callers: Callers, patience: number) {
@@ -44,10 +44,10 @@ export class Judge {
       found = await this.#untrue()
       took = performance.now() - began
       if (found.length === 0) break
-      if (took > WITHIN) early ??= found
-      await sleep(LOOK_AGAIN)
+      if (took > TRUE_TIMEOUT_MS) early ??= found
+      await sleep(POLL_INTERVAL_MS)
     }
-    if (took > WITHIN) {
+    if (took > TRUE_TIMEOUT_MS) {
       wrong.push(...early ?? found)
       wrong.push(found.length === 0 ? `true only after ${Math.round(took)} ms` : `still so after ${this.#patience} ms: ${found.join('; ')}`)
     }
@@ -57,7 +57,7 @@ export class Judge {
 
   /** Resolves with what is wrong once the letters that were promised have had time to arrive. */
   async afterAll (): Promise<string[]> {
-    for (const until = performance.now() + this.#patience; this.#undelivered().length > 0 && performance.now() < until;) await sleep(LOOK_AGAIN)
+    for (const until = performance.now() + this.#patience; this.#undelivered().length > 0 && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
     const undelivered = await Promise.all(this.#undelivered().map(async ({ device, number, id }) => {
       const { outcome } = await this.#callers.ask({ kind: 'receipt', node: NODES[0]!, method: 'GET', path: `/devices/${device.id}/messages/${encodeURIComponent(id)}` })
       return `${device.id}/${number}: ${outcome}`
@@ -68,16 +68,16 @@ export class Judge {
   /** Once all devices have closed: resolves with what is left. */
   async leftOver (): Promise<string[]> {
     const look = async () => {
-      const { messages, consumers } = await this.#site.holding()
+      const { messages, consumers } = await this.#site.natsState()
       const listed = await Promise.all(NODES.map(async node => ({ node, entries: await this.#list(node) })))
       return [
-        ...EMPTY.filter(stream => messages[stream] !== 0).map(stream => `${messages[stream]} messages left in ${stream}`),
+        ...STREAMS.filter(stream => messages[stream] !== 0).map(stream => `${messages[stream]} messages left in ${stream}`),
         ...(consumers === 0 ? [] : [`${consumers} consumers left`]),
         ...listed.filter(({ entries }) => entries?.length !== 0).map(({ node, entries }) => entries ? `${node} lists ${entries.length} devices when all are away` : `${node} gives no list`)
       ]
     }
     let left = await look()
-    for (const until = performance.now() + EMPTY_WITHIN; left.length > 0 && performance.now() < until; left = await look()) await sleep(LOOK_AGAIN)
+    for (const until = performance.now() + EMPTY_TIMEOUT_MS; left.length > 0 && performance.now() < until; left = await look()) await sleep(POLL_INTERVAL_MS)
     return left
   }
 
@@ -92,15 +92,15 @@ export class Judge {
     const unsent = this.#devices.flatMap(device => device.seen.letters.filter(number => number >= this.#callers.posts.get(device)!.next).map(number => `${device.id}/${number}`))
     const undone = [...this.#callers.done].filter(([name, device]) => !device.seen.times.has(name)).map(([name, { id }]) => `${name} at ${id}`)
     return [
-      ...some('seen twice', this.#unheard('twice', twice)),
-      ...some('letters out of order', this.#unheard('disordered', disordered)),
-      ...some('letters that nobody sent', this.#unheard('unsent', unsent)),
-      ...some('acknowledged and never seen', this.#unheard('undone', undone)),
+      ...some('seen twice', this.#unreported('twice', twice)),
+      ...some('letters out of order', this.#unreported('disordered', disordered)),
+      ...some('letters that nobody sent', this.#unreported('unsent', unsent)),
+      ...some('acknowledged and never seen', this.#unreported('undone', undone)),
       ...some('devices told not to come back', this.#added('stops', this.#devices.flatMap(({ stops }) => stops))),
       ...some('wrong answers', this.#added('answers', this.#callers.wrong)),
       ...this.#added('site', this.#site.wrong),
       ...this.#added('faults', this.#site.faults),
-      ...this.#unheard('resets', this.#lostStreams())
+      ...this.#unreported('resets', this.#lostStreams())
     ]
   }
 
@@ -108,7 +108,7 @@ export class Judge {
   #lostStreams (): string[] {
     return [...this.#site.resets()].flatMap(([stream, servers]) => {
       const [first = [], ...others] = [...servers.values()]
-      const isCommon = (time: number) => others.every(times => times.some(other => Math.abs(other - time) < AT_ONCE))
+      const isCommon = (time: number) => others.every(times => times.some(other => Math.abs(other - time) < SIMULTANEOUS_MS))
       return servers.size === SERVERS.length && first.some(isCommon) ? [`all NATS servers gave up ${stream} at once`] : []
     })
   }
@@ -119,16 +119,16 @@ export class Judge {
     return list.slice(told)
   }
 
-  #unheard (kind: string, all: string[]): string[] {
-    const fresh = all.filter(one => !this.#told.has(`${kind}: ${one}`))
-    for (const one of fresh) this.#told.add(`${kind}: ${one}`)
+  #unreported (kind: string, all: string[]): string[] {
+    const fresh = all.filter(one => !this.#reported.has(`${kind}: ${one}`))
+    for (const one of fresh) this.#reported.add(`${kind}: ${one}`)
     return fresh
   }
 
   #undelivered (): Array<{ device: Device, number: number, id: string }> {
     return this.#devices.flatMap(device => {
       const seen = new Set(device.seen.letters)
-      return [...this.#callers.posts.get(device)!.promised].filter(([number]) => !seen.has(number)).map(([number, id]) => ({ device, number, id }))
+      return [...this.#callers.posts.get(device)!.acknowledged].filter(([number]) => !seen.has(number)).map(([number, id]) => ({ device, number, id }))
     })
   }
 
@@ -185,8 +185,8 @@ export class Judge {
     const { node, once, answer } = await this.#callers.broadcast(false)
     if (answer.outcome !== '200') return [`a broadcast by ${node}: ${answer.outcome}`]
     const times = (device: Device) => device.seen.times.get(once) ?? 0
-    for (const until = performance.now() + ARRIVES_WITHIN; here.some(device => times(device) === 0) && performance.now() < until;) await sleep(LOOK_AGAIN)
-    await sleep(SECOND_COPY_WITHIN)
+    for (const until = performance.now() + ARRIVAL_TIMEOUT_MS; here.some(device => times(device) === 0) && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
+    await sleep(DUPLICATE_WAIT_MS)
     return [
       ...some(`a broadcast by ${node} did not reach`, here.filter(device => times(device) === 0).map(({ id, at }) => `${id} at ${at}`)),
       ...some(`a broadcast by ${node} came more than once to`, here.filter(device => times(device) > 1).map(({ id }) => id)),
@@ -198,5 +198,5 @@ export class Judge {
 /** One line for many of a kind. */
 function some (what: string, all: string[]): string[] {
   if (all.length === 0) return []
-  return [`${what}: ${all.length} (${all.slice(0, NAMED).join(', ')}${all.length > NAMED ? ', ...' : ''})`]
+  return [`${what}: ${all.length} (${all.slice(0, MAX_NAMED).join(', ')}${all.length > MAX_NAMED ? ', ...' : ''})`]
 }

@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import devices from '../../lib/index.ts'
 import { nats } from '../../lib/nats/index.ts'
-import { serve, type Served } from './host.ts'
+import { serve, type HostedApp } from './host.ts'
 
 export interface NodeSettings {
   name: string
@@ -11,7 +11,7 @@ export interface NodeSettings {
 }
 
 /** A gateway node as an application has it: logs on, pings as they are. Devices are told to come back sooner, so that the judge need not wait for them. */
-async function prepare ({ name, servers, log }: NodeSettings): Promise<Served> {
+async function prepare ({ name, servers, log }: NodeSettings): Promise<HostedApp> {
   const app = Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'info', file: log } }) as FastifyInstance
   const cluster = await nats({ servers, replicas: 3, noRandomize: true })
   await app.register(devices, { node: name, ...cluster, authenticate: false, guard: false, retrySpread: 2_000 })

@@ -1,11 +1,11 @@
 import { readdirSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { chance, type Outcome } from './campaign.ts'
+import { seededRandom, type Outcome } from './campaign.ts'
 import { enterConfinement } from './namespaces.ts'
 import { Callers } from './partition-callers.ts'
 import { BareDevice, ClientDevice, type Device } from './partition-device.ts'
-import { sequence, suffer } from './partition-faults.ts'
+import { sequence, inflict } from './partition-faults.ts'
 import { Judge } from './partition-judge.ts'
 import { NODES, Site } from './partition-site.ts'
 
@@ -24,33 +24,33 @@ export interface RunSettings {
   logs: string
 }
 
-const BARE_SHARE = 10
+const DEVICES_PER_BARE_DEVICE = 10
 /** Of so many devices one moves each second. */
-const MOVES = 15
+const SECONDS_PER_MOVE = 15
 const SILENT_SHARE = 0.4
-const LOOK_AGAIN = 100
-const CONNECTED_WITHIN = 60_000
-const ENDED_WITHIN = 5_000
+const POLL_INTERVAL_MS = 100
+const CONNECT_TIMEOUT_MS = 60_000
+const END_TIMEOUT_MS = 5_000
 
 async function run ({ devices: count, seed, kinds: among, faults, longest, patience, logs }: RunSettings, tell: (line: string) => void): Promise<Outcome> {
-  const [random, chosen] = [chance(seed), chance(seed + 1)]
+  const [random, chosen] = [seededRandom(seed), seededRandom(seed + 1)]
   const wrong: string[] = []
   const site = await Site.build(logs)
   const delay = monitorEventLoopDelay()
   delay.enable()
   const gateways = { pick: () => ((name: string) => ({ name, url: site.url(name) }))(NODES[Math.floor(random() * NODES.length)]!) }
-  const devices: Device[] = Array.from({ length: count }, (_, at) => at % BARE_SHARE === 0 ? new BareDevice(`device-${at}`, gateways) : new ClientDevice(`device-${at}`, gateways))
+  const devices: Device[] = Array.from({ length: count }, (_, at) => at % DEVICES_PER_BARE_DEVICE === 0 ? new BareDevice(`device-${at}`, gateways) : new ClientDevice(`device-${at}`, gateways))
   const callers = new Callers(site, devices, random)
   const judge = new Judge(site, devices, callers, patience)
   const movement = new Movement(devices, random)
 
-  await until(() => devices.every(({ at }) => at !== undefined), CONNECTED_WITHIN)
+  await until(() => devices.every(({ at }) => at !== undefined), CONNECT_TIMEOUT_MS)
   callers.start()
   const settling: number[] = []
   for (const [at, kind] of sequence(faults, among, chosen).entries()) {
     movement.start()
-    const what = await suffer(kind, site, longest, chosen)
-    await site.mend()
+    const what = await inflict(kind, site, longest, chosen)
+    await site.restartNodes()
     const healthy = await site.healthy()
     movement.stop()
     const { wrong: found, took } = await judge.afterFault()
@@ -65,9 +65,9 @@ async function run ({ devices: count, seed, kinds: among, faults, longest, patie
   wrong.push(...await judge.leftOver())
   await site.close()
   wrong.push(...await judge.news())
-  await until(() => processes().length === 0, ENDED_WITHIN)
+  await until(() => processes().length === 0, END_TIMEOUT_MS)
   for (const one of processes()) wrong.push(`process ${one} is left`)
-  const letters = devices.reduce((sum, device) => sum + callers.posts.get(device)!.promised.size, 0)
+  const letters = devices.reduce((sum, device) => sum + callers.posts.get(device)!.acknowledged.size, 0)
   return {
     line: `partition: ${count} devices that moved ${movement.moves} times, ${faults} faults, seed ${seed}; ${letters} letters acknowledged to their senders, ` +
       `${devices.reduce((sum, { seen }) => sum + seen.letters.length, 0)} seen, ${callers.done.size} calls and messages answered by devices; the list true after ${seconds(Math.max(...settling))} at most; ` +
@@ -94,7 +94,7 @@ class Movement {
   }
 
   start (): void {
-    this.#timer ??= setInterval(() => this.#move(), 1_000 * MOVES / this.#devices.length)
+    this.#timer ??= setInterval(() => this.#move(), 1_000 * SECONDS_PER_MOVE / this.#devices.length)
   }
 
   stop (): void {
@@ -109,7 +109,7 @@ class Movement {
 }
 
 async function until (holds: () => boolean, within: number): Promise<void> {
-  for (const late = performance.now() + within; !holds() && performance.now() < late;) await sleep(LOOK_AGAIN)
+  for (const late = performance.now() + within; !holds() && performance.now() < late;) await sleep(POLL_INTERVAL_MS)
 }
 
 /** Those that run beside this one. */

@@ -11,7 +11,7 @@ import { NatsServer } from './nats.ts'
 import type { NodeSettings } from './partition-node.ts'
 
 /** What NATS holds: how many messages in each stream, and how many consumers in all. */
-export interface Holding {
+export interface NatsState {
   messages: Record<string, number>
   consumers: number
 }
@@ -21,11 +21,11 @@ export const NODES = ['n1', 'n2', 'n3']
 const PORT = 3_000
 const [CLIENTS, ROUTES, MONITOR] = [4222, 6222, 8222]
 /** A server that lags behind may never catch up while much is erased (NATS 2.9); the other two do the work then. */
-const HEALTHY_WITHIN = 30_000
+const HEALTHY_TIMEOUT_MS = 30_000
 /** `drainTimeout`, and what a busy machine may add. */
-const LEAVES_WITHIN = 10_000
-const LOOK_AGAIN = 200
-const WARN = 40
+const LEAVE_TIMEOUT_MS = 10_000
+const POLL_INTERVAL_MS = 200
+const WARN_LEVEL = 40
 
 const RESET = /^\[\d+\] (\S+) (\S+) .*Resetting stream cluster state for '\S+ > (\S+)'/gm
 
@@ -86,7 +86,7 @@ export class Site {
   /** Closes a node as a deploy does. */
   async stopNode (name: string): Promise<void> {
     const host = this.#leaving(name)
-    const exit = await Promise.race([host.stop().catch(String), sleep(LEAVES_WITHIN, `nothing within ${LEAVES_WITHIN} ms`, { ref: false })])
+    const exit = await Promise.race([host.stop().catch(String), sleep(LEAVE_TIMEOUT_MS, `nothing within ${LEAVE_TIMEOUT_MS} ms`, { ref: false })])
     if (JSON.stringify(exit) !== '{"code":0,"signal":null}') this.wrong.push(`${name} left with ${JSON.stringify(exit)}`)
     await host.kill()
   }
@@ -107,22 +107,22 @@ export class Site {
   }
 
   /** Starts those again that have ended. */
-  async mend (): Promise<void> {
+  async restartNodes (): Promise<void> {
     for (const name of NODES) if (!this.#nodes.has(name)) await this.startNode(name)
   }
 
   /** Waits until every NATS server says that it and its streams are well, but not for ever; resolves with how it went. */
   async healthy (): Promise<string> {
     const began = performance.now()
-    const bad = await settled(async () => await this.#unhealthy(), [], HEALTHY_WITHIN)
+    const bad = await settled(async () => await this.#unhealthy(), [], HEALTHY_TIMEOUT_MS)
     const after = `after ${((performance.now() - began) / 1_000).toFixed(1)} s`
     return bad.length === 0 ? `NATS well ${after}` : `NATS not well ${after} (${bad.join('; ')})`
   }
 
-  async holding (): Promise<Holding> {
+  async natsState (): Promise<NatsState> {
     const connection = await connect({ servers: this.server('s1').servers })
     try {
-      const holding: Holding = { messages: {}, consumers: 0 }
+      const holding: NatsState = { messages: {}, consumers: 0 }
       for await (const { config, state } of (await jetstreamManager(connection)).streams.list()) {
         holding.messages[config.name] = state.messages
         holding.consumers += state.consumer_count
@@ -144,7 +144,7 @@ export class Site {
     for (const line of NODES.flatMap(name => readFileSync(join(this.#logs, `${name}.log`), 'utf8').split('\n'))) {
       if (!line.startsWith('{')) continue
       const { level, msg, err } = JSON.parse(line) as { level: number, msg: string, err?: { message: string } }
-      if (level < WARN) continue
+      if (level < WARN_LEVEL) continue
       const what = err ? `${msg} (${err.message})` : msg
       counts[what] = (counts[what] ?? 0) + 1
     }
@@ -195,7 +195,7 @@ export class Site {
   }
 
   async #unhealthy (): Promise<string[]> {
-    await sleep(LOOK_AGAIN)
+    await sleep(POLL_INTERVAL_MS)
     const answers = await Promise.all(SERVERS.map(async name => {
       try {
         const response = await fetch(`http://${this.network.address(name)}:${MONITOR}/healthz`, { signal: AbortSignal.timeout(2_000) })

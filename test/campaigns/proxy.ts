@@ -1,28 +1,28 @@
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 
-interface Pair {
+interface ProxiedConnection {
   client: Socket
   gateway: Socket
-  silent: boolean
+  isBlackholed: boolean
 }
 
 /** Stands between a client and its server, a device and its gateway above all, and does to their connections what a network does. */
 export class Proxy {
   /** Connections that come from now on are accepted, and nothing of them goes further. */
-  deaf = false
+  isDeaf = false
   /** How many came meanwhile. */
-  swallowed = 0
+  swallowedCount = 0
   /** Milliseconds that everything takes on its way, in either direction. */
-  delay = 0
+  delayMs = 0
   /** Sees what clients say, before it goes further. */
-  watch: ((said: string) => void) | undefined
+  onClientData: ((said: string) => void) | undefined
   readonly #server: Server
-  readonly #pairs = new Set<Pair>()
+  readonly #pairs = new Set<ProxiedConnection>()
 
   private constructor (server: Server, port: number) {
     this.#server = server
-    server.on('connection', client => this.#join(client, port))
+    server.on('connection', client => this.#accept(client, port))
   }
 
   static async start (port: number): Promise<Proxy> {
@@ -47,17 +47,17 @@ export class Proxy {
 
   /** Ends both sides in the middle of whatever they say. */
   finish (): void {
-    for (const { client, gateway, silent } of this.#pairs) if (!silent) for (const socket of [client, gateway]) socket.end()
+    for (const { client, gateway, isBlackholed } of this.#pairs) if (!isBlackholed) for (const socket of [client, gateway]) socket.end()
   }
 
   /** Swallows what either side says from now on, and says nothing of it. */
-  hush (): void {
-    for (const pair of this.#pairs) pair.silent = true
+  blackhole (): void {
+    for (const pair of this.#pairs) pair.isBlackholed = true
   }
 
   /** What fell silent is given up, as a network does in the end. */
-  bury (): void {
-    for (const { client, gateway, silent } of this.#pairs) if (silent) for (const socket of [client, gateway]) socket.resetAndDestroy()
+  resetBlackholed (): void {
+    for (const { client, gateway, isBlackholed } of this.#pairs) if (isBlackholed) for (const socket of [client, gateway]) socket.resetAndDestroy()
   }
 
   async stop (): Promise<void> {
@@ -66,32 +66,32 @@ export class Proxy {
     await once(this.#server, 'close')
   }
 
-  #join (client: Socket, port: number): void {
-    if (this.deaf) return this.#swallow(client)
-    const pair = { client, gateway: connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true }), silent: false }
+  #accept (client: Socket, port: number): void {
+    if (this.isDeaf) return this.#swallow(client)
+    const pair = { client, gateway: connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true }), isBlackholed: false }
     this.#pairs.add(pair)
-    client.on('data', data => this.watch?.(data.toString('latin1')))
-    this.#pass(pair, client, pair.gateway)
-    this.#pass(pair, pair.gateway, client)
+    client.on('data', data => this.onClientData?.(data.toString('latin1')))
+    this.#forward(pair, client, pair.gateway)
+    this.#forward(pair, pair.gateway, client)
   }
 
   #swallow (client: Socket): void {
-    this.swallowed++
+    this.swallowedCount++
     client.resume().on('error', () => {}).on('end', () => client.end())
   }
 
-  #pass (pair: Pair, from: Socket, to: Socket): void {
-    from.on('data', data => this.#later(() => { if (!pair.silent && to.writable) to.write(data) }))
-    from.on('end', () => this.#later(() => pair.silent ? from.end() : to.end()))
-    from.on('error', () => { if (!pair.silent) to.resetAndDestroy() })
+  #forward (pair: ProxiedConnection, from: Socket, to: Socket): void {
+    from.on('data', data => this.#later(() => { if (!pair.isBlackholed && to.writable) to.write(data) }))
+    from.on('end', () => this.#later(() => pair.isBlackholed ? from.end() : to.end()))
+    from.on('error', () => { if (!pair.isBlackholed) to.resetAndDestroy() })
     from.on('close', () => {
-      this.#later(() => { if (!pair.silent) to.end() })
+      this.#later(() => { if (!pair.isBlackholed) to.end() })
       if (from.destroyed && to.destroyed) this.#pairs.delete(pair)
     })
   }
 
   #later (act: () => void): void {
-    if (this.delay > 0) setTimeout(act, this.delay)
+    if (this.delayMs > 0) setTimeout(act, this.delayMs)
     else act()
   }
 }

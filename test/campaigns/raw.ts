@@ -32,7 +32,7 @@ export function closeFrame (code: number): Buffer {
   return frameOf(opcodes.close, body)
 }
 
-export interface Farewell {
+export interface CloseNotice {
   code: number
   reason: string
 }
@@ -43,20 +43,20 @@ export class RawDevice {
   /** Resolves with the status of the answer to the upgrade. */
   readonly opened: Promise<number>
   /** The close frame of the server; never without one. */
-  readonly told: Promise<Farewell>
+  readonly closed: Promise<CloseNotice>
   /** The TCP connection is gone. */
   readonly ended: Promise<unknown>
   onMessage: (message: any) => void = () => {}
   #opened!: (status: number) => void
-  #told!: (farewell: Farewell) => void
-  #rest: Buffer = Buffer.alloc(0)
-  #open = false
+  #closed!: (notice: CloseNotice) => void
+  #partial: Buffer = Buffer.alloc(0)
+  #isUpgraded = false
 
   constructor (url: string) {
     const { hostname, port } = new URL(url)
     this.socket = dial(Number(port), hostname).setNoDelay()
     this.opened = new Promise(resolve => { this.#opened = resolve })
-    this.told = new Promise(resolve => { this.#told = resolve })
+    this.closed = new Promise(resolve => { this.#closed = resolve })
     this.ended = new Promise(resolve => this.socket.once('close', resolve))
     this.socket.on('error', () => {})
     this.socket.on('data', bytes => this.#read(bytes))
@@ -86,29 +86,29 @@ export class RawDevice {
   }
 
   #read (bytes: Buffer): void {
-    this.#rest = this.#rest.length === 0 ? bytes : Buffer.concat([this.#rest, bytes])
-    if (!this.#open && !this.#readHead()) return
-    for (let size = frameSize(this.#rest); size <= this.#rest.length; size = frameSize(this.#rest)) {
-      this.#frame(this.#rest.subarray(0, size))
-      this.#rest = this.#rest.subarray(size)
+    this.#partial = this.#partial.length === 0 ? bytes : Buffer.concat([this.#partial, bytes])
+    if (!this.#isUpgraded && !this.#readHead()) return
+    for (let size = frameSize(this.#partial); size <= this.#partial.length; size = frameSize(this.#partial)) {
+      this.#frame(this.#partial.subarray(0, size))
+      this.#partial = this.#partial.subarray(size)
     }
   }
 
   #readHead (): boolean {
-    const end = this.#rest.indexOf('\r\n\r\n')
+    const end = this.#partial.indexOf('\r\n\r\n')
     if (end === -1) return false
-    const status = Number(this.#rest.toString('latin1', 9, 12))
-    this.#rest = this.#rest.subarray(end + 4)
-    this.#open = status === 101
+    const status = Number(this.#partial.toString('latin1', 9, 12))
+    this.#partial = this.#partial.subarray(end + 4)
+    this.#isUpgraded = status === 101
     this.#opened(status)
-    return this.#open
+    return this.#isUpgraded
   }
 
   #frame (frame: Buffer): void {
     const body = frame.subarray(headSize(frame))
     const opcode = frame[0]! & 0x0f
     if (opcode === opcodes.text) this.onMessage(JSON.parse(body.toString()))
-    else if (opcode === opcodes.close) this.#told({ code: body.readUInt16BE(), reason: body.toString('utf8', 2) })
+    else if (opcode === opcodes.close) this.#closed({ code: body.readUInt16BE(), reason: body.toString('utf8', 2) })
     else if (opcode === opcodes.ping) this.socket.write(frameOf(opcodes.pong, body))
   }
 }

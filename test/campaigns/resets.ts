@@ -2,16 +2,16 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import devices from '../../lib/index.ts'
 import { connect } from '../support.ts'
-import { chance, command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, tally, type Rest, type Served } from './host.ts'
+import { seededRandom, command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
+import { Host, quietApp, countByName, type IdleState, type HostedApp } from './host.ts'
 import { closeFrame, frameOf, opcodes, RawDevice, upgradeRequest } from './raw.ts'
 
 /** Does something and leaves the connection where the reset shall meet it. */
 type Moment = (device: RawDevice, deviceId: string, random: () => number) => unknown
 
 const WIDTH = 25
-const SLOWEST_AUTHENTICATION = 8
-const LATEST_RESET = 6
+const MAX_AUTHENTICATION_MS = 8
+const MAX_RESET_DELAY_MS = 6
 const SEED = 20_260_101
 
 const message = frameOf(opcodes.text, '{"jsonrpc":"2.0","id":1,"method":"message","params":{"data":"half of this comes"}}')
@@ -55,14 +55,14 @@ const moments: Record<string, Moment> = {
     await opened(device, deviceId)
     device.socket.write(closeFrame(1000).subarray(0, 1 + Math.floor(random() * 6)))
   },
-  async 'shown out' (device, deviceId) {
+  async 'being disconnected' (device, deviceId) {
     await opened(device, deviceId)
-    device.socket.write(call('showMeOut'))
+    device.socket.write(call('disconnectMe'))
   },
   async 'between the closing frames' (device, deviceId) {
     await opened(device, deviceId)
-    device.socket.write(call('showMeOut'))
-    await device.told
+    device.socket.write(call('disconnectMe'))
+    await device.closed
   },
   async 'breaking the protocol' (device, deviceId) {
     await opened(device, deviceId)
@@ -74,15 +74,15 @@ const moments: Record<string, Moment> = {
 export async function resets ({ resets, seed }: { resets: number, seed: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const host = await Host.start(import.meta.url)
-  const before: Rest = await host.ask('rest')
+  const before: IdleState = await host.ask('rest')
   const control = await connect(host.url, 'control', { headers: { authorization: 'Bearer control' } })
-  const random = chance(seed)
-  const met = Object.entries(moments)
+  const random = seededRandom(seed)
+  const kinds = Object.entries(moments)
   let answered = 0
 
   await lanes(resets, WIDTH, async number => {
-    const [name, moment] = met[number % met.length]!
-    await within(10_000, name, meet(host.url, `reset-${number}`, moment, random))
+    const [name, moment] = kinds[number % kinds.length]!
+    await within(10_000, name, resetAt(host.url, `reset-${number}`, moment, random))
     if (number % 20 !== 0) return
     const { result } = await control.ask('ping')
     if (result) answered++
@@ -95,15 +95,15 @@ export async function resets ({ resets, seed }: { resets: number, seed: number }
   verdict.same('how the device beside left', await control.closed, { code: 1005, reason: '' })
   const { listeners, resources } = before
   const quietly = await settled(async () => {
-    const { heap, ...rest }: Rest = await host.ask('rest')
+    const { heap, ...rest }: IdleState = await host.ask('rest')
     return rest
   }, { listeners, resources })
   verdict.same('listeners and resources', quietly, { listeners, resources })
-  const { errors, admissions, goodbyes }: { errors: Record<string, number>, admissions: number, goodbyes: Record<string, number> } = await host.ask('told')
+  const { errors, admissions, goodbyes }: { errors: Record<string, number>, admissions: number, goodbyes: Record<string, number> } = await host.ask('report')
   verdict.same('what nobody caught', host.faults, [])
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
   return {
-    line: `resets: ${resets} at ${met.length} kinds of moment (seed ${seed}); ${admissions - 1} had been admitted, goodbyes ${JSON.stringify(goodbyes)}; ` +
+    line: `resets: ${resets} at ${kinds.length} kinds of moment (seed ${seed}); ${admissions - 1} had been admitted, goodbyes ${JSON.stringify(goodbyes)}; ` +
       `${host.faults.length} uncaught; ${answered} of ${Math.ceil(resets / 20)} asked by the device beside were answered; error log ${JSON.stringify(errors)}`,
     wrong: verdict.wrong
   }
@@ -115,11 +115,11 @@ async function opened (device: RawDevice, deviceId: string): Promise<void> {
   if (status !== 101) throw new Error(`${deviceId} was answered ${status}`)
 }
 
-async function meet (url: string, deviceId: string, moment: Moment, random: () => number): Promise<void> {
+async function resetAt (url: string, deviceId: string, moment: Moment, random: () => number): Promise<void> {
   const device = new RawDevice(url)
   await once(device.socket, 'connect')
   await moment(device, deviceId, random)
-  if (random() < 0.7) await sleep(random() * LATEST_RESET)
+  if (random() < 0.7) await sleep(random() * MAX_RESET_DELAY_MS)
   device.socket.resetAndDestroy()
   await device.ended
 }
@@ -134,13 +134,13 @@ async function within (milliseconds: number, name: string, work: Promise<void>):
 
 // The server.
 
-async function prepare (): Promise<Served> {
+async function prepare (): Promise<HostedApp> {
   const errors: string[] = []
-  const app = quiet(errors)
+  const app = quietApp(errors)
   const held = { calls: 0, handlers: 0 }
   await app.register(devices, {
     async authenticate ({ token }) {
-      if (token !== 'control') await sleep(Math.random() * SLOWEST_AUTHENTICATION)
+      if (token !== 'control') await sleep(Math.random() * MAX_AUTHENTICATION_MS)
       return token !== 'wrong'
     },
     rate: 1_000_000,
@@ -159,12 +159,12 @@ async function prepare (): Promise<Served> {
   app.devices.handle('flood', (_params, { device }) => {
     for (let count = 0; count < 200; count++) device.send('x'.repeat(4_096))
   })
-  app.devices.handle('showMeOut', (_params, { device }) => app.devices.disconnect(device.id))
+  app.devices.handle('disconnectMe', (_params, { device }) => app.devices.disconnect(device.id))
   const commands = {
     held: async () => ({ sessions: app.devices.size, ...held, connections: await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count))) }),
-    told: () => {
+    report: () => {
       const { admissions, goodbyes } = app.devices.stats()
-      return { errors: tally(errors), admissions, goodbyes }
+      return { errors: countByName(errors), admissions, goodbyes }
     }
   }
   return { app, commands }

@@ -7,14 +7,14 @@ import { nats } from '../../lib/nats/index.ts'
 import { programAt } from '../programs.ts'
 import { connect, request, TestDevice } from '../support.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
-import { quiet } from './host.ts'
+import { quietApp } from './host.ts'
 import { NatsServer } from './nats.ts'
 
 type Node = FastifyInstance & { url: string }
 
 const NODES = ['n1', 'n2', 'n3']
 const RIVALS = 8
-const REPLACED = 4509
+const REPLACED_CODE = 4509
 const WIDTH = 32
 
 /** Over three nodes: eight connections with one id at once, of which one stays; then many devices, each called from another node than its own. */
@@ -50,7 +50,7 @@ export async function rivals ({ rounds, devices: count }: { rounds: number, devi
 }
 
 async function start (name: string, { servers }: NatsServer): Promise<Node> {
-  const app = quiet()
+  const app = quietApp()
   await app.register(devices, { node: name, ...await nats({ servers }) })
   await app.listen({ port: 0, host: '127.0.0.1' })
   return Object.assign(app, { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
@@ -66,7 +66,7 @@ async function contest (nodes: Node[], deviceId: string, verdict: Verdict): Prom
   })
   await Promise.all(all.map(({ socket }) => once(socket, 'open')))
   await settled(async () => codes.length, RIVALS - 1)
-  verdict.same(`how the rivals of ${deviceId} ended`, codes, Array.from({ length: RIVALS - 1 }, () => REPLACED))
+  verdict.same(`how the rivals of ${deviceId} ended`, codes, Array.from({ length: RIVALS - 1 }, () => REPLACED_CODE))
   const survivors = all.filter(({ socket }) => socket.readyState === WebSocket.OPEN)
   verdict.same(`survivors of ${deviceId}`, survivors.length, 1)
   const [survivor] = survivors

@@ -6,57 +6,57 @@ import type { FastifyInstance } from 'fastify'
 import devices, { type Disconnect } from '../../lib/index.ts'
 import { settingsOf } from '../../lib/gateway/options.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
-import { Host, quiet, type Served } from './host.ts'
+import { Host, quietApp, type HostedApp } from './host.ts'
 import { RawDevice } from './raw.ts'
 
 /** How the session of a slow device ended, and how long after its output had come to a stop. */
-interface Gone {
+interface SessionEnd {
   code: number
   after: number
 }
 
-interface Rounds {
+interface BroadcastResult {
   rounds: number
   milliseconds: number
 }
 
-const SLOW = 4008
+const SLOW_CODE = 4008
 const WIDTH = 50
-const PACE = 20
-const LEAST_ROUNDS = 50
+const INTERVAL_MS = 20
+const MIN_ROUNDS = 50
 /** More than the system takes out of our hands once its own buffers are full, less than may wait here. */
-const STUCK = 262_144
+const STALLED_BYTES = 262_144
 /** More than all buffers on the way hold. */
-const FLOOD = 256 * 1_048_576
+const FLOOD_BYTES = 256 * 1_048_576
 const CHUNK = 'x'.repeat(16_384)
 /** Room for a busy machine; the limit itself is kept with a tick to spare. */
-const ROOM = 1_000
+const TOLERANCE_MS = 1_000
 /** Time for those shown out to read how. */
-const CLOSE_TIMEOUT = 5_000
+const CLOSE_TIMEOUT_MS = 5_000
 
 /** Devices that stop reading are shown out in time, and cost the others no message. */
 export async function slow ({ devices: count, stallTimeout }: { devices: number, stallTimeout: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const host = await Host.start(import.meta.url, { stallTimeout })
-  const crowd = new Crowd()
-  await lanes(count, WIDTH, number => crowd.join(host.url, `reader-${number}`))
+  const readers = new Readers()
+  await lanes(count, WIDTH, number => readers.join(host.url, `reader-${number}`))
 
-  const beside: Promise<Rounds> = host.ask('broadcast')
-  const [stall, flood] = await Promise.all([slowly(host, 'stall'), slowly(host, 'flood')])
+  const beside: Promise<BroadcastResult> = host.ask('broadcast')
+  const [stall, flood] = await Promise.all([readNothing(host, 'stall'), readNothing(host, 'flood')])
   await host.ask('enough')
   const withSlow = await beside
-  const received = await crowd.received(withSlow.rounds)
-  const alone: Rounds = await host.ask('broadcast', { rounds: withSlow.rounds })
-  const receivedAlone = await crowd.received(2 * withSlow.rounds) - received
+  const received = await readers.received(withSlow.rounds)
+  const alone: BroadcastResult = await host.ask('broadcast', { rounds: withSlow.rounds })
+  const receivedAlone = await readers.received(2 * withSlow.rounds) - received
 
-  verdict.same('codes for the one that stalled, here and there', [stall.code, stall.told], [SLOW, SLOW])
-  verdict.same('codes for the one that was flooded, here and there', [flood.code, flood.told], [SLOW, SLOW])
-  verdict.within('milliseconds from stall to end', stall.after, stallTimeout + ROOM)
+  verdict.same('codes for the one that stalled, here and there', [stall.code, stall.told], [SLOW_CODE, SLOW_CODE])
+  verdict.same('codes for the one that was flooded, here and there', [flood.code, flood.told], [SLOW_CODE, SLOW_CODE])
+  verdict.within('milliseconds from stall to end', stall.after, stallTimeout + TOLERANCE_MS)
   verdict.same('received beside the slow ones', received, count * withSlow.rounds)
   verdict.same('received without them', receivedAlone, received)
   verdict.same('sessions', await host.ask('sessions'), count)
-  verdict.same('readers that were shown out', crowd.lost, 0)
-  crowd.leave()
+  verdict.same('readers that were shown out', readers.lost, 0)
+  readers.leave()
   verdict.same('sessions and connections in the end', await settled(() => host.ask('held'), [0, 0]), [0, 0])
   verdict.same('errors', [...host.faults, ...await host.ask('errors')], [])
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
@@ -68,20 +68,20 @@ export async function slow ({ devices: count, stallTimeout }: { devices: number,
 }
 
 /** A device that reads nothing until it is shown out, and what it then finds. */
-async function slowly (host: Host, how: 'stall' | 'flood'): Promise<Gone & { told: number }> {
+async function readNothing (host: Host, how: 'stall' | 'flood'): Promise<SessionEnd & { told: number }> {
   const device = await RawDevice.connect(host.url, how)
   device.socket.pause()
-  const gone: Gone = await host.ask(how, { to: how, port: device.socket.localPort })
-  if (gone.code === SLOW) device.socket.resume()
+  const gone: SessionEnd = await host.ask(how, { to: how, port: device.socket.localPort })
+  if (gone.code === SLOW_CODE) device.socket.resume()
   else device.socket.destroy()
-  const { code } = await Promise.race([device.told, device.ended.then(() => ({ code: 1006 }))])
+  const { code } = await Promise.race([device.closed, device.ended.then(() => ({ code: 1006 }))])
   device.answerClose(code)
   await device.ended
   return { ...gone, told: code }
 }
 
 /** The devices that read what they get. */
-class Crowd {
+class Readers {
   readonly #sockets: WebSocket[] = []
   #received = 0
   #leaving = false
@@ -108,13 +108,13 @@ class Crowd {
 
 // The server.
 
-async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Served> {
+async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<HostedApp> {
   const errors: string[] = []
-  const app = quiet(errors)
-  await app.register(devices, { stallTimeout, closeTimeout: CLOSE_TIMEOUT })
+  const app = quietApp(errors)
+  await app.register(devices, { stallTimeout, closeTimeout: CLOSE_TIMEOUT_MS })
   const sockets = new Map<number, Socket>()
   app.server.on('connection', (socket: Socket) => { sockets.set(socket.remotePort!, socket) })
-  const patience = 3 * stallTimeout + 10 * ROOM
+  const patience = 3 * stallTimeout + 10 * TOLERANCE_MS
   let enough = false
 
   const commands = {
@@ -123,10 +123,10 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Ser
     errors: () => errors,
     enough: () => { enough = true },
     /** Sends until output stays here, then nothing more. */
-    async stall ({ to, port }: { to: string, port: number }): Promise<Gone> {
-      const ended = end(app, to, patience)
+    async stall ({ to, port }: { to: string, port: number }): Promise<SessionEnd> {
+      const ended = sessionEnd(app, to, patience)
       const socket = sockets.get(port)!
-      while (socket.writableLength < STUCK) {
+      while (socket.writableLength < STALLED_BYTES) {
         await app.devices.send(to, CHUNK)
         await turn()
       }
@@ -135,10 +135,10 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Ser
       return { code, after: Math.round(performance.now() - since) }
     },
     /** Sends, whatever waits, until it is shown out. */
-    async flood ({ to }: { to: string }): Promise<Gone> {
-      const ended = end(app, to, patience)
+    async flood ({ to }: { to: string }): Promise<SessionEnd> {
+      const ended = sessionEnd(app, to, patience)
       const since = performance.now()
-      for (let sent = 0; app.devices.has(to) && sent < FLOOD; sent += CHUNK.length) {
+      for (let sent = 0; app.devices.has(to) && sent < FLOOD_BYTES; sent += CHUNK.length) {
         app.devices.get(to)!.send(CHUNK)
         await turn()
       }
@@ -146,13 +146,13 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Ser
       return { code, after: Math.round(performance.now() - since) }
     },
     /** To everyone, at a steady pace: as often as told, or until it is enough. */
-    async broadcast ({ rounds }: { rounds?: number } = {}): Promise<Rounds> {
+    async broadcast ({ rounds }: { rounds?: number } = {}): Promise<BroadcastResult> {
       const since = performance.now()
-      const goesOn = (done: number) => rounds === undefined ? done < LEAST_ROUNDS || !enough : done < rounds
+      const goesOn = (done: number) => rounds === undefined ? done < MIN_ROUNDS || !enough : done < rounds
       let done = 0
       while (goesOn(done)) {
         await app.devices.broadcast({ round: ++done })
-        await sleep(PACE)
+        await sleep(INTERVAL_MS)
       }
       return { rounds: done, milliseconds: Math.round(performance.now() - since) }
     }
@@ -161,7 +161,7 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Ser
 }
 
 /** How the session of a device ends; code 0 if it does not. */
-async function end (app: FastifyInstance, deviceId: string, patience: number): Promise<Pick<Disconnect, 'code'>> {
+async function sessionEnd (app: FastifyInstance, deviceId: string, patience: number): Promise<Pick<Disconnect, 'code'>> {
   const left = new Promise<Disconnect>(resolve => {
     app.devices.on('disconnected', ({ id }, leave) => { if (id === deviceId) resolve(leave) })
   })

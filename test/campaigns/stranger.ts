@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { chance, lanes } from './campaign.ts'
+import { seededRandom, lanes } from './campaign.ts'
 import { enterNamespace } from './neighbour.ts'
 import { closeFrame, frameOf, opcodes, upgradeRequest } from './raw.ts'
 
@@ -12,7 +12,7 @@ export interface Target {
   headers: string[]
 }
 
-export interface Orders {
+export interface AttackSettings {
   host: string
   targets: Target[]
   requests: number
@@ -20,19 +20,19 @@ export interface Orders {
 }
 
 /** How many ended how. */
-export type Tally = Record<string, number>
+export type Counts = Record<string, number>
 
 /** The module, for `forkNeighbour`. */
 export const stranger = import.meta.url
 
 const WIDTH = 200
-const LATEST_END = 8
+const MAX_DELAY_MS = 8
 /** The share that is cut off in the middle, and of those that end in the turn of the event loop in which they were sent. */
-const [CUT_SHORT, AT_ONCE] = [0.15, 0.5]
+const [TRUNCATED_SHARE, IMMEDIATE_SHARE] = [0.15, 0.5]
 const VICTIM = 'victim'
 
 /** What a stranger would like to have done. */
-const wishes: Array<(headers: string[]) => string> = [
+const httpRequests: Array<(headers: string[]) => string> = [
   headers => rest('POST', '/broadcast', headers, '{"from":"stranger"}'),
   headers => rest('POST', `/devices/${VICTIM}/calls/run`, headers, '{"from":"stranger"}'),
   headers => rest('POST', `/devices/${VICTIM}/messages`, headers, '{"from":"stranger"}'),
@@ -71,20 +71,20 @@ function upgrade (deviceId: string, headers: string[]): string {
   return upgradeRequest(deviceId).replace('Host: 127.0.0.1', ['Host: localhost', ...headers].join('\r\n'))
 }
 
-async function attack ({ host, targets, requests, seed }: Orders): Promise<Tally> {
-  const random = chance(seed)
-  const tally: Tally = {}
+async function attack ({ host, targets, requests, seed }: AttackSettings): Promise<Counts> {
+  const random = seededRandom(seed)
+  const counts: Counts = {}
   const kinds = Object.keys(ends)
   await lanes(requests, WIDTH, async number => {
     const target = targets[number % targets.length]!
     const end = kinds[Math.floor(random() * kinds.length)]!
-    const wish = pick(target.kind === 'lines' ? lines.map(line => () => line) : wishes, random)(target.headers)
-    const sent = random() < CUT_SHORT ? wish.slice(0, Math.floor(random() * wish.length)) : wish
-    const wait = random() < AT_ONCE ? undefined : random() * LATEST_END
+    const request = pick(target.kind === 'lines' ? lines.map(line => () => line) : httpRequests, random)(target.headers)
+    const sent = random() < TRUNCATED_SHARE ? request.slice(0, Math.floor(random() * request.length)) : request
+    const wait = random() < IMMEDIATE_SHARE ? undefined : random() * MAX_DELAY_MS
     await send(target, host, sent, { end: ends[end]!, wait })
-    tally[end] = (tally[end] ?? 0) + 1
+    counts[end] = (counts[end] ?? 0) + 1
   })
-  return tally
+  return counts
 }
 
 /** Resolves when the connection is gone: the stranger has ended it, or the server. */
@@ -107,5 +107,5 @@ function pick<T> (items: T[], random: () => number): T {
 
 if (process.argv[2] === 'neighbour') {
   await enterNamespace()
-  process.on('message', (orders: Orders) => { void attack(orders).then(tally => process.send!(tally)) })
+  process.on('message', (settings: AttackSettings) => { void attack(settings).then(counts => process.send!(counts)) })
 }

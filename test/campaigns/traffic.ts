@@ -1,5 +1,5 @@
 import { connect, type Client, type ConnectOptions, type Status } from '../../lib/client/index.ts'
-import { chance } from './chance.ts'
+import { seededRandom } from './seeded-random.ts'
 
 // The device's half of the campaign "cuts". It runs unchanged in Node and in a page, so it may use nothing that one of them lacks.
 
@@ -18,7 +18,7 @@ export interface Calls {
   outcomes: Record<string, number>
 }
 
-export interface Tally {
+export interface TrafficReport {
   letters: number
   /** What came where something else had to come. */
   wrong: string[]
@@ -32,9 +32,9 @@ export interface Tally {
   heard: Record<string, number>
 }
 
-const QUICK = { minDelay: 10, maxDelay: 100, timeout: 1_500 }
-const LONGEST_HANDLING = 3
-const PACE = 6
+const RECONNECT = { minDelay: 10, maxDelay: 100, timeout: 1_500 }
+const MAX_HANDLING_MS = 3
+const INTERVAL_MS = 6
 const NEVER = 'never'
 
 /** A device in the midst of two-way traffic. */
@@ -45,7 +45,7 @@ export class Traffic {
   readonly #open = new Set<Socket>()
   readonly #device: Client
   readonly #broadcasts = new Set<string>()
-  readonly #tally: Tally = {
+  readonly #tally: TrafficReport = {
     letters: 0, wrong: [], calls: calls(), published: calls(), notices: 0, sockets: { made: 0, open: 0 }, connections: 0, heard: {}
   }
   #leave: (() => void) | undefined
@@ -54,11 +54,11 @@ export class Traffic {
 
   constructor ({ url, seed }: TrafficOptions, WebSocket: SocketClass) {
     this.#url = url
-    this.#random = chance(seed)
+    this.#random = seededRandom(seed)
     this.#WebSocket = this.#counted(WebSocket)
     this.#device = this.#connect('d')
     this.#device.handle('twice', async ({ n }) => {
-      await sleep(this.#random() * LONGEST_HANDLING)
+      await sleep(this.#random() * MAX_HANDLING_MS)
       return n * 2
     })
     this.#device.on('message', ({ data, topic }) => topic === undefined ? this.#letter(data.letter) : undefined)
@@ -67,7 +67,7 @@ export class Traffic {
     this.#loops = Promise.all([this.#call(), this.#publish(), this.#toggle()])
   }
 
-  tally (): Tally {
+  tally (): TrafficReport {
     this.#tally.sockets.open = this.#open.size
     return structuredClone(this.#tally)
   }
@@ -77,10 +77,10 @@ export class Traffic {
   }
 
   /** Stops asking, and resolves once all that was asked is settled. */
-  async finish (): Promise<Tally> {
+  async finish (): Promise<TrafficReport> {
     this.#running = false
     await this.#loops
-    while (this.#tally.calls.settled + this.#tally.published.settled < this.#tally.calls.made + this.#tally.published.made) await sleep(PACE)
+    while (this.#tally.calls.settled + this.#tally.published.settled < this.#tally.calls.made + this.#tally.published.made) await sleep(INTERVAL_MS)
     return this.tally()
   }
 
@@ -102,7 +102,7 @@ export class Traffic {
   }
 
   #connect (deviceId: string): Client {
-    return connect(`${this.#url}/ws`, { deviceId, ...QUICK, WebSocket: this.#WebSocket })
+    return connect(`${this.#url}/ws`, { deviceId, ...RECONNECT, WebSocket: this.#WebSocket })
   }
 
   #counted (WebSocket: SocketClass): SocketClass {
@@ -118,7 +118,7 @@ export class Traffic {
   async #letter (number: number): Promise<void> {
     if (number !== this.#tally.letters) this.#wrong(`letter ${number} came in place of ${this.#tally.letters}`)
     this.#tally.letters = number + 1
-    await sleep(this.#random() * LONGEST_HANDLING)
+    await sleep(this.#random() * MAX_HANDLING_MS)
   }
 
   #heard (filter: string, number: string, topic: string): void {
@@ -137,14 +137,14 @@ export class Traffic {
     for (let n = 0; this.#running; n++) {
       void this.#settled(this.#tally.calls, this.#device.call('echo', { n }), (result: any) => result.n === n)
       if (this.#device.notify('note', { n })) this.#tally.notices++
-      await sleep(this.#random() * PACE)
+      await sleep(this.#random() * INTERVAL_MS)
     }
   }
 
   async #publish (): Promise<void> {
     for (let n = 0; this.#running; n++) {
       void this.#settled(this.#tally.published, this.#device.publish('kept/own', { n: `own ${n}` }), () => true)
-      await sleep(this.#random() * 4 * PACE)
+      await sleep(this.#random() * 4 * INTERVAL_MS)
     }
   }
 
@@ -156,10 +156,10 @@ export class Traffic {
         this.#heard('toggled/#', data.n, topic!)
       })
       this.#leave = leave
-      if (this.#random() < 0.7) await sleep(this.#random() * 4 * PACE)
+      if (this.#random() < 0.7) await sleep(this.#random() * 4 * INTERVAL_MS)
       leave()
       this.#leave = undefined
-      await sleep(this.#random() * PACE)
+      await sleep(this.#random() * INTERVAL_MS)
     }
   }
 

@@ -6,17 +6,17 @@ import { createWorker, type Worker } from '../../lib/workers/worker.ts'
 import { severable } from '../severable.ts'
 import { connect, type TestDevice } from '../support.ts'
 import { command, lanes, Verdict, type Outcome } from './campaign.ts'
-import { quiet } from './host.ts'
+import { quietApp } from './host.ts'
 
 /** A worker has begun with what a device asked. */
-export interface Run {
+export interface WorkStart {
   worker: string
   deviceId: string
   number: number
 }
 
 /** A worker, wherever it runs. */
-export interface Hand {
+export interface WorkerHandle {
   /** Leaves as it should. */
   close (): Promise<void>
   /** Is gone without a word. */
@@ -24,11 +24,11 @@ export interface Hand {
 }
 
 /** What joins the gateways to the workers: in this process, or over several. */
-export interface Scene {
+export interface Deployment {
   /** The backplane of a gateway. */
-  join (): Promise<Backplane>
+  openBackplane (): Promise<Backplane>
   /** Starts a worker; resolves once the gateways know it. */
-  employ (name: string, begun: (run: Run) => void): Promise<Hand>
+  startWorker (name: string, begun: (run: WorkStart) => void): Promise<WorkerHandle>
 }
 
 interface Size extends Record<string, number> {
@@ -41,15 +41,15 @@ type Answer = { result: unknown } | { code: number } | undefined
 
 const GATEWAYS = 2
 const WIDTH = 20
-const WORK = 20
+const WORK_MS = 20
 const DROPPED = -32_003
 /** After so long an answer does not come any more. */
-const PATIENCE = 30_000
+const ANSWER_TIMEOUT_MS = 30_000
 /** What a device asks at once, again and again. */
 const ROUND = ['quick', 'message', 'slow', 'quick', 'message', 'slow']
 
 /** What a worker of this campaign does. */
-export function instruct (worker: Worker, name: string, begun: (run: Run) => void): void {
+export function addHandlers (worker: Worker, name: string, begun: (run: WorkStart) => void): void {
   const begin = (deviceId: string, asked: unknown) => begun({ worker: name, deviceId, number: (asked as { number: number }).number })
   worker.handle('quick', (params, { device }) => {
     begin(device.id, params)
@@ -57,93 +57,93 @@ export function instruct (worker: Worker, name: string, begun: (run: Run) => voi
   })
   worker.handle('slow', async (params, { device }) => {
     begin(device.id, params)
-    await sleep(WORK)
+    await sleep(WORK_MS)
     return name
   })
   worker.on('message', (data, device) => begin(device.id, data))
 }
 
 /** Gateways and workers in this process; who is killed is cut off. */
-export function nearby (): Scene {
+export function inProcess (): Deployment {
   const shared = localBackplane()
   return {
-    join: async () => shared,
-    async employ (name, begun) {
+    openBackplane: async () => shared,
+    async startWorker (name, begun) {
       const { backplane, cut } = severable(shared)
       const worker = await createWorker({ backplane })
-      instruct(worker, name, begun)
+      addHandlers(worker, name, begun)
       return { close: () => worker.close(), kill: cut }
     }
   }
 }
 
 /** Three workers; one is killed, one comes, one leaves: nothing is out of order, lost without an error, or done twice. */
-export async function workers ({ devices: count, rounds }: Size, { join, employ }: Scene = nearby()): Promise<Outcome> {
+export async function workers ({ devices: count, rounds }: Size, { openBackplane, startWorker }: Deployment = inProcess()): Promise<Outcome> {
   const verdict = new Verdict()
   const errors: string[] = []
-  const gateways = await Promise.all(Array.from({ length: GATEWAYS }, async () => await serve(await join(), errors)))
-  const crowd = new Crowd(gateways)
-  const hands = new Map<string, Hand>()
-  const hire = async (name: string) => { hands.set(name, await employ(name, run => crowd.begun(run))) }
-  for (const name of ['a', 'b', 'c']) await hire(name)
+  const gateways = await Promise.all(Array.from({ length: GATEWAYS }, async () => await serve(await openBackplane(), errors)))
+  const fleet = new DeviceFleet(gateways)
+  const handles = new Map<string, WorkerHandle>()
+  const add = async (name: string) => { handles.set(name, await startWorker(name, run => fleet.begun(run))) }
+  for (const name of ['a', 'b', 'c']) await add(name)
 
-  const first = await crowd.gather('device', count)
-  await crowd.ask(rounds)
+  const first = await fleet.connect('device', count)
+  await fleet.ask(rounds)
   const of = (worker: string) => first.filter(({ workers }) => workers[0] === worker)
   const [ofA, ofB, ofC] = [of('a'), of('b'), of('c')]
   verdict.same('devices of each worker', [ofA.length, ofB.length, ofC.length], [count / 3, count / 3, count / 3])
   verdict.same('devices that more than one worker had', first.filter(({ workers }) => workers.length > 1).length, 0)
-  verdict.same('errors while nothing happened', crowd.errors, [])
+  verdict.same('errors while nothing happened', fleet.errors, [])
 
-  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds, 'b').then(() => hands.get('b')!.kill())])
-  const dropped = crowd.errors.length
-  verdict.same('errors that are not "dropped"', crowd.errors.filter(code => code !== DROPPED), [])
+  await Promise.all([fleet.ask(rounds), fleet.halfway(rounds, 'b').then(() => handles.get('b')!.kill())])
+  const dropped = fleet.errors.length
+  verdict.same('errors that are not "dropped"', fleet.errors.filter(code => code !== DROPPED), [])
   verdict.holds('the kill met something under way', dropped > 0)
   verdict.same('errors of devices whose worker was not killed', [...ofA, ...ofC].flatMap(({ errors }) => errors), [])
-  await crowd.ask(1)
+  await fleet.ask(1)
   verdict.same('devices still with the worker that was killed', ofB.filter(({ workers }) => workers.at(-1) === 'b').length, 0)
 
   const before = first.map(({ workers }) => workers.length)
-  await hire('d')
-  const fresh = await crowd.gather('fresh', count / 10)
-  await crowd.ask(rounds)
+  await add('d')
+  const fresh = await fleet.connect('fresh', count / 10)
+  await fleet.ask(rounds)
   verdict.same('devices that changed their worker because one came', first.filter(({ workers }, at) => workers.length > before[at]!).length, 0)
   const taken = fresh.filter(({ workers }) => workers[0] === 'd').length
   verdict.holds(`its share of ${fresh.length} new devices for the worker that came, and not ${taken}`, Math.abs(taken - fresh.length / 3) <= GATEWAYS)
 
-  await Promise.all([crowd.ask(rounds), crowd.halfway(rounds, 'a').then(() => hands.get('a')!.close())])
-  await crowd.ask(1)
-  verdict.same('errors because a worker left', crowd.errors.length - dropped, 0)
-  verdict.same('devices still with the worker that left', crowd.all.filter(({ workers }) => workers.at(-1) === 'a').length, 0)
+  await Promise.all([fleet.ask(rounds), fleet.halfway(rounds, 'a').then(() => handles.get('a')!.close())])
+  await fleet.ask(1)
+  verdict.same('errors because a worker left', fleet.errors.length - dropped, 0)
+  verdict.same('devices still with the worker that left', fleet.all.filter(({ workers }) => workers.at(-1) === 'a').length, 0)
 
-  verdict.same('what was asked and never answered', crowd.all.flatMap(({ unanswered }) => unanswered), [])
-  verdict.same('devices whose order was not kept, or that had something done twice', crowd.all.filter(({ isInOrder }) => !isInOrder).length, 0)
-  verdict.same('answered, and never done', crowd.all.flatMap(({ unfounded }) => unfounded), [])
-  for (const { device } of crowd.all) await device.close()
+  verdict.same('what was asked and never answered', fleet.all.flatMap(({ unanswered }) => unanswered), [])
+  verdict.same('devices whose order was not kept, or that had something done twice', fleet.all.filter(({ isInOrder }) => !isInOrder).length, 0)
+  verdict.same('answered, and never done', fleet.all.flatMap(({ unfounded }) => unfounded), [])
+  for (const { device } of fleet.all) await device.close()
   for (const app of gateways) await app.close()
-  for (const name of ['c', 'd']) await hands.get(name)!.close()
+  for (const name of ['c', 'd']) await handles.get(name)!.close()
   verdict.same('errors in the log', errors, [])
   return {
-    line: `workers: ${crowd.all.length} devices at ${GATEWAYS} gateways and 3 workers, one killed, one added, one left; ${crowd.asked} calls and messages, ` +
-      `${crowd.runs} begun, ${dropped} failed as dropped when the worker was killed, 0 otherwise; the added worker had ${taken} of ${fresh.length} new devices`,
+    line: `workers: ${fleet.all.length} devices at ${GATEWAYS} gateways and 3 workers, one killed, one added, one left; ${fleet.asked} calls and messages, ` +
+      `${fleet.runs} begun, ${dropped} failed as dropped when the worker was killed, 0 otherwise; the added worker had ${taken} of ${fresh.length} new devices`,
     wrong: verdict.wrong
   }
 }
 
 async function serve (backplane: Backplane, errors: string[]): Promise<FastifyInstance> {
-  const app = quiet(errors)
+  const app = quietApp(errors)
   await app.register(devices, { backplane, rate: 1_000_000_000, burst: 1_000_000_000 })
   await app.listen({ port: 0, host: '127.0.0.1' })
   return app
 }
 
 /** All devices, and what the workers have done for them. */
-class Crowd {
+class DeviceFleet {
   readonly all: Caller[] = []
   runs = 0
   readonly #gateways: FastifyInstance[]
   readonly #byId = new Map<string, Caller>()
-  #heard: (run: Run) => void = () => {}
+  #onWorkStart: (run: WorkStart) => void = () => {}
 
   constructor (gateways: FastifyInstance[]) {
     this.#gateways = gateways
@@ -157,7 +157,7 @@ class Crowd {
     return this.all.flatMap(({ errors }) => errors)
   }
 
-  async gather (name: string, count: number): Promise<Caller[]> {
+  async connect (name: string, count: number): Promise<Caller[]> {
     const come = this.all.length
     await lanes(count, WIDTH, async number => {
       const { port } = this.#gateways[number % this.#gateways.length]!.server.address() as AddressInfo
@@ -169,11 +169,11 @@ class Crowd {
     return this.all.slice(come)
   }
 
-  begun (run: Run): void {
+  begun (run: WorkStart): void {
     const { worker, deviceId, number } = run
     this.runs++
     this.#byId.get(deviceId)!.begun.push({ worker, number })
-    this.#heard(run)
+    this.#onWorkStart(run)
   }
 
   /** Every device asks; resolves with the last answer. */
@@ -187,7 +187,7 @@ class Crowd {
   async halfway (rounds: number, busy: string): Promise<void> {
     const enough = this.runs + this.all.length * rounds * ROUND.length / 2
     await new Promise<void>(resolve => {
-      this.#heard = ({ worker, number }) => {
+      this.#onWorkStart = ({ worker, number }) => {
         if (this.runs >= enough && worker === busy && ROUND[number % ROUND.length] === 'slow') resolve()
       }
     })
@@ -198,7 +198,7 @@ class Crowd {
 class Caller {
   readonly device: TestDevice
   readonly outcomes: Answer[] = []
-  readonly begun: Array<Omit<Run, 'deviceId'>> = []
+  readonly begun: Array<Omit<WorkStart, 'deviceId'>> = []
 
   constructor (device: TestDevice) {
     this.device = device
@@ -208,7 +208,7 @@ class Caller {
     await Promise.all(ROUND.map(async method => {
       const number = this.outcomes.push(undefined) - 1
       const params = method === 'message' ? { data: { number } } : { number }
-      const answer = await Promise.race([this.device.ask(method, params), sleep(PATIENCE, undefined, { ref: false })])
+      const answer = await Promise.race([this.device.ask(method, params), sleep(ANSWER_TIMEOUT_MS, undefined, { ref: false })])
       if (answer) this.outcomes[number] = answer.error ? { code: answer.error.code } : { result: answer.result }
     }))
   }

@@ -4,7 +4,7 @@ import { createServer, type Server } from 'node:http'
 const keepAliveTimeout = 72_000
 
 /** A bare HTTP server for POSTs: `answer` is given the parts of the path and the body. */
-export function posts (answer: (path: string[], body: string) => unknown): Server {
+export function postServer (answer: (path: string[], body: string) => unknown): Server {
   return createServer({ keepAliveTimeout }, (request, response) => {
     if (request.method !== 'POST') return void response.writeHead(404, { 'content-length': 0 }).end()
     let body = ''

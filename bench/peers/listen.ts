@@ -2,26 +2,26 @@ import { once } from 'node:events'
 import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
-import { answer } from '../child.ts'
+import { serveCommands } from '../child.ts'
 
 /** Listens on a free port, and answers what every candidate is asked. */
-export async function stand (server: Server): Promise<void> {
+export async function listen (server: Server): Promise<void> {
   server.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 })
   await once(server, 'listening')
-  tell(server)
+  answerCommands(server)
 }
 
-export async function standFastify (app: FastifyInstance): Promise<void> {
+export async function listenFastify (app: FastifyInstance): Promise<void> {
   await app.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 })
-  tell(app.server)
+  answerCommands(app.server)
 }
 
-function tell (server: Server): void {
-  answer({ port: () => (server.address() as AddressInfo).port, heap })
+function answerCommands (server: Server): void {
+  serveCommands({ port: () => (server.address() as AddressInfo).port, heapAtRest })
 }
 
 /** What is held at rest. */
-async function heap (): Promise<number> {
+async function heapAtRest (): Promise<number> {
   // twice, with a turn between: what waits for a finalizer goes with the second
   globalThis.gc!()
   await new Promise(resolve => setImmediate(resolve))

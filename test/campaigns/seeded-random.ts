@@ -1,5 +1,5 @@
 /** Numbers from 0 to 1 that a seed brings again (mulberry32). */
-export function chance (seed: number): () => number {
+export function seededRandom (seed: number): () => number {
   let state = seed
   return () => {
     state = (state + 0x6D2B79F5) | 0

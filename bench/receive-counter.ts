@@ -1,54 +1,54 @@
 /** What all devices together have received, and who waits for it. */
-export class Tally {
+export class ReceiveCounter {
   #frames = 0
   #bytes = 0
-  #unit = 0
+  #messageBytes = 0
   #goal = Infinity
   #reached = (): void => {}
-  #since = 0
+  #sentAt = 0
   #delays: number[] | undefined
 
   /** Messages; a frame is one, unless its bytes tell how many it holds. */
   get received (): number {
-    return this.#unit > 0 ? this.#bytes / this.#unit : this.#frames
+    return this.#messageBytes > 0 ? this.#bytes / this.#messageBytes : this.#frames
   }
 
   /** Begins anew. */
   reset (unit = 0): void {
     this.#frames = this.#bytes = 0
-    this.#unit = unit
+    this.#messageBytes = unit
     this.#goal = Infinity
     this.#delays = undefined
   }
 
   /** Calls back once, when so many were received. */
-  when (goal: number, reached: () => void): void {
+  onReaching (goal: number, reached: () => void): void {
     this.#goal = goal
     this.#reached = reached
-    this.look()
+    this.check()
   }
 
   /** From now on each frame's delay since the last `start` is written down. */
-  time (delays: number[]): void {
+  recordDelays (delays: number[]): void {
     this.#delays = delays
   }
 
-  start (): void {
-    this.#since = performance.now()
+  markSent (): void {
+    this.#sentAt = performance.now()
   }
 
-  payload (bytes: number): void {
+  addBytes (bytes: number): void {
     this.#bytes += bytes
   }
 
   /** A frame is complete. */
-  frame (): void {
+  addFrame (): void {
     this.#frames++
-    this.#delays?.push(performance.now() - this.#since)
+    this.#delays?.push(performance.now() - this.#sentAt)
   }
 
   /** After every read. */
-  look (): void {
+  check (): void {
     if (this.received < this.#goal) return
     this.#goal = Infinity
     this.#reached()
