@@ -2,18 +2,18 @@ import type { Candidate, ColumnName } from './candidates.ts'
 import type { Usage } from './meter.ts'
 import { Pair } from './pair.ts'
 
-/** How the rows are measured. */
+/** The settings of a run. */
 export interface Bench {
-  /** Of each round. */
+  /** Duration of a round. */
   seconds: number
   rounds: number
-  /** Devices of the fan-out. */
+  /** Numbers of devices for the fan-out rows. */
   devices: number[]
-  /** Only these columns. */
+  /** The columns to measure. */
   candidates: string[]
 }
 
-/** A figure of a candidate, and how busy it and its load side were: shares of the time. */
+/** The figure of a candidate, and the utilisation of its server and of its load generator, from 0 to 1. */
 export interface Cell {
   value: number
   server: number
@@ -23,15 +23,15 @@ export interface Cell {
 export interface Row {
   title: string
   unit: string
-  /** What it was drawn from; other rows may be as well. */
+  /** The measurements behind the row; rows may share them. */
   rounds: Rounds<Usage>
   cells: Partial<Record<ColumnName, Cell>>
 }
 
-/** What each candidate brought, round by round. */
+/** The measurements of each candidate, one per round. */
 export type Rounds<T> = Map<ColumnName, T[]>
 
-/** Has all candidates stand side by side, each with its devices, while they are measured. */
+/** Starts all candidates with their devices at the same time, runs `work`, and stops them. */
 export async function sideBySide (
   { candidates }: Bench, able: Candidate[], devices: number, work: (pairs: Pair[]) => Promise<Row[]>, topics?: string[]
 ): Promise<Row[]> {
@@ -48,7 +48,7 @@ export async function sideBySide (
   }
 }
 
-/** A, B, C, A, B, C: what disturbs the machine for a while disturbs them all. */
+/** Measures in the order A, B, C, A, B, C, so that a disturbance of the machine affects all candidates. */
 export async function interleaved<T, P extends Pick<Pair, 'candidate'>> (rounds: number, pairs: P[], measure: (pair: P) => Promise<T>): Promise<Rounds<T>> {
   const found: Rounds<T> = new Map(pairs.map(({ candidate }) => [candidate.name, []]))
   for (let round = 0; round < rounds; round++) {
@@ -57,7 +57,7 @@ export async function interleaved<T, P extends Pick<Pair, 'candidate'>> (rounds:
   return found
 }
 
-/** A row of medians; a candidate of which this is not known is left out. */
+/** A row of medians. Candidates without a value are left out. */
 export function medianRow<T extends Usage> (title: string, unit: string, rounds: Rounds<T>, valueOf: (measured: T) => number): Row {
   const cells: Row['cells'] = {}
   for (const [name, measured] of rounds) {
@@ -69,12 +69,11 @@ export function medianRow<T extends Usage> (title: string, unit: string, rounds:
   return { title, unit, rounds, cells }
 }
 
-/** The one in the middle. */
 function median<T> (all: T[], valueOf: (one: T) => number): T {
   return all.toSorted((a, b) => valueOf(a) - valueOf(b))[Math.floor(all.length / 2)]!
 }
 
-/** The main measure: microseconds of CPU time of the server for each message. */
+/** The main figure: CPU time of the server per message, in microseconds. */
 export function cpuPerMessage ({ cpu, messages }: Usage & { messages: number }): number {
   return cpu / messages
 }

@@ -1,17 +1,17 @@
 import { connect as dial, type Socket } from 'node:net'
 
-/** Answered by every candidate, if only with 404. */
+/** Every candidate answers this, at least with 404. */
 const probeRequest = Buffer.from('GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
 const CHUNKED_END = '0\r\n\r\n'
 
-/** A POST as it goes over the wire. */
+/** A POST request as bytes. */
 export function post (path: string, body: string, type = 'application/json'): Buffer {
   return Buffer.from(`POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: ${type}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
 }
 
-/** A REST caller: one connection that is kept alive. Answers are told apart, and not read. */
+/** A REST caller with one keep-alive connection. Answers are delimited, but not parsed. */
 export class Caller {
-  /** Each answer, and whether it was a success. */
+  /** Called for each answer; `ok` means a 2xx status. */
   onAnswer: (ok: boolean) => void = () => {}
   readonly #socket: Socket
   #partial = ''
@@ -22,7 +22,7 @@ export class Caller {
     this.#socket.on('data', (text: string) => this.#read(text))
   }
 
-  /** Resolves once the server has taken the connections in: Node takes one in a turn of its event loop, and a busy one has few. */
+  /** Resolves once the server has accepted all connections: Node accepts one per tick, which takes long when the server is busy. */
   static async connect (port: number, count: number): Promise<Caller[]> {
     return await Promise.all(Array.from({ length: count }, () => new Promise<Caller>(resolve => {
       const caller = new Caller(port)
@@ -49,7 +49,7 @@ export class Caller {
   }
 }
 
-/** Where the first answer ends; infinite while that cannot be known yet. */
+/** Where the first answer ends; `Infinity` while that is unknown. */
 function endOfAnswer (text: string): number {
   const head = text.indexOf('\r\n\r\n')
   if (head === -1) return Infinity

@@ -15,7 +15,7 @@ export interface Candidate {
   start (): Promise<Server>
 }
 
-/** The columns of the table; what others are compared to, and ours, come last. */
+/** The columns of the table; the reference and this package come last. */
 export const columns = {
   floor: 'bare `net`, `http`',
   ws: '`ws` loop',
@@ -29,7 +29,7 @@ export const columns = {
 
 export type ColumnName = keyof typeof columns
 
-/** A peer of ours; one that keeps letters gets a folder for as long as it runs. */
+/** A module of `peers`. With `keepsLetters` it gets a temporary folder. */
 function peer (name: ColumnName, dialect: DialectName, module: string = name, keepsLetters = false): Candidate {
   return {
     name,
@@ -50,7 +50,7 @@ function peer (name: ColumnName, dialect: DialectName, module: string = name, ke
   }
 }
 
-/** A program of others, where it is installed. */
+/** A third-party program, if it is installed. */
 function program (name: ColumnName, path: string | undefined, dialect: DialectName, start: (path: string) => Promise<Server>): Candidate[] {
   return path === undefined ? [] : [{ name, dialect, start: () => start(path) }]
 }
@@ -64,7 +64,7 @@ const mosquitto = program('mosquitto', mosquittoServer, 'mqtt', startMosquitto)
 const nchan = program('nchan', nginxServer, 'nchan', startNchan)
 const nchanEach = program('nchan', nginxServer, 'nchanEach', startNchan)
 
-/** Three nodes of a peer, where there is something to join them. */
+/** Three nodes of a peer, if nats-server is installed. */
 const nodes: Candidate[] = natsServer
   ? [
       { name: 'forty', dialect: 'forty', start: () => Cluster.start(natsServer, 'shouting') },
@@ -72,7 +72,7 @@ const nodes: Candidate[] = natsServer
     ]
   : []
 
-/** What this run cannot compare with. */
+/** Programs that are not installed. */
 export const missing = Object.entries({ 'nats-server': natsServer, mosquitto: mosquittoServer, 'nginx with nchan': nginxServer })
   .flatMap(([name, path]) => path === undefined ? [name] : [])
 
@@ -81,7 +81,7 @@ const forty = peer('forty', 'forty')
 const ours = peer('ours', 'devices')
 const socketio = peer('socketio', 'socketio')
 
-/** Who can do what. */
+/** The candidates of each kind of row. */
 export const candidatesFor = {
   broadcast: [floor, peer('ws', 'bare'), socketio, ...nats, ...mosquitto, ...nchan, forty, ours],
   manyDevices: [floor, forty, ours],

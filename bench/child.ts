@@ -2,12 +2,12 @@ import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
-/** What a child answers to. */
+/** The commands of a child process. */
 export type Commands = Record<string, (params: any) => unknown>
 
 type Answer = { id: number, value?: unknown, error?: string }
 
-/** One of our modules in a process of its own, so that its CPU time and its heap are its own. */
+/** A module in a process of its own, so that its CPU time and heap are measured alone. */
 export class Child {
   readonly #process: ChildProcess
   readonly #ended: Promise<unknown>
@@ -41,7 +41,7 @@ export class Child {
     })
   }
 
-  /** It ends by itself when nobody can ask it any more. */
+  /** Disconnects the IPC channel, at which the child exits. */
   async end (): Promise<void> {
     if (this.#process.connected) this.#process.disconnect()
     await this.#ended
@@ -55,12 +55,12 @@ export class Child {
   }
 }
 
-/** What the forked module was told at its start. */
+/** In the child: the settings given to `Child.start`. */
 export function childSettings (): any {
   return JSON.parse(process.argv[2] ?? '{}')
 }
 
-/** The other side: what the forked module answers. */
+/** In the child: serves the commands. */
 export function serveCommands (commands: Commands): void {
   const known: Commands = { ready: () => true, ...commands }
   process.on('message', async ({ id, command, params }: { id: number, command: string, params: unknown }) => {

@@ -5,10 +5,10 @@ import { Child } from './child.ts'
 import type { Server } from './server.ts'
 
 const NODES = 3
-/** How long NATS stays away: long enough for every node to notice. */
+/** Long enough for every node to notice that NATS is down. */
 const OUTAGE_MS = 500
 
-/** Three nodes and the nats-server that joins them, a process each. Devices connect to the first. */
+/** Three nodes and a nats-server, each in a process of its own. Devices connect to the first node. */
 export class Cluster implements Server {
   readonly port: number
   readonly otherPort: number
@@ -22,7 +22,7 @@ export class Cluster implements Server {
     this.otherPort = otherPort!
   }
 
-  /** Runs a module of `peers` as each of the nodes. */
+  /** Runs a module of `peers` on each node. */
   static async start (natsServer: string, module: string): Promise<Cluster> {
     const nats = await NatsServer.start(natsServer)
     const nodes: Child[] = []
@@ -44,7 +44,7 @@ export class Cluster implements Server {
     return this.#nats.servers
   }
 
-  /** NATS goes and comes again, with what it has kept or without; resolves as soon as it answers. */
+  /** Restarts NATS, with or without its stored data; resolves once it answers. */
   async restart ({ empty }: { empty: boolean }): Promise<void> {
     await this.#nats.stop()
     if (empty) rmSync(this.#nats.folder, { recursive: true })

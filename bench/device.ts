@@ -3,22 +3,22 @@ import { frameOf, opcodes, upgradeRequest } from '../test/campaigns/raw.ts'
 import type { Dialect } from './dialects.ts'
 import type { ReceiveCounter } from './receive-counter.ts'
 
-/** What devices have in common. */
+/** What the devices of a candidate share. */
 export interface DeviceGroup {
   port: number
   dialect: Dialect
   counter: ReceiveCounter
-  /** Hears every text; without it frames are counted by their heads, and nobody looks into them. */
+  /** Gets every text message. Without it, frames are counted by their headers and payloads are skipped. */
   onText: ((device: LoadDevice, text: string) => void) | undefined
 }
 
-/** One for all reads: whoever is read to is done with it before the next. */
+/** Shared by all sockets: a read is processed before the next one starts. */
 const readBuffer = Buffer.allocUnsafe(131_072)
 const pong = frameOf(opcodes.pong)
-/** Engine.IO has pings of its own: a text of one character. */
+/** The pong of Engine.IO: a text of one character. */
 const pongText = frameOf(opcodes.text, '3')
 
-/** A device made of a bare TCP connection, as cheap as it can be. */
+/** A device over a bare TCP connection; it uses as little CPU time as possible. */
 export class LoadDevice {
   readonly id: string
   readonly #group: DeviceGroup
@@ -26,9 +26,9 @@ export class LoadDevice {
   readonly #topic: string | undefined
   #opened!: () => void
   #failed!: (error: Error) => void
-  /** What is whole only with the next read: a head, or a frame that is looked into. */
+  /** An incomplete header or frame, completed by the next read. */
   #partial: Buffer | undefined
-  /** Bytes still missing of a payload that is only counted. */
+  /** Bytes still missing of a payload that is skipped. */
   #payloadLeft = 0
   #upgraded = false
   #welcomesLeft = 0
@@ -52,7 +52,7 @@ export class LoadDevice {
     })
   }
 
-  /** Resolves once the device is greeted. */
+  /** Resolves once the device has received its welcome frames. */
   static async connect (group: DeviceGroup, id: string, topic?: string): Promise<LoadDevice> {
     const device = new LoadDevice(group, id, topic)
     await new Promise<void>((resolve, reject) => {
@@ -71,7 +71,7 @@ export class LoadDevice {
     this.#socket.write(frame)
   }
 
-  /** Reads nothing from now on. */
+  /** Stops reading. */
   stall (): void {
     this.#socket.pause()
   }
@@ -85,7 +85,7 @@ export class LoadDevice {
       else {
         const end = this.#frame(bytes, at)
         if (end === at) {
-          this.#partial = Buffer.from(bytes.subarray(at)) // a copy: the buffer is everybody's
+          this.#partial = Buffer.from(bytes.subarray(at)) // a copy: all sockets share the buffer
           return
         }
         at = end
@@ -93,7 +93,7 @@ export class LoadDevice {
     }
   }
 
-  /** Where the frames begin. */
+  /** Reads the answer to the upgrade; returns where the frames begin. */
   #upgrade (bytes: Buffer): number {
     const end = bytes.indexOf('\r\n\r\n')
     if (end === -1) {
@@ -119,7 +119,7 @@ export class LoadDevice {
     return part
   }
 
-  /** Takes a head, or a whole frame if somebody looks into it; where it ends, or `at` if it is not there yet. */
+  /** Reads a header, or a whole frame if its payload is needed. Returns where it ends, or `at` if it is incomplete. */
   #frame (bytes: Buffer, at: number): number {
     const available = bytes.length - at
     if (available < 2) return at

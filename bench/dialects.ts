@@ -1,22 +1,22 @@
 import { frameOf, opcodes } from '../test/campaigns/raw.ts'
 
-/** What a candidate speaks with its devices, as far as the load side has to know. */
+/** The device protocol of a candidate, as far as the load generator needs it. */
 export interface Dialect {
-  /** Where a device connects. */
+  /** The path of the upgrade request. */
   path (deviceId: string): string
-  /** The subprotocol that a device asks for. */
+  /** The WebSocket subprotocol that a device offers. */
   protocol?: string
-  /** What a device says first. */
+  /** The first message of a device. */
   firstMessage? (deviceId: string, topic: string | undefined): string | Buffer | undefined
-  /** How many frames come before a device is there. */
+  /** The number of frames a device receives before it counts as connected. */
   welcomes (topic: string | undefined): number
-  /** A call of an echo. */
+  /** A call of the method that echoes its params. */
   echo? (data: string): string
-  /** The answer of a device; nothing, to what wants none. */
+  /** The answer of a device to a message; undefined where none is due. */
   answer? (text: string): string | undefined
-  /** Publishes over a connection like that of a device; by default it is a POST. */
+  /** A broadcast over a WebSocket. Without it, a broadcast is a POST. */
   publish? (data: string, topic: string | undefined): Buffer
-  /** Bytes of a message, where one frame may hold several. */
+  /** Size of a message on the wire, needed where one frame may hold several messages. */
   messageBytes? (data: string, topic: string | undefined): number
 }
 
@@ -46,13 +46,13 @@ const forty: Dialect = {
   }
 }
 
-/** Nothing but WebSocket frames. */
+/** Plain WebSocket messages. */
 const bare: Dialect = {
   path: id => `/ws?deviceId=${id}`,
   welcomes: () => 0
 }
 
-/** Engine.IO 4 and Socket.IO 5: an open packet, then a namespace that is joined; `42` an event, with a number before it if an answer is wanted. */
+/** Engine.IO 4 and Socket.IO 5: an open packet, then the connect packet of a namespace. `42` is an event; a number after it asks for an acknowledgement. */
 const socketio: Dialect = {
   path: () => '/socket.io/?EIO=4&transport=websocket',
   firstMessage: (deviceId, topic) => `40${JSON.stringify({ deviceId, topic })}`,
@@ -72,7 +72,7 @@ const nats: Dialect = {
   messageBytes: (data, topic = BROADCAST_TOPIC) => `MSG ${topic} 1 ${data.length}\r\n${data}\r\n`.length
 }
 
-/** MQTT 3.1.1, all with quality of service 0. */
+/** MQTT 3.1.1 with QoS 0. */
 const mqtt: Dialect = {
   path: () => '/mqtt',
   protocol: 'mqtt',
@@ -84,7 +84,7 @@ const mqtt: Dialect = {
   publish: (data, topic = BROADCAST_TOPIC) => framed(opcodes.binary, packet(0x30, Buffer.concat([lengthPrefixed(topic), Buffer.from(data)])))
 }
 
-/** A stream of bytes, so much in a frame. */
+/** Splits bytes into frames of at most `FRAME_BYTES`. */
 function framed (opcode: number, bytes: Buffer): Buffer {
   const frames = []
   for (let at = 0; at < bytes.length; at += FRAME_BYTES) frames.push(frameOf(opcode, bytes.subarray(at, at + FRAME_BYTES)))
@@ -103,7 +103,7 @@ function lengthPrefixed (text: string): Buffer {
   return Buffer.concat([length, Buffer.from(text)])
 }
 
-/** Nothing but WebSocket frames: a channel for all, or one for each. */
+/** Plain WebSocket messages: one channel for all devices, or one for each. */
 const nchan: Dialect = {
   path: () => '/all',
   welcomes: () => 0

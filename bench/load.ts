@@ -8,36 +8,35 @@ import { dialects, type DialectName } from './dialects.ts'
 import { meter, type Metered, type Usage } from './meter.ts'
 import { ReceiveCounter } from './receive-counter.ts'
 
-// The load side of one candidate: its devices and its callers, in a process of their own.
+// The load generator of one candidate: its devices and its callers, in a process of their own.
 
-/** What the load side is told at its start. */
 export interface LoadSettings {
   dialect: DialectName
   port: number
-  /** Of a node that has none of the devices. */
+  /** The port of a node that has no devices. */
   otherPort?: number | undefined
   server: Metered
 }
 
-/** What was moved, and what that cost. */
+/** The messages of a measurement, and what they cost. */
 export interface Measured extends Usage {
   messages: number
   /** Requests that were answered with an error. */
   refused: number
-  /** Milliseconds until the last device had it, or until each had it; sorted. */
+  /** Milliseconds until the last device, or each device, has received the message; sorted. */
   delays: number[]
 }
 
 export interface Fanout {
   /** Broadcasts that are published together. */
   burst: number
-  /** Bursts that may be on their way at a time. */
+  /** Bursts in flight. */
   bursts: number
   seconds: number
   /** Bytes of the message. */
   size: number
   topics?: string[]
-  /** Milliseconds between two broadcasts; the delay of every message is taken then. */
+  /** Milliseconds between two broadcasts. With it, the delay of every message is recorded. */
   intervalMs?: number
 }
 
@@ -48,16 +47,16 @@ export interface Rest {
   size: number
   /** Messages in one request, as NDJSON. */
   lines?: number
-  /** An answer counts, and not what devices receive. */
+  /** Counts answers instead of the messages that devices receive. */
   countAnswers?: boolean
-  /** Asks the node that has none of the devices. */
+  /** Sends the requests to the node that has no devices. */
   otherNode?: boolean
 }
 
 const CONNECT_CONCURRENCY = 64
 const CALLERS = 16
 const TIMEOUT_MS = 20_000
-/** Seconds until a candidate that was idle while others were measured has found its memory again. */
+/** Time for a candidate that was idle during other measurements to get its caches warm. */
 const REWARM_SECONDS = 0.15
 const FLOOD_BYTES = 4 * 1_048_576
 const FLOOD_MESSAGE_BYTES = 32_768
@@ -69,7 +68,7 @@ const group: DeviceGroup = { port, dialect, counter, onText: undefined }
 const devices: LoadDevice[] = []
 let stalledCount = 0
 
-/** A JSON text of so many bytes. */
+/** A JSON text of `size` bytes. */
 function message (size: number): string {
   return JSON.stringify({ text: 'x'.repeat(size - '{"text":""}'.length) })
 }
@@ -83,7 +82,7 @@ async function connect ({ count, topics }: { count: number, topics?: string[] })
   return spent()
 }
 
-/** Publishes each message that is asked for, as the candidate wants it. */
+/** Publishes broadcasts in the way of the candidate: over a WebSocket or with POST. */
 async function publisher (size: number, topics: Array<string | undefined>): Promise<{ publish: () => void, refused: () => number, end: () => void }> {
   const data = message(size)
   let published = 0
@@ -143,7 +142,7 @@ async function fanout ({ burst, bursts, seconds, size, topics, intervalMs }: Fan
   return { ...spent(), messages: counter.received, refused: refused(), delays: delays.toSorted((a, b) => a - b) }
 }
 
-/** Requests side by side, each caller's next when its last is answered. `:id` in the path goes from device to device. */
+/** Concurrent callers; each sends its next request when the last is answered. `:id` in the path is replaced by each device in turn. */
 async function rest ({ path, callers: count, seconds, size, lines, countAnswers = false, otherNode = false }: Rest): Promise<Measured> {
   const data = message(size)
   const requests = devices.map((_device, at) => {
@@ -188,7 +187,7 @@ function answerText (device: LoadDevice, text: string): void {
   if (answer !== undefined) device.send(answer)
 }
 
-/** Devices call, each again when it is answered. */
+/** Devices call the server; each sends its next call when the last is answered. */
 async function echo ({ width, seconds, size }: { width: number, seconds: number, size: number }): Promise<Measured> {
   const frame = frameOf(opcodes.text, dialect.echo!(message(size)))
   counter.reset()
@@ -206,7 +205,7 @@ async function echo ({ width, seconds, size }: { width: number, seconds: number,
   return { ...spent(), messages: counter.received, refused: 0, delays: [] }
 }
 
-/** The last devices read nothing any more, and are sent more than all buffers on the way hold. */
+/** Stops the last `count` devices from reading, and sends each more than all buffers on the path hold. */
 async function stall ({ count }: { count: number }): Promise<void> {
   const [caller] = await Caller.connect(port, 1) as [Caller]
   for (const [at, device] of devices.entries()) {

@@ -1,19 +1,19 @@
 import { readdirSync, readFileSync } from 'node:fs'
 
-/** What a while has cost, in microseconds. */
+/** CPU and wall-clock time of an interval, in microseconds. */
 export interface Usage {
-  /** CPU time of the server, system and all threads included. */
+  /** CPU time of the server: user and system, all threads. */
   cpu: number
-  /** The same of what carries messages between its processes; 0 where there is no such thing. */
+  /** CPU time of the message broker between the nodes; 0 without one. */
   brokerCpu: number
-  /** Time on the clock. */
+  /** Wall-clock time. */
   wall: number
-  /** How long the busiest thread of the server, and of the load side, had something to do: it ran, or waited for a core. */
+  /** Time in which the busiest thread of the server, and of the load generator, ran or waited for a core. */
   server: number
   load: number
 }
 
-/** What is measured: the processes of a server, and what carries messages between them. */
+/** The processes of a server, and of the message broker between them. */
 export interface Metered {
   pids: number[]
   broker?: number | undefined
@@ -30,7 +30,7 @@ interface Thread {
   waitTime: number
 }
 
-/** Microseconds that each thread of some processes has run, and waited for a core: what `/proc/<pid>/stat` has, in finer grains. */
+/** Microseconds that each thread has run and has waited for a core. `schedstat` is finer than `/proc/<pid>/stat`. */
 function threadsOf (pids: number[]): Map<string, Thread> {
   return new Map(pids.flatMap(pid => readdirSync(`/proc/${pid}/task`).map(thread => {
     const [ran, waited] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')
@@ -38,7 +38,6 @@ function threadsOf (pids: number[]): Map<string, Thread> {
   })))
 }
 
-/** What each thread has run and waited since. */
 function usedSince (before: Map<string, Thread>, pids: number[]): Thread[] {
   return [...threadsOf(pids)].map(([thread, { runTime, waitTime }]) => {
     const then = before.get(thread) ?? { runTime: 0, waitTime: 0 }
@@ -46,12 +45,12 @@ function usedSince (before: Map<string, Thread>, pids: number[]): Thread[] {
   })
 }
 
-/** On a machine with other work, too, this tells who was the limit. */
+/** Run time plus wait time shows which side was the limit, also on a machine with other load. */
 function busiest (threads: Thread[]): number {
   return Math.max(...threads.map(({ runTime, waitTime }) => runTime + waitTime))
 }
 
-/** Starts the clocks; the load side is the process that asks. */
+/** Starts a measurement. The load generator is the calling process. */
 export function meter ({ pids, broker }: Metered): () => Usage {
   const [load, brokers] = [[process.pid], broker === undefined ? [] : [broker]]
   const before = { wall: performance.now(), server: threadsOf(pids), brokers: threadsOf(brokers), load: threadsOf(load) }

@@ -4,7 +4,7 @@ import type { Fanout, LoadSettings, Measured, Rest } from './load.ts'
 import type { Usage } from './meter.ts'
 import type { Server } from './server.ts'
 
-/** A server and its load side, a process each. */
+/** A server and its load generator, each in a process of its own. */
 export class Pair {
   readonly candidate: Candidate
   readonly server: Server
@@ -22,7 +22,7 @@ export class Pair {
     return new Pair(candidate, server, await Child.start(new URL('./load.js', import.meta.url), settings))
   }
 
-  /** Brings devices, the next of the topics to each. */
+  /** Connects devices; the topics are assigned in turn. */
   connect (count: number, topics?: string[]): Promise<Usage> {
     return this.#load.ask('connect', { count, topics })
   }

@@ -9,7 +9,7 @@ import { freePort } from '../test/campaigns/port.ts'
 import { programAt } from '../test/programs.ts'
 import type { Server } from './server.ts'
 
-// Servers of others that are no Node programs, each with what it needs to be quick and nothing else.
+// Third-party servers that are not Node programs, each configured for speed.
 
 const NCHAN_MODULE = '/usr/lib/nginx/modules/ngx_nchan_module.so'
 
@@ -19,7 +19,7 @@ export async function startNats (path: string): Promise<Server> {
   ], portIn)
 }
 
-/** With a listener for WebSockets alone it does not start. */
+/** Mosquitto does not start with a WebSocket listener alone. */
 export async function startMosquitto (path: string): Promise<Server> {
   const [plain, port] = [await freePort(), await freePort()]
   return await start(path, folder => ['-c', join(folder, 'conf')], [
@@ -28,12 +28,12 @@ export async function startMosquitto (path: string): Promise<Server> {
   ], () => answering(port))
 }
 
-/** Where nginx is, if its module is too. */
+/** The path of nginx, if its nchan module is installed. */
 export function nchanAt (): string | undefined {
   return existsSync(NCHAN_MODULE) ? programAt('nginx') : undefined
 }
 
-/** One process: what it spends is all there is. */
+/** A single process, so that its CPU time is the total. */
 export async function startNchan (path: string): Promise<Server> {
   const port = await freePort()
   return await start(path, folder => ['-p', folder, '-c', join(folder, 'conf')], [
@@ -50,7 +50,7 @@ export async function startNchan (path: string): Promise<Server> {
   ], () => answering(port))
 }
 
-/** Runs a program with a folder and a configuration of its own, until it is ended. */
+/** Runs a program with a temporary folder and a configuration file. */
 async function start (path: string, parameters: (folder: string) => string[], configuration: string[], ready: (folder: string) => Promise<number>): Promise<Server> {
   const folder = mkdtempSync(join(tmpdir(), 'bench-'))
   writeFileSync(join(folder, 'conf'), configuration.map(line => `${line}\n`).join(''))
@@ -67,7 +67,7 @@ async function start (path: string, parameters: (folder: string) => string[], co
   }
 }
 
-/** Where nats-server says that it listens for WebSockets. */
+/** The WebSocket port, from the ports file of nats-server. */
 async function portIn (folder: string): Promise<number> {
   for (;;) {
     const file = readdirSync(folder).find(name => name.endsWith('.ports'))
@@ -77,7 +77,7 @@ async function portIn (folder: string): Promise<number> {
   }
 }
 
-/** Resolves once somebody listens there. */
+/** Resolves once the port accepts connections. */
 async function answering (port: number): Promise<number> {
   for (;;) {
     const socket = connect(port, '127.0.0.1')

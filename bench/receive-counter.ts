@@ -1,4 +1,4 @@
-/** What all devices together have received, and who waits for it. */
+/** Counts what all devices receive, and calls back at a given number of messages. */
 export class ReceiveCounter {
   #frames = 0
   #bytes = 0
@@ -8,12 +8,11 @@ export class ReceiveCounter {
   #sentAt = 0
   #delays: number[] | undefined
 
-  /** Messages; a frame is one, unless its bytes tell how many it holds. */
+  /** Number of messages: one per frame, or by size where a frame may hold several. */
   get received (): number {
     return this.#messageBytes > 0 ? this.#bytes / this.#messageBytes : this.#frames
   }
 
-  /** Begins anew. */
   reset (unit = 0): void {
     this.#frames = this.#bytes = 0
     this.#messageBytes = unit
@@ -21,14 +20,14 @@ export class ReceiveCounter {
     this.#delays = undefined
   }
 
-  /** Calls back once, when so many were received. */
+  /** Calls back once this many messages have been received. */
   onReaching (goal: number, reached: () => void): void {
     this.#goal = goal
     this.#reached = reached
     this.check()
   }
 
-  /** From now on each frame's delay since the last `start` is written down. */
+  /** Records the delay of each frame since the last `markSent`. */
   recordDelays (delays: number[]): void {
     this.#delays = delays
   }
@@ -41,13 +40,13 @@ export class ReceiveCounter {
     this.#bytes += bytes
   }
 
-  /** A frame is complete. */
+  /** Counts a complete frame. */
   addFrame (): void {
     this.#frames++
     this.#delays?.push(performance.now() - this.#sentAt)
   }
 
-  /** After every read. */
+  /** Calls back if the goal is reached; to be called after every read. */
   check (): void {
     if (this.received < this.#goal) return
     this.#goal = Infinity

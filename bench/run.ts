@@ -12,7 +12,7 @@ import { rest } from './rows/rest.ts'
 import { stalled } from './rows/stalled.ts'
 import { shares, table } from './table.ts'
 
-// Measures this package beside others, and prints two tables in Markdown.
+// Measures this package and its competitors, and prints two tables in Markdown.
 // npm run bench -- --only fanout,rest --devices 1000,15000 --candidates ours,forty --rounds 3 --seconds 1
 
 const sections = { fanout, rest, letters, idle, stalled, connects, cluster, growth }
@@ -27,7 +27,7 @@ const { values } = parseArgs({
   }
 })
 
-/** The names in an argument, all of which must be known. */
+/** Parses an argument that lists names; an unknown name ends the process. */
 function names<Name extends string> (given: string, known: Record<Name, unknown>): Name[] {
   const all = given.split(',') as Name[]
   const unknown = all.find(name => !Object.hasOwn(known, name))
@@ -49,7 +49,7 @@ const rows: Row[] = []
 for (const name of only) {
   try {
     rows.push(...await sections[name](bench))
-  } catch (error) { // the others are worth their time all the same
+  } catch (error) { // the other sections still run
     logProgress(`${name} failed: ${(error as Error).message}`)
     process.exitCode = 1
   }
@@ -57,7 +57,7 @@ for (const name of only) {
 logProgress(`${Math.round((performance.now() - since) / 1_000)} s`)
 
 console.log(`Node ${process.version}, ${cpus().length} × ${cpus()[0]!.model.trim()}, medians of ${bench.rounds} rounds of ${bench.seconds} s.`)
-console.log(`In brackets: the ratio to the forty lines.${missing.length > 0 ? ` Not on this machine: ${missing.join(', ')}.` : ''}\n`)
+console.log(`In parentheses: the ratio to the forty lines.${missing.length > 0 ? ` Not on this machine: ${missing.join(', ')}.` : ''}\n`)
 console.log(table(rows))
-console.log('\nHow long the busiest thread of each had something to do: near 100 the server is saturated, and the load side is not the limit.\n')
+console.log('\nShare of the time in which the busiest thread ran or waited for a core. Near 100, the server is saturated and the load generator is not the limit.\n')
 console.log(shares(rows))

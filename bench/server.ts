@@ -3,9 +3,9 @@ import type { Metered } from './meter.ts'
 /** A running server. */
 export interface Server extends Metered {
   readonly port: number
-  /** Of another of its nodes than the one where devices connect. */
+  /** The port of a node that has no devices. */
   readonly otherPort?: number
-  /** Bytes held at rest; none where nobody can tell. */
+  /** Heap in use after garbage collection, in bytes. */
   heap? (): Promise<number>
   end (): Promise<void>
 }

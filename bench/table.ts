@@ -3,7 +3,7 @@ import type { Cell, Row } from './bench.ts'
 
 const REFERENCE: ColumnName = 'forty'
 
-/** The rows in Markdown: each figure, and its ratio to the one that is compared to. */
+/** The rows in Markdown: each figure, and its ratio to that of the reference column. */
 export function table (rows: Row[]): string {
   return markdown(rows, 'µs, ms, bytes: less is better', ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, cell => {
     const reference = cells[REFERENCE]?.value
@@ -11,11 +11,11 @@ export function table (rows: Row[]): string {
   })])
 }
 
-/** How busy each server and its load side were, in percent of the time. */
+/** Utilisation of each server and its load generator, in percent. */
 export function shares (rows: Row[]): string {
-  // rows that were measured together say the same
+  // Rows that share their measurements have the same shares.
   const distinct = rows.filter(({ rounds }, at) => rounds !== rows[at - 1]?.rounds)
-  return markdown(distinct, 'server / load side, % of the time', ({ title, cells }) => [
+  return markdown(distinct, 'server / load generator, % of the time', ({ title, cells }) => [
     title, ...figures(cells, ({ server, load }) => `${Math.round(server * 100)} / ${Math.round(load * 100)}`)
   ])
 }
@@ -30,7 +30,7 @@ function markdown (rows: Row[], corner: string, cellsOf: (row: Row) => string[])
   return lines.map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }
 
-/** Three digits that count. */
+/** Rounded to three significant digits. */
 function rounded (value: number, decimals = 3): string {
   if (value >= 100) return String(Math.round(value))
   return decimals === 2 ? value.toFixed(2) : String(Number(value.toPrecision(3)))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# NATS and three nodes of the gateway on this machine, until Ctrl-C. PORT is that of the first node.
+# Runs NATS and three nodes of the gateway on this machine until Ctrl-C. PORT is the port of the first node.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin

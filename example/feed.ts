@@ -2,16 +2,16 @@ import { Readable } from 'node:stream'
 import type { FastifyPluginAsync } from 'fastify'
 import type { EventMap } from 'fastify-devices'
 
-/** Who reads the feed at a time, the bytes that one of them may be behind, and the milliseconds between signs of life. */
+/** Maximum number of readers, maximum bytes buffered for one reader, and the interval of keep-alive comments. */
 const MAX_READERS = 64
 const MAX_BUFFERED_BYTES = 1_048_576
 const KEEP_ALIVE_MS = 15_000
-/** Characters of a message that are shown. */
+/** Maximum characters of a message that the feed shows. */
 const MAX_SHOWN_CHARACTERS = 1_000
 
 const endings = ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered', 'damaged'] as const satisfies ReadonlyArray<keyof EventMap>
 
-/** `GET /events`: what happens to devices and letters, as server-sent events, for whoever may use REST. */
+/** `GET /events`: events of devices and letters as server-sent events, for callers that may use REST. */
 export const feed: FastifyPluginAsync = async app => {
   const readers = new Set<Readable>()
 
@@ -33,32 +33,32 @@ export const feed: FastifyPluginAsync = async app => {
 
   app.get('/events', {
     exposeHeadRoute: false,
-    // whether somebody may use REST is asked of REST; a closing application cannot ask itself any more
+    // A REST request decides whether the caller may use REST. `inject` rejects once the application closes.
     onRequest: async ({ headers, ip }, reply) => {
       const answer = await app.inject({ url: '/devices?limit=1', headers, remoteAddress: ip }).catch(() => undefined)
       if (!answer) return await reply.code(503).send({ statusCode: 503, code: 'NODE_DRAINING', message: 'This node is leaving' })
       if (answer.statusCode !== 200) return await reply.code(answer.statusCode).send(answer.json())
     }
   }, async (_request, reply) => {
-    if (readers.size >= MAX_READERS) return await reply.code(503).send({ statusCode: 503, code: 'FEEDS_EXCEEDED', message: 'Too many read the feed' })
+    if (readers.size >= MAX_READERS) return await reply.code(503).send({ statusCode: 503, code: 'FEEDS_EXCEEDED', message: 'Too many readers of the feed' })
     const reader = new Readable({ read () {} })
     readers.add(reader)
     reader.once('close', () => readers.delete(reader))
-    reader.push(': from now on\n\n')
-    // once it is over, its connection must not hold a closing application up
+    reader.push(': connected\n\n')
+    // `connection: close`, so that the connection does not delay `app.close()` after the feed has ended
     return await reply.headers({ 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'close' }).send(reader)
   })
 
-  const beat = setInterval(() => write(': still here\n\n'), KEEP_ALIVE_MS).unref()
+  const beat = setInterval(() => write(': keep-alive\n\n'), KEEP_ALIVE_MS).unref()
 
-  // after the devices have left: their goodbyes are the last that is told
+  // Runs after the devices are disconnected, so that the feed ends with their close codes.
   app.addHook('preClose', async () => {
     clearInterval(beat)
     for (const reader of readers) reader.push(null)
   })
 }
 
-/** What a device said, as text that is not long. */
+/** The data of a message as a short text. */
 function preview (data: unknown): string {
   if (data instanceof Uint8Array) return `${data.length} bytes`
   const text = JSON.stringify(data)

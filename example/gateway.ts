@@ -9,10 +9,10 @@ const { PORT = '3000', HOST = '127.0.0.1', TOKEN, DATA = './data', NATS_URL } = 
 const app = Fastify({
   logger: { level: process.env.LOG_LEVEL ?? 'warn' },
   routerOptions: { maxParamLength: 128 }, // the longest device id
-  return503OnClosing: false // devices and callers are told when to come back, not only that we are leaving
+  return503OnClosing: false // the plugin answers during the drain, and says when to come back
 })
 
-// Without a token only this machine may come in; with one, whoever has it.
+// Without a token, only this machine may connect. With one, devices and callers must send it.
 const isToken = (given = '') => {
   const [mine, theirs] = [Buffer.from(TOKEN!), Buffer.from(given)]
   return mine.length === theirs.length && timingSafeEqual(mine, theirs)
@@ -29,7 +29,7 @@ await app.register(devices, { ...rules, ...await (NATS_URL ? together(NATS_URL) 
 await app.register(feed)
 await app.register(page)
 
-/** One machine: letters on its disk. */
+/** A single node: letters on its disk. */
 async function alone (): Promise<Options> {
   const { diskMailbox } = await import('fastify-devices/disk')
   return { mailbox: await diskMailbox({ path: DATA }) }

@@ -16,7 +16,7 @@ const isPassword = (given = '') => {
 
 await app.register(devices, {
   codecs: [jsonrpc(), ...ocpp({ versions: ['ocpp1.6'] })],
-  // without a password only this machine may come in; with one, a charger that has it and goes by its own name
+  // Without a password, only this machine may connect. With one, a charger must send it, and its own id as the user name.
   ...(PASSWORD && { authenticate: ({ deviceId, username, password }) => username === deviceId && isPassword(password) })
 })
 

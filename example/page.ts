@@ -14,13 +14,13 @@ const types: Record<string, string> = {
 }
 
 const headers = {
-  'cache-control': 'no-cache', // kept, and asked for again: a changed file is seen at once
+  'cache-control': 'no-cache', // cached, and revalidated on each use: a changed file is used at once
   'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
   'referrer-policy': 'no-referrer',
   'x-content-type-options': 'nosniff'
 }
 
-/** A page at `/`, and the SDK it uses. Each file is read once, at the start: nothing else of the disk can be asked for. */
+/** A page at `/`, and the SDK that it uses. Files are read once, at the start, so no request can reach another file. */
 export const page: FastifyPluginAsync = async app => {
   function serve (url: string, file: URL): void {
     const body = readFileSync(file)
@@ -38,7 +38,7 @@ export const page: FastifyPluginAsync = async app => {
   for (const file of modules(new URL('client/index.js', sdk))) serve(file.href.replace(sdk.href, '/sdk/'), file)
 }
 
-/** A module and all that it imports. */
+/** A module and everything it imports. */
 function modules (file: URL, found: URL[] = []): URL[] {
   if (found.some(({ href }) => href === file.href)) return found
   found.push(file)

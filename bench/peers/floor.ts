@@ -4,7 +4,7 @@ import { toWire } from '../../lib/transports/websocket/frame.ts'
 import { postServer } from './post-server.ts'
 import { listen } from './listen.ts'
 
-// As little as can be done with Node: `http` for requests, one prebuilt frame and one write for each device. Nobody is looked after.
+// The least that Node can do: `http` for requests, one prebuilt frame and one write per device. No heartbeat, no backpressure.
 
 const devices = new Map<string, Duplex>()
 

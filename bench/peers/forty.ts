@@ -3,7 +3,7 @@ import Fastify from 'fastify'
 import type { WebSocket } from 'ws'
 import { listenFastify } from './listen.ts'
 
-// What one writes without this package, in an afternoon: a Map of sockets and a few routes, and nothing that is not needed today.
+// What a developer writes in an afternoon without this package: a Map of sockets and a few routes.
 
 interface Device {
   Params: { id: string, method: string }

@@ -5,7 +5,7 @@ import type { WebSocket } from 'ws'
 import { childSettings } from '../child.ts'
 import { listenFastify } from './listen.ts'
 
-// A bare route over the same store: a letter is one record, and what is asked for meanwhile is written together and synced.
+// A bare route over the same store: a letter is one record. Requests that arrive during a write form the next synced batch.
 
 type Change = { type: 'put', key: string, value: string } | { type: 'del', key: string }
 

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { serveCommands } from '../child.ts'
 
-/** Listens on a free port, and answers what every candidate is asked. */
+/** Listens on a free port, and serves the commands that every candidate has. */
 export async function listen (server: Server): Promise<void> {
   server.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 })
   await once(server, 'listening')
@@ -20,9 +20,9 @@ function answerCommands (server: Server): void {
   serveCommands({ port: () => (server.address() as AddressInfo).port, heapAtRest })
 }
 
-/** What is held at rest. */
+/** Heap in use after garbage collection. */
 async function heapAtRest (): Promise<number> {
-  // twice, with a turn between: what waits for a finalizer goes with the second
+  // Twice, with a tick between: objects with a finalizer are freed by the second collection.
   globalThis.gc!()
   await new Promise(resolve => setImmediate(resolve))
   globalThis.gc!()

@@ -5,7 +5,7 @@ import { diskMailbox } from 'fastify-devices/disk'
 import { childSettings } from '../child.ts'
 import { listenFastify } from './listen.ts'
 
-// This package as it comes, but for the rate of a device: an echo is measured here, not its limit.
+// This package with its defaults, except the rate limit: the echo is measured, not the limit.
 
 const RATE = 1_000_000
 const { folder } = childSettings()

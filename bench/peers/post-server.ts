@@ -1,9 +1,9 @@
 import { createServer, type Server } from 'node:http'
 
-/** As in Fastify: callers that have to wait for their turn are not cut off. */
+/** The default of Fastify; idle callers keep their connection. */
 const keepAliveTimeout = 72_000
 
-/** A bare HTTP server for POSTs: `answer` is given the parts of the path and the body. */
+/** A bare HTTP server for POSTs. `answer` gets the path segments and the body. */
 export function postServer (answer: (path: string[], body: string) => unknown): Server {
   return createServer({ keepAliveTimeout }, (request, response) => {
     if (request.method !== 'POST') return void response.writeHead(404, { 'content-length': 0 }).end()

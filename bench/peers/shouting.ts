@@ -5,8 +5,8 @@ import type { WebSocket } from 'ws'
 import { childSettings } from '../child.ts'
 import { listenFastify } from './listen.ts'
 
-// What one writes for several nodes without this package: the Map of sockets, and whatever is for a device that is not in it
-// goes to all other nodes. Nobody says that he has not got it either, so a send to a device that is away looks like any other.
+// What a developer writes for several nodes without this package: a Map of sockets; a message for any other device is broadcast to all
+// nodes. No node reports a missing device, so a send to an offline device succeeds.
 
 interface Device {
   Params: { id: string, method: string }

@@ -2,7 +2,7 @@ import { Server, type Socket } from 'socket.io'
 import { postServer } from './post-server.ts'
 import { listen } from './listen.ts'
 
-// Socket.IO 4 on a bare HTTP server, over WebSockets only. It has rooms for topics, and acknowledgements for calls.
+// Socket.IO 4 on a bare HTTP server, over WebSockets only. Rooms serve as topics, acknowledgements as calls.
 
 const devices = new Map<string, Socket>()
 

@@ -10,7 +10,7 @@ const CALLERS = 64
 const WARM_UP_SECONDS = 1
 const NODE_NAMES = { here: 'the same node', elsewhere: 'another node' }
 
-/** Three nodes: messages and calls to devices of the same node, and of another; and what one node owns. */
+/** Three nodes: messages and calls to devices of the same node and of another, and the cost of owning devices. */
 export async function cluster (bench: Bench): Promise<Row[]> {
   if (candidatesFor.cluster.length === 0) {
     logProgress('cluster is skipped: nats-server is not on this machine')
@@ -30,7 +30,7 @@ async function hops (bench: Bench): Promise<Row[]> {
       const found = await interleaved(rounds, pairs, pair => measure(pair, seconds))
       const whole = `3 nodes, ${title} ${asking.otherNode ? NODE_NAMES.elsewhere : NODE_NAMES.here}, ${CALLERS} callers`
       rows.push(medianRow(whole, 'µs/message', found, cpuPerMessage))
-      if (asking.otherNode) rows.push(medianRow(`${whole}: nats-server besides`, 'µs/message', found, ({ brokerCpu, messages }) => brokerCpu / messages))
+      if (asking.otherNode) rows.push(medianRow(`${whole}: nats-server in addition`, 'µs/message', found, ({ brokerCpu, messages }) => brokerCpu / messages))
     }
     const send = { path: '/devices/:id/messages' }
     const call = { path: '/devices/:id/calls/work', countAnswers: true }

@@ -3,14 +3,14 @@ import { candidatesFor } from '../candidates.ts'
 
 const SIZE = 128
 
-/** How many broadcasts are on their way at a time. */
+/** 16 broadcasts in flight. */
 export const saturated = { burst: 1, bursts: 16 }
 const bursts = { burst: 16, bursts: 2 }
 const oneAtATime = { burst: 1, bursts: 1 }
-/** Of those there are more rounds, and longer in all: what they differ in is less than what a machine strays from one second to the next. */
+/** More rounds and more time in all: the candidates differ by less than a machine varies from one second to the next. */
 const SINGLE_FACTORS = { rounds: 3, time: 2 }
 
-/** One message to everyone. */
+/** One message to all devices. */
 export async function fanout (bench: Bench): Promise<Row[]> {
   const rows: Row[] = []
   for (const devices of bench.devices) {

@@ -7,11 +7,11 @@ const MANY_DEVICES = 15_000
 const DEVICES = 1_000
 const SMALL_BYTES = 128
 const SIZES = [4_096, 65_536]
-/** Of what is on its way to one device. */
+/** Maximum bytes in flight to one device. */
 const MAX_BYTES_IN_FLIGHT = 262_144
 const DEVICES_PER_TOPIC = 10
 
-/** The same with more devices, larger messages, and many small audiences. */
+/** Fan-out to more devices, of larger messages, and to topics with few subscribers. */
 export async function growth (bench: Bench): Promise<Row[]> {
   const { rounds, seconds } = bench
   const found = async (devices: number, title: string, candidates: typeof candidatesFor.broadcast, fanouts: Array<Partial<Fanout> & { title: string }>, topics?: string[]) => {

@@ -10,12 +10,12 @@ interface IdleUsage extends Usage {
 }
 
 const COUNTS = [5_000, 15_000]
-/** From so many on fewer candidates are measured: it takes long. */
+/** From this number on, fewer candidates are measured, to save time. */
 const MANY_CONNECTIONS = 15_000
-/** Files a process has open besides its connections. */
+/** Files that a process has open in addition to its connections. */
 const OTHER_FILES = 200
 
-/** What a connection costs that says nothing. */
+/** The cost of an idle connection. */
 export async function idle (bench: Bench): Promise<Row[]> {
   const rows: Row[] = []
   for (const count of COUNTS) {
@@ -34,7 +34,7 @@ export async function idle (bench: Bench): Promise<Row[]> {
   return rows
 }
 
-/** Each time in a process that has seen no connection before. */
+/** Measures in a new process, so that earlier connections leave no trace in the heap. */
 async function measure (candidate: Candidate, count: number): Promise<IdleUsage> {
   const pair = await Pair.open(candidate)
   try {
@@ -49,7 +49,7 @@ async function measure (candidate: Candidate, count: number): Promise<IdleUsage>
   }
 }
 
-/** Whether a process may have so many connections; says so where it may not. */
+/** Whether the file limit permits this number of connections; logs if not. */
 export function canOpenConnections (count: number, what: string): boolean {
   const [, limit] = readFileSync('/proc/self/limits', 'latin1').match(/Max open files\s+(\d+)/)!
   const fits = count + OTHER_FILES <= Number(limit)

@@ -6,7 +6,7 @@ const DEVICES = 1_000
 const SIZE = 128
 const CALLERS = 64
 
-/** Letters on disk, beside a bare route over the same store. */
+/** Letters on disk, compared with a bare route over the same store. */
 export async function letters (bench: Bench): Promise<Row[]> {
   const { rounds, seconds } = bench
   logProgress('letters on disk')
@@ -17,7 +17,7 @@ export async function letters (bench: Bench): Promise<Row[]> {
       return await interleaved(rounds, pairs, pair => pair.rest({ ...asking, seconds }))
     }
     const perSecond = ({ messages, wall }: { messages: number, wall: number }) => messages / wall * 1_000_000
-    // a device that never was here only gets letters kept
+    // A device that never connects: its letters are only stored.
     const kept = await of('/devices/away-:id/messages?ttl=3600')
     const delivered = await of('/devices/:id/messages?ttl=3600&confirm=true')
     return [

@@ -6,11 +6,11 @@ import { saturated } from './fanout.ts'
 const DEVICES = 5_000
 const CONNECTS = 20
 const SIZE = 128
-/** Of broadcasts that the server is kept busy with, and until it is. */
+/** Duration of the broadcasts, and the time until they saturate the server. */
 const BROADCAST_SECONDS = 2
 const BUSY_AFTER_MS = 500
 
-/** Whether devices can come while the others are told much. */
+/** The time to connect while broadcasts saturate the server. */
 export async function connects (bench: Bench): Promise<Row[]> {
   logProgress('newcomers')
   return await sideBySide(bench, candidatesFor.manyDevices, DEVICES, async pairs => {

@@ -15,7 +15,7 @@ const CALLERS = 4
 const POLL_INTERVAL_MS = 10
 const TIMEOUT_MS = 30_000
 
-/** Many devices of one node, and a NATS that goes and comes again. */
+/** Many devices of one node, before and after restarts of NATS. */
 export async function owned ({ candidates, rounds }: Bench): Promise<Row[]> {
   const ours = candidatesFor.cluster.find(({ name }) => name === 'ours')!
   if (!candidates.includes(ours.name) || !canOpenConnections(DEVICES, 'devices of one node')) return []
@@ -35,7 +35,7 @@ export async function owned ({ candidates, rounds }: Bench): Promise<Row[]> {
     const title = `${DEVICES} devices of one of 3 nodes`
     return [
       medianRow(`${title}, to connect`, 'µs each', connected, ({ cpu }) => cpu / DEVICES),
-      medianRow(`${title}, to connect: nats-server besides`, 'µs each', connected, ({ brokerCpu }) => brokerCpu / DEVICES),
+      medianRow(`${title}, to connect: nats-server in addition`, 'µs each', connected, ({ brokerCpu }) => brokerCpu / DEVICES),
       medianRow(`${title}, connects`, 'per second', connected, ({ wall }) => DEVICES / wall * 1_000_000),
       ...[
         { what: 'a message to each from another node', found: reached },
@@ -57,7 +57,7 @@ async function usageOf (cluster: Cluster, work: () => Promise<void>): Promise<Us
   return spent()
 }
 
-/** Has another node send to each device, until each was reached. */
+/** Sends to each device from another node until every device is reached. */
 async function sendToAll ({ otherPort }: Cluster): Promise<void> {
   const until = performance.now() + TIMEOUT_MS
   await lanes(DEVICES / LINES, CALLERS, async part => {
@@ -68,7 +68,7 @@ async function sendToAll ({ otherPort }: Cluster): Promise<void> {
   })
 }
 
-/** Those of the devices to which a message could not be handed. */
+/** Sends to devices; resolves with those that were not reached. */
 async function unreached (port: number, ids: string[]): Promise<string[]> {
   const body = ids.map(to => `${JSON.stringify({ to, data: 1 })}\n`).join('')
   const response = await fetch(`http://127.0.0.1:${port}/messages`, { method: 'POST', body, headers: { 'content-type': 'application/x-ndjson' } })

@@ -7,10 +7,10 @@ const DEVICES = 1_000
 const SIZE = 128
 const LINES = 500
 const ECHO_DEVICES = 64
-/** Seconds until the code that requests run through is compiled. */
+/** Time for the JIT to compile the request path. */
 export const WARM_UP_SECONDS = 2
 
-/** One message to one device, and what comes back. */
+/** Messages to one device, calls, and calls from devices. */
 export async function rest (bench: Bench): Promise<Row[]> {
   const { rounds, seconds } = bench
   const rows: Row[] = []
@@ -32,7 +32,7 @@ export async function rest (bench: Bench): Promise<Row[]> {
   return rows
 }
 
-/** A line of NDJSON beside a request of its own, which the forty lines answer. */
+/** The cost of a line of NDJSON, relative to a single request to the forty lines. */
 function shareOf (one: Cell, { title, rounds, cells }: Row): Row {
   const shares = Object.entries(cells).map(([name, cell]) => [name, { ...cell, value: cell.value / one.value }])
   return { title, unit: 'of a REST send of the forty lines', rounds, cells: Object.fromEntries(shares) }

@@ -6,7 +6,7 @@ const STALLED = DEVICES / 100
 const SIZE = 128
 const INTERVAL_MS = 50
 
-/** Whether devices that do not read cost those that do. */
+/** The cost that devices which do not read cause for the others. */
 export async function stalled (bench: Bench): Promise<Row[]> {
   const { rounds, seconds } = bench
   return await sideBySide(bench, candidatesFor.stalled, DEVICES, async pairs => {
