@@ -12,21 +12,21 @@ interface Size extends Record<string, number> {
   /** Letters a second. */
   rate: number
   seconds: number
-  /** Milliseconds that may be: for all sends more than was asked for, for what is due to wait, for the event loop to be late. */
+  /** Limits in milliseconds: excess time for all sends, lateness of expiry, delay of the event loop. */
   over: number
   behind: number
   delay: number
 }
 
-/** What the server has seen so far. */
+/** Counts of the server so far. */
 interface Figures {
   sent: number
   refused: number
   expired: number
-  /** Letters that wait, and receipts of the sample that are kept. */
+  /** Letters queued, and receipts of the sample still stored. */
   waiting: number
   receipts: number
-  /** Milliseconds since the oldest of them was due: now, and at most so far. */
+  /** Milliseconds since the oldest of them was due: now, and the maximum so far. */
   late: number
   latest: number
 }
@@ -41,17 +41,17 @@ const TTL_MS = 2_000
 const KEEP_RECEIPTS_MS = 5_000
 const DEVICES = 10_000
 const TICK_MS = 10
-/** One receipt of so many is asked for until it is gone. */
+/** One of this many receipts is polled until it is gone. */
 const RECEIPTS_PER_SAMPLE = 50
-/** Sends that wait for the disk: with more, the sender waits too. */
+/** Maximum sends waiting for the disk; beyond it, the sender waits. */
 const MAX_SENDS_IN_FLIGHT = 5_000
 const GONE_TIMEOUT_MS = 20_000
 const NANOSECONDS_PER_MS = 1e6
 const MiB = 1_048_576
-/** What an idle folder holds besides letters. */
+/** Maximum size of a folder without letters. */
 const IDLE_BYTES = MiB
 
-/** Letters that nobody fetches, thousands a second: each expires in time, its receipt is forgotten in time, and the files shrink once all are gone. */
+/** Thousands of letters a second that no device fetches: each expires in time, its receipt is deleted in time, and the files shrink afterwards. */
 export async function backlog ({ rate, seconds, over, behind, delay: mostDelay }: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const path = await mkdtemp(join(tmpdir(), 'backlog-'))
@@ -93,7 +93,7 @@ export async function backlog ({ rate, seconds, over, behind, delay: mostDelay }
 
 async function sizeOf (path: string): Promise<number> {
   let size = 0
-  for (const name of await readdir(path)) size += (await stat(join(path, name)).catch(() => ({ size: 0 }))).size // one may go meanwhile
+  for (const name of await readdir(path)) size += (await stat(join(path, name)).catch(() => ({ size: 0 }))).size // a file may be deleted meanwhile
   return size
 }
 
@@ -101,13 +101,13 @@ function megabytes (size: number): string {
   return `${(size / MiB).toFixed(1)} MiB`
 }
 
-// The server, which sends to itself: a client would take the other core from the disk.
+// The server sends by itself: a client process would compete with the disk threads for the second core.
 
 class Sender {
   readonly #devices: Devices
-  /** When each letter that waits expires, by its id; the oldest first. */
+  /** Expiry of each queued letter, by id; oldest first. */
   readonly #waiting = new Map<string, number>()
-  /** When the receipts of the sample are to be forgotten; the oldest first. */
+  /** Receipts of the sample, and when they are due for deletion; oldest first. */
   readonly #receipts: Array<{ deviceId: string, id: string, dueAt: number }> = []
   #isChecking = false
   #sent = 0
@@ -161,7 +161,7 @@ class Sender {
     this.#inFlight--
   }
 
-  /** Takes out the receipts that are gone. */
+  /** Removes the receipts that are gone. */
   async #checkReceipts (): Promise<void> {
     if (this.#isChecking) return
     this.#isChecking = true

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 
-/** Passes each connection on to one of the servers that are in, as what stands before several nodes does. */
+/** A TCP load balancer: forwards each connection to one of its servers in turn. */
 export class Balancer {
   readonly #server: Server
   readonly #open = new Set<Socket>()
@@ -23,7 +23,7 @@ export class Balancer {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
   }
 
-  /** The addresses of those that are in. */
+  /** The addresses of its servers. */
   get urls (): string[] {
     return [...this.#ports.values()].map(port => `http://127.0.0.1:${port}`)
   }

@@ -6,7 +6,7 @@ import { serve, type HostSetup } from './host.ts'
 
 export { seededRandom } from './seeded-random.ts'
 
-/** What a campaign found: its figures in one plain line, and everything that is not as it must be. */
+/** The result of a campaign: its figures in one line, and all violations. */
 export interface Outcome {
   line: string
   wrong: string[]
@@ -16,7 +16,7 @@ const MAX_DURATION_MS = 60 * 60_000
 const SETTLE_TIMEOUT_MS = 10_000
 const POLL_INTERVAL_MS = 10
 
-/** Collects what is wrong, so that a campaign ends with all of it and not with the first. */
+/** Collects violations, so that a campaign reports all of them and not only the first. */
 export class Verdict {
   readonly wrong: string[] = []
 
@@ -34,7 +34,7 @@ export class Verdict {
   }
 }
 
-/** Does `count` tasks, `width` of them at a time, in the order of their numbers. */
+/** Runs `count` tasks, started in the order of their numbers, at most `width` at a time. */
 export async function lanes (count: number, width: number, task: (number: number) => Promise<void>): Promise<void> {
   let next = 0
   const lane = async () => {
@@ -43,7 +43,7 @@ export async function lanes (count: number, width: number, task: (number: number
   await Promise.all(Array.from({ length: Math.min(width, count) }, lane))
 }
 
-/** What `look` sees once that is as it must be; after a while, what it sees then. */
+/** Polls `look` until it returns `wanted`; after the timeout, resolves with its last value. */
 export async function settled<T> (look: () => Promise<T>, wanted: T, within = SETTLE_TIMEOUT_MS): Promise<T> {
   const until = Date.now() + within
   for (;;) {
@@ -54,8 +54,8 @@ export async function settled<T> (look: () => Promise<T>, wanted: T, within = SE
 }
 
 /**
- * The command line of a campaign: `--name value` for each of its sizes, a number unless its default is text. The same file serves when its host forks it;
- * imported, it does nothing.
+ * The command line of a campaign: `--name value` for each of its sizes, a number unless its default is text. A host forks the same file as its server.
+ * Where the file is imported, this does nothing.
  */
 export async function command<Size extends Record<string, number | string>> (
   url: string, size: Size, campaign: (size: Size) => Promise<Outcome>, prepare?: HostSetup

@@ -7,7 +7,7 @@ import devices, { localBackplane, type Backplane } from '../../lib/index.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
 import { Host, quietApp, type IdleState, type HostedApp } from './host.ts'
 
-/** What a server holds for its devices; all of it goes with them. */
+/** The state that a server keeps for connected devices; it must all be released. */
 interface ServerState {
   sessions: number
   owners: number
@@ -28,26 +28,26 @@ const EMPTY: ServerState = { sessions: 0, owners: 0, topics: 0, calls: 0, handle
 const names = ['plugin', 'bare'] as const
 
 const WIDTH = 20
-/** As many samples as fit, with so many cycles between two; in a long run, this many. */
+/** Minimum cycles between two heap samples, and the number of samples in a long run. */
 const MIN_CYCLES_PER_SAMPLE = 250
 const SAMPLES = 20
 /**
- * In the long form, long enough for what is remembered up to a bound: the last goodbyes of 10,000 devices, in a map that
- * doubles a last time when it has seen 16,384 of them. Three of five devices come in.
+ * In the long form, enough for bounded memory to reach its bound: the last disconnects of 10,000 devices, in a map that doubles its capacity for
+ * the last time at 16,384 entries. Three of five devices are admitted.
  */
 const WARM_UP_SHARE = 0.6
-/** Less than the smallest thing that could stay behind: an entry of a map is 24 bytes and more, a session over 1,000. */
+/** Below the smallest possible leak: a map entry takes at least 24 bytes, a session over 1,000. */
 const MIN_LEAK_BYTES = 16
-/** From here on the slope tells such an entry from the noise of the collector. */
+/** From this number of cycles on, the slope distinguishes such a leak from the noise of the garbage collector. */
 const MIN_CYCLES_FOR_SLOPE = 40_000
 const WRONG_TOKEN = 'wrong'
 
-/** Connects and goes, in every way, as often as told: against this plugin, and against bare `@fastify/websocket`. */
+/** Connects and disconnects in every way, with this plugin and with bare `@fastify/websocket`, and compares their heap growth. */
 export async function churn ({ cycles }: { cycles: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const [plugin, bare] = await Promise.all([ServerUnderTest.start('plugin'), ServerUnderTest.start('bare')])
   const share = Math.max(MIN_CYCLES_PER_SAMPLE, Math.ceil(cycles / SAMPLES))
-  // in turns, so that whatever else this machine does meets both
+  // alternating, so that other load on this machine affects both
   for (let from = 0; from < cycles; from += share) {
     for (const subject of [plugin, bare]) await subject.run(from, Math.min(from + share, cycles), verdict)
   }
@@ -55,9 +55,9 @@ export async function churn ({ cycles }: { cycles: number }): Promise<Outcome> {
 
   const [ours, theirs] = [plugin.slope(), bare.slope()]
   const more = ours.slope - theirs.slope
-  // three standard errors: noise alone goes beyond in one run of several hundred
+  // Three standard errors: noise alone exceeds them in one run of several hundred.
   const allowance = MIN_LEAK_BYTES + 3 * Math.hypot(ours.error, theirs.error)
-  if (cycles >= MIN_CYCLES_FOR_SLOPE) verdict.within('bytes that stay behind for each cycle, beyond those of bare', more, allowance)
+  if (cycles >= MIN_CYCLES_FOR_SLOPE) verdict.within('bytes leaked per cycle, beyond those of bare', more, allowance)
   return {
     line: `churn: ${cycles} cycles; heap slope ${formatSlope(ours)} with the plugin, ${formatSlope(theirs)} bare, difference ${more.toFixed(1)} bytes per cycle ` +
       `(allowed ${allowance.toFixed(1)}); heap after warm-up and at the end ${plugin.span()} plugin, ${bare.span()} bare; ` +
@@ -66,7 +66,7 @@ export async function churn ({ cycles }: { cycles: number }): Promise<Outcome> {
   }
 }
 
-/** One of the two servers, and what was seen of it. */
+/** One of the two servers, and its heap samples. */
 class ServerUnderTest {
   readonly #name: string
   readonly #host: Host
@@ -85,7 +85,7 @@ class ServerUnderTest {
     return new ServerUnderTest(name, host, await host.ask('rest'))
   }
 
-  /** Cycles `from` to `to`, then a sample at rest. */
+  /** Runs the cycles `from` to `to`, then takes a sample at rest. */
   async run (from: number, to: number, verdict: Verdict): Promise<void> {
     await lanes(to - from, WIDTH, number => cycle(this.#host.url, from + number))
     this.held = await settled(() => this.#host.ask('held'), EMPTY)
@@ -119,7 +119,7 @@ class ServerUnderTest {
   }
 }
 
-/** One device: two of five are refused; the others come in, listen, leave a call of each side open, and go. */
+/** One device. Two of five are refused; the others connect, subscribe, leave a call of each side open, and disconnect. */
 async function cycle (url: string, number: number): Promise<void> {
   const ways = [leaveCleanly, terminate, reset, refusedForId, refusedForToken]
   await ways[number % ways.length]!(url.replace('http', 'ws'), number)
@@ -151,7 +151,7 @@ async function refusedForToken (url: string, number: number): Promise<void> {
   await refused(new WebSocket(`${url}/ws?deviceId=${idOf(number)}`, { headers: { authorization: `Bearer ${WRONG_TOKEN}` } }), 401)
 }
 
-/** Both servers answer the topics last, so that what was asked before is under way by then. */
+/** Both servers answer `subscribe` last, so the call before it is in progress by then. */
 async function connectDevice (url: string, number: number): Promise<WebSocket> {
   const socket = new WebSocket(`${url}/ws?deviceId=${idOf(number)}`, { perMessageDeflate: false })
   socket.on('error', () => {})
@@ -161,12 +161,12 @@ async function connectDevice (url: string, number: number): Promise<WebSocket> {
   })
   await new Promise<void>((resolve, reject) => {
     socket.on('message', (data: Buffer) => { if (data.includes('"id":"s"')) resolve() })
-    socket.once('close', code => reject(new Error(`A device that should be in is out, with ${code}`)))
+    socket.once('close', code => reject(new Error(`A device that must be admitted was closed with ${code}`)))
   })
   return socket
 }
 
-/** All of one length, so that the thousandth device takes as much room as the first. */
+/** Ids have one length, so that every device takes the same memory. */
 function idOf (number: number): string {
   return `device-${String(number).padStart(9, '0')}`
 }
@@ -183,7 +183,7 @@ function tcpOf (socket: WebSocket): Socket {
   return (socket as WebSocket & { _socket: Socket })._socket
 }
 
-/** The line of least squares, and its standard error. */
+/** Least-squares slope and its standard error. */
 function fitLine (samples: Sample[]): Slope {
   const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
   const [x, y] = [mean(samples.map(([cycles]) => cycles)), mean(samples.map(([, heap]) => heap))]
@@ -232,7 +232,7 @@ async function withPlugin (app: FastifyInstance): Promise<() => Partial<ServerSt
   return () => ({ ...counts, sessions: app.devices.size, topics: counts.topics - watchedByItself })
 }
 
-/** A backplane that counts who owns and what is watched. */
+/** A backplane that counts owners and watched topics. */
 function countingBackplane (counts: { owners: number, topics: number }): Backplane {
   const backplane = localBackplane()
   return {

@@ -13,45 +13,44 @@ interface Size extends Record<string, number> {
   devices: number
   kills: number
   pauses: number
-  /** Milliseconds for which a node is held still. */
+  /** Milliseconds for which a node is paused. */
   pause: number
   restarts: number
-  /** Nodes that are closed, as a deploy does, and come again. */
+  /** Nodes that are closed and restarted, as a deploy does. */
   leaves: number
   /** Milliseconds after a fault within which each device has one owner again. */
   within: number
-  /** Milliseconds that a request to a device of the same node may take while NATS restarts, at most. */
+  /** Maximum milliseconds of a request to a device of the same node while NATS restarts. */
   slow: number
-  /** Milliseconds that it usually takes, while NATS is away, to be told that the device of another node cannot be reached. */
+  /** Maximum median of the milliseconds after which a device of another node is reported as unreachable, while NATS is down. */
   refused: number
 }
 
-/** What was done to the nodes. */
+/** A fault in progress. */
 interface Fault {
-  /** From when on the devices are without an owner, or may be. */
+  /** When devices may have lost their owner. */
   at: number
-  /** Ends what goes on until all is well again. */
+  /** Stops traffic that runs until the cluster has recovered. */
   end: () => Promise<unknown>
 }
 
 const NODES = ['n1', 'n2', 'n3']
 const LANES = 16
-/** What a sender waits between two letters. */
 const SEND_INTERVAL_MS = 50
 const TOPIC = 'all'
 const TRAFFIC_INTERVAL_MS = 5
 const EMPTY_BODY = '{}'
-/** While NATS is away, and until a node has it again: answered, dropped, cannot be reached, nobody there yet. */
+/** Statuses of requests across nodes while NATS is down and until a node has reconnected. */
 const EXPECTED_STATUSES = new Set(['200', '404', '502', '503'])
 const HANGING_CALLS = 20
-/** A call that is lost is known to be so long before its own time is over. */
+/** A lost call is detected long before its own timeout. */
 const CALL_TIMEOUT_MS = 60_000
 const LOST_TIMEOUT_MS = 5_000
 const OUTAGE_MS = 500
 const POLL_INTERVAL_MS = 50
 const TIMEOUT_MS = 60_000
 
-/** Nodes die, are held still, and lose NATS, while letters flow: none is lost, none is seen twice, and each device has one owner. */
+/** Nodes die, pause, and lose NATS while letters flow: no letter is lost or delivered twice, and each device has one owner. */
 export async function cluster (size: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const testCluster = await TestCluster.build(size.devices)
@@ -77,13 +76,13 @@ export async function cluster (size: Size): Promise<Outcome> {
     }
     await flow.stop()
     const { lost, twice, unexpected, disordered, stopped, seen } = await testCluster.tally()
-    verdict.same('letters that no node would promise', testCluster.refused, 0)
+    verdict.same('letters that no node accepted', testCluster.refused, 0)
     verdict.same('letters lost', lost, 0)
     verdict.same('letters seen twice', twice, 0)
     verdict.same('letters that nobody sent', unexpected, 0)
     verdict.same('letters out of order', disordered, 0)
-    verdict.same('devices that were told not to come back', stopped, 0)
-    verdict.same('what nobody caught', testCluster.faults, [])
+    verdict.same('devices that stopped reconnecting', stopped, 0)
+    verdict.same('uncaught errors', testCluster.faults, [])
     verdict.same('requests for devices of the same node that were harmed by an outage', outage.harmed, [])
     verdict.within('milliseconds of the slowest of them', Math.max(...outage.local), size.slow)
     if (size.restarts > 0) verdict.within('milliseconds that it usually takes to be refused', quantile(outage.refusals, 0.5), size.refused)
@@ -102,7 +101,7 @@ export async function cluster (size: Size): Promise<Outcome> {
   }
 }
 
-/** Says what never ended. */
+/** Rejects with the name of work that does not end. */
 async function withTimeout<T> (work: Promise<T>, what: string): Promise<T> {
   const late = new AbortController()
   const never = sleep(2 * TIMEOUT_MS, undefined, { signal: late.signal }).then(() => { throw new Error(`${what} never ended`) })
@@ -114,11 +113,11 @@ async function withTimeout<T> (work: Promise<T>, what: string): Promise<T> {
   }
 }
 
-/** A device, as its application sees it. */
+/** A device, with what its application received. */
 class Device {
   readonly id: string
   readonly client: Client
-  /** The numbers of the letters it was shown, in order. */
+  /** Numbers of the letters received, in order. */
   readonly seen: number[] = []
   sent = 0
   readonly acknowledged = new Set<number>()
@@ -134,15 +133,15 @@ class Device {
   }
 }
 
-/** What callers were told while NATS was away, and a little before and after. */
+/** Answers to callers while NATS was down, and shortly before and after. */
 class OutageStats {
   /** Requests for devices of the same node. */
   readonly local: number[] = []
-  /** The statuses of those that were not answered as ever. */
+  /** Statuses of those that failed. */
   readonly harmed: number[] = []
-  /** How often each status was the answer to a request for a device of another node. */
+  /** Number of answers by status, for devices of other nodes. */
   readonly statuses: Record<number, number> = {}
-  /** How long it took to refuse those. */
+  /** Milliseconds until a 503. */
   readonly refusals: number[] = []
 
   addLocal (status: number, took: number): void {
@@ -156,7 +155,7 @@ class OutageStats {
   }
 }
 
-/** 0: there was no answer. */
+/** The status of an answer; 0 without one. */
 async function statusOf (asked: Promise<Response>): Promise<number> {
   try {
     const response = await asked
@@ -167,7 +166,6 @@ async function statusOf (asked: Promise<Response>): Promise<number> {
   }
 }
 
-/** The figure below which such a share of them is. */
 function quantile (figures: number[], share: number): number {
   return figures.toSorted((a, b) => a - b)[Math.ceil(figures.length * share) - 1] ?? NaN
 }
@@ -180,7 +178,7 @@ class TestCluster {
   readonly #stoppedHosts: Host[] = []
   calls = 0
   slowestCall = 0
-  /** Letters that no node would promise. */
+  /** Letters that no node accepted. */
   refused = 0
 
   private constructor (server: NatsServer, balancer: Balancer) {
@@ -199,7 +197,7 @@ class TestCluster {
     return [...this.#hosts.values(), ...this.#stoppedHosts].flatMap(({ faults }) => faults)
   }
 
-  /** Letters for all devices, from several senders; each sends the next to a device when the one before is promised. */
+  /** Letters for all devices from several senders. Each letter to a device follows the acknowledgement of the one before. */
   flow (): { stop: () => Promise<void>, acknowledged: () => number } {
     const stopping = new AbortController()
     const sender = async (lane: number) => {
@@ -219,14 +217,14 @@ class TestCluster {
     }
   }
 
-  /** A node dies with its devices; calls to them, from another node, are in flight. */
+  /** Kills a node while calls from another node to its devices are in flight. */
   async kill (at: number, verdict: Verdict): Promise<Fault> {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
     const held = ((await host.ask('held')) as Array<[string, number]>).slice(0, HANGING_CALLS).map(([id]) => id)
     const elsewhere = this.#balancer.urls.find(url => url !== host.url)!
     const calls = held.map(id => fetch(`${elsewhere}/devices/${id}/calls/hang?timeout=${CALL_TIMEOUT_MS / 1_000}`, { method: 'POST' }))
-    await sleep(OUTAGE_MS) // so that they are with the devices
+    await sleep(OUTAGE_MS) // until they have reached the devices
     const died = performance.now()
     this.#balancer.remove(name)
     this.#hosts.delete(name)
@@ -237,7 +235,7 @@ class TestCluster {
     return { at: died, end: () => known }
   }
 
-  /** Each call in flight to a node that died is known to be lost. */
+  /** Verifies that each call in flight to the killed node fails in time. */
   async #verifyLostCalls (calls: Array<Promise<Response>>, died: number, verdict: Verdict): Promise<void> {
     const statuses = await Promise.all(calls.map(async call => (await call).status))
     this.calls += statuses.length
@@ -257,7 +255,7 @@ class TestCluster {
     return { at: performance.now(), end: async () => {} }
   }
 
-  /** NATS goes and comes again, while callers ask for devices of the same node and of others. */
+  /** Restarts NATS while callers send requests to devices of the same node and of others. */
   async restart (at: number, outage: OutageStats): Promise<Fault> {
     const traffic = await this.#traffic(outage)
     await this.#nats.stop(at % 2 === 0 ? 'SIGTERM' : 'SIGKILL')
@@ -266,7 +264,7 @@ class TestCluster {
     return { at: performance.now(), end: traffic.stop }
   }
 
-  /** Callers of each node: one asks for devices that are there, the other for those of the next node. */
+  /** Two callers per node: one for its own devices, one for those of the next node. */
   async #traffic (outage: OutageStats): Promise<{ stop: () => Promise<void> }> {
     const stopping = new AbortController()
     const hosts = [...this.#hosts.values()]
@@ -294,7 +292,7 @@ class TestCluster {
     }
   }
 
-  /** A node is closed: its devices are told when to come back. */
+  /** Closes a node, which tells its devices to reconnect. */
   async leave (at: number, verdict: Verdict): Promise<Fault> {
     const name = NODES[at % NODES.length]!
     const host = this.#hosts.get(name)!
@@ -307,12 +305,12 @@ class TestCluster {
     return { at: performance.now(), end: async () => {} }
   }
 
-  /** Those that died come again. */
+  /** Starts the nodes that are not running. */
   async restartNodes (): Promise<void> {
     for (const name of NODES) if (!this.#hosts.has(name)) await this.#startNode(name)
   }
 
-  /** Resolves with the milliseconds from a moment on until each device had one owner, once all nodes know it. */
+  /** Resolves, once all nodes agree, with the milliseconds from `began` until each device had one owner. */
   async settled (began: number): Promise<number> {
     const until = performance.now() + TIMEOUT_MS
     let took = Infinity
@@ -323,7 +321,7 @@ class TestCluster {
     return performance.now() < until ? took : Infinity
   }
 
-  /** How many devices a publication reaches, once those that came again have subscribed. */
+  /** Number of devices that a publication reaches, once reconnected devices have subscribed again. */
   async broadcast (): Promise<number> {
     let sent = 0
     for (const until = performance.now() + TIMEOUT_MS; performance.now() < until && sent !== this.#devices.length; await sleep(POLL_INTERVAL_MS)) {
@@ -334,7 +332,7 @@ class TestCluster {
     return sent
   }
 
-  /** What became of the letters, once those on their way have arrived. */
+  /** Counts of letters, once those in flight have arrived. */
   async tally (): Promise<Record<'lost' | 'twice' | 'unexpected' | 'disordered' | 'stopped' | 'seen', number>> {
     const missing = () => this.#devices.reduce((sum, { acknowledged, seen }) => sum + acknowledged.size - new Set(seen.filter(number => acknowledged.has(number))).size, 0)
     for (const until = performance.now() + TIMEOUT_MS; missing() > 0 && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
@@ -363,7 +361,7 @@ class TestCluster {
     this.#balancer.add(name, host.url)
   }
 
-  /** Sends a letter, to whichever node, until one has promised it. */
+  /** Sends a letter to random nodes until one has acknowledged it. */
   async #sendUntilAcknowledged (device: Device): Promise<void> {
     const number = device.sent++
     for (const until = performance.now() + TIMEOUT_MS; performance.now() < until;) {
@@ -377,13 +375,13 @@ class TestCluster {
         })
         await response.arrayBuffer()
         if (response.ok) return void device.acknowledged.add(number)
-      } catch {} // the node died, or is held still: another one
+      } catch {} // the node is dead or paused: try another
       await sleep(POLL_INTERVAL_MS)
     }
     this.refused++
   }
 
-  /** Each device with its owner, as those say who hold them; nothing, unless each has one. */
+  /** Each device with its owner, from the sessions of each node; empty unless each device has exactly one owner. */
   async #owners (): Promise<Map<string, string>> {
     const owners = new Map<string, string>()
     let held = 0

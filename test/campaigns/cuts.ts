@@ -26,18 +26,18 @@ export interface Size extends Record<string, number> {
   seed: number
 }
 
-/** The device, wherever it runs. */
+/** Controls the device, in this process or in a browser. */
 interface DeviceDriver {
   ask (command: string, params?: unknown): Promise<any>
-  /** Bytes it holds, where they can be told. */
+  /** Heap in use in bytes, where it can be measured. */
   heap? (): Promise<number>
-  /** Timers and sockets it holds beyond what there was before, where they can be told. */
+  /** Timers and sockets in addition to those at the start, where they can be counted. */
   resources? (): Record<string, number>
   close (): Promise<void>
 }
 
 const SEED = 12
-/** How often the kinds that are slow to recover from come up, and how often a cut does not wait for the connection to be back. */
+/** The share of cuts with a slow recovery, and of cuts that do not wait for the connection to be restored. */
 const SLOW_CUT_SHARE = 0.3
 const UNCONNECTED_SHARE = 0.15
 const MAX_PAUSE_MS = 250
@@ -47,14 +47,14 @@ const PENDING_CALLS = 20
 const QUIET_MS = 2_000
 const MAX_GROWTH = { factor: 1.5, bytes: 2_000_000 }
 
-/** Goodbyes after which the device comes back, and the words that go with them. */
+/** Close reasons after which the device reconnects, and their reason texts. */
 const reconnectReasons: Partial<Record<CloseReason, string | undefined>> = {
   leaving: 'retry=30', fault: undefined, overloaded: undefined, expired: undefined, slow: undefined, mute: undefined, flood: undefined, away: undefined
 }
-/** And those after which it does not. */
+/** Close reasons after which it does not. */
 const finalReasons: CloseReason[] = ['unauthenticated', 'forbidden', 'no-protocol', 'replaced']
 
-/** The three that a cut happens to. */
+/** What a cut acts on. */
 interface Scene {
   host: Host
   proxy: Proxy
@@ -76,7 +76,7 @@ const cuts: Record<string, Cut> = {
   }
 }
 
-/** What the device can only notice by itself, and what takes the gateway its time. */
+/** Cuts that only the heartbeat of the device detects, and restarts of the gateway. */
 const slowCuts: Record<string, Cut> = {
   async silence ({ proxy, driver }) {
     proxy.blackhole()
@@ -92,7 +92,7 @@ const slowCuts: Record<string, Cut> = {
   restart: ({ host }) => host.ask('restart')
 }
 
-/** Cuts of every kind during two-way traffic, with the device in this process. */
+/** Cuts of every kind during traffic in both directions, with the device in this process. */
 export async function cutsInNode (size: Size): Promise<Outcome> {
   const before = resources()
   return await campaign('node', size, [], async options => {
@@ -110,7 +110,7 @@ function resources (): Record<string, number> {
   return { Timeout, TCPSocketWrap }
 }
 
-/** The same, with the device in a page of a real browser. */
+/** The same with the device in a browser. */
 export async function cutsInChromium (size: Size, path: string): Promise<Outcome> {
   const wrong: string[] = []
   const endings: Array<() => unknown> = []
@@ -183,7 +183,7 @@ async function campaign (where: string, { cuts: count, seed }: Size, origins: st
 
   await driver.close()
   await proxy.stop()
-  verdict.same('what nobody caught', host.faults, [])
+  verdict.same('uncaught errors', host.faults, [])
   verdict.same('error log', await host.ask('errors'), {})
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
   await rm(folder, { recursive: true })
@@ -208,7 +208,7 @@ function formatCalls ({ made, outcomes }: Calls): string {
   return `${made} ${JSON.stringify(outcomes)}`
 }
 
-/** After the last cut: what is subscribed to is heard once, and what was left is not. */
+/** After the last cut: publications arrive once for each subscription, and not after unsubscribing. */
 async function verifySubscriptions (host: Host, driver: DeviceDriver, verdict: Verdict): Promise<void> {
   const wanted = ['kept/+', 'kept/a/#']
   verdict.same('filters in the end', await settled(async () => (await host.ask('topics')).toSorted(), wanted), wanted)
@@ -225,17 +225,17 @@ async function verifySubscriptions (host: Host, driver: DeviceDriver, verdict: V
 }
 
 async function verifyResources (host: Host, proxy: Proxy, driver: DeviceDriver, verdict: Verdict): Promise<void> {
-  proxy.resetBlackholed() // a browser that has closed a silent line waits for the other side for a minute, and cannot be hurried
+  proxy.resetBlackholed() // a browser waits a minute for the close frame of the other side, and has no option to shorten this
   verdict.same('WebSockets that are open', await settled(async () => (await driver.ask('tally')).sockets.open, 1), 1)
   verdict.same('connections through the network', await settled(async () => proxy.size, 1), 1)
-  // its heartbeat; its socket, and the two of the proxy
+  // its heartbeat timer; its socket and two of the proxy
   const held = { Timeout: 1, TCPSocketWrap: 3 }
   if (driver.resources) verdict.same('timers and sockets', await settled(async () => driver.resources!(), held), held)
   const one = { sessions: 1, topics: 2, inFlight: 0, connections: 1 }
   verdict.same('what the gateway holds', await settled(() => host.ask('held'), one), one)
 }
 
-/** A goodbye for good is obeyed: the reason is known, what was asked is settled, and nobody knocks again. */
+/** After a final close reason the client reports the reason, settles its calls, and does not reconnect. */
 async function verifyFinalReasons (host: Host, driver: DeviceDriver, verdict: Verdict): Promise<string[]> {
   const pending = driver.ask('pending', PENDING_CALLS)
   await until(async () => (await host.ask('held')).inFlight === PENDING_CALLS)
@@ -251,14 +251,14 @@ async function verifyFinalReasons (host: Host, driver: DeviceDriver, verdict: Ve
     const { code, message: reason } = closeCodes[name]
     verdict.same(`status after ${code}`, status, { state: 'stopped', code, reason })
   }
-  verdict.same('calls that were under way', await pending, { dropped: PENDING_CALLS })
+  verdict.same('calls in flight', await pending, { dropped: PENDING_CALLS })
   const { sockets: { made } } = await driver.ask('tally') as TrafficReport
   await sleep(QUIET_MS)
-  verdict.same('WebSockets after the last goodbye', (await driver.ask('tally')).sockets, { made, open: 0 })
+  verdict.same('WebSockets after the final close', (await driver.ask('tally')).sockets, { made, open: 0 })
   return stops.map(([, { code }]) => String(code))
 }
 
-/** What the application does: letters, calls and broadcasts, over REST, through whatever happens. */
+/** Traffic of the application over REST: letters, calls and broadcasts, also while connections are cut. */
 class ServerTraffic {
   letters = 0
   retries = 0
@@ -279,7 +279,7 @@ class ServerTraffic {
     await this.#loops
   }
 
-  /** Each letter until it is promised, and some of them again. */
+  /** Sends each letter until it is acknowledged, and some of them again. */
   async #write (): Promise<void> {
     for (; this.#running; this.letters++) {
       while (await this.#post(this.letters) !== 202 || this.#random() < RESEND_SHARE) this.retries++
@@ -290,8 +290,8 @@ class ServerTraffic {
   async #post (letter: number): Promise<number> {
     try {
       const { status, body } = await request(this.#gateway, 'POST', '/devices/d/messages?ttl=3600', { letter }, { 'idempotency-key': `letter-${letter}` })
-      return status === 200 && body.status === 'delivered' ? 202 : status // a retry may come after the device has acknowledged
-    } catch { // the gateway is away
+      return status === 200 && body.status === 'delivered' ? 202 : status // the device may have acknowledged before the retry
+    } catch { // the gateway is restarting
       await sleep(INTERVAL_MS)
       return 0
     }
@@ -327,7 +327,7 @@ class ServerTraffic {
 
 const outcomeOf: Record<number, string> = { 404: 'offline', 429: 'busy', 502: 'dropped', 503: 'offline', 504: 'timeout' }
 
-/** The page, and the modules as they are built. */
+/** Serves the page and the built modules. */
 async function serveFiles (): Promise<Server> {
   const built = fileURLToPath(new URL('../../', import.meta.url))
   const root = built.endsWith('/dist/') ? built : join(built, 'dist')
@@ -352,9 +352,9 @@ async function serveFiles (): Promise<Server> {
 
 // The gateway.
 
-/** What Fastify logs of a REST call that the cuts meet. */
+/** Errors that Fastify logs for REST calls that a cut fails. */
 const expectedErrors = new Set<string>(Object.values(reasons).filter(({ status }) => status >= 500).map(({ message }) => message))
-/** Connections of REST callers are not what is counted in the end. */
+/** Short, so that idle connections of REST callers are closed before connections are counted. */
 const KEEP_ALIVE_MS = 1_000
 
 async function prepare ({ folder, origins }: { folder: string, origins: string[] }): Promise<HostedApp> {

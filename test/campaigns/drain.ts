@@ -21,17 +21,17 @@ interface CloseResult {
 const LEAVING_CODE = 1012
 const RETRY_SPREAD_MS = 10_000
 const WIDTH = 50
-/** Of each kind but the idle: those that answer a call once the drain has begun, never answer it, wait for our answer, never answer the close frame. */
+/** Devices of each kind: some answer a call once the drain has begun, some never answer it, some wait for an answer of the server, some never answer the close frame. */
 const DEVICES_PER_KIND = 10
-/** How long our own answers take from the moment the drain begins. */
+/** The time that the answers of the server take from the start of the drain. */
 const WORK_MS = 100
-/** So many times `drainTimeout`, then the process is ended the hard way. */
+/** After this multiple of `drainTimeout`, the process exits. */
 const TIMEOUT_FACTOR = 2
-const NOT_CLOSED = 'it never closed'
-/** What the requirement allows beyond `drainTimeout`. */
+const NOT_CLOSED = 'it did not close'
+/** `app.close()` may take this multiple of `drainTimeout`. */
 const TOLERANCE_FACTOR = 1.1
 
-/** `app.close()`: every device is told to come back, at a time of its own; calls finish or get their code; nothing is left. */
+/** `app.close()`: every device gets a close frame with a reconnect delay of its own, calls finish or fail with their code, and the process ends. */
 export async function drain ({ devices: count, drainTimeout, closeTimeout }: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const host = await Host.start(import.meta.url, { drainTimeout, closeTimeout })
@@ -50,16 +50,16 @@ export async function drain ({ devices: count, drainTimeout, closeTimeout }: Siz
   const lingered = Math.round(performance.now() - began)
 
   const retries = new Set(notices.map(({ reason }) => reason))
-  verdict.same('devices that were told', notices.length, count)
-  verdict.same('notices that are not "come back"', notices.filter(({ code, reason }) => code !== LEAVING_CODE || !isRetry(reason)), [])
-  verdict.holds('the devices come back at times of their own', retries.size > count * 0.9)
+  verdict.same('devices that got a close frame', notices.length, count)
+  verdict.same('close frames without a reconnect delay', notices.filter(({ code, reason }) => code !== LEAVING_CODE || !isRetry(reason)), [])
+  verdict.holds('the reconnect delays are spread', retries.size > count * 0.9)
   verdict.same('calls that a device answered in time', await answered, Array.from({ length: DEVICES_PER_KIND }, () => '200 "done"'))
   verdict.same('calls that no device answered', await dropped, Array.from({ length: 1.5 * DEVICES_PER_KIND }, () => '502 "DEVICE_DROPPED"'))
   verdict.same('answers to devices', await asked, Array.from({ length: DEVICES_PER_KIND }, () => 'done'))
-  verdict.same('status for a device that comes meanwhile', (await late).status, 503)
+  verdict.same('status for a device that connects during the drain', (await late).status, 503)
   verdict.same('error of close', error, null)
   verdict.within('milliseconds to close', milliseconds, drainTimeout * TOLERANCE_FACTOR)
-  verdict.same('what nobody caught', host.faults, [])
+  verdict.same('uncaught errors', host.faults, [])
   verdict.same('exit', exit, { code: 0, signal: null })
   return {
     line: `drain: ${count} devices, ${DEVICES_PER_KIND} of them mute, ${3.5 * DEVICES_PER_KIND} calls in flight; closed in ${milliseconds} ms of ${drainTimeout}, ` +
@@ -74,9 +74,9 @@ function isRetry (reason: string): boolean {
   return milliseconds !== undefined && Number(milliseconds) < RETRY_SPREAD_MS
 }
 
-/** All devices of the host, and what goes on between them and it. */
+/** All devices of the host, and their calls. */
 class DeviceFleet {
-  /** The first device was told to go. */
+  /** Resolves once the first device is closed. */
   readonly drained: Promise<unknown>
   readonly #host: Host
   readonly #devices: TestDevice[] = []
@@ -105,7 +105,7 @@ class DeviceFleet {
     }
   }
 
-  /** Calls in both directions; resolves when each of them has arrived and none is answered. */
+  /** Starts calls in both directions; resolves once all have arrived. */
   async startCalls (): Promise<Record<'answered' | 'dropped' | 'asked', Promise<string[]>>> {
     for (const [number, device] of this.#devices.slice(0, 2 * DEVICES_PER_KIND).entries()) {
       void this.#answerCall(device, number < DEVICES_PER_KIND)
@@ -118,7 +118,7 @@ class DeviceFleet {
     return { answered, dropped, asked }
   }
 
-  /** What each device was told in the end. */
+  /** The close notice of each device. */
   async closeNotices (): Promise<CloseNotice[]> {
     const untold = { code: 1006, reason: '' }
     const mute = this.#mute.map(({ closed, ended }) => Promise.race([closed, ended.then(() => untold)]))
@@ -143,7 +143,7 @@ class DeviceFleet {
   }
 }
 
-/** The result, or how the connection ended before it came. */
+/** The result, or the close code if the connection ended first. */
 async function ask (device: TestDevice): Promise<string> {
   const answer = device.ask('work').then(({ result }) => result as string)
   return await Promise.race([answer, device.closed.then(({ code }) => `closed with ${code}`)])

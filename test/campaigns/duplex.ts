@@ -4,24 +4,24 @@ import devices from '../../lib/index.ts'
 import { command, Verdict, type Outcome } from './campaign.ts'
 import { Host, quietApp, type HostedApp } from './host.ts'
 
-/** What came in of a stream of numbered messages. */
+/** Counts of a stream of numbered messages. */
 interface ReceivedStream {
   count: number
-  /** Messages that did not carry the number due. */
+  /** Messages with an unexpected number. */
   disordered: number
 }
 
-/** Messages between two waits for the socket. */
+/** Messages between two waits for the socket to drain. */
 const MESSAGES_PER_WAIT = 256
 
-/** One device, two streams at the same time: none of the messages is lost, all are in order, both ways. */
+/** One device with a stream in each direction: no message is lost, and all are in order. */
 export async function duplex ({ messages }: { messages: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const host = await Host.start(import.meta.url)
   const device = await StreamDevice.connect(host.url, 'duplex')
   const began = performance.now()
   const [sent] = await Promise.all([host.ask('stream', { to: 'duplex', messages }), device.stream(messages)])
-  // the answer to a last call comes behind everything else, in both directions
+  // Messages keep their order, so the answer to a last call marks the end of each stream.
   await host.ask('barrier', { to: 'duplex' })
   await device.barrier()
   const seconds = (performance.now() - began) / 1_000
@@ -62,7 +62,7 @@ class StreamDevice {
     return device
   }
 
-  /** As fast as the socket takes it. */
+  /** Sends as fast as the socket accepts. */
   async stream (messages: number): Promise<void> {
     for (let number = 0; number < messages; number++) {
       const frame = `{"jsonrpc":"2.0","method":"message","params":{"data":{"number":${number}}}}`
@@ -103,7 +103,7 @@ async function prepare (): Promise<HostedApp> {
     barrier: ({ to }: { to: string }) => app.devices.call(to, 'reached', {}, { timeout: 60_000 }),
     received: () => received,
     errors: () => errors,
-    /** Each send resolves when there is room for the next: that is all the pace there is. */
+    /** Each send resolves when there is room for the next; there is no other rate limit. */
     async stream ({ to, messages }: { to: string, messages: number }) {
       for (let number = 0; number < messages; number++) await app.devices.send(to, { number })
       return messages

@@ -14,7 +14,7 @@ interface Size extends Record<string, number> {
   seed: number
 }
 
-/** What must be known of a letter that was kept. */
+/** The expected state of a stored letter. */
 interface ExpectedLetter {
   letter: Letter
   order: number
@@ -32,10 +32,10 @@ const OPERATIONS = 60
 const DEVICES = ['d', 'd1', 'd~']
 const LIMITS = { letters: 10_000, bytes: 100_000_000 }
 const COLLAPSE_KEYS = ['k', '', '__proto__', 'ü☃']
-/** When the letters begin to expire, by the time that is given to each sweep. */
+/** The first expiry; sweeps get a simulated time that starts here. */
 const FIRST_EXPIRY_MS = 1_000_000
 
-/** Puts, settles, replaces, strikes and sweeps at random while writes fail, and compares the mailbox with what was answered; then opens it anew. */
+/** Random puts, settles, replacements, attempts and sweeps while writes fail. The mailbox must match its answers, before and after it is reopened. */
 export async function faults ({ runs, seed }: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const random = seededRandom(seed)
@@ -51,7 +51,7 @@ export async function faults ({ runs, seed }: Size): Promise<Outcome> {
   return { line, wrong: verdict.wrong }
 }
 
-/** Lets writes fail, as a disk does. */
+/** Makes writes fail at random. */
 class FaultyDisk {
   isFaulty = false
   writes = 0
@@ -67,10 +67,10 @@ class FaultyDisk {
   async #write (go: () => Promise<void>, db: ClassicLevel): Promise<void> {
     this.writes++
     const isFaulty = this.isFaulty && this.#random() < 0.4
-    if (!isFaulty || this.#random() < 0.5) await go() // a write that fails may have come to the disk
+    if (!isFaulty || this.#random() < 0.5) await go() // a write that failed may have reached the disk
     if (!isFaulty) return
     this.failed++
-    await db.close() // it takes nothing more before it is opened anew
+    await db.close() // LevelDB refuses writes after a failure until it is reopened
     throw new Error('IO error: No space left on device')
   }
 }
@@ -145,7 +145,7 @@ class FaultRun {
     for (const { deviceId, receipt } of await this.#mailbox.sweep(this.#now)) this.#expectEnding(deviceId, receipt.id, 'expired')
   }
 
-  /** What is answered to one may be known before what was answered to another. */
+  /** Answers of concurrent operations may arrive in another order than their effects, so the check is deferred. */
   #expectEnding (deviceId: string, letterId: string, status: Ending): void {
     setImmediate(() => {
       const known = this.#expected.get(`${deviceId} ${letterId}`)
@@ -174,7 +174,7 @@ class FaultRun {
     return { id: `l${++this.#put}`, body, collapse, expiresAt: FIRST_EXPIRY_MS + this.#pick(60_000) }
   }
 
-  /** True: the disk was to blame. */
+  /** True if the operation failed because of the disk. */
   async #isRefused (operation: Promise<unknown>): Promise<true | undefined> {
     try {
       await operation

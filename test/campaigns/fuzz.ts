@@ -5,8 +5,8 @@ import { isMessage } from '../contracts/codec.ts'
 import { seededRandom, command, Verdict, type Outcome } from './campaign.ts'
 
 /**
- * Frames that were tampered with, through every codec: each is read or refused, what is read can be written, and none holds
- * the process up.
+ * Mutated frames for every codec: `decode` returns messages or `invalid`, never throws and never blocks the process, and `encode` accepts
+ * what was decoded.
  */
 export async function fuzz ({ frames, seed, stall = 10 }: { frames: number, seed: number, stall?: number }): Promise<Outcome> {
   const next = seededRandom(seed)
@@ -44,14 +44,14 @@ export async function fuzz ({ frames, seed, stall = 10 }: { frames: number, seed
   }
 }
 
-/** What comes in without an id need not be a message that goes out. */
+/** A failure without an id need not be encodable. */
 function isUnaddressed (message: Message | Message[]): boolean {
   return !Array.isArray(message) && message.kind === 'failure' && message.id === null
 }
 
 const REPETITIONS = 10
 
-/** Milliseconds. The machine may have been busy with something else: what seems slow is looked at again, by the time that it takes this process. */
+/** Milliseconds to decode a frame. A slow result is measured again by CPU time, as the machine may have been busy. */
 function decodeMs (codec: Codec, frame: string | Uint8Array, enough: number): number {
   const start = performance.now()
   codec.decode(frame)
@@ -81,7 +81,7 @@ function mutate (good: Buffer[], below: (limit: number) => number): Buffer {
   return bytes
 }
 
-/** What the codec itself writes, and what is hard on it: the longest frame that comes in by default. */
+/** Frames that the codec encodes, and hard ones: the longest that is accepted by default, deeply nested. */
 function examplesOf (codec: Codec): Buffer[] {
   const params = { list: [1, { two: 2.5 }], text: 'ü€😀', none: null }
   const messages: Message[] = [

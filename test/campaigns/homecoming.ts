@@ -20,14 +20,14 @@ interface Delay {
 }
 
 const WIDTH = 256
-/** What the system lets wait at the door. */
+/** The accept backlog of the system. */
 const ACCEPT_BACKLOG = 511
 const TIMEOUT_MS = 5 * 60_000
 const NANOSECONDS_PER_MS = 1e6
 const RESOLUTION_MS = 1
 const TTL_MS = 86_400_000
 
-/** Devices with letters waiting come back all at once: every letter arrives once and in order, and the server goes on with everything else. */
+/** Devices with queued letters reconnect at the same time: every letter arrives once and in order, and the event loop stays responsive. */
 export async function homecoming ({ devices: count, letters }: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const path = await mkdtemp(join(tmpdir(), 'homecoming-'))

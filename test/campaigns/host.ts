@@ -4,10 +4,10 @@ import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import Fastify, { type FastifyInstance } from 'fastify'
 
-/** What a host answers to. */
+/** The commands of a host. */
 export type Commands = Record<string, (params: any) => unknown>
 
-/** What stands in the process of a host. */
+/** The application of a host, and its commands. */
 export interface HostedApp {
   app: FastifyInstance
   commands: Commands
@@ -20,28 +20,27 @@ export interface Exit {
   signal: string | null
 }
 
-/** A host at rest: what it holds, and what keeps its process alive. */
+/** An idle host: its heap, its listeners and its active resources. */
 export interface IdleState {
   heap: number
   listeners: number
-  /** How many of each kind there are, as `process.getActiveResourcesInfo()` names them: `Timeout` are the timers. */
+  /** Number of resources by kind, as `process.getActiveResourcesInfo()` names them; `Timeout` are the timers. */
   resources: Record<string, number>
 }
 
 type HostMessage = { url: string } | { fault: string } | { id: number, value?: unknown, error?: string }
 
-/** What a host is told to begin with. */
 interface StartMessage {
   settings: object
-  /** 0: a free one. */
+  /** 0 for a free port. */
   port: number
   address: string
 }
 
-/** A server in a process of its own, so that its heap, its timers and its end are its own. */
+/** A server in a process of its own, so that its heap, timers and exit can be observed. */
 export class Host {
   url = ''
-  /** What nobody caught in the process. */
+  /** Uncaught errors of the process. */
   readonly faults: string[] = []
   readonly ended: Promise<Exit>
   readonly #child: ChildProcess
@@ -54,14 +53,14 @@ export class Host {
     child.on('message', word => this.#receive(word as HostMessage))
   }
 
-  /** Runs a module, whose `command` has a `prepare`, as a host. */
+  /** Starts a host from a module that calls `command` with `prepare`. */
   static async start (module: string, settings: object = {}): Promise<Host> {
     const host = Host.load(module)
     await host.begin(settings)
     return host
   }
 
-  /** A process that has loaded a module and waits until it may begin; `under` is a program, with its arguments, that watches over it. */
+  /** A process that has loaded a module and waits for `begin`. `under` is a program, with arguments, that runs it, such as strace. */
   static load (module: string, under: string[] = []): Host {
     const [execPath, ...execArgv] = [...under, process.execPath, ...process.execArgv, '--expose-gc']
     return new Host(fork(fileURLToPath(module), ['serve'], { execPath: execPath!, execArgv }))
@@ -83,7 +82,7 @@ export class Host {
     })
   }
 
-  /** Ends the process the hard way, holds it still, or lets it go on. */
+  /** Kills, stops or continues the process. */
   signal (name: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT'): void {
     this.#child.kill(name)
   }
@@ -94,7 +93,7 @@ export class Host {
     return await this.ended
   }
 
-  /** Resolves once nothing of it is left. */
+  /** Kills the process; resolves once it has exited. */
   async kill (): Promise<Exit> {
     this.#child.kill('SIGKILL')
     return await this.ended
@@ -119,13 +118,13 @@ export class Host {
   }
 }
 
-/** An application whose error log goes where a campaign wants it. */
+/** An application that logs errors only, to the given list. */
 export function quietApp (errors: { push (error: string): unknown } = []): FastifyInstance {
   const stream = { write: (line: string) => { errors.push(JSON.parse(line).msg) } }
   return Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'error', stream } }) as FastifyInstance
 }
 
-/** The other side: what the forked process does. Nothing but the open server keeps it alive. */
+/** In the forked process: serves the application and its commands. Only the open server keeps the process alive. */
 export async function serve (prepare: HostSetup): Promise<void> {
   process.once('disconnect', () => process.exit(1))
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
@@ -142,7 +141,7 @@ export async function serve (prepare: HostSetup): Promise<void> {
   sendToParent({ url: `http://${address}:${(app.server.address() as AddressInfo).port}` })
 }
 
-/** Tells of it at once: the process may not live long. */
+/** Reports an error at once, since the process may end soon. */
 export function reportFault (what: string): void {
   sendToParent({ fault: what })
 }
@@ -160,7 +159,7 @@ function sendToParent (word: HostMessage): void {
 }
 
 async function idleState (app: FastifyInstance): Promise<IdleState> {
-  // twice, with a turn between: what waits for a finalizer goes with the second
+  // Twice, with a tick between: objects with a finalizer are freed by the second collection.
   globalThis.gc!()
   await new Promise(resolve => setImmediate(resolve))
   globalThis.gc!()
@@ -169,7 +168,7 @@ async function idleState (app: FastifyInstance): Promise<IdleState> {
   return { heap: process.memoryUsage().heapUsed, listeners, resources: countByName(process.getActiveResourcesInfo()) }
 }
 
-/** How often each name is there. */
+/** Counts equal names. */
 export function countByName (names: string[]): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const name of names.toSorted()) counts[name] = (counts[name] ?? 0) + 1

@@ -17,19 +17,19 @@ interface Size extends Record<string, number> {
   seed: number
 }
 
-/** What happened at one application. */
+/** What an application observed. */
 interface Observations {
   refusals: Counts
-  /** Requests that went past every refusal, by what they were. */
+  /** Requests that no check refused. */
   passed: string[]
-  /** What was done for somebody, and to the device that is connected. */
+  /** Effects of requests, and on the connected device. */
   done: Counts
 }
 
 const VICTIM = 'victim'
 const MAX_REFUSAL_MS = 5
 
-/** Requests and upgrades of a stranger that end at any moment, in any way: none of them is carried out. */
+/** Unauthorized requests and upgrades from another machine, whose connections end at any time and in any way: none is carried out. */
 export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
   const why = namespacesRefused()
   if (why) return { line: `intruder: skipped, it ${why}`, wrong: [] }
@@ -56,8 +56,8 @@ export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
   const addresses: Counts = await host.ask('addresses')
   verdict.same('requests from this machine', addresses.loopback ?? 0, 0)
   verdict.holds('some came from another machine', (addresses.other ?? 0) > 0)
-  verdict.holds('some had no address any more', (addresses.none ?? 0) > 0)
-  verdict.same('what nobody caught', host.faults, [])
+  verdict.holds('some had lost their address', (addresses.none ?? 0) > 0)
+  verdict.same('uncaught errors', host.faults, [])
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
 
   const refused = Object.entries(observations).map(([name, { refusals }]) => `${name} ${JSON.stringify(refusals)}`)
@@ -71,7 +71,7 @@ export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
 
 // The server.
 
-/** Timeouts that end what a stranger never finishes, as docs/security.md advises, only sooner. */
+/** The timeouts that docs/security.md recommends, but shorter. */
 const shortTimeouts = { requestTimeout: 1_500, keepAliveTimeout: 500 }
 const checks = { headersTimeout: 1_000, connectionsCheckingInterval: 100 }
 
@@ -80,7 +80,7 @@ const certificate = (name: string) => readFileSync(new URL(name, certificates))
 const takesTime = () => sleep(Math.random() * MAX_REFUSAL_MS)
 const isVictim = ({ token }: { token: string | undefined }) => token === VICTIM
 
-/** Each has one refusal under test, and nothing else would refuse what the stranger sends. */
+/** Each application has one refusal under test; no other check would refuse the requests. */
 const applications: Record<string, { options?: Options, server?: object, headers?: string[] }> = {
   'protected mode': {},
   'protected mode behind trusted proxies': { server: { trustProxy: true } },
@@ -101,7 +101,7 @@ const applications: Record<string, { options?: Options, server?: object, headers
   origins: { options: { guard: false, authenticate: false }, headers: ['Origin: https://stranger.example'] }
 }
 
-/** One application, and a device that is connected to it from this machine. */
+/** An application, and a device connected to it from this machine. */
 class ApplicationUnderTest {
   readonly #name: string
   readonly #app: FastifyInstance
@@ -114,7 +114,7 @@ class ApplicationUnderTest {
   constructor (name: string, addresses: Array<string | undefined>) {
     this.#name = name
     this.#app = Fastify({ ...shortTimeouts, http: checks, ...applications[name]!.server }) as unknown as FastifyInstance
-    // to ask for the address any sooner would keep it for whoever asks later
+    // Not read earlier: Node caches the address once it has been read.
     this.#app.addHook('onError', async ({ raw }) => { addresses.push(raw.socket.remoteAddress) })
     this.#app.addHook('preHandler', async ({ method, url }) => { if (!url.startsWith('/ws')) this.#passed.push(`${method} ${url}`) })
   }
@@ -133,7 +133,7 @@ class ApplicationUnderTest {
   get targets (): Target[] {
     const { headers = [] } = applications[this.#name]!
     const http: Target = { port: this.#port, kind: this.#isSecure ? 'https' : 'http', headers }
-    // there are no pages that speak lines
+    // browsers cannot open TCP connections, so there is no Origin to check
     return headers.length > 0 ? [http] : [http, { port: portOf(this.#entry.address), kind: 'lines', headers }]
   }
 

@@ -12,12 +12,12 @@ import { Lane, type LaneResult, type Gateway } from './lane.ts'
 import { freePort } from './port.ts'
 
 const LANES = 64
-/** Milliseconds that a gateway has left, most from the first message that it accepts, some from when it listens. */
+/** Lifetime of a gateway in milliseconds: mostly from its first accepted message, sometimes from when it listens. */
 const [MIN_LIFETIME_MS, MAX_LIFETIME_MS] = [20, 150]
 const EARLY_KILL_SHARE = 0.2
 const SEED = 20_260_101
 
-/** Kills the gateway again and again: what was acknowledged arrives all the same, in order, and the application is shown it once. */
+/** Kills the gateway repeatedly: every acknowledged message arrives in order, and the application receives it once. */
 export async function kill ({ kills, seed }: { kills: number, seed: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const random = seededRandom(seed)
@@ -55,7 +55,7 @@ export async function kill ({ kills, seed }: { kills: number, seed: number }): P
   }
 }
 
-/** One gateway after the other on one folder and one port. The next has loaded its modules before it is told to open them. */
+/** Successive gateways on one folder and one port. The next process loads its modules in advance. */
 class Gateways implements Gateway {
   readonly url: string
   readonly #path: string
@@ -78,7 +78,7 @@ class Gateways implements Gateway {
     return this.#listens.opened
   }
 
-  /** Resolves once the one that listens has accepted a message. */
+  /** Resolves once the listening gateway has accepted a message. */
   accepts (): Promise<void> {
     return this.#accepts.opened
   }
@@ -106,7 +106,7 @@ class Gateways implements Gateway {
   }
 }
 
-/** Resolves once all that was acknowledged has arrived, or no more comes. */
+/** Resolves once all acknowledged messages have arrived, or no more arrive. */
 async function arrival (lanes: Lane[]): Promise<void> {
   const arrived = () => lanes.reduce((sum, { arrived }) => sum + arrived, 0)
   const { acknowledged } = sumOf(lanes)
@@ -117,8 +117,8 @@ async function arrival (lanes: Lane[]): Promise<void> {
 }
 
 async function waiting (host: Host, lanes: Lane[]): Promise<number> {
-  const portraits = await Promise.all(lanes.map(({ deviceId }) => request(host, 'GET', `/devices/${deviceId}`)))
-  return portraits.reduce((sum, { body }) => sum + body.waiting, 0)
+  const details = await Promise.all(lanes.map(({ deviceId }) => request(host, 'GET', `/devices/${deviceId}`)))
+  return details.reduce((sum, { body }) => sum + body.waiting, 0)
 }
 
 function sumOf (lanes: Lane[]): LaneResult {
@@ -139,7 +139,7 @@ async function prepare ({ path }: { path: string }): Promise<HostedApp> {
   const mailbox = await diskMailbox({ path })
   await app.register(devices, { mailbox })
   const commands = {
-    /** What has become of these letters, and of how many of them. */
+    /** Number of letters by status. */
     async receipts (letters: Record<string, string[]>): Promise<Record<string, number>> {
       const statuses: string[] = []
       for (const [deviceId, ids] of Object.entries(letters)) {

@@ -4,21 +4,21 @@ import { connect, type Client, type ConnectOptions, type Received } from '../../
 import { request } from '../support.ts'
 import { seededRandom } from './campaign.ts'
 
-/** Where the lanes send to, whichever process that is. */
+/** The gateway that the lanes send to; its process changes over time. */
 export interface Gateway {
   readonly url: string
-  /** Resolves while there is one that listens. */
+  /** Resolves once a process listens. */
   listens (): Promise<void>
-  /** It has accepted a message. */
+  /** Called when a message was accepted. */
   accepted (): void
 }
 
-/** What came of what was sent. */
+/** The outcome of a lane. */
 export interface LaneResult {
   acknowledged: number
-  /** Requests that ended without an answer that says anything, and were made again. */
+  /** Requests with an unknown outcome, which were repeated. */
   retried: number
-  /** Copies on the wire that the application was not shown. */
+  /** Duplicates on the wire that the SDK dropped. */
   dropped: number
   lost: number
   neverAttempted: number
@@ -26,7 +26,7 @@ export interface LaneResult {
   twice: number
 }
 
-/** A message as the application saw it: its number, where it is as it was sent, and its id. */
+/** A message that the application received: its id, and its number if the content is intact. */
 interface Delivery {
   number: number | undefined
   id: string
@@ -39,12 +39,12 @@ const SLOW_SHARE = 0.1
 const [SMALL, LARGE, LONGEST_MOMENT] = [1_000, 15_000, 5]
 const deliveryPrefix = Buffer.from('{"jsonrpc":"2.0","id":"')
 
-/** One sender and its device: a message is sent once the one before it was acknowledged, so that their order is defined. */
+/** A sender and its device. Each message is sent after the acknowledgement of the one before, so that their order is defined. */
 export class Lane {
   readonly deviceId: string
   /** The ids under which the messages were acknowledged, in the order of their numbers. */
   readonly acknowledged: string[] = []
-  /** Answers that are neither an acknowledgement nor a reason to try again; they end the lane. */
+  /** Unexpected answers; each ends the lane. */
   readonly refusals: string[] = []
   readonly #number: number
   readonly #gateway: Gateway
@@ -73,12 +73,12 @@ export class Lane {
     this.#client = connect(`${gateway.url}/ws`, options).on('message', message => this.#receive(message))
   }
 
-  /** How many of its messages the application was shown. */
+  /** Number of messages that the application received. */
   get arrived (): number {
     return this.#arrivedNumbers.size
   }
 
-  /** Sends one after the other until told to finish; resolves once the last is acknowledged. */
+  /** Sends messages one after the other until `finish`; resolves once the last is acknowledged. */
   async send (): Promise<void> {
     while (!this.#isFinished) {
       const number = this.#attempted++
@@ -112,14 +112,14 @@ export class Lane {
     }
   }
 
-  /** Tries with the same key and body until the message is acknowledged; resolves with its id, or with nothing if it is refused. */
+  /** Retries with the same key and body until the message is acknowledged; resolves with its id, or undefined if it is refused. */
   async #sendUntilAcknowledged (content: unknown, key: string): Promise<string | undefined> {
     for (;;) {
       await this.#gateway.listens()
       try {
         const path = `/devices/${this.deviceId}/messages?ttl=${TTL_SECONDS}`
         const { status, body } = await request(this.#gateway, 'POST', path, content, { 'idempotency-key': key })
-        // the second: an earlier try came through, and its letter has arrived meanwhile
+        // 200: an earlier attempt succeeded, and the letter has been delivered since
         if (status === 202 || (status === 200 && body.status === 'delivered')) return body.id
         if (status < 500 && status !== 429) return void this.refusals.push(`${status} ${JSON.stringify(body)}`)
         if (status >= 500) this.#retried++
@@ -130,7 +130,7 @@ export class Lane {
     }
   }
 
-  /** Some keep the application for a moment, so that a kill meets those too that are not acknowledged yet. */
+  /** Some messages take a moment to process, so that kills also hit unacknowledged messages. */
   async #receive ({ id, data }: Received): Promise<void> {
     const number = this.#numberOf(data)
     this.#deliveries.push({ number, id })
@@ -149,7 +149,7 @@ function textOf (content: unknown): string {
   return content instanceof Uint8Array ? Buffer.from(content).toString('latin1') : JSON.stringify(content)
 }
 
-/** The content of a message, the same each time it is asked for: JSON or bytes, of other messages none like it. */
+/** The content of a message, JSON or bytes: reproducible, and unique to the message. */
 function contentOf (lane: number, number: number): unknown {
   const random = seededRandom(number * 1_000 + lane)
   const size = Math.floor(random() * (random() < LARGE_SHARE ? LARGE : SMALL))

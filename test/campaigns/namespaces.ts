@@ -3,21 +3,21 @@ import { existsSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { programAt } from '../programs.ts'
 
-/** What a confined module says: a line for whoever watches, or its result, which ends it. */
+/** A message of a confined module: a line of progress, or its result, after which it is killed. */
 type ConfinedMessage = { line: string } | { result: unknown }
 
 const PROGRAMS = { unshare: 'util-linux', ip: 'iproute2', nft: 'nftables' }
-/** Network, processes and mounts of its own; they are gone, all of them, as soon as the first process in them is. */
+/** Namespaces for network, processes and mounts. The kernel removes them when their first process ends. */
 const CONFINEMENT = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--mount-proc']
-/** Folders inside: a file system in memory, so that nothing of the machine is written to. */
+/** A tmpfs, so that nothing is written to the disk of this machine. */
 const SCRATCH = '/run'
 const BRIDGE = 'bridge'
 const SUBNET = '10.77.0'
-/** TCP doubles the time between two tries, so that after a cut of 10 s it may be silent for 10 s more. Kernels since 6.15 can be told not to. */
+/** TCP doubles the time between retransmissions, so after a cut of 10 s it may be silent for 10 s more. Kernels since 6.15 have a limit for this. */
 const RETRY_BOUND = '/proc/sys/net/ipv4/tcp_rto_max_ms'
 const RETRY_BOUND_MS = 1_000
 
-/** Why this machine cannot make network namespaces; undefined: it can. */
+/** Why this machine cannot create network namespaces; undefined if it can. */
 export function namespacesRefused (): string | undefined {
   const missing = Object.entries(PROGRAMS).filter(([program]) => !programAt(program))
   if (missing.length > 0) return `needs ${missing.map(([program]) => program).join(', ')} (Debian: apt-get install ${missing.map(([, name]) => name).join(' ')})`
@@ -27,8 +27,8 @@ export function namespacesRefused (): string | undefined {
 }
 
 /**
- * Runs a module in namespaces of its own, which it enters with `enterConfinement`; resolves with its result. Nothing of it is left
- * afterwards, no process, no interface and no file, however it or this process ends.
+ * Runs a module in namespaces of its own; the module calls `enterConfinement`. Resolves with its result. No process, interface or file
+ * remains afterwards, however the module or this process ends.
  */
 export async function confined<Result> (module: string, settings: object, watch: (line: string) => void): Promise<Result> {
   const [execPath, ...execArgv] = [...confinement(), process.execPath, ...process.execArgv]
@@ -53,7 +53,7 @@ export async function confined<Result> (module: string, settings: object, watch:
   }
 }
 
-/** The other side of `confined`: what the module does in there. Undefined: it was not started so. */
+/** In the module that `confined` runs: runs the function and sends its result. Does nothing elsewhere. */
 export async function enterConfinement<Settings> (run: (settings: Settings, tell: (line: string) => void) => Promise<unknown>): Promise<void> {
   if (process.argv[2] !== 'confined' || !process.send) return
   process.once('disconnect', () => process.exit(1))
@@ -62,10 +62,10 @@ export async function enterConfinement<Settings> (run: (settings: Settings, tell
   say({ result: await run(JSON.parse(process.argv[3]!), line => say({ line })) })
 }
 
-/** Hosts with a network namespace each, joined by one bridge; this process is one of them. Only in a confinement. */
+/** Network namespaces joined by a bridge; this process is in one of them. For confined modules only. */
 export class Network {
   readonly #addresses = new Map<string, string>()
-  /** For each host, what does not reach it: the source, and how much of it, in percent. */
+  /** For each host, the percentage of packets dropped, by source address. */
   readonly #dropped = new Map<string, Map<string, number>>()
 
   constructor (names: string[]) {
@@ -80,7 +80,7 @@ export class Network {
     }
   }
 
-  /** The words before a command that let it run on a host. */
+  /** The command prefix that runs a program on a host. */
   static on (name: string): string[] {
     return [programAt('ip')!, 'netns', 'exec', name]
   }
@@ -89,13 +89,13 @@ export class Network {
     return this.#addresses.get(name)!
   }
 
-  /** From now on so much of what the one host sends does not reach the other. */
+  /** Drops a percentage of the packets from one host to another. */
   drop (from: string, to: string, percent = 100): void {
     this.#dropped.get(to)!.set(this.address(from), percent)
     this.#filter(to)
   }
 
-  /** Everything arrives again. */
+  /** Removes all packet loss. */
   heal (): void {
     for (const [name, dropped] of this.#dropped) {
       if (dropped.size === 0) continue

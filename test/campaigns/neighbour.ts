@@ -3,21 +3,21 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { programAt } from '../programs.ts'
 
-/** Kept for measurements between networks (RFC 2544): it is nobody's. */
+/** Reserved for benchmarks (RFC 2544), so no network uses it. */
 const RANGE = '198.18'
 const SUBNETS = 16_384
 
-/** Two ends of a cable, and a process behind the other one. */
+/** A process behind the other end of a virtual cable. */
 export interface Neighbour {
   child: ChildProcess
-  /** Our address, as the other side sees it. */
+  /** The address of this side of the cable. */
   here: string
   there: string
 }
 
 /**
- * Runs a module in a network namespace of its own, joined to ours by a cable; it begins with `enterNamespace`. The namespace ends with the
- * process, and the cable with the namespace, however that comes about.
+ * Runs a module in a network namespace of its own, which a virtual cable joins to this one. The module begins with `enterNamespace`. The kernel
+ * removes the namespace and the cable when the process ends, however it ends.
  */
 export async function forkNeighbour (module: string): Promise<Neighbour> {
   const child = fork(fileURLToPath(module), ['neighbour'], { execPath: programAt('unshare')!, execArgv: ['--net', process.execPath, ...process.execArgv] })
@@ -33,7 +33,7 @@ export async function forkNeighbour (module: string): Promise<Neighbour> {
   return { child, here, there }
 }
 
-/** In the process of a neighbour: it has the address once this resolves. */
+/** In the process of a neighbour: resolves once its address is set. */
 export async function enterNamespace (): Promise<void> {
   process.once('disconnect', () => process.exit(1))
   process.send!('here')

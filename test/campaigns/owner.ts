@@ -14,7 +14,7 @@ const RIVALS = 8
 const REPLACED_CODE = 4509
 const SEED = 8
 const MAX_TURNS = 10
-/** How those that are replaced behave; the first of them are the ones that hold on to their connection. */
+/** The behavior of the first connections when they are replaced; the others answer at once. */
 const lateBehaviors: CloseBehavior[] = ['answers late', 'resets late', 'sends, then answers late']
 
 interface ContestCounts {
@@ -23,12 +23,12 @@ interface ContestCounts {
   late: number
 }
 
-/** One id, eight connections at once, round after round: one stays, and what the others do late changes nothing for it. */
+/** Eight concurrent connections with one id: exactly one survives, and late actions of the others do not affect it. */
 export async function owner ({ rounds, seed }: { rounds: number, seed: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const errors: string[] = []
   const app = quietApp(errors)
-  // nobody but the rivals themselves shall end an old connection
+  // a long timeout, so that only the rivals themselves end an old connection
   await app.register(devices, { closeTimeout: 60_000, backplane: withRandomDelays(seededRandom(seed)) })
   const events = { connected: 0, disconnected: 0, strayed: 0 }
   app.devices.on('connected', () => { events.connected++ })
@@ -84,14 +84,14 @@ async function contest (app: FastifyInstance, deviceId: string, random: () => nu
   await survivor.device.ended
 }
 
-/** The session that the server has is the survivor's, and it is the survivor that answers. */
+/** Verifies that the session of the server is that of the survivor, and that the survivor answers. */
 async function verifyOwner (app: FastifyInstance, deviceId: string, survivor: Rival, when: string, verdict: Verdict): Promise<void> {
   verdict.same(`generation of ${when}`, app.devices.get(deviceId)?.generation, survivor.generation)
   const answer = await app.devices.call(deviceId, 'who').catch((error: Error) => error.message)
   verdict.same(`who answers of ${when}`, answer, survivor.number)
 }
 
-/** Takes its time with both, telling the newer connection that it owns and the older one to let go: either may be first. */
+/** Delays ownership of the newer connection and `yield` of the older one at random, so that either may come first. */
 function withRandomDelays (random: () => number): Backplane {
   const backplane = localBackplane()
   const dawdle = async () => {
@@ -114,7 +114,7 @@ function withRandomDelays (random: () => number): Backplane {
   }
 }
 
-/** One of the connections that want to be the device. */
+/** One of the connections with the same id. */
 class Rival {
   readonly number: number
   readonly device: RawDevice
@@ -130,7 +130,7 @@ class Rival {
     void this.device.closed.then(notice => this.#onClose(notice))
   }
 
-  /** What it had put off. */
+  /** Does what it delayed. */
   actLate (): void {
     const { socket } = this.device
     if (this.behavior === 'resets late') return void socket.resetAndDestroy()

@@ -4,8 +4,8 @@ import { createServer } from 'node:net'
 const [LOWEST, HIGHEST] = [10_000, 30_000]
 
 /**
- * A free port that stays free while nobody listens on it: below those that the system gives to whoever asks for any. So nobody else
- * answers there meanwhile, and whoever calls does not reach himself.
+ * A free port below the ephemeral range, so that the system assigns it to no other socket while nothing listens on it. A client that connects
+ * meanwhile is refused, and cannot connect to itself.
  */
 export async function freePort (): Promise<number> {
   for (;;) {

@@ -7,15 +7,15 @@ interface ProxiedConnection {
   isBlackholed: boolean
 }
 
-/** Stands between a client and its server, a device and its gateway above all, and does to their connections what a network does. */
+/** A TCP proxy between clients and a server that simulates network faults. */
 export class Proxy {
-  /** Connections that come from now on are accepted, and nothing of them goes further. */
+  /** New connections are accepted, but not forwarded. */
   isDeaf = false
-  /** How many came meanwhile. */
+  /** Number of such connections. */
   swallowedCount = 0
-  /** Milliseconds that everything takes on its way, in either direction. */
+  /** Delay of all data, in either direction. */
   delayMs = 0
-  /** Sees what clients say, before it goes further. */
+  /** Called with the data of clients, before it is forwarded. */
   onClientData: ((said: string) => void) | undefined
   readonly #server: Server
   readonly #pairs = new Set<ProxiedConnection>()
@@ -35,7 +35,7 @@ export class Proxy {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
   }
 
-  /** Connections of which a side is still open. */
+  /** Number of connections with an open side. */
   get size (): number {
     return this.#pairs.size
   }
@@ -45,17 +45,17 @@ export class Proxy {
     for (const { client, gateway } of this.#pairs) for (const socket of [client, gateway]) socket.resetAndDestroy()
   }
 
-  /** Ends both sides in the middle of whatever they say. */
+  /** Sends FIN to both sides, possibly within a message. */
   finish (): void {
     for (const { client, gateway, isBlackholed } of this.#pairs) if (!isBlackholed) for (const socket of [client, gateway]) socket.end()
   }
 
-  /** Swallows what either side says from now on, and says nothing of it. */
+  /** Drops all further data of the open connections, without closing them. */
   blackhole (): void {
     for (const pair of this.#pairs) pair.isBlackholed = true
   }
 
-  /** What fell silent is given up, as a network does in the end. */
+  /** Resets the connections that are blackholed. */
   resetBlackholed (): void {
     for (const { client, gateway, isBlackholed } of this.#pairs) if (isBlackholed) for (const socket of [client, gateway]) socket.resetAndDestroy()
   }

@@ -7,7 +7,7 @@ export const opcodes = { continuation: 0, text: 1, binary: 2, close: 8, ping: 9,
 const MASKED = 0x80
 const FINAL = 0x80
 
-/** The upgrade request of a device, as it goes over the wire. */
+/** The upgrade request of a device. */
 export function upgradeRequest (deviceId: string, token = ''): string {
   return [
     `GET /ws?deviceId=${deviceId} HTTP/1.1`, 'Host: 127.0.0.1', 'Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13',
@@ -15,7 +15,7 @@ export function upgradeRequest (deviceId: string, token = ''): string {
   ].join('\r\n')
 }
 
-/** A frame as a device sends it. The mask is all zeros, which leaves the payload as it is. */
+/** A masked frame. The mask is all zeros, so the payload is unchanged. */
 export function frameOf (opcode: number, payload: string | Uint8Array = '', final = true): Buffer {
   const body = Buffer.from(payload as string)
   const long = body.length > 125
@@ -37,14 +37,14 @@ export interface CloseNotice {
   reason: string
 }
 
-/** A device made of a bare TCP connection: it answers no close frame, and reads only while it is told to. */
+/** A device over a bare TCP connection. It does not answer close frames by itself, and its socket can be paused. */
 export class RawDevice {
   readonly socket: Socket
   /** Resolves with the status of the answer to the upgrade. */
   readonly opened: Promise<number>
-  /** The close frame of the server; never without one. */
+  /** Resolves with the close frame of the server; without one, never. */
   readonly closed: Promise<CloseNotice>
-  /** The TCP connection is gone. */
+  /** Resolves once the TCP connection is closed. */
   readonly ended: Promise<unknown>
   onMessage: (message: any) => void = () => {}
   #opened!: (status: number) => void
@@ -80,7 +80,7 @@ export class RawDevice {
     this.socket.write(frameOf(opcodes.text, JSON.stringify(message)))
   }
 
-  /** The closing frame that the server waits for. */
+  /** Sends the close frame that the server waits for. */
   answerClose (code: number): void {
     this.socket.write(closeFrame(code))
   }
@@ -118,7 +118,7 @@ function headSize (frame: Buffer): number {
   return length === 127 ? 10 : length === 126 ? 4 : 2
 }
 
-/** Head and payload of the frame at the beginning; infinite while that cannot be known yet. */
+/** Size of the first frame, header included; `Infinity` while that is unknown. */
 function frameSize (bytes: Buffer): number {
   if (bytes.length < 2 || bytes.length < headSize(bytes)) return Infinity
   const length = bytes[1]! & 0x7f

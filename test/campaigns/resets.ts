@@ -6,7 +6,7 @@ import { seededRandom, command, lanes, settled, Verdict, type Outcome } from './
 import { Host, quietApp, countByName, type IdleState, type HostedApp } from './host.ts'
 import { closeFrame, frameOf, opcodes, RawDevice, upgradeRequest } from './raw.ts'
 
-/** Does something and leaves the connection where the reset shall meet it. */
+/** Brings a connection into the state in which it is reset. */
 type Moment = (device: RawDevice, deviceId: string, random: () => number) => unknown
 
 const WIDTH = 25
@@ -70,7 +70,7 @@ const moments: Record<string, Moment> = {
   }
 }
 
-/** TCP resets at every moment of a connection: the process goes on, and the others notice nothing. */
+/** TCP resets in every state of a connection: the process survives, and no other device is affected. */
 export async function resets ({ resets, seed }: { resets: number, seed: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const host = await Host.start(import.meta.url)
@@ -88,11 +88,11 @@ export async function resets ({ resets, seed }: { resets: number, seed: number }
     if (result) answered++
   })
 
-  verdict.same('answers to the device beside', answered, Math.ceil(resets / 20))
+  verdict.same('answers to the control device', answered, Math.ceil(resets / 20))
   const left = { sessions: 1, calls: 0, handlers: 0, connections: 1 }
   verdict.same('what the server holds', await settled(() => host.ask('held'), left), left)
   await control.close()
-  verdict.same('how the device beside left', await control.closed, { code: 1005, reason: '' })
+  verdict.same('close code of the control device', await control.closed, { code: 1005, reason: '' })
   const { listeners, resources } = before
   const quietly = await settled(async () => {
     const { heap, ...rest }: IdleState = await host.ask('rest')
@@ -100,11 +100,11 @@ export async function resets ({ resets, seed }: { resets: number, seed: number }
   }, { listeners, resources })
   verdict.same('listeners and resources', quietly, { listeners, resources })
   const { errors, admissions, goodbyes }: { errors: Record<string, number>, admissions: number, goodbyes: Record<string, number> } = await host.ask('report')
-  verdict.same('what nobody caught', host.faults, [])
+  verdict.same('uncaught errors', host.faults, [])
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
   return {
     line: `resets: ${resets} at ${kinds.length} kinds of moment (seed ${seed}); ${admissions - 1} had been admitted, goodbyes ${JSON.stringify(goodbyes)}; ` +
-      `${host.faults.length} uncaught; ${answered} of ${Math.ceil(resets / 20)} asked by the device beside were answered; error log ${JSON.stringify(errors)}`,
+      `${host.faults.length} uncaught; ${answered} of ${Math.ceil(resets / 20)} calls of the control device were answered; error log ${JSON.stringify(errors)}`,
     wrong: verdict.wrong
   }
 }
@@ -126,7 +126,7 @@ async function resetAt (url: string, deviceId: string, moment: Moment, random: (
 
 async function within (milliseconds: number, name: string, work: Promise<void>): Promise<void> {
   const late = new AbortController()
-  const timeout = sleep(milliseconds, undefined, { signal: late.signal }).then(() => { throw new Error(`"${name}" never came`) })
+  const timeout = sleep(milliseconds, undefined, { signal: late.signal }).then(() => { throw new Error(`"${name}" was never reached`) })
   timeout.catch(() => {})
   await Promise.race([work, timeout])
   late.abort()

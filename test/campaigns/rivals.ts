@@ -17,7 +17,7 @@ const RIVALS = 8
 const REPLACED_CODE = 4509
 const WIDTH = 32
 
-/** Over three nodes: eight connections with one id at once, of which one stays; then many devices, each called from another node than its own. */
+/** Three nodes: of eight concurrent connections with one id one survives; then devices are called from another node than their own. */
 export async function rivals ({ rounds, devices: count }: { rounds: number, devices: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const server = await NatsServer.start(programAt('nats-server')!)
@@ -56,7 +56,7 @@ async function start (name: string, { servers }: NatsServer): Promise<Node> {
   return Object.assign(app, { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
 }
 
-/** Resolves with how many were replaced. */
+/** Resolves with the number of replaced connections. */
 async function contest (nodes: Node[], deviceId: string, verdict: Verdict): Promise<number> {
   const codes: number[] = []
   const all = Array.from({ length: RIVALS }, (_, at) => {

@@ -9,7 +9,7 @@ import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
 import { Host, quietApp, type HostedApp } from './host.ts'
 import { RawDevice } from './raw.ts'
 
-/** How the session of a slow device ended, and how long after its output had come to a stop. */
+/** The close code of a slow device, and the milliseconds from the stall to its end. */
 interface SessionEnd {
   code: number
   after: number
@@ -24,17 +24,17 @@ const SLOW_CODE = 4008
 const WIDTH = 50
 const INTERVAL_MS = 20
 const MIN_ROUNDS = 50
-/** More than the system takes out of our hands once its own buffers are full, less than may wait here. */
+/** More than the kernel still accepts once its buffers are full, less than `maxBuffered`. */
 const STALLED_BYTES = 262_144
-/** More than all buffers on the way hold. */
+/** More than all buffers on the path hold. */
 const FLOOD_BYTES = 256 * 1_048_576
 const CHUNK = 'x'.repeat(16_384)
-/** Room for a busy machine; the limit itself is kept with a tick to spare. */
+/** Tolerance for a busy machine. */
 const TOLERANCE_MS = 1_000
-/** Time for those shown out to read how. */
+/** Time for disconnected devices to read the close frame. */
 const CLOSE_TIMEOUT_MS = 5_000
 
-/** Devices that stop reading are shown out in time, and cost the others no message. */
+/** Devices that stop reading are disconnected in time, and the others lose no message. */
 export async function slow ({ devices: count, stallTimeout }: { devices: number, stallTimeout: number }): Promise<Outcome> {
   const verdict = new Verdict()
   const host = await Host.start(import.meta.url, { stallTimeout })
@@ -55,7 +55,7 @@ export async function slow ({ devices: count, stallTimeout }: { devices: number,
   verdict.same('received beside the slow ones', received, count * withSlow.rounds)
   verdict.same('received without them', receivedAlone, received)
   verdict.same('sessions', await host.ask('sessions'), count)
-  verdict.same('readers that were shown out', readers.lost, 0)
+  verdict.same('readers that were disconnected', readers.lost, 0)
   readers.leave()
   verdict.same('sessions and connections in the end', await settled(() => host.ask('held'), [0, 0]), [0, 0])
   verdict.same('errors', [...host.faults, ...await host.ask('errors')], [])
@@ -67,7 +67,7 @@ export async function slow ({ devices: count, stallTimeout }: { devices: number,
   }
 }
 
-/** A device that reads nothing until it is shown out, and what it then finds. */
+/** Connects a device that reads nothing until it is disconnected; resolves with the close codes on both ends. */
 async function readNothing (host: Host, how: 'stall' | 'flood'): Promise<SessionEnd & { told: number }> {
   const device = await RawDevice.connect(host.url, how)
   device.socket.pause()
@@ -80,7 +80,7 @@ async function readNothing (host: Host, how: 'stall' | 'flood'): Promise<Session
   return { ...gone, told: code }
 }
 
-/** The devices that read what they get. */
+/** The devices that read. */
 class Readers {
   readonly #sockets: WebSocket[] = []
   #received = 0
@@ -95,7 +95,7 @@ class Readers {
     socket.on('close', () => { if (!this.#leaving) this.lost++ })
   }
 
-  /** What all of them have received, once that is what `rounds` of broadcasts bring. */
+  /** The number of messages received, once it is that of `rounds` broadcasts. */
   async received (rounds: number): Promise<number> {
     return await settled(async () => this.#received, rounds * this.#sockets.length)
   }
@@ -122,7 +122,7 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Hos
     held: async () => [app.devices.size, await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count)))],
     errors: () => errors,
     enough: () => { enough = true },
-    /** Sends until output stays here, then nothing more. */
+    /** Sends until output stays buffered in this process, then stops. */
     async stall ({ to, port }: { to: string, port: number }): Promise<SessionEnd> {
       const ended = sessionEnd(app, to, patience)
       const socket = sockets.get(port)!
@@ -134,7 +134,7 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Hos
       const { code } = await ended
       return { code, after: Math.round(performance.now() - since) }
     },
-    /** Sends, whatever waits, until it is shown out. */
+    /** Sends without waiting until the device is disconnected. */
     async flood ({ to }: { to: string }): Promise<SessionEnd> {
       const ended = sessionEnd(app, to, patience)
       const since = performance.now()
@@ -145,7 +145,7 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Hos
       const { code } = await ended
       return { code, after: Math.round(performance.now() - since) }
     },
-    /** To everyone, at a steady pace: as often as told, or until it is enough. */
+    /** Broadcasts at a fixed interval: `rounds` times, or until `enough`. */
     async broadcast ({ rounds }: { rounds?: number } = {}): Promise<BroadcastResult> {
       const since = performance.now()
       const goesOn = (done: number) => rounds === undefined ? done < MIN_ROUNDS || !enough : done < rounds
@@ -160,7 +160,7 @@ async function prepare ({ stallTimeout }: { stallTimeout: number }): Promise<Hos
   return { app, commands }
 }
 
-/** How the session of a device ends; code 0 if it does not. */
+/** The close code of a device; 0 after a timeout. */
 async function sessionEnd (app: FastifyInstance, deviceId: string, patience: number): Promise<Pick<Disconnect, 'code'>> {
   const left = new Promise<Disconnect>(resolve => {
     app.devices.on('disconnected', ({ id }, leave) => { if (id === deviceId) resolve(leave) })

@@ -5,7 +5,7 @@ import { seededRandom, lanes } from './campaign.ts'
 import { enterNamespace } from './neighbour.ts'
 import { closeFrame, frameOf, opcodes, upgradeRequest } from './raw.ts'
 
-/** A door to try, and what has to be sent along there so that only what is under test refuses. */
+/** A port to attack, and the headers with which only the refusal under test applies. */
 export interface Target {
   port: number
   kind: 'http' | 'https' | 'lines'
@@ -19,19 +19,19 @@ export interface AttackSettings {
   seed: number
 }
 
-/** How many ended how. */
+/** Number of connections by the way they ended. */
 export type Counts = Record<string, number>
 
-/** The module, for `forkNeighbour`. */
+/** This module, for `forkNeighbour`. */
 export const stranger = import.meta.url
 
 const WIDTH = 200
 const MAX_DELAY_MS = 8
-/** The share that is cut off in the middle, and of those that end in the turn of the event loop in which they were sent. */
+/** The share of requests that are truncated, and of connections that end in the tick in which the request was sent. */
 const [TRUNCATED_SHARE, IMMEDIATE_SHARE] = [0.15, 0.5]
 const VICTIM = 'victim'
 
-/** What a stranger would like to have done. */
+/** The requests of an attacker. */
 const httpRequests: Array<(headers: string[]) => string> = [
   headers => rest('POST', '/broadcast', headers, '{"from":"stranger"}'),
   headers => rest('POST', `/devices/${VICTIM}/calls/run`, headers, '{"from":"stranger"}'),
@@ -45,7 +45,7 @@ const httpRequests: Array<(headers: string[]) => string> = [
   headers => rest('POST', '/broadcast', [...headers, 'Connection: Upgrade, HTTP2-Settings', 'Upgrade: h2c', 'HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA'], '{"from":"stranger"}'),
   headers => upgrade(VICTIM, headers),
   headers => upgrade('absent', headers),
-  // what it would say once it is in
+  // with a message that it would send once admitted
   headers => upgrade(VICTIM, headers) + frameOf(opcodes.text, '{"jsonrpc":"2.0","id":1,"method":"publish","params":{"topic":"a"}}').toString('latin1') + closeFrame(1000).toString('latin1')
 ]
 
@@ -54,7 +54,7 @@ const lines = [
   '{"jsonrpc":"2.0","method":"connect","params":{"deviceId":"absent"}}\n{"jsonrpc":"2.0","id":2,"method":"publish","params":{"topic":"a"}}\n'
 ]
 
-/** Each leaves without having been let in. */
+/** How an attacker ends its connection. */
 const ends: Record<string, (socket: Socket) => void> = {
   close: socket => socket.destroy(),
   'half close': socket => socket.end(),
@@ -87,7 +87,7 @@ async function attack ({ host, targets, requests, seed }: AttackSettings): Promi
   return counts
 }
 
-/** Resolves when the connection is gone: the stranger has ended it, or the server. */
+/** Resolves once the connection is closed, by either side. */
 async function send ({ port, kind }: Target, host: string, sent: string, { end, wait }: { end: (socket: Socket) => void, wait: number | undefined }): Promise<void> {
   const socket = connect(port, host).setNoDelay()
   const gone = new Promise(resolve => socket.once('close', resolve))

@@ -1,7 +1,7 @@
 import { connect, type Client, type ConnectOptions, type Status } from '../../lib/client/index.ts'
 import { seededRandom } from './seeded-random.ts'
 
-// The device's half of the campaign "cuts". It runs unchanged in Node and in a page, so it may use nothing that one of them lacks.
+// The device of the campaign "cuts". It runs in Node and in a browser, so it uses only what both have.
 
 type SocketClass = NonNullable<ConnectOptions['WebSocket']>
 type Socket = InstanceType<SocketClass>
@@ -11,7 +11,7 @@ export interface TrafficOptions {
   seed: number
 }
 
-/** How calls ended: with their result, or for which reason. Every call is in it once. */
+/** Outcomes of calls: "ok" or a reason. Each call is counted once. */
 export interface Calls {
   made: number
   settled: number
@@ -20,15 +20,15 @@ export interface Calls {
 
 export interface TrafficReport {
   letters: number
-  /** What came where something else had to come. */
+  /** Unexpected messages. */
   wrong: string[]
   calls: Calls
   published: Calls
   notices: number
-  /** WebSockets made so far, and those of them that have not closed. */
+  /** WebSockets created so far, and those still open. */
   sockets: { made: number, open: number }
   connections: number
-  /** Messages of topics that came to the listener of a filter. */
+  /** Publications received, by filter. */
   heard: Record<string, number>
 }
 
@@ -37,7 +37,7 @@ const MAX_HANDLING_MS = 3
 const INTERVAL_MS = 6
 const NEVER = 'never'
 
-/** A device in the midst of two-way traffic. */
+/** A device with traffic in both directions. */
 export class Traffic {
   readonly #url: string
   readonly #random: () => number
@@ -76,7 +76,7 @@ export class Traffic {
     return this.#device.status
   }
 
-  /** Stops asking, and resolves once all that was asked is settled. */
+  /** Stops the traffic; resolves once all calls are settled. */
   async finish (): Promise<TrafficReport> {
     this.#running = false
     await this.#loops
@@ -84,7 +84,7 @@ export class Traffic {
     return this.tally()
   }
 
-  /** Makes calls that nobody answers; resolves with how each ended, once they have. */
+  /** Makes calls that are never answered; resolves with their outcomes once all have ended. */
   async pending (count: number): Promise<Record<string, number>> {
     const pending = calls()
     await Promise.all(Array.from({ length: count }, () => this.#settled(pending, this.#device.call(NEVER, undefined, { timeout: 60_000 }), () => false)))
@@ -152,7 +152,7 @@ export class Traffic {
   async #toggle (): Promise<void> {
     while (this.#running) {
       const leave = this.#device.subscribe('toggled/#', ({ data, topic }) => {
-        if (this.#leave !== leave) this.#wrong(`"${topic}" came to who had left`)
+        if (this.#leave !== leave) this.#wrong(`"${topic}" arrived after unsubscribing`)
         this.#heard('toggled/#', data.n, topic!)
       })
       this.#leave = leave

@@ -8,26 +8,26 @@ import { connect, type TestDevice } from '../support.ts'
 import { command, lanes, Verdict, type Outcome } from './campaign.ts'
 import { quietApp } from './host.ts'
 
-/** A worker has begun with what a device asked. */
+/** A worker has started a request of a device. */
 export interface WorkStart {
   worker: string
   deviceId: string
   number: number
 }
 
-/** A worker, wherever it runs. */
+/** A running worker, in this process or another. */
 export interface WorkerHandle {
-  /** Leaves as it should. */
+  /** Closes the worker gracefully. */
   close (): Promise<void>
-  /** Is gone without a word. */
+  /** Ends the worker abruptly. */
   kill (): Promise<void>
 }
 
-/** What joins the gateways to the workers: in this process, or over several. */
+/** Joins gateways and workers, in one process or several. */
 export interface Deployment {
   /** The backplane of a gateway. */
   openBackplane (): Promise<Backplane>
-  /** Starts a worker; resolves once the gateways know it. */
+  /** Starts a worker; resolves once the gateways have discovered it. */
   startWorker (name: string, begun: (run: WorkStart) => void): Promise<WorkerHandle>
 }
 
@@ -36,19 +36,18 @@ interface Size extends Record<string, number> {
   rounds: number
 }
 
-/** What became of what was asked: the result, the code of the error, or nothing at all. */
+/** The result, the error code, or undefined without an answer. */
 type Answer = { result: unknown } | { code: number } | undefined
 
 const GATEWAYS = 2
 const WIDTH = 20
 const WORK_MS = 20
 const DROPPED = -32_003
-/** After so long an answer does not come any more. */
 const ANSWER_TIMEOUT_MS = 30_000
-/** What a device asks at once, again and again. */
+/** The requests that a device sends at once in each round. */
 const ROUND = ['quick', 'message', 'slow', 'quick', 'message', 'slow']
 
-/** What a worker of this campaign does. */
+/** Registers the handlers of this campaign. */
 export function addHandlers (worker: Worker, name: string, begun: (run: WorkStart) => void): void {
   const begin = (deviceId: string, asked: unknown) => begun({ worker: name, deviceId, number: (asked as { number: number }).number })
   worker.handle('quick', (params, { device }) => {
@@ -63,7 +62,7 @@ export function addHandlers (worker: Worker, name: string, begun: (run: WorkStar
   worker.on('message', (data, device) => begin(device.id, data))
 }
 
-/** Gateways and workers in this process; who is killed is cut off. */
+/** Gateways and workers in this process. A killed worker is cut off from the backplane. */
 export function inProcess (): Deployment {
   const shared = localBackplane()
   return {
@@ -77,7 +76,7 @@ export function inProcess (): Deployment {
   }
 }
 
-/** Three workers; one is killed, one comes, one leaves: nothing is out of order, lost without an error, or done twice. */
+/** Three workers; one is killed, one is added, one closes: no request is out of order, lost without an error, or executed twice. */
 export async function workers ({ devices: count, rounds }: Size, { openBackplane, startWorker }: Deployment = inProcess()): Promise<Outcome> {
   const verdict = new Verdict()
   const errors: string[] = []
@@ -137,7 +136,7 @@ async function serve (backplane: Backplane, errors: string[]): Promise<FastifyIn
   return app
 }
 
-/** All devices, and what the workers have done for them. */
+/** All devices, and the requests that workers have started for them. */
 class DeviceFleet {
   readonly all: Caller[] = []
   runs = 0
@@ -176,14 +175,14 @@ class DeviceFleet {
     this.#onWorkStart(run)
   }
 
-  /** Every device asks; resolves with the last answer. */
+  /** Every device sends its requests; resolves with the last answer. */
   async ask (rounds: number): Promise<void> {
     await Promise.all(this.all.map(async caller => {
       for (let round = 0; round < rounds; round++) await caller.ask()
     }))
   }
 
-  /** Resolves when half of what is asked in so many rounds has begun, and a worker with something that takes a while. */
+  /** Resolves when half of the requests of the rounds have started, and the `busy` worker has started a slow one. */
   async halfway (rounds: number, busy: string): Promise<void> {
     const enough = this.runs + this.all.length * rounds * ROUND.length / 2
     await new Promise<void>(resolve => {
@@ -194,7 +193,7 @@ class DeviceFleet {
   }
 }
 
-/** A device that numbers what it asks. */
+/** A device that numbers its requests. */
 class Caller {
   readonly device: TestDevice
   readonly outcomes: Answer[] = []
@@ -221,18 +220,18 @@ class Caller {
     return this.outcomes.flatMap((outcome, number) => outcome ? [] : [number])
   }
 
-  /** The workers it has had, in the order of what it asked. */
+  /** The workers of this device, in the order of its requests. */
   get workers (): string[] {
     return [...this.#byWorker.keys()]
   }
 
-  /** With each worker the numbers grow, and none began with what came before the last that another had begun with. */
+  /** The numbers grow within each worker and from one worker to the next. */
   get isInOrder (): boolean {
     const numbers = [...this.#byWorker.values()].flat()
     return numbers.every((number, at) => at === 0 || number > numbers[at - 1]!)
   }
 
-  /** What was answered with a result, though no worker had begun with it, or another one. */
+  /** Requests that were answered although no worker, or another one, had started them. */
   get unfounded (): number[] {
     const by = new Map(this.begun.map(({ worker, number }) => [number, worker]))
     return this.outcomes.flatMap((outcome, number) => {
@@ -242,7 +241,7 @@ class Caller {
     })
   }
 
-  /** What each worker began with; over several processes nothing tells which of two workers was first but the numbers themselves. */
+  /** Numbers of the requests that each worker started. Across processes only the numbers show which worker was first. */
   get #byWorker (): Map<string, number[]> {
     const found = new Map<string, number[]>()
     for (const { worker, number } of this.begun) found.set(worker, [...found.get(worker) ?? [], number])
