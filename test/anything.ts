@@ -1,6 +1,6 @@
 import { Failure } from '../lib/protocol/errors.ts'
 
-/** What a function of an application may give in place of what it should, or throw. */
+/** Values that a function of an application may wrongly return or throw. */
 export const things: Record<string, () => unknown> = {
   undefined: () => undefined,
   null: () => null,
@@ -50,7 +50,7 @@ export const things: Record<string, () => unknown> = {
   }
 }
 
-/** How it comes. */
+/** The ways in which a function returns or throws such a value. */
 export const ways: Record<string, (thing: () => unknown) => unknown> = {
   throws: thing => { throw thing() },
   gives: thing => thing(),

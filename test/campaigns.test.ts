@@ -20,44 +20,44 @@ t.test('after churn, everything is back at zero', async t => {
   await passes(t, churn({ cycles: 1_500 }))
 })
 
-t.test('a TCP reset at any moment harms nobody else', async t => {
+t.test('a TCP reset at any moment affects no other device', async t => {
   await passes(t, resets({ resets: 500, seed: Date.now() }))
 })
 
-t.test('a stream each way arrives whole and in order', async t => {
+t.test('a stream in each direction arrives completely and in order', async t => {
   await passes(t, duplex({ messages: 10_000 }))
 })
 
-t.test('of eight connections with one id one stays, whatever the others do late', async t => {
+t.test('of eight connections with one id one survives, whatever the others do late', async t => {
   await passes(t, owner({ rounds: 60, seed: Date.now() }))
 })
 
-t.test('a device that stops reading is shown out and costs the others nothing', async t => {
+t.test('a device that stops reading is disconnected, and the others lose no message', async t => {
   await passes(t, slow({ devices: 100, stallTimeout: 500 }))
 })
 
-t.test('a closing application sends everyone off, mute devices or not', async t => {
+t.test('a closing application disconnects every device in time, also those that do not answer', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
 })
 
-t.test('no frame, however it was tampered with, throws or holds the process up', async t => {
+t.test('no mutated frame makes a codec throw or blocks the process', async t => {
   await passes(t, fuzz({ frames: 20_000, seed: Date.now() }))
 })
 
-t.test('thousands of letters a second expire, are forgotten, and leave no files behind', async t => {
+t.test('thousands of letters a second expire, and their receipts and files are deleted', async t => {
   await passes(t, backlog({ rate: 2_500, seconds: 4, over: 60_000, behind: 60_000, delay: 10_000 }))
 })
 
-withProgram(t, 'ip', 'no request of a stranger is carried out, however and whenever its connection ends', async t => {
+withProgram(t, 'ip', 'no unauthorized request is carried out, however and whenever its connection ends', async t => {
   const why = namespacesRefused()
   if (why) return t.plan(0, why)
   await passes(t, intruder({ requests: 1_000, seed: Date.now() }))
 })
 
-withProgram(t, 'nats-server', 'nodes that die, stand still, lose NATS and leave lose no letter and no device', async t => {
+withProgram(t, 'nats-server', 'nodes that die, pause, lose NATS or close lose no letter and no device', async t => {
   await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 3, leaves: 1, within: 20_000, slow: 20_000, refused: 2_000 }))
 })
 
-withProgram(t, 'nats-server', 'of eight connections with one id over three nodes one stays, the same for all', async t => {
+withProgram(t, 'nats-server', 'of eight connections with one id over three nodes one survives, and all nodes agree on it', async t => {
   await passes(t, rivals({ rounds: 20, devices: 60 }))
 })

@@ -6,7 +6,7 @@ import { withProgram } from './programs.ts'
 
 // The short form; the long one is a command: see "campaign:cuts" in package.json.
 
-t.test('whatever cuts the line of a client, nothing is lost, doubled or left over', async t => {
+t.test('whatever cuts the connection of a client, nothing is lost, duplicated or leaked', async t => {
   await passes(t, cutsInNode({ cuts: 20, seed: Date.now() }))
 })
 

@@ -8,7 +8,7 @@ export interface LogLine {
   words: string
 }
 
-/** A logger that keeps what it is told. */
+/** A logger that records its lines. */
 export function fakeLog (): FastifyBaseLogger & { lines: LogLine[] } {
   const lines: LogLine[] = []
   const at = (level: string) => (fields: unknown, words: string) => { lines.push({ level, fields, words }) }
@@ -17,7 +17,7 @@ export function fakeLog (): FastifyBaseLogger & { lines: LogLine[] } {
   return log as unknown as FastifyBaseLogger & { lines: LogLine[] }
 }
 
-/** Numbers from 0 to 1 that are the same in every run. */
+/** Reproducible random numbers from 0 to 1 (mulberry32). */
 export function random (seed: number): () => number {
   let state = seed
   return () => {
@@ -28,7 +28,7 @@ export function random (seed: number): () => number {
   }
 }
 
-/** A door in the way of whoever waits for it, until the test opens it. */
+/** A promise that the test resolves or rejects. */
 export interface Gate<T = void> {
   readonly opened: Promise<T>
   open (value: T): void
@@ -45,7 +45,7 @@ export function gate<T = void> (): Gate<T> {
   return { opened, open, fail }
 }
 
-/** Lets everything that is ready to run do so. */
+/** Waits until callbacks and promises that are ready have run. */
 export async function turn (): Promise<void> {
   for (let round = 0; round < 3; round++) await new Promise(resolve => setImmediate(resolve))
 }
@@ -56,12 +56,12 @@ export async function all<T> (items: AsyncIterable<T>): Promise<T[]> {
   return found
 }
 
-/** Waits until a condition holds, without a guess at how long that takes. */
+/** Polls until a condition holds. */
 export async function until (holds: () => boolean | Promise<boolean>): Promise<void> {
   while (!await holds()) await new Promise(resolve => setTimeout(resolve, 2))
 }
 
-/** The reason for which something failed; where that is no reason of ours, the error itself. */
+/** The reason of a `Failure`, or else the error itself. */
 export async function reasonOf (work: Promise<unknown> | (() => unknown)): Promise<unknown> {
   try {
     await (typeof work === 'function' ? work() : work)

@@ -46,7 +46,7 @@ async function openDevice (page: Page, id: string): Promise<void> {
   await page.getByLabel('Id of the new device').fill(id)
   await page.getByRole('button', { name: 'Open a device' }).click()
   await card(page, id).getByText('connected').waitFor()
-  await roster(page, id).waitFor() // or it would move the others away from under a click
+  await roster(page, id).waitFor() // otherwise it moves the other rows during a click
 }
 
 async function choose (page: Page, id: string): Promise<void> {
@@ -61,10 +61,10 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await live(page)
     return page
   }
-  // each page costs a second: tests that leave little behind share one
+  // a page takes a second to open, so tests with few side effects share one
   const page = await open(t)
 
-  await t.test('tells what to do while no device is here', async t => {
+  await t.test('explains what to do while no device is connected', async t => {
     await page.getByText('No device is connected yet').waitFor()
     t.match(await page.locator('#connect-line').textContent(), `npx wscat -c "${url.replace('http', 'ws')}/ws?deviceId=abc123"`)
     await page.getByRole('button', { name: 'Open one in this tab' }).click()
@@ -72,7 +72,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await page.getByText('No device is connected yet').waitFor({ state: 'hidden' })
   })
 
-  await t.test('refuses what is no JSON before it is sent, and writes the curl line for what is', async t => {
+  await t.test('refuses invalid JSON before it is sent, and writes the curl line of a request', async t => {
     await body(page).fill("{it's")
     await page.getByRole('button', { name: 'Send to all' }).click()
     await page.getByRole('alert').getByText('This is not JSON').waitFor()
@@ -81,7 +81,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.equal(await page.locator('#curl').textContent(), `curl -X POST '${url}/broadcast' -H 'content-type: text/plain' -d '{it'\\''s'`)
   })
 
-  await t.test('shows a device that comes, what is known of it, and that it leaves', async t => {
+  await t.test('shows a device that connects, its details, and that it disconnects', async t => {
     const page = await open(t)
     const device = await connect(url, 'outside')
     await roster(page, 'outside').and(page.locator('[data-state=on]')).waitFor()
@@ -101,7 +101,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.equal(await entries(page, 'connected').filter({ hasText: 'outside' }).count(), 2, 'it came and went')
   })
 
-  await t.test('opens devices in the tab: they are sent to, called and asked, and say something themselves', async t => {
+  await t.test('opens devices in the tab, which receive messages, answer calls, and send messages', async t => {
     const page = await open(t)
     await openDevice(page, 'here-1')
     await openDevice(page, 'here-2')
@@ -187,7 +187,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.equal(await card(page, 'other').locator('.received li').count(), 1)
   })
 
-  await t.test('shows as text whatever a device says, calls itself or answers', async t => {
+  await t.test('shows ids, messages and answers of devices as text', async t => {
     const attack = "<img src=x onerror=document.title='taken'>"
     const page = await open(t, { expected: /422/ })
     const device = await connect(url, '__proto__')
@@ -215,7 +215,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.equal(await page.locator('img').count(), 1, 'none but that of the heading')
   })
 
-  await t.test('draws some of hundreds of devices, says how many more there are, and finds each', async t => {
+  await t.test('shows some of hundreds of devices and the number of the others, and finds each', async t => {
     const page = await open(t)
     const devices = await Promise.all(Array.from({ length: 300 }, (_, n) => connect(url, `many-${n}`)))
     await page.locator('#roster').getByText('connected').filter({ hasText: /^[3-9]\d\d/ }).waitFor()
@@ -229,7 +229,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await Promise.all(devices.map(device => device.close()))
   })
 
-  await t.test('fits into every width, whatever is long', async t => {
+  await t.test('fits into every width, also with long texts', async t => {
     const id = 'x'.repeat(128)
     await openDevice(page, id)
     await card(page, id).getByLabel('Message to the server').fill('y'.repeat(500))
@@ -265,7 +265,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.strictSame(controls.filter(({ name }) => !name?.value).map(({ role, properties }) => ({ role: role?.value, properties })), [])
   })
 
-  await t.test('asks for the token where there is one, and the devices of the tab use it', async t => {
+  await t.test('asks for the token if the gateway has one, and the devices of the tab use it', async t => {
     const { url } = await gateway(t, { TOKEN: 'open-sesame' })
     t.equal((await request({ url }, 'GET', '/events')).status, 401)
     t.equal((await request({ url }, 'GET', '/events', undefined, { authorization: 'Bearer wrong' })).status, 403)
@@ -291,7 +291,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await door.waitFor()
   })
 
-  await t.test('notices that the gateway has gone, and comes back with it', async t => {
+  await t.test('shows that the gateway has stopped, and reconnects to the next', async t => {
     await page.context().close() // the shared one would complain
     const alone = await browser.open(t, url, { expected: /ERR_|WebSocket/ })
     await live(alone)
@@ -304,10 +304,10 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
   })
 })
 
-t.test('what the page is made of', async t => {
+t.test('the files of the page', async t => {
   const { url, stop } = await gateway(t)
 
-  await t.test('comes with its types, and nothing else of the disk does', async t => {
+  await t.test('are served with their types, and no other file is', async t => {
     const types: Record<string, string> = {
       '/': 'text/html; charset=utf-8',
       '/page/style.css': 'text/css; charset=utf-8',
@@ -329,7 +329,7 @@ t.test('what the page is made of', async t => {
     }
   })
 
-  await t.test('the feed is for this machine only, ends with the application, and tells the goodbyes before', async t => {
+  await t.test('the feed is for this machine only, and ends with the application, after the close codes of its devices', async t => {
     t.match(await request({ url }, 'GET', '/events', undefined, { 'x-forwarded-for': '203.0.113.9' }), { status: 403, body: { code: 'PROTECTED_MODE' } })
     t.match(await request({ url }, 'GET', '/events', undefined, { origin: 'https://elsewhere.example' }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
 

@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 import type { Outcome } from './campaigns/campaign.ts'
 
-/** A campaign found nothing wrong; its figures are in the output. */
+/** Asserts that a campaign found no violation, and prints its figures. */
 export async function passes (t: Test, campaign: Promise<Outcome>): Promise<void> {
   const { line, wrong } = await campaign
   t.comment(line)

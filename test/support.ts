@@ -24,14 +24,14 @@ export async function listen (t: Pick<Test, 'teardown'>, options: Options = {}, 
   return await open(t, app)
 }
 
-/** Lets an application listen on a free port. */
+/** Starts an application on a free port; closes it when the test ends. */
 export async function open (t: Pick<Test, 'teardown'>, app: FastifyInstance): Promise<FastifyInstance & { url: string }> {
   t.teardown(() => app.close())
   await app.listen({ port: 0, host: '127.0.0.1' })
   return Object.assign(app, { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
 }
 
-/** An application that listens, and the address that devices have and come to. */
+/** An application that listens, and the address that devices connect to. */
 export type Served = FastifyInstance & { url: string, address: string | undefined }
 
 export interface ConnectOptions extends ClientOptions {
@@ -59,10 +59,10 @@ export async function refusal (url: string, path: string, { protocols = [], ...o
   return { status: response.statusCode, body: text.startsWith('{') ? JSON.parse(text) : text }
 }
 
-/** A device that does only what a test tells it. */
+/** A device that is controlled by a test. */
 export class TestDevice {
   readonly socket: WebSocket
-  /** Everything it has seen, oldest first. */
+  /** All messages received, oldest first. */
   readonly seen: Seen[] = []
   /** The code and reason with which its connection ended. */
   readonly closed: Promise<{ code: number, reason: string }>
@@ -156,13 +156,13 @@ export class TestDevice {
 /** Connects a device over a stream of lines and resolves once it is welcomed. */
 export async function connectLines (socket: Socket, deviceId: string, token?: string): Promise<TestDevice> {
   const device = new TestDevice(new LineSocket(socket) as unknown as WebSocket)
-  device.handle('ping', () => ({})) // how a device on a line takes over from its older connection
+  device.handle('ping', () => ({})) // the answer that lets a device replace its older connection
   device.notify('connect', { deviceId, token })
   await device.next(({ method }) => method === 'welcome')
   return device
 }
 
-/** A message a line, driven like a WebSocket: the last line tells how it was closed. */
+/** A socket with a message per line and the interface of a WebSocket. A `close` notice carries the close code. */
 export class LineSocket extends EventEmitter {
   readonly raw: Socket
   #text = ''
@@ -189,7 +189,7 @@ export class LineSocket extends EventEmitter {
     this.raw.end()
   }
 
-  /** Where the kind of connection knows no reset, it closes without a word. */
+  /** Resets a TCP connection; TLS and Unix sockets have no reset, and are closed. */
   terminate (): void {
     if (this.raw.remoteAddress && !('encrypted' in this.raw)) this.raw.resetAndDestroy()
     else this.raw.destroy()

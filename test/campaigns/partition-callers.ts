@@ -15,17 +15,17 @@ interface CallerRequest {
   path: string
   body?: unknown
   key?: string
-  /** Seconds that the caller names. */
+  /** The timeout of the request, in seconds. */
   timeout?: number
 }
 
-/** What became of the letters of one device. */
+/** The state of the letters to one device. */
 interface LetterState {
   /** The number of the next letter. */
   next: number
-  /** Acknowledged to their sender: number and message id. */
+  /** Letters acknowledged to their sender: number and message id. */
   acknowledged: Map<number, string>
-  /** Sent, and not acknowledged yet; it is sent again. */
+  /** The letter that is sent until it is acknowledged. */
   pending: number | undefined
 }
 
@@ -34,9 +34,9 @@ type Kind = keyof typeof documented
 const LANES = 8
 const INTERVAL_MS = 60
 const TIMEOUT_S = 3
-/** What is allowed beyond the timeout, and what the way there and a busy machine may add to that. */
+/** The excess that is allowed beyond the timeout, and the tolerance for the network and a busy machine. */
 const [SLACK_MS, NOISE_MS] = [1_000, 250]
-/** The documented time of what names none: `callTimeout`. */
+/** The documented limit of requests without a timeout: `callTimeout`. */
 const DEFAULT_TIMEOUT_MS = 10_000
 const FETCH_TIMEOUT_MS = 40_000
 const RETRY_DELAY_MS = 100
@@ -58,15 +58,15 @@ const documented = {
   describe: ['200', '404 DEVICE_OFFLINE', ...elsewhere, '504 DEVICE_TIMEOUT', '502 DEVICE_DROPPED']
 }
 
-/** REST callers: they send to all devices over all nodes, and hold every answer against what is documented. */
+/** REST callers that send to all devices over all nodes, and check that every answer is documented. */
 export class Callers {
   readonly wrong: string[] = []
-  /** How often each kind of request had each outcome. */
+  /** Number of outcomes, by kind of request. */
   readonly outcomes: Record<string, Record<string, number>> = {}
-  /** Milliseconds of the slowest answer of each kind, from nodes that were alive all the time. */
+  /** Milliseconds of the slowest answer of each kind, from nodes that ran without interruption. */
   readonly slowest: Record<string, number> = {}
   readonly posts: Map<Device, LetterState>
-  /** What its caller was told to be done. */
+  /** Calls and messages that were acknowledged to their caller, with their device. */
   readonly done = new Map<string, Device>()
   readonly #site: Site
   readonly #devices: Device[]
@@ -86,7 +86,7 @@ export class Callers {
     this.#lanes = Promise.all(Array.from({ length: LANES }, (_, lane) => this.#lane(lane)))
   }
 
-  /** Resolves with what is wrong once every letter that was sent has been acknowledged, and nothing is asked any more. */
+  /** Stops the callers; resolves with the violations once every letter is acknowledged. */
   async stop (within: number): Promise<string[]> {
     this.#stopping = true
     await this.#lanes
@@ -115,7 +115,7 @@ export class Callers {
     return answer
   }
 
-  /** Lets a node send to all; resolves with its name and the content by which the message is known. */
+  /** Broadcasts from a random node; resolves with its name and the unique content of the message. */
   async broadcast (topic: boolean): Promise<{ node: string, once: string, answer: Answer }> {
     const [node, once] = [this.#node(), this.#name('broadcast')]
     return { node, once, answer: await this.ask({ kind: 'broadcast', node, path: topic ? `/broadcast?topic=${TOPIC}` : '/broadcast', body: { once } }) }
@@ -141,7 +141,7 @@ export class Callers {
     else await this.ask({ kind: 'describe', node: this.#node(), method: 'GET', path: `/devices/${device.id}` })
   }
 
-  /** The next letter, or the one before again, under the same key, if it was not acknowledged. */
+  /** Sends the next letter, or the last one again with the same key if it was not acknowledged. */
   async #letter (device: Device, confirm: boolean): Promise<void> {
     const post = this.posts.get(device)!
     const number = post.pending ??= post.next++

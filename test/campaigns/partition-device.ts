@@ -1,39 +1,39 @@
 import WebSocket from 'ws'
 import { connect, type Client, type ConnectOptions } from '../../lib/client/index.ts'
 
-/** Where a device finds the gateways. It picks any, also one that is down. */
+/** Picks a gateway at random, also one that is down. */
 export interface Gateways {
   pick (): { name: string, url: string }
 }
 
-/** A device that moves from gateway to gateway, whichever way it is programmed. */
+/** A device that moves from gateway to gateway, with or without the client of this project. */
 export interface Device {
   readonly id: string
   readonly seen: Sightings
-  /** The gateway it is connected to, as it believes. */
+  /** The gateway it is connected to, as far as it knows. */
   readonly at: string | undefined
-  /** How often it was told not to come back. It comes back all the same, so that the campaign can go on. */
+  /** Final close codes. The device reconnects all the same, so that the campaign can continue. */
   readonly stops: string[]
-  /** Leaves its connection for another: with a reset, or without a word. */
+  /** Replaces its connection: with a reset, or silently. */
   move (silently: boolean): void
   close (): void
 }
 
-/** What a message of the campaign holds: one member, by which it is known. */
+/** The content of a message of the campaign; its member identifies it. */
 export type Content = { letter: number } | { once: string }
 
 export const TOPIC = 'partition/all'
-/** Soon, so that what the judge waits for is the server and not the device. */
+/** Short, so that the judge waits for the server and not for the device. */
 const BACKOFF = { minDelay: 200, maxDelay: 1_500 }
 const HANDSHAKE_TIMEOUT_MS = 3_000
 const ABNORMAL_CODE = 1006
-/** Longer than a server takes to give up a connection that is silent. */
+/** Longer than a server takes to close a silent connection. */
 const FORGOTTEN_AFTER_MS = 45_000
 
-/** What the application on a device was shown. */
+/** What the application on a device received. */
 export class Sightings {
   readonly letters: number[] = []
-  /** How often each message, call and broadcast was carried out. */
+  /** Number of deliveries of each message, call and broadcast. */
   readonly times = new Map<string, number>()
 
   take (content: Content): void {
@@ -42,11 +42,11 @@ export class Sightings {
   }
 }
 
-/** A WebSocket that can be left without a word, as when a device changes its network: the server is not told. */
+/** A WebSocket that can be abandoned silently, as when a device changes its network and the server is not notified. */
 class Mobile extends WebSocket {
   #isLeft = false
 
-  /** The device believes it to be closed, and reads no more. */
+  /** Emits `close` to the device and stops reading, but leaves the connection open. */
   vanish (): void {
     if (this.readyState !== WebSocket.OPEN) return this.terminate()
     this.#isLeft = true
@@ -66,7 +66,7 @@ export class ClientDevice implements Device {
   readonly seen = new Sightings()
   readonly stops: string[] = []
   readonly #gateways: Gateways
-  /** Ids of the messages seen by a client that was told not to come back; the next one does not know them. */
+  /** Ids of the messages received by earlier clients that stopped; a new client does not know them. */
   readonly #before = new Set<string>()
   readonly #shown = new Set<string>()
   #client!: Client
@@ -125,13 +125,13 @@ export class ClientDevice implements Device {
   }
 }
 
-/** A device without the client: a bare WebSocket, and the least that the protocol asks of a device. */
+/** A device without the client: a bare WebSocket and the minimum that the protocol requires. */
 export class BareDevice implements Device {
   readonly id: string
   readonly seen = new Sightings()
   readonly stops: string[] = []
   readonly #gateways: Gateways
-  /** Ids of the letters seen: the second copy is acknowledged, and not shown. */
+  /** Ids of the letters received; duplicates are acknowledged and dropped. */
   readonly #shown = new Set<string>()
   #socket!: Mobile
   #gateway = ''

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { NODES, SERVERS, type Site } from './partition-site.ts'
 
-/** What is done to the site; `end` undoes it. */
+/** A fault in progress; `end` repairs it. */
 export interface Fault {
   what: string
   end: () => Promise<void>
@@ -14,18 +14,18 @@ const [MIN_LOSS_PERCENT, MAX_LOSS_PERCENT] = [10, 40]
 
 /** Every kind of fault, by its name. */
 export const kinds: Record<string, Begin> = {
-  /** A node loses NATS, whichever server it asks. */
+  /** A node loses all NATS servers. */
   'node-nats': async (site, random) => {
     const node = oneOf(NODES, random)
     return cut(site, `${node} cut from NATS`, both([node], SERVERS))
   },
-  /** A node loses the server beside it, and may turn to another. */
+  /** A node loses its own NATS server, and may use another. */
   'node-server': async (site, random) => {
     const node = oneOf(NODES, random)
     const server = SERVERS[NODES.indexOf(node)]!
     return cut(site, `${node} cut from ${server}`, both([node], [server]))
   },
-  /** A NATS server loses the others; each node keeps its own. */
+  /** A NATS server loses the other servers; each node keeps its own server. */
   split: async (site, random) => {
     const server = oneOf(SERVERS, random)
     return cut(site, `${server} cut from the other NATS servers`, both([server], others(server)))
@@ -49,7 +49,7 @@ export const kinds: Record<string, Begin> = {
   'pause-node': async (site, random) => {
     const node = oneOf(NODES, random)
     site.pauseNode(node)
-    return { what: `${node} held still`, end: async () => site.resumeNode(node) }
+    return { what: `${node} paused`, end: async () => site.resumeNode(node) }
   },
   'kill-nats': async (site, random) => {
     const name = oneOf(SERVERS, random)
@@ -59,15 +59,15 @@ export const kinds: Record<string, Begin> = {
   'pause-nats': async (site, random) => {
     const name = oneOf(SERVERS, random)
     await site.server(name).hold()
-    return { what: `${name} held still`, end: async () => site.server(name).release() }
+    return { what: `${name} paused`, end: async () => site.server(name).release() }
   },
-  /** All of NATS goes and comes again. */
+  /** All NATS servers stop and start. */
   outage: async (site, random) => {
     const signal = random() < 0.5 ? 'SIGTERM' : 'SIGKILL'
     await Promise.all(SERVERS.map(name => site.server(name).stop(signal)))
-    return { what: `NATS away after ${signal}`, end: async () => { await Promise.all(SERVERS.map(name => site.server(name).start())) } }
+    return { what: `NATS down after ${signal}`, end: async () => { await Promise.all(SERVERS.map(name => site.server(name).start())) } }
   },
-  /** Each node is closed and started again, one after the other. */
+  /** The nodes are closed and restarted, one after the other. */
   deploy: async site => {
     for (const node of NODES) {
       await site.stopNode(node)
@@ -77,7 +77,7 @@ export const kinds: Record<string, Begin> = {
   }
 }
 
-/** Brings a fault about, waits for up to `longest` milliseconds, and undoes it; resolves with what it was. */
+/** Causes a fault, waits for up to `longest` milliseconds, and repairs it; resolves with its description. */
 export async function inflict (kind: string, site: Site, longest: number, random: () => number): Promise<string> {
   const began = performance.now()
   const { what, end } = await kinds[kind]!(site, random)
@@ -86,7 +86,7 @@ export async function inflict (kind: string, site: Site, longest: number, random
   return `${kind}: ${what} for ${((performance.now() - began) / 1_000).toFixed(1)} s`
 }
 
-/** As many kinds as are wanted: each of them comes before one comes again. */
+/** A random sequence of kinds; every kind occurs before any repeats. */
 export function sequence (count: number, among: string[], random: () => number): string[] {
   const chosen: string[] = []
   while (chosen.length < count) {

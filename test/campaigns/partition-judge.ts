@@ -15,14 +15,14 @@ const EMPTY_TIMEOUT_MS = 15_000
 const MAX_NAMED = 4
 const STREAMS = ['KV_devices_devices', 'KV_devices_entries', 'devices_letters']
 
-/** Holds what the nodes say against what the devices know. */
+/** Compares what the nodes report with what the devices know. */
 export class Judge {
   readonly #site: Site
   readonly #devices: Device[]
   readonly #callers: Callers
-  /** Milliseconds for which it goes on looking where something is wrong, to say how long it was so. */
+  /** Milliseconds for which it keeps polling after a violation, to report how long it lasted. */
   readonly #patience: number
-  /** What has been told: each that devices saw wrong, and how much of the lists that only grow. */
+  /** Violations already reported, and the lengths already reported of the lists that only grow. */
   readonly #reported = new Set<string>()
   readonly #lengths = new Map<string, number>()
 
@@ -33,7 +33,7 @@ export class Judge {
     this.#callers = callers
   }
 
-  /** Resolves with what is wrong after a fault, and the milliseconds until the list was true. */
+  /** Resolves with the violations after a fault, and the milliseconds until all lists were correct. */
   async afterFault (): Promise<{ wrong: string[], took: number }> {
     const wrong = await this.news()
     const began = performance.now()
@@ -55,7 +55,7 @@ export class Judge {
     return { wrong, took }
   }
 
-  /** Resolves with what is wrong once the letters that were promised have had time to arrive. */
+  /** Resolves with the violations once acknowledged letters have had time to arrive. */
   async afterAll (): Promise<string[]> {
     for (const until = performance.now() + this.#patience; this.#undelivered().length > 0 && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
     const undelivered = await Promise.all(this.#undelivered().map(async ({ device, number, id }) => {
@@ -65,7 +65,7 @@ export class Judge {
     return [...some('letters acknowledged to their sender and never seen', undelivered), ...await this.news()]
   }
 
-  /** Once all devices have closed: resolves with what is left. */
+  /** Once all devices are closed: resolves with the state that remains. */
   async leftOver (): Promise<string[]> {
     const look = async () => {
       const { messages, consumers } = await this.#site.natsState()
@@ -81,7 +81,7 @@ export class Judge {
     return left
   }
 
-  /** What has been found wrong since the last time. */
+  /** Violations since the last call. */
   async news (): Promise<string[]> {
     const twice = this.#devices.flatMap(({ id, seen: { letters, times } }) => [
       ...letters.filter((number, at) => letters.indexOf(number) < at).map(number => `${id}/${number}`),
@@ -104,7 +104,7 @@ export class Judge {
     ]
   }
 
-  /** Servers that lag behind may fetch a stream anew, each at its time; when all do so at once, an erase of ours was the cause. */
+  /** A server that lags behind may fetch a stream anew. If all do so at the same time, an erase by this project was the cause. */
   #lostStreams (): string[] {
     return [...this.#site.resets()].flatMap(([stream, servers]) => {
       const [first = [], ...others] = [...servers.values()]
@@ -132,7 +132,7 @@ export class Judge {
     })
   }
 
-  /** What is not true in the lists of the nodes, and, once they are, in what each says of each device. */
+  /** Errors in the lists of the nodes; once there are none, errors in what each node reports of each device. */
   async #untrue (): Promise<string[]> {
     const away = this.#devices.filter(({ at }) => at === undefined).map(({ id }) => id)
     const found = [...some('devices that are away', away)]
@@ -156,7 +156,7 @@ export class Judge {
     ]
   }
 
-  /** Whom each node takes for the owner of each device: itself, where it has a connection of it. */
+  /** Errors in the owner that a node reports of each device. */
   async #untrueOwners (node: string): Promise<string[]> {
     const wrong: string[] = []
     await lanes(this.#devices.length, WIDTH, async number => {
@@ -167,7 +167,7 @@ export class Judge {
     return some(`${node} has as owner of`, wrong)
   }
 
-  /** All pages of one node's list. */
+  /** All pages of the list of a node. */
   async #list (node: string): Promise<Array<[id: string, node: string]> | undefined> {
     const all: Array<[string, string]> = []
     for (let cursor: string | undefined = ''; cursor !== undefined;) {
@@ -179,7 +179,7 @@ export class Judge {
     return all
   }
 
-  /** One message to all, as it arrives at each that is connected. */
+  /** Broadcasts a message; resolves with the devices that did not receive it exactly once. */
   async #broadcast (): Promise<string[]> {
     const here = this.#devices.filter(({ at }) => at !== undefined)
     const { node, once, answer } = await this.#callers.broadcast(false)
@@ -195,7 +195,7 @@ export class Judge {
   }
 }
 
-/** One line for many of a kind. */
+/** Summarizes violations of a kind in one line. */
 function some (what: string, all: string[]): string[] {
   if (all.length === 0) return []
   return [`${what}: ${all.length} (${all.slice(0, MAX_NAMED).join(', ')}${all.length > MAX_NAMED ? ', ...' : ''})`]

@@ -10,7 +10,7 @@ export interface NodeSettings {
   log: string
 }
 
-/** A gateway node as an application has it: logs on, pings as they are. Devices are told to come back sooner, so that the judge need not wait for them. */
+/** A gateway node with logs and the default pings. Its reconnect delays are shorter, so that the judge need not wait for devices. */
 async function prepare ({ name, servers, log }: NodeSettings): Promise<HostedApp> {
   const app = Fastify({ routerOptions: { maxParamLength: 128 }, logger: { level: 'info', file: log } }) as FastifyInstance
   const cluster = await nats({ servers, replicas: 3, noRandomize: true })

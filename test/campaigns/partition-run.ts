@@ -9,23 +9,23 @@ import { sequence, inflict } from './partition-faults.ts'
 import { Judge } from './partition-judge.ts'
 import { NODES, Site } from './partition-site.ts'
 
-/** A partition campaign in its confinement. */
+/** The settings of a partition campaign in its namespaces. */
 export interface RunSettings {
   devices: number
   seed: number
-  /** The kinds of faults, in their order; where there are fewer than `faults`, they are drawn from these. */
+  /** The kinds of faults to choose from. */
   kinds: string[]
   faults: number
-  /** Milliseconds that a fault lasts at most. */
+  /** Maximum milliseconds of a fault. */
   longest: number
-  /** Milliseconds for which the judge goes on looking where something is wrong. */
+  /** Milliseconds for which the judge keeps polling after a violation. */
   patience: number
   /** The folder of the logs. */
   logs: string
 }
 
 const DEVICES_PER_BARE_DEVICE = 10
-/** Of so many devices one moves each second. */
+/** One of this many devices moves each second. */
 const SECONDS_PER_MOVE = 15
 const SILENT_SHARE = 0.4
 const POLL_INTERVAL_MS = 100
@@ -81,7 +81,7 @@ function resetsOf (site: Site): string {
   return all.length === 0 ? 'NATS gave up no stream' : `NATS gave up ${all.join(', ')}`
 }
 
-/** Devices that leave one gateway for another, now and then. */
+/** Moves random devices from one gateway to another. */
 class Movement {
   moves = 0
   readonly #devices: Device[]
@@ -112,7 +112,7 @@ async function until (holds: () => boolean, within: number): Promise<void> {
   for (const late = performance.now() + within; !holds() && performance.now() < late;) await sleep(POLL_INTERVAL_MS)
 }
 
-/** Those that run beside this one. */
+/** Processes in the namespace, except this one. */
 function processes (): string[] {
   return readdirSync('/proc').filter(name => /^\d+$/.test(name) && Number(name) !== process.pid)
 }

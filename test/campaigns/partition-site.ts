@@ -10,7 +10,7 @@ import { Network } from './namespaces.ts'
 import { NatsServer } from './nats.ts'
 import type { NodeSettings } from './partition-node.ts'
 
-/** What NATS holds: how many messages in each stream, and how many consumers in all. */
+/** Number of messages in each stream of NATS, and of consumers in all. */
 export interface NatsState {
   messages: Record<string, number>
   consumers: number
@@ -20,9 +20,9 @@ export const SERVERS = ['s1', 's2', 's3']
 export const NODES = ['n1', 'n2', 'n3']
 const PORT = 3_000
 const [CLIENTS, ROUTES, MONITOR] = [4222, 6222, 8222]
-/** A server that lags behind may never catch up while much is erased (NATS 2.9); the other two do the work then. */
+/** A server that lags behind may never catch up while much is erased (NATS 2.9); the other two servers are then sufficient. */
 const HEALTHY_TIMEOUT_MS = 30_000
-/** `drainTimeout`, and what a busy machine may add. */
+/** `drainTimeout`, and tolerance for a busy machine. */
 const LEAVE_TIMEOUT_MS = 10_000
 const POLL_INTERVAL_MS = 200
 const WARN_LEVEL = 40
@@ -37,7 +37,7 @@ export class Site {
   readonly #servers = new Map<string, NatsServer>()
   readonly #nodes = new Map<string, Host>()
   readonly #faults: string[][] = []
-  /** When a node was held still, dead or leaving: from, and until. */
+  /** Intervals in which a node was paused, dead or leaving. */
   readonly #disturbed = new Map<string, Array<[from: number, to: number]>>(NODES.map(name => [name, []]))
 
   private constructor (logs: string) {
@@ -106,12 +106,12 @@ export class Site {
     return this.#disturbed.get(name)!.some(([begun, over]) => begun < to && over > from)
   }
 
-  /** Starts those again that have ended. */
+  /** Starts the nodes that are not running. */
   async restartNodes (): Promise<void> {
     for (const name of NODES) if (!this.#nodes.has(name)) await this.startNode(name)
   }
 
-  /** Waits until every NATS server says that it and its streams are well, but not for ever; resolves with how it went. */
+  /** Waits, with a timeout, until every NATS server and its streams are healthy; resolves with a description. */
   async healthy (): Promise<string> {
     const began = performance.now()
     const bad = await settled(async () => await this.#unhealthy(), [], HEALTHY_TIMEOUT_MS)
@@ -133,12 +133,12 @@ export class Site {
     }
   }
 
-  /** What nobody caught in a node. */
+  /** Uncaught errors of the nodes. */
   get faults (): string[] {
     return this.#faults.flat()
   }
 
-  /** How often each warning and error is in the logs of the nodes. */
+  /** Number of each warning and error in the logs of the nodes. */
   logged (): Record<string, number> {
     const counts: Record<string, number> = {}
     for (const line of NODES.flatMap(name => readFileSync(join(this.#logs, `${name}.log`), 'utf8').split('\n'))) {
@@ -151,7 +151,7 @@ export class Site {
     return counts
   }
 
-  /** When each NATS server gave up a stream and fetched it anew, in milliseconds since 1970, by stream and server. */
+  /** When each NATS server reset a stream and fetched it anew, in Unix milliseconds, by stream and server. */
   resets (): Map<string, Map<string, number[]>> {
     const times = new Map<string, Map<string, number[]>>()
     for (const name of SERVERS) {
@@ -208,7 +208,7 @@ export class Site {
   }
 }
 
-/** All servers, the one beside the node first. */
+/** All servers, that of the node first. */
 function serversOf (node: string): string[] {
   const own = NODES.indexOf(node)
   return SERVERS.map((_, at) => SERVERS[(own + at) % SERVERS.length]!)

@@ -8,19 +8,19 @@ interface Size extends Record<string, number | string> {
   devices: number
   faults: number
   seed: number
-  /** Milliseconds that a fault lasts at most. */
+  /** Maximum milliseconds of a fault. */
   longest: number
-  /** Milliseconds for which the judge goes on looking where something is wrong, to say how long it was so. */
+  /** Milliseconds for which the judge keeps polling after a violation, to report how long it lasted. */
   patience: number
-  /** Kinds of faults, with commas between; by default all. */
+  /** Kinds of faults, separated by commas; by default all. */
   only: string
-  /** A folder for the logs of the nodes and of NATS; without it they go with the confinement. */
+  /** A folder for the logs of the nodes and of NATS; without it they are lost with the namespaces. */
   logs: string
 }
 
 /**
- * Three nodes and three NATS servers in network namespaces lose each other, die and stand still, while devices move and letters flow:
- * what devices receive, what callers are told and what the nodes list stays true.
+ * Three nodes and three NATS servers in network namespaces are partitioned, killed and paused while devices move and letters flow.
+ * Devices receive what was sent, answers are as documented, and the lists of the nodes become correct after each fault.
  */
 export async function partition ({ only, logs, ...size }: Size, watch: (line: string) => void = console.log): Promise<Outcome> {
   const refused = namespacesRefused()
