@@ -314,7 +314,7 @@ t.test('the files of the page', async t => {
       '/page/page.js': 'text/javascript; charset=utf-8',
       '/page/icon.svg': 'image/svg+xml',
       '/sdk/client/index.js': 'text/javascript; charset=utf-8',
-      '/sdk/peer.js': 'text/javascript; charset=utf-8'
+      '/sdk/protocol/peer.js': 'text/javascript; charset=utf-8'
     }
     for (const [path, type] of Object.entries(types)) {
       const { status, headers } = await request({ url }, 'GET', path)
@@ -324,7 +324,7 @@ t.test('the files of the page', async t => {
       t.match(headers.get('content-security-policy'), "default-src 'none'", path)
       t.equal((await request({ url }, 'GET', path, undefined, { 'if-none-match': headers.get('etag')! })).status, 304, path)
     }
-    for (const path of ['/page/', '/page/..%2fgateway.ts', '/page/../../package.json', '/page/%2e%2e/%2e%2e/package.json', '/sdk/index.js', '/sdk/mailboxes/disk.js', '/sdk/client/index.js.map']) {
+    for (const path of ['/page/', '/page/..%2fgateway.ts', '/page/../../package.json', '/page/%2e%2e/%2e%2e/package.json', '/sdk/index.js', '/sdk/storage/disk/index.js', '/sdk/client/index.js.map']) {
       t.equal((await request({ url }, 'GET', path)).status, 404, path)
     }
   })

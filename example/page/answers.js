@@ -5,9 +5,9 @@ import { time } from './time.js'
 const MOST = 30
 const MOST_SHOWN = 4_000
 
-/** What was sent, the newest first: its answer, and what becomes of its letter. */
+/** Requests, newest first, with their answers and the status of their letters. */
 export class Answers {
-  /** Those whose letters wait: by id, `{ to, show }`. */
+  /** Queued letters by id: `{ to, show }`. */
   #queued = new Map()
 
   async send ({ to, what, path, body, type }) {
@@ -25,7 +25,7 @@ export class Answers {
     await this.#check(answer.id)
   }
 
-  /** A letter is done with. */
+  /** Shows the end of a letter. */
   became ({ kind, id }) {
     const queued = this.#queued.get(id)
     if (!queued) return
@@ -36,7 +36,7 @@ export class Answers {
     this.#say(to, kind)
   }
 
-  /** For what happened while nobody listened. */
+  /** Fetches the receipts of letters that may have ended while the feed was down. */
   check () {
     for (const id of this.#queued.keys()) void this.#check(id)
   }
@@ -63,20 +63,20 @@ export class Answers {
   }
 }
 
-/** Whom, and which method. */
+/** The recipient and the method. */
 function about (to, what) {
   if (to === undefined) return ['to everyone who listens']
   const id = el('span', { class: 'id' }, to)
   return what === undefined ? ['to ', id] : [el('span', { class: 'id' }, what), ' of ', id]
 }
 
-/** On one line where it fits. */
+/** The body on one line, if it fits. */
 function pretty (answer) {
   const line = readable(answer)
   return line.length > 60 && typeof answer === 'object' && !(answer instanceof Uint8Array) ? JSON.stringify(answer, null, 2) : line
 }
 
-/** What the gateway said of why, and what the device did. */
+/** The reason given by the gateway, and the error of the device. */
 function explained ({ message, device }) {
   return device === undefined ? message : `${message}: ${pretty(device)}`
 }

@@ -1,7 +1,7 @@
 import { $, tell } from './element.js'
 import { gateway } from './gateway.js'
 
-/** What is written is a request: to one device or to everyone, a message or a call. */
+/** The form for requests: a message or a call, to one device or to all. */
 export class Composer {
   #form = $('composer')
   #to
@@ -25,7 +25,7 @@ export class Composer {
     })
   }
 
-  /** Undefined is everyone. */
+  /** The recipient; undefined for all devices. */
   choose (to) {
     this.#to = to
     $('kinds').hidden = to === undefined
@@ -94,7 +94,7 @@ function curl ({ path, body, type }) {
   return ['curl -X POST', quoted(new URL(path, document.baseURI).href), token, content].filter(Boolean).join(' ')
 }
 
-/** One word of a shell. */
+/** Quotes a word for a shell. */
 function quoted (text) {
   return `'${text.replaceAll("'", "'\\''")}'`
 }

@@ -12,7 +12,7 @@ export function el (tag, attributes = {}, ...children) {
   return element
 }
 
-/** Lets a parent have these children and no others. Those that stay are not moved, and so keep the focus. */
+/** Sets the children of a parent. Children that remain are not moved, so they keep the focus. */
 export function arrange (parent, children) {
   const wanted = new Set(children)
   for (const child of Array.from(parent.children)) if (!wanted.has(child)) child.remove()
@@ -23,13 +23,13 @@ export function arrange (parent, children) {
   }
 }
 
-/** Shows a text, or hides its place where there is none. */
+/** Shows a text, or hides the element if there is none. */
 export function tell (element, text = '') {
   element.textContent = text
   element.hidden = text === ''
 }
 
-/** A function that draws soon, once for all that asked meanwhile. */
+/** Returns a function that draws in the next frame, once for several calls. */
 export function drawing (draw, pause = 100) {
   let asked = false
   return () => {
@@ -42,7 +42,7 @@ export function drawing (draw, pause = 100) {
   }
 }
 
-/** Data as a person reads it. */
+/** Data as readable text. */
 export function readable (data) {
   if (data instanceof Uint8Array) return `${data.length} bytes`
   return typeof data === 'string' ? data : JSON.stringify(data)

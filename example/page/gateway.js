@@ -1,10 +1,10 @@
 import { $ } from './element.js'
 
 const KEPT = 'fastify-devices token'
-/** Milliseconds without a sign of life of the feed, more than two of its beats. */
+/** The feed is considered dead after this silence; more than two keep-alive intervals. */
 const SILENCE = 40_000
 
-/** The server of this page, as REST and the feed show it. Where it wants a token, whoever asked waits until there is one. */
+/** The gateway, over REST and the feed. Requests wait for a token if the gateway requires one. */
 class Gateway {
   #asking
 
@@ -16,7 +16,7 @@ class Gateway {
     sessionStorage.removeItem(KEPT)
   }
 
-  /** Resolves whatever the answer is; status 0: there was none. */
+  /** Never rejects; status 0 without an answer. */
   async request (method, path, { body, type } = {}) {
     const started = performance.now()
     try {
@@ -28,7 +28,7 @@ class Gateway {
     }
   }
 
-  /** What happens from now on, and that it has begun. Ends when the line does. */
+  /** The events of the feed, after one that it has opened. Ends with the connection. */
   async * events (opened) {
     const silence = new AbortController()
     let timer
@@ -65,7 +65,7 @@ class Gateway {
     }
   }
 
-  /** However many want a token, it is asked for once. */
+  /** Asks for the token, once for several requests. */
   async #ask (wasWrong) {
     this.#asking ??= new Promise(resolve => {
       const [door, input] = [$('door'), $('token')]
@@ -74,7 +74,7 @@ class Gateway {
       door.oncancel = event => event.preventDefault()
       door.onclose = () => {
         this.#asking = undefined
-        // what no header can hold cannot be the token
+        // a token that a header cannot hold is wrong
         sessionStorage.setItem(KEPT, input.value.trim().replace(/[^\x21-\x7e]/g, '?'))
         resolve()
       }

@@ -1,12 +1,12 @@
 import { $, drawing, el } from './element.js'
-import { meaningOf } from './portrait.js'
+import { meaningOf } from './device-details.js'
 import { time } from './time.js'
 
 const MOST = 200
 
-/** What happened, the newest first. */
+/** The log of events, newest first. */
 export class Log {
-  /** What is not drawn yet, oldest first. */
+  /** Entries that are not drawn yet, oldest first. */
   #news = []
   #only
 

@@ -3,8 +3,8 @@ import { Composer } from './composer.js'
 import { $, tell } from './element.js'
 import { gateway } from './gateway.js'
 import { Log } from './log.js'
-import { Portrait } from './portrait.js'
-import { Roster } from './roster.js'
+import { DeviceDetails } from './device-details.js'
+import { DeviceList } from './device-list.js'
 import { TabDevice } from './tab-device.js'
 
 const FIRST_WAIT = 500
@@ -12,13 +12,13 @@ const LONGEST_WAIT = 10_000
 
 const answers = new Answers()
 const log = new Log()
-const portrait = new Portrait(openHere)
+const details = new DeviceDetails(openHere)
 const composer = new Composer(async request => {
   await answers.send(request)
-  portrait.look()
+  details.look()
 })
-const roster = new Roster(id => {
-  portrait.choose(id)
+const roster = new DeviceList(id => {
+  details.choose(id)
   composer.choose(id)
   log.choose(id)
 })
@@ -62,7 +62,7 @@ function hear (event) {
   if (event.kind === 'connected') roster.arrived(event)
   else if (event.kind === 'disconnected') roster.left(event)
   else if (event.kind !== 'message') answers.became(event)
-  if (event.deviceId === portrait.id) portrait.look()
+  if (event.deviceId === details.id) details.look()
 }
 
 function live (state, text) {
@@ -70,7 +70,7 @@ function live (state, text) {
   $('live').textContent = text
 }
 
-/** Follows the feed for as long as the page is open. What the feed told before the list came is told again after it. */
+/** Follows the feed while the page is open. Events that arrived before the list are applied again after it. */
 async function follow () {
   for (let tries = 0; ; tries++) {
     let early = []
@@ -80,7 +80,7 @@ async function follow () {
       early = undefined
       tries = 0
       answers.check()
-      portrait.look()
+      details.look()
       live('on', 'Live')
       $('forget').hidden = gateway.token === undefined
       $('connect-line').textContent = `npx wscat -c "${new URL('ws?deviceId=abc123', document.baseURI).href.replace('http', 'ws')}"${gateway.token ? ' -H "authorization: Bearer $TOKEN"' : ''}`

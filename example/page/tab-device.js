@@ -1,5 +1,5 @@
 import { connect } from '../sdk/client/index.js'
-import { Failure } from '../sdk/errors.js'
+import { Failure } from '../sdk/protocol/errors.js'
 import { $, el, readable, tell } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
@@ -8,7 +8,7 @@ const MOST_RECEIVED = 30
 const MOST_QUESTIONS = 5
 const MOST_SHOWN = 1_000
 
-/** A device that lives in this page, made with the SDK, and the card that shows it. */
+/** A device in this page, made with the SDK, and its card. */
 export class TabDevice {
   #card
   #device
@@ -42,7 +42,7 @@ export class TabDevice {
     return this.#card.querySelector(selector)
   }
 
-  /** What is typed into a form of the card is done, and then gone. */
+  /** Submits a form of the card, then clears it. */
   #on (name, field, act) {
     this.#part(`[data-do=${name}]`).addEventListener('submit', async event => {
       event.preventDefault()
@@ -77,12 +77,12 @@ export class TabDevice {
     while (list.childElementCount > MOST_RECEIVED) list.lastElementChild.remove()
   }
 
-  /** The topic is the device's for good once the server has agreed. */
+  /** Keeps the topic once the server has accepted the subscription. */
   async #subscribe (filter) {
     const chips = this.#part('.chips')
     if ([...chips.children].some(({ dataset }) => dataset.filter === filter)) return
     await this.#device.call('subscribe', { topics: [filter] })
-    // what comes over it is shown with all else that comes
+    // its publications are shown with the other messages
     const end = this.#device.subscribe(filter, () => {})
     const chip = el('li', { 'data-filter': filter }, el('code', {}, filter), el('button', {
       type: 'button',
@@ -95,7 +95,7 @@ export class TabDevice {
     chips.append(chip)
   }
 
-  /** Resolves with what the person at this page says. */
+  /** Resolves with the answer that the user of the page gives. */
   #ask (params, signal) {
     const place = this.#part('.questions')
     if (place.childElementCount >= MOST_QUESTIONS) throw new Failure('busy')
@@ -112,7 +112,7 @@ export class TabDevice {
   }
 }
 
-/** JSON, where it is. */
+/** The parsed JSON, or else the text. */
 function parsed (text) {
   try {
     return JSON.parse(text)

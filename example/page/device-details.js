@@ -1,19 +1,19 @@
-import { goodbyes } from '../sdk/errors.js'
+import { closeCodes } from '../sdk/protocol/errors.js'
 import { $, arrange, drawing, el, tell } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
-const MOST_LETTERS = 20
-/** Milliseconds after which the chosen device is looked at again, for what no event tells. */
-const LOOK_AGAIN = 5_000
+const MAX_LETTERS = 20
+/** Details without events of their own are refreshed at this interval. */
+const REFRESH_INTERVAL_MS = 5_000
 
-/** What a code of a goodbye means. */
+/** The meaning of a close code. */
 export function meaningOf (code) {
-  return Object.values(goodbyes).find(goodbye => goodbye.code === code)?.message ?? ''
+  return Object.values(closeCodes).find(entry => entry.code === code)?.message ?? ''
 }
 
-/** All that is known of the device that was chosen, and the letters that wait for it. */
-export class Portrait {
+/** The details of the chosen device, and its queued letters. */
+export class DeviceDetails {
   #id
   #openHere
 
@@ -21,7 +21,7 @@ export class Portrait {
     this.#openHere = openHere
     $('open-here').addEventListener('click', () => this.#openHere(this.#id))
     $('disconnect').addEventListener('click', () => gateway.request('DELETE', this.#path))
-    setInterval(() => { if (!document.hidden) this.look() }, LOOK_AGAIN)
+    setInterval(() => { if (!document.hidden) this.look() }, REFRESH_INTERVAL_MS)
   }
 
   get id () {
@@ -42,27 +42,27 @@ export class Portrait {
     this.look()
   }
 
-  /** Soon, once for all events that ask for it. */
+  /** Refreshes soon, once for several events. */
   look = drawing(() => this.#look())
 
   async #look () {
     const id = this.#id
     if (id === undefined) return
     const { ok, status, body } = await gateway.request('GET', this.#path)
-    const letters = ok && body.waiting > 0 ? await gateway.request('GET', `${this.#path}/messages?limit=${MOST_LETTERS}`) : undefined
+    const letters = ok && body.waiting > 0 ? await gateway.request('GET', `${this.#path}/messages?limit=${MAX_LETTERS}`) : undefined
     if (id !== this.#id) return
-    const portrait = ok ? body : { connected: false }
-    $('presence').textContent = portrait.connected ? 'connected' : 'away'
-    $('presence').dataset.state = portrait.connected ? 'on' : 'off'
-    $('open-here').hidden = portrait.connected
-    $('disconnect').hidden = !portrait.connected
+    const details = ok ? body : { connected: false }
+    $('presence').textContent = details.connected ? 'connected' : 'away'
+    $('presence').dataset.state = details.connected ? 'on' : 'off'
+    $('open-here').hidden = details.connected
+    $('disconnect').hidden = !details.connected
     $('summary').textContent = ok ? '' : status === 404 ? 'It is not connected, and nothing is known of it. A message may wait for it as a letter.' : body.message
-    this.#showFacts(ok ? portrait : {})
-    this.#showLetters(letters?.ok ? letters.body.messages : [], portrait.waiting)
+    this.#showFacts(ok ? details : {})
+    this.#showLetters(letters?.ok ? letters.body.messages : [], details.waiting)
   }
 
   #showFacts ({ connected, since, address, protocol, node, generation, topics, inFlight, waiting, lastDisconnect }) {
-    const bye = lastDisconnect && [String(lastDisconnect.code), lastDisconnect.reason || meaningOf(lastDisconnect.code), time(lastDisconnect.at)]
+    const disconnect = lastDisconnect && [String(lastDisconnect.code), lastDisconnect.reason || meaningOf(lastDisconnect.code), time(lastDisconnect.at)]
     const facts = {
       'Connected since': connected && [time(since)],
       Address: address && [address],
@@ -72,12 +72,12 @@ export class Portrait {
       'Calls in flight': inFlight !== undefined && [String(inFlight)],
       'Letters waiting': waiting !== undefined && [String(waiting)],
       Topics: topics && (topics.length > 0 ? topics.map(topic => el('code', {}, topic)) : ['none']),
-      'Last goodbye': bye || (waiting !== undefined && ['none'])
+      'Last disconnect': disconnect || (waiting !== undefined && ['none'])
     }
     const shown = Object.entries(facts).filter(([, values]) => values)
     $('facts').hidden = shown.length === 0
     $('facts').replaceChildren(...shown.map(([name, values]) =>
-      el('div', { class: name === 'Topics' || name === 'Last goodbye' ? 'wide' : undefined }, el('dt', {}, name), el('dd', {}, ...values.flatMap(value => [value, ' '])))))
+      el('div', { class: name === 'Topics' || name === 'Last disconnect' ? 'wide' : undefined }, el('dt', {}, name), el('dd', {}, ...values.flatMap(value => [value, ' '])))))
   }
 
   #showLetters (letters, waiting) {

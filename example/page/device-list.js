@@ -9,9 +9,9 @@ const PAGE = 1_000
 
 const isId = text => /^[A-Za-z0-9._:@+=~-]{1,128}$/.test(text)
 
-/** Who is here, the newest first, and who was. */
-export class Roster {
-  /** By id, in the order of their arrival: `{ id, generation, since, left? }`. */
+/** The connected devices, newest first, and those that have disconnected. */
+export class DeviceList {
+  /** By id, in the order of connection: `{ id, generation, since, left? }`. */
   #devices = new Map()
   #connected = 0
   #rows = new Map()
@@ -47,7 +47,7 @@ export class Roster {
     if (matchMedia('(width < 760px)').matches) $('recipient').scrollIntoView()
   }
 
-  /** Asks who is connected; whoever is not named has left. */
+  /** Fetches the list of connected devices; a device that is not in it has disconnected. */
   async load () {
     const present = []
     let cursor
@@ -88,7 +88,7 @@ export class Roster {
     const found = [...this.#devices.values()].toReversed().filter(({ id }) => id.toLowerCase().includes(wanted))
     const here = found.filter(({ left }) => !left)
     const shown = [...here, ...found.filter(({ left }) => left)].slice(0, MOST_ROWS)
-    // a row for whom nobody has seen: it may get letters
+    // a row for an unknown device, which may get letters
     const strangers = [filter, this.#chosen].filter(id => id && isId(id) && !this.#devices.has(id))
     const rows = [...new Set(strangers)].map(id => this.#rowOf({ id })).concat(shown.map(device => this.#rowOf(device)))
     for (const [id, row] of this.#rows) if (!rows.includes(row)) this.#rows.delete(id)
@@ -124,7 +124,7 @@ export class Roster {
     if (place.firstChild !== note && place.textContent !== note) place.replaceChildren(note)
   }
 
-  /** The longest away is forgotten first, then the oldest. */
+  /** Removes the devices that have been away longest, then the oldest. */
   #drop () {
     const oldest = this.#devices.values().find(({ left }) => left) ?? this.#devices.values().next().value
     if (!oldest.left) this.#connected--
