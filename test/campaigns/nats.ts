@@ -12,7 +12,7 @@ const STOP_TIMEOUT_MS = 5_000
 const START_TIMEOUT_MS = 60_000
 
 /** Where a server runs, if not on the loopback address: its address and port, and the command prefix that starts a program there. */
-export interface Place {
+export interface NatsHost {
   address: string
   port: number
   under: string[]
