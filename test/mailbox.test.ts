@@ -415,6 +415,17 @@ t.test('a device that comes back gets its letters in order, as calls that it ack
   t.equal(await status('c'), 'queued')
 })
 
+t.test('many letters leave over several turns of the event loop, in order', async t => {
+  const { delivery, device, put } = delivering(t, { maxInFlight: 500 })
+  const ids = Array.from({ length: 400 }, (_, at) => `l${at}`)
+  await put(...ids)
+  const it = device()
+  delivery.wake(it.session)
+  await turn()
+  t.ok(it.calls.length < ids.length, 'other work of the event loop comes between')
+  await it.sees(ids.join(' '))
+})
+
 t.test('no more letters are in flight than `maxInFlight` allows', async t => {
   const { delivery, device, put, told } = delivering(t, { maxInFlight: 2 })
   await put('a', 'b', 'c', 'e', 'f')

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url'
 import type { Static, TObject } from '@sinclair/typebox'
 import Fastify from 'fastify'
 import t from 'tap'
+import { Failure } from '../lib/protocol/errors.ts'
 import ts from 'typescript'
 import { DialOptionsSchema, type DialOptions } from '../lib/gateway/dial.ts'
 import { OptionsSchema, type Options, type Settings } from '../lib/gateway/options.ts'
@@ -82,8 +83,8 @@ t.test('an option that does not exist is named, in plain JavaScript too', async 
 t.test('one of many messages with an option that does not exist fails alone', async t => {
   const { devices: all } = await listen(t)
   const results = []
-  for await (const result of all.sendMany([{ to: 'd', data: 1, tll: 1 } as never, { to: 'd', data: 1, ttl: 60_000 }])) results.push(result)
-  t.match(results, [{ code: 'PARAMS_INVALID', message: 'sendMany() has no option "tll"' }, { status: 'queued' }])
+  for await (const result of all.sendMany([{ to: 'd', data: 1, tll: 1 } as never, { to: 'd', data: 1, ttl: 60_000 }, new Failure('busy')])) results.push(result)
+  t.match(results, [{ code: 'PARAMS_INVALID', message: 'sendMany() has no option "tll"' }, { status: 'queued' }, { code: 'CALLS_EXCEEDED' }])
 })
 
 t.test('an event that does not exist is named', async t => {
