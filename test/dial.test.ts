@@ -64,7 +64,7 @@ t.test('two gateways are bridged: what is asked of the one is answered by the ot
     await until(() => b.app.devices.size === 0)
     t.match(await b.app.devices.describe('gateway-a'), { lastDisconnect: { code: 1000 } })
     t.equal(a.devices.size, 0)
-    t.strictSame(a.devices.stats().strays, {})
+    t.strictSame(a.devices.stats().unexpected, {})
   }
 })
 

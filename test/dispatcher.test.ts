@@ -40,7 +40,7 @@ t.test('a failed wake-up of an owner is retried until the owner answers', async 
   const { dispatcher, asked, log } = dispatcherWith(t, [new Failure('unreachable'), { ok: false, reason: 'dropped' }, ok])
   await dispatcher.send('d', 1, { ttl: 1_000 })
   await until(() => asked.length === 3)
-  t.strictSame(asked, [['d', 'ring'], ['d', 'ring'], ['d', 'ring']])
+  t.strictSame(asked, [['d', 'wake'], ['d', 'wake'], ['d', 'wake']])
   t.strictSame(log.lines.map(({ level, words }) => `${level}: ${words}`), ['warn: delivery wake-up failed'], 'which is logged once')
 })
 
@@ -48,7 +48,7 @@ t.test('a retry wakes the owner too: the first attempt may have stored the lette
   const { dispatcher, asked } = dispatcherWith(t, [undefined, ok])
   for (let tries = 0; tries < 2; tries++) await dispatcher.send('d', 1, { ttl: 1_000, key: 'k' })
   await until(() => asked.length === 2)
-  t.strictSame(asked, [['d', 'ring'], ['d', 'ring']])
+  t.strictSame(asked, [['d', 'wake'], ['d', 'wake']])
 })
 
 t.test('a closed dispatcher retries no wake-up', async t => {

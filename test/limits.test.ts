@@ -45,7 +45,7 @@ t.test('a violation of WebSocket ends the connection with the documented code, a
     socket.destroy()
     t.ok((await control.ask('ping')).result.now)
   }
-  t.match(app.devices.stats().goodbyes, { 1002: 3, 1007: 1, 1008: 1, 1009: 1 })
+  t.match(app.devices.stats().closeCodes, { 1002: 3, 1007: 1, 1008: 1, 1009: 1 })
 })
 
 t.test('an invalid message is answered with the documented code', async t => {
@@ -75,7 +75,7 @@ t.test('an invalid message is answered with the documented code', async t => {
   device.send({ jsonrpc: '2.0', id: 99, result: 'never asked' })
   device.send({ jsonrpc: '2.0', id: null, error: { code: 1, message: 'never asked' } })
   t.ok((await device.ask('message', { data: nested(20) })).result)
-  t.match(app.devices.stats().strays, { late: 1, refused: 1, malformed: 10, unreadable: 2 })
+  t.match(app.devices.stats().unexpected, { late: 1, refused: 1, malformed: 10, unreadable: 2 })
 
   device.seen.length = 0
   device.send([{ jsonrpc: '2.0', id: 1, method: 'ping' }, { jsonrpc: '2.0', method: 'ping' }, 1, { jsonrpc: '2.0', id: 2, method: 'nope' }])

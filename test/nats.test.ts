@@ -24,7 +24,7 @@ import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 
-const ring: Request = { kind: 'ring' }
+const wake: Request = { kind: 'wake' }
 const plenty = { letters: 1_000, bytes: 1_000_000 }
 
 /** A fake connection that answers with its node name. */
@@ -400,7 +400,7 @@ t.test('an older record that NATS brings back takes no device from a newer owner
   t.equal(heldBy(stored), 'a')
   t.ok(stored.get('d')!.seq > generation)
   await until(() => asked.length > 0)
-  t.strictSame(asked, ['ring'], 'the device is woken for letters put meanwhile')
+  t.strictSame(asked, ['wake'], 'the device is woken for letters put meanwhile')
 
   // a newer record does not count as older because its position is reused
   foreign(Date.now() + 1_000)
@@ -532,10 +532,10 @@ t.test('a node that has lost a device does not answer for it', async t => {
   const { release } = await owners.own('d', owner)
   foreign()
   lapses[0]!()
-  say({ kind: 'ring', nonce: 'n' })
+  say({ kind: 'wake', nonce: 'n' })
   demand({ deviceId: 'd', generation: 1 })
   await until(() => owner.yielded === 1)
-  say({ kind: 'ring', nonce: 'n' })
+  say({ kind: 'wake', nonce: 'n' })
   await release()
   t.strictSame(replies, [''])
   t.equal(stored.size, 1)
@@ -546,7 +546,7 @@ t.test('a node that has lost a device does not answer for it', async t => {
   const looking = gate()
   script.before = async what => { if (what === 'last') await looking.opened }
   lapses[0]!()
-  say({ kind: 'ring', nonce: 'n' })
+  say({ kind: 'wake', nonce: 'n' })
   const released = again.release()
   looking.open()
   await released
@@ -598,7 +598,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const connections = async (): Promise<number> => (await (await fetch(`http://127.0.0.1:${port}/connz`)).json() as { num_connections: number }).num_connections
     const { backplane, mailbox } = await nats({ servers: own.servers, keepReceipts: 60_000, maxBytes: 100_000 })
     await backplane.own('d', new Connection('d', 'a'))
-    t.strictSame(await backplane.ask('d', ring), { ok: true, value: 'a' })
+    t.strictSame(await backplane.ask('d', wake), { ok: true, value: 'a' })
     t.equal((await mailbox.put('d', letter('l'), plenty)).fresh, true)
     t.equal(await reasonOf(mailbox.put('d', letter('m', { body: new Uint8Array(100_000) }), plenty)), 'store-full')
     t.equal(await connections(), 1)
@@ -653,7 +653,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await own.start()
     await until(() => links.includes(true))
     t.equal(await mailbox.waiting('d'), 0)
-    t.equal(await backplane.ask('d', ring), undefined)
+    t.equal(await backplane.ask('d', wake), undefined)
     t.equal(troubles.length, 1)
   })
 
@@ -669,8 +669,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await connection.flush()
     t.equal(lost.yielded, 0)
     pass(t, 10_000)
-    t.strictSame(await b.ask('kept', ring), { ok: true, value: 'a' })
-    t.strictSame(await b.ask('forgotten', ring), { ok: true, value: 'a' })
+    t.strictSame(await b.ask('kept', wake), { ok: true, value: 'a' })
+    t.strictSame(await b.ask('forgotten', wake), { ok: true, value: 'a' })
     await until(() => lost.yielded === 1)
     await until(async () => (await b.list({ limit: 9 })).some(({ deviceId, generation: now }) => deviceId === 'forgotten' && now > generation))
     t.equal(kept.yielded + forgotten.yielded, 0)
@@ -685,7 +685,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.equal((await a.list({ limit: 9 })).length, 2)
     await connection.close()
     const died = performance.now()
-    await until(async () => await a.ask('d', ring) === undefined)
+    await until(async () => await a.ask('d', wake) === undefined)
     await until(() => changes.some(({ kind }) => kind === 'disconnected'))
     t.ok(performance.now() - died > 2_000, 'not before it could have come back')
     t.match(changes.at(-1), { kind: 'disconnected', presence: { deviceId: 'd', node: 'dying', generation } })
@@ -737,11 +737,11 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     owner.reply = () => new Promise(() => {})
     t.equal(await reasonOf(a.ask('d', { kind: 'call', method: 'm', params: null, timeout: 1 })), 'timeout')
     owner.reply = () => { throw new Error('broken') }
-    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'internal' })
+    t.strictSame(await a.ask('d', wake), { ok: false, reason: 'internal' })
     owner.reply = () => ({ ok: true, value: 1n })
-    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'internal' }, 'the caller is not at fault for the answer')
+    t.strictSame(await a.ask('d', wake), { ok: false, reason: 'internal' }, 'the caller is not at fault for the answer')
     owner.reply = () => ({ ok: true, value: 'x'.repeat(1_100_000) })
-    t.strictSame(await a.ask('d', ring), { ok: false, reason: 'too-large' })
+    t.strictSame(await a.ask('d', wake), { ok: false, reason: 'too-large' })
     t.equal(await reasonOf(a.ask('d', { kind: 'send', id: 'm', data: 'x'.repeat(1_100_000) })), 'too-large')
     t.equal(await reasonOf(a.publish({ id: 'm', topic: 'a', data: 'x'.repeat(1_100_000) })), 'too-large')
     const aborted = AbortSignal.abort()
@@ -749,7 +749,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
       await until(() => signal!.aborted)
       return { ok: false, reason: 'dropped' }
     }
-    t.strictSame(await a.ask('d', ring, aborted), { ok: false, reason: 'dropped' })
+    t.strictSame(await a.ask('d', wake, aborted), { ok: false, reason: 'dropped' })
   })
 
   t.test('a device that two nodes list is returned once, with the higher generation', async t => {
@@ -869,11 +869,11 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     ]
     await until(() => links.includes(false))
     t.strictSame(await Promise.all(pending), ['dropped', 'unreachable', 'unreachable'])
-    t.equal(await reasonOf(a.ask('d', ring)), 'unreachable')
+    t.equal(await reasonOf(a.ask('d', wake)), 'unreachable')
     own.release()
     mute.reply = () => ({ ok: true, value: 'b' })
     await until(() => links.at(-1) === true)
-    await until(async () => (await a.ask('d', ring).catch(() => undefined))?.ok === true)
+    await until(async () => (await a.ask('d', wake).catch(() => undefined))?.ok === true)
   })
 
   t.test('a node that reconnects first does not report the devices of another one as offline', async t => {
@@ -882,8 +882,8 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const [a, b] = [await natsBackplane({ servers: own.servers }), await natsBackplane({ servers: own.servers, reconnectTimeWait: 2_000, reconnectJitter: 0 })]
     for (const one of [a, b]) t.teardown(() => one.close!())
     await b.own('d', new Connection('d', 'b'))
-    t.strictSame(await a.ask('d', ring), { ok: true, value: 'b' })
-    t.equal(await a.ask('e', ring), undefined)
+    t.strictSame(await a.ask('d', wake), { ok: true, value: 'b' })
+    t.equal(await a.ask('e', wake), undefined)
     const links: boolean[] = []
     a.onLink!(up => links.push(up))
     await own.stop()
@@ -892,13 +892,13 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await until(() => links.at(-1) === true)
     const told = new Set<unknown>()
     await until(async () => {
-      const answer = await a.ask('d', ring).catch(error => error.reason)
+      const answer = await a.ask('d', wake).catch(error => error.reason)
       told.add(answer?.value ?? answer)
       return answer?.ok === true
     })
     // a request that the other node receives before its streams are prepared stays without an answer: dropped
     t.strictSame([...told].filter(one => (one as Answer | undefined)?.ok !== false || (one as { reason: string }).reason !== 'dropped'), ['unreachable', 'b'])
-    t.equal(await a.ask('e', ring), undefined)
+    t.equal(await a.ask('e', wake), undefined)
   })
 
   t.test('the permissions in the docs are sufficient', async t => {
@@ -918,7 +918,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const troubles: unknown[] = []
     for (const one of [a, b]) one.onTrouble!(error => troubles.push(error))
     const { release } = await a.own('d', new Connection('d', 'a'))
-    t.strictSame(await b.ask('d', ring), { ok: true, value: 'a' })
+    t.strictSame(await b.ask('d', wake), { ok: true, value: 'a' })
     t.equal((await b.list({ limit: 9 })).length, 1)
     t.equal((await b.list({ limit: 9, topic: 'a' })).length, 1)
     a.watch('a/+', () => 1)
@@ -1063,7 +1063,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     })
     t.strictSame((await b.list({ limit: 9 })).map(({ deviceId }) => deviceId), ['d'])
     t.ok((await b.list({ limit: 1 }))[0]!.generation > 0)
-    t.strictSame(await b.ask('d', ring), { ok: true, value: 'a' })
+    t.strictSame(await b.ask('d', wake), { ok: true, value: 'a' })
     t.ok(generation > 0)
     await dying.close!()
   })
@@ -1084,7 +1084,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.teardown(() => connection.close())
     const backplane = await natsBackplane({ connection, prefix: prefix() })
     await backplane.own('d', new Connection('d', 'a'))
-    t.strictSame(await backplane.ask('d', ring), { ok: true, value: 'a' })
+    t.strictSame(await backplane.ask('d', wake), { ok: true, value: 'a' })
     await backplane.close!()
     t.equal(connection.isClosed(), false)
     const closing = await natsBackplane({ connection, prefix: prefix(), startWithout: true })
@@ -1092,7 +1092,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const draining = await natsBackplane({ connection, prefix: prefix() })
     await draining.own('d', new Connection('d', 'a'))
     void connection.drain()
-    t.equal(await reasonOf(draining.ask('d', ring)), 'unreachable')
+    t.equal(await reasonOf(draining.ask('d', wake)), 'unreachable')
     await connection.closed()
     await t.rejects(natsBackplane({ connection }), /NATS cannot be used/)
     await draining.close!()
@@ -1109,7 +1109,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
   t.test('a backplane closed while it connects is closed', async t => {
     const backplane = await natsBackplane({ servers: server.servers, prefix: prefix(), startWithout: true })
     await backplane.close!()
-    t.equal(await reasonOf(backplane.ask('d', ring)), 'unreachable')
+    t.equal(await reasonOf(backplane.ask('d', wake)), 'unreachable')
   })
 
   t.test('a backplane without NATS reports each error once, serves its own devices, and can be closed', async t => {

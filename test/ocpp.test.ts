@@ -335,7 +335,7 @@ t.test('what is sent without wanting an answer gets none', async t => {
   }
   t.match(await next(), [4, 'e', 'NotImplemented'])
   t.strictSame(told, [{ id: 1 }])
-  t.match(app.devices.stats(), { strays: { 'answer-invalid': 3, refused: 1 } })
+  t.match(app.devices.stats(), { unexpected: { 'answer-invalid': 3, refused: 1 } })
   for (const id of ['f', 'g', 'h', 'i']) socket.send(`[6,"${id}","NotifyPeriodicEventStream",{}]`)
   socket.send('[2,"j","Unheard",{}]')
   t.match(await next(), [4, 'j', 'GenericError', 'Too many messages'])

@@ -256,7 +256,7 @@ t.test('one timer checks all connections until it is stopped', async t => {
 t.test('every event is counted', async t => {
   const stats = new Stats()
   t.strictSame(stats.read(0), {
-    sessions: 0, admissions: 0, refusals: {}, goodbyes: {}, messages: { in: 0, out: 0 }, bytes: { in: 0, out: 0 }, calls: {}, answers: {}, letters: {}, strays: {}
+    sessions: 0, admissions: 0, refusals: {}, closeCodes: {}, messages: { in: 0, out: 0 }, bytes: { in: 0, out: 0 }, calls: {}, answers: {}, letters: {}, unexpected: {}
   })
   stats.admitted()
   stats.disconnected(1000)
@@ -266,7 +266,7 @@ t.test('every event is counted', async t => {
   stats.received(1, 1)
   stats.sent(50)
   stats.sent(7)
-  for (const counter of ['refusals', 'calls', 'answers', 'letters', 'strays'] as const) {
+  for (const counter of ['refusals', 'calls', 'answers', 'letters', 'unexpected'] as const) {
     stats.count(counter, 'one')
     stats.count(counter, 'two')
     stats.count(counter, 'two')
@@ -276,13 +276,13 @@ t.test('every event is counted', async t => {
     sessions: 4,
     admissions: 1,
     refusals: twice,
-    goodbyes: { 1000: 2, 4511: 1 },
+    closeCodes: { 1000: 2, 4511: 1 },
     messages: { in: 4, out: 2 },
     bytes: { in: 101, out: 57 },
     calls: twice,
     answers: twice,
     letters: twice,
-    strays: twice
+    unexpected: twice
   })
 })
 
@@ -290,7 +290,7 @@ t.test('unknown close codes share one counter', async t => {
   const stats = new Stats()
   for (const code of [3000, 4000, 4999, 1004, 0]) stats.disconnected(code)
   stats.disconnected(1006)
-  t.strictSame(stats.read(0).goodbyes, { 0: 5, 1006: 1 })
+  t.strictSame(stats.read(0).closeCodes, { 0: 5, 1006: 1 })
 })
 
 t.test('counters that were read are a copy', async t => {

@@ -349,7 +349,7 @@ t.test('a caller that hangs up gives its call up', async t => {
   await until(async () => (await request(app, 'GET', '/devices/d')).body.inFlight === 0)
   device.send({ jsonrpc: '2.0', id, result: 1 })
   await device.ask('ping')
-  t.equal(app.devices.stats().strays.late, 1, 'its late answer changes nothing')
+  t.equal(app.devices.stats().unexpected.late, 1, 'its late answer changes nothing')
 })
 
 t.test('a caller that hangs up gives its call up on another node, too', async t => {

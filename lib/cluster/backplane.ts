@@ -20,7 +20,7 @@ export type WorkerRequest =
 
 /** Letters may be waiting. A backplane may send it to everything it owns, once its connection is back; a worker has none and ignores it. */
 interface WakeRequest {
-  kind: 'ring'
+  kind: 'wake'
 }
 
 /** What a backplane carries to an owner. Sessions own device ids and get a `SessionRequest`; workers own names with `$` and get a `WorkerRequest`. */
@@ -137,7 +137,7 @@ export const lettersTopic = (node: string): string => `$letters/${node}`
 
 /** Workers announce their methods on the first topic; a new node asks for announcements on the second. */
 export const WORKERS_TOPIC = '$workers'
-export const WORKER_DISCOVERY_TOPIC = '$workers/muster'
+export const WORKER_DISCOVERY_TOPIC = '$workers/discovery'
 /** Interval of announcements, and how many a worker may miss before it is taken for dead. */
 export const WORKER_ANNOUNCE_INTERVAL_MS = 1_000
 export const MAX_MISSED_ANNOUNCEMENTS = 5

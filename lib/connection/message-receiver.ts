@@ -69,7 +69,7 @@ export function reportUnexpected (session: ReceivingSession, host: ReceivingHost
   const { kind } = message
   if (kind !== 'invalid') spendTokens(session, host, 1)
   const reason = kind === 'result' ? 'late' : message.reason
-  host.stats.count('strays', reason)
+  host.stats.count('unexpected', reason)
   host.log.debug({ deviceId: session.id, kind, reason }, 'unexpected message')
 }
 

@@ -70,7 +70,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   /** How many milliseconds a call may block others where the protocol limits the calls on the wire; undefined where it does not. */
-  get patience (): number | undefined {
+  get answerTimeout (): number | undefined {
     return this.codec.concurrency === Infinity ? undefined : this.#host.limits.callTimeout
   }
 
@@ -268,7 +268,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   get lingerMs (): number | undefined {
-    return this.patience
+    return this.answerTimeout
   }
 
   get nextId (): (() => string) | undefined {

@@ -6,7 +6,7 @@ export interface Counters {
   admissions: number
   refusals: Record<string, number>
   /** Ended connections, by close code. */
-  goodbyes: Record<number, number>
+  closeCodes: Record<number, number>
   messages: { in: number, out: number }
   bytes: { in: number, out: number }
   /** Calls to devices, by `ok` or the reason of their failure. */
@@ -16,20 +16,20 @@ export interface Counters {
   /** Letters, by outcome. */
   letters: Record<string, number>
   /** Unexpected answers and invalid messages, by reason. */
-  strays: Record<string, number>
+  unexpected: Record<string, number>
 }
 
 export class Stats {
   readonly #counters: Omit<Counters, 'sessions'> = {
     admissions: 0,
     refusals: {},
-    goodbyes: {},
+    closeCodes: {},
     messages: { in: 0, out: 0 },
     bytes: { in: 0, out: 0 },
     calls: {},
     answers: {},
     letters: {},
-    strays: {}
+    unexpected: {}
   }
 
   admitted (): void {
@@ -38,7 +38,7 @@ export class Stats {
 
   disconnected (code: number): void {
     // devices choose their close code: a counter for each would let them fill the table
-    increment(this.#counters.goodbyes, knownCodes.has(code) ? code : 0)
+    increment(this.#counters.closeCodes, knownCodes.has(code) ? code : 0)
   }
 
   received (messages: number, bytes: number): void {
@@ -51,7 +51,7 @@ export class Stats {
     this.#counters.bytes.out += bytes
   }
 
-  count (counter: 'refusals' | 'calls' | 'answers' | 'letters' | 'strays', outcome: string): void {
+  count (counter: 'refusals' | 'calls' | 'answers' | 'letters' | 'unexpected', outcome: string): void {
     increment(this.#counters[counter], outcome)
   }
 

@@ -155,7 +155,7 @@ export class Delivery {
     const { reason, device = { code: failure.code, message: failure.message } } = failure
     if (reason === 'dropped') return undefined // the letter waits for the next connection
     if (overloadReasons.has(reason)) return RETRY_DELAY_MS
-    const isUnanswered = reason === 'timeout' && session.patience !== undefined && Date.now() < letter.expiresAt
+    const isUnanswered = reason === 'timeout' && session.answerTimeout !== undefined && Date.now() < letter.expiresAt
     if (isUnanswered || isInternalError(failure)) return await this.#addAttempt(session, letter)
     if (reason === 'timeout') await this.#settle(session, letter, 'expired')
     else await this.#settle(session, letter, 'refused', device)
@@ -195,7 +195,7 @@ export class Delivery {
     if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
       const { method, params, id } = session.callFor(letter.id, contentOf(letter))
-      return session.peer.call(method, params, { id, timeout, answerTimeout: session.patience }).then(toUndefined, failureOf)
+      return session.peer.call(method, params, { id, timeout, answerTimeout: session.answerTimeout }).then(toUndefined, failureOf)
     } catch (error) {
       return Promise.resolve(failureOf(error))
     }

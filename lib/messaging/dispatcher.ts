@@ -224,7 +224,7 @@ export class Dispatcher {
   /** Retries until the owner has answered. A device that is away gets its letters when it reconnects. */
   async #wakeOwner (deviceId: string): Promise<void> {
     try {
-      const answer = await this.#ask(deviceId, { kind: 'ring' })
+      const answer = await this.#ask(deviceId, { kind: 'wake' })
       if (answer) valueOf(answer)
     } catch (error) {
       if (this.#isClosed) return

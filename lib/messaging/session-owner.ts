@@ -51,7 +51,7 @@ export class SessionOwner implements Owner {
       case 'send': return await session.offer(request.id, request.data)
       case 'confirm': return await this.#confirm(request, signal)
       case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
-      case 'ring': return session.wake()
+      case 'wake': return session.wake()
       case 'describe': return session.describe()
       case 'end': return session.end('removed')
       case 'join': return await this.#join(request.topic)

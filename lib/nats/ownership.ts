@@ -163,7 +163,7 @@ export class OwnershipTable {
     else this.#requests.requestCompare(owned)
     if (owned.state === 'owned') this.#activate(owned)
     // wake-ups for letters put meanwhile went to the older owner, or to nobody
-    if (isAgain && owned.state !== 'lost') owned.owner.answer({ kind: 'ring' }).catch(error => this.#link.trouble(error))
+    if (isAgain && owned.state !== 'lost') owned.owner.answer({ kind: 'wake' }).catch(error => this.#link.trouble(error))
   }
 
   #markWritten (owned: OwnedDevice, generation: number): void {

@@ -68,7 +68,7 @@ export class WorkerEndpoint implements Owner {
     switch (request.kind) {
       case 'answer': return await answerOf(() => this.#handle(request, signal))
       case 'reached':
-      case 'ring': return { ok: true, value: null }
+      case 'wake': return { ok: true, value: null }
     }
   }
 

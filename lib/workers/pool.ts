@@ -56,7 +56,7 @@ export class WorkerPool implements RemoteMethods {
     })
     this.#timer = setInterval(() => this.#checkAnnouncements(), WORKER_ANNOUNCE_INTERVAL_MS).unref()
     try {
-      await this.#backplane.publish({ id: 'muster', topic: WORKER_DISCOVERY_TOPIC, data: null })
+      await this.#backplane.publish({ id: 'discovery', topic: WORKER_DISCOVERY_TOPIC, data: null })
     } catch (error) {
       // an unreachable backplane reports that itself, and workers announce themselves once it is reachable
       if (!isUnreachable(error)) this.#log.warn({ err: error }, 'worker discovery failed')

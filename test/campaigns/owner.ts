@@ -47,7 +47,7 @@ export async function owner ({ rounds, seed }: { rounds: number, seed: number })
   await app.close()
   return {
     line: `owner: ${tally.rounds} rounds of ${RIVALS} (seed ${seed}); ${tally.replaced} got ${REPLACED_CODE}, ${tally.late} of them closed only after the survivor was found; ` +
-      `${events.connected} connected, ${events.disconnected} disconnected; goodbyes of ${JSON.stringify(app.devices.stats().goodbyes)}`,
+      `${events.connected} connected, ${events.disconnected} disconnected; close codes ${JSON.stringify(app.devices.stats().closeCodes)}`,
     wrong: verdict.wrong
   }
 }

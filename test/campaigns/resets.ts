@@ -99,11 +99,11 @@ export async function resets ({ resets, seed }: { resets: number, seed: number }
     return rest
   }, { listeners, resources })
   verdict.same('listeners and resources', quietly, { listeners, resources })
-  const { errors, admissions, goodbyes }: { errors: Record<string, number>, admissions: number, goodbyes: Record<string, number> } = await host.ask('report')
+  const { errors, admissions, closeCodes }: { errors: Record<string, number>, admissions: number, closeCodes: Record<string, number> } = await host.ask('report')
   verdict.same('uncaught errors', host.faults, [])
   verdict.same('exit', await host.stop(), { code: 0, signal: null })
   return {
-    line: `resets: ${resets} at ${kinds.length} kinds of moment (seed ${seed}); ${admissions - 1} had been admitted, goodbyes ${JSON.stringify(goodbyes)}; ` +
+    line: `resets: ${resets} at ${kinds.length} kinds of moment (seed ${seed}); ${admissions - 1} had been admitted, close codes ${JSON.stringify(closeCodes)}; ` +
       `${host.faults.length} uncaught; ${answered} of ${Math.ceil(resets / 20)} calls of the control device were answered; error log ${JSON.stringify(errors)}`,
     wrong: verdict.wrong
   }
@@ -163,8 +163,8 @@ async function prepare (): Promise<HostedApp> {
   const commands = {
     held: async () => ({ sessions: app.devices.size, ...held, connections: await new Promise(resolve => app.server.getConnections((_error, count) => resolve(count))) }),
     report: () => {
-      const { admissions, goodbyes } = app.devices.stats()
-      return { errors: countByName(errors), admissions, goodbyes }
+      const { admissions, closeCodes } = app.devices.stats()
+      return { errors: countByName(errors), admissions, closeCodes }
     }
   }
   return { app, commands }

@@ -9,7 +9,7 @@ export interface Joined {
   close (): Promise<void>
 }
 
-const ring: Request = { kind: 'ring' }
+const wake: Request = { kind: 'wake' }
 
 /** The connection of a device, which answers what the test tells it to. */
 class FakeOwner implements Owner {
@@ -87,8 +87,8 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       const newest = generations.indexOf(Math.max(...generations))
       await until(() => owners.every(({ yielded }, at) => at === newest || yielded > 0))
       t.equal(owners[newest]!.yielded, 0)
-      t.strictSame(await a.ask('d', ring), { ok: true, value: `n${newest}` })
-      t.strictSame(await b.ask('d', ring), { ok: true, value: `n${newest}` })
+      t.strictSame(await a.ask('d', wake), { ok: true, value: `n${newest}` })
+      t.strictSame(await b.ask('d', wake), { ok: true, value: `n${newest}` })
     })
 
     t.test('an older owner yields, on its own node and on the other', async t => {
@@ -116,10 +116,10 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
         answered.opened.catch(() => {}) // it may fail before anybody waits for it
         gone.confirm = () => answered.opened
         const owning = node.own('d', gone).then(() => 'owned', error => error.message)
-        await until(async () => ((await b.ask('d', ring)) as { value?: unknown }).value === 'older')
+        await until(async () => ((await b.ask('d', wake)) as { value?: unknown }).value === 'older')
         answered.fail(new Error('it has left'))
         t.equal(await owning, 'it has left')
-        for (const one of [a, b]) t.strictSame(await one.ask('d', ring), { ok: true, value: 'older' })
+        for (const one of [a, b]) t.strictSame(await one.ask('d', wake), { ok: true, value: 'older' })
         t.match(await b.list({ limit: 9 }), [{ node: 'older', generation }])
       }
       t.equal(older.yielded, 0)
@@ -127,11 +127,11 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       const answered = gate()
       newer.confirm = () => answered.opened
       const owning = b.own('d', newer)
-      t.strictSame(await a.ask('d', ring), { ok: true, value: 'older' })
+      t.strictSame(await a.ask('d', wake), { ok: true, value: 'older' })
       answered.open()
       await owning
       await until(() => older.yielded === 1)
-      t.strictSame(await a.ask('d', ring), { ok: true, value: 'newer' })
+      t.strictSame(await a.ask('d', wake), { ok: true, value: 'newer' })
     })
 
     t.test('the owner of a device answers, whichever node asks', async t => {
@@ -196,7 +196,7 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       const owner = new FakeOwner('d', 'here')
       owner.reply = () => ({ ok: false, reason: 'refused', detail: { code: 7, message: 'No', data: [1] } })
       await a.own('d', owner)
-      for (const node of [a, b]) t.strictSame(await node.ask('d', ring), { ok: false, reason: 'refused', detail: { code: 7, message: 'No', data: [1] } })
+      for (const node of [a, b]) t.strictSame(await node.ask('d', wake), { ok: false, reason: 'refused', detail: { code: 7, message: 'No', data: [1] } })
     })
 
     t.test('bytes travel as bytes, in a request, in an answer and in a publication', async t => {
@@ -240,11 +240,11 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
     t.test('a device that nobody owns does not answer', async t => {
       const { a, b } = await join(t)
       const owner = new FakeOwner('d', 'here')
-      for (const node of [a, b]) t.equal(await node.ask('d', ring), undefined)
+      for (const node of [a, b]) t.equal(await node.ask('d', wake), undefined)
       const { release } = await a.own('d', owner)
-      for (const node of [a, b]) t.equal(await node.ask('e', ring), undefined)
+      for (const node of [a, b]) t.equal(await node.ask('e', wake), undefined)
       await release()
-      for (const node of [a, b]) t.equal(await node.ask('d', ring), undefined)
+      for (const node of [a, b]) t.equal(await node.ask('d', wake), undefined)
       await release()
       t.equal(owner.asked.length, 0)
       t.equal(owner.yielded, 0)
@@ -255,10 +255,10 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       const older = await a.own('d', new FakeOwner('d', 'older'))
       const newer = await b.own('d', new FakeOwner('d', 'newer'))
       await older.release()
-      for (const node of [a, b]) t.strictSame(await node.ask('d', ring), { ok: true, value: 'newer' })
+      for (const node of [a, b]) t.strictSame(await node.ask('d', wake), { ok: true, value: 'newer' })
       t.strictSame((await a.list({ limit: 9 })).map(({ node, generation }) => [node, generation]), [['newer', newer.generation]])
       await newer.release()
-      for (const node of [a, b]) t.equal(await node.ask('d', ring), undefined)
+      for (const node of [a, b]) t.equal(await node.ask('d', wake), undefined)
       const back = await a.own('d', new FakeOwner('d', 'back'))
       t.ok(back.generation > newer.generation)
     })

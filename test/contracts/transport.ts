@@ -52,7 +52,7 @@ export function transportContract (t: Test, name: string, { serve, connect }: Tr
       await until(async () => (await app.devices.describe('d')).waiting === 0)
       t.strictSame(seen, Array.from({ length: 40 }, (_, n) => n))
       t.equal(device.seen[0]!.params.waiting, 40)
-      t.strictSame(app.devices.stats().goodbyes, {})
+      t.strictSame(app.devices.stats().closeCodes, {})
     })
 
     await t.test('messages go both ways and keep their order', async t => {
