@@ -12,7 +12,7 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import devices, { type Options } from '../lib/index.ts'
-import { proxyHeaders } from '../lib/gateway/access.ts'
+import { proxyHeaders } from '../lib/gateway/protected-mode.ts'
 import { tcp, type TcpTransport } from '../lib/transports/tcp/index.ts'
 import { upgradeRequest } from './campaigns/raw.ts'
 import { connect, connectLines, listen, open, request, until } from './support.ts'

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { Failure } from '../lib/protocol/errors.ts'
-import '../lib/protocol/vocabulary.ts'
+import '../lib/protocol/node-reasons.ts'
 
 export interface LogLine {
   level: string

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import type { PeerCertificate } from 'node:tls'
 import type { FastifyRequest } from 'fastify'
-import type { Caller } from './access.ts'
+import type { Caller } from './caller.ts'
 import type { Credentials } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 

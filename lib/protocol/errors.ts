@@ -1,4 +1,4 @@
-import { commonReasons, type ReasonDetails, type nodeReasons } from './answers.ts'
+import { commonReasons, type ReasonDetails, type nodeReasons } from './reasons.ts'
 
 /** Why a request failed, independent of the protocol; codecs and REST translate it. */
 export type Reason = keyof typeof commonReasons | keyof typeof nodeReasons

@@ -13,7 +13,7 @@ import type { SendOptions, SendResult } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import { RemoteDevice } from './remote-device.ts'
 import { clusterLinkLogger, safeLog } from '../gateway/log.ts'
-import '../protocol/vocabulary.ts'
+import '../protocol/node-reasons.ts'
 import { WorkerEndpoint } from './endpoint.ts'
 
 export interface WorkerOptions {
