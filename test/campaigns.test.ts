@@ -1,18 +1,13 @@
 import t from 'tap'
 import { backlog } from './campaigns/backlog.ts'
 import { churn } from './campaigns/churn.ts'
-import { cluster } from './campaigns/cluster.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
 import { fuzz } from './campaigns/fuzz.ts'
-import { intruder } from './campaigns/intruder.ts'
-import { namespacesRefused } from './campaigns/namespaces.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
-import { rivals } from './campaigns/rivals.ts'
 import { slow } from './campaigns/slow.ts'
 import { passes } from './passes.ts'
-import { withProgram } from './programs.ts'
 
 // The short forms. The long ones are commands: see "campaigns" in package.json.
 
@@ -46,18 +41,4 @@ t.test('no mutated frame makes a codec throw or blocks the process', async t => 
 
 t.test('thousands of letters a second expire, and their receipts and files are deleted', async t => {
   await passes(t, backlog({ rate: 2_500, seconds: 4, over: 60_000, behind: 60_000, delay: 10_000 }))
-})
-
-withProgram(t, 'ip', 'no unauthorized request is carried out, however and whenever its connection ends', async t => {
-  const why = namespacesRefused()
-  if (why) return t.plan(0, why)
-  await passes(t, intruder({ requests: 1_000, seed: Date.now() }))
-})
-
-withProgram(t, 'nats-server', 'nodes that die, pause, lose NATS or close lose no letter and no device', async t => {
-  await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 3, leaves: 1, within: 20_000, slow: 20_000, refused: 2_000 }))
-})
-
-withProgram(t, 'nats-server', 'of eight connections with one id over three nodes one survives, and all nodes agree on it', async t => {
-  await passes(t, rivals({ rounds: 20, devices: 60 }))
 })

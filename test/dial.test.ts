@@ -133,10 +133,10 @@ t.test('a device that says to come back at once, again and again, is dialled eve
   t.teardown(() => device.close())
   await once(device, 'listening')
   device.on('connection', socket => socket.close(1012, 'retry=0'))
-  a.devices.dial(`ws://127.0.0.1:${(device.address() as AddressInfo).port}`, { deviceId: 'b', minDelay: 10, maxDelay: 50 })
+  a.devices.dial(`ws://127.0.0.1:${(device.address() as AddressInfo).port}`, { deviceId: 'b', minDelay: 100, maxDelay: 500 })
   const told = () => waits.filter(wait => wait !== undefined)
   await until(() => told().length >= 5)
-  t.strictSame(told().slice(0, 5), [5, 10, 20, 25, 25])
+  t.strictSame(told().slice(0, 5), [50, 100, 200, 250, 250])
 })
 
 t.test('a server that cannot be reached is retried until the connection is closed', async t => {

@@ -15,7 +15,7 @@ export const levels = {
     'access', 'admission', 'client', 'cluster', 'dial', 'disk', 'docs', 'hooks', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin', 'rest', 'snippets',
     'stream-store', 'synced', 'takeover', 'tcp', 'tmpfs', 'topics', 'transports', 'upgrades', 'worker'
   ],
-  campaigns: ['breakage', 'campaigns', 'cuts', 'kill', 'partition']
+  campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }
 
 /** The paths of the files of a level. */

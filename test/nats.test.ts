@@ -10,6 +10,7 @@ import { nats, natsBackplane, natsMailbox, type NatsBackplaneOptions } from '../
 import { ExpiryIndex } from '../lib/nats/expiry-index.ts'
 import { Requests } from '../lib/nats/requests.ts'
 import { RecordAudit } from '../lib/nats/record-audit.ts'
+import { FirstLetters } from '../lib/nats/first-letters.ts'
 import { LatenessTracker } from '../lib/nats/lateness.ts'
 import { Membership } from '../lib/nats/membership.ts'
 import { ownerRecordOf } from '../lib/nats/owner-record.ts'
@@ -430,6 +431,26 @@ t.test('a first record that is written late takes no device from a newer owner',
   first(Date.now() + 1_000)
   await until(() => newer.yielded > 0)
   t.equal(heldBy(stored), 'c')
+})
+
+t.test('the first letters of a device are appended one at a time', async t => {
+  const letters = new FirstLetters()
+  const first = letters.acquire('d')
+  t.equal(letters.acquire('d'), first)
+  const appending = gate<string>()
+  const outcomes = [first.once(0, () => appending.opened), first.once(0, async () => 'b')]
+  appending.open('a')
+  t.strictSame(await Promise.all(outcomes), ['a', undefined])
+  t.equal(await first.once(0, async () => 'c'), undefined, 'another one came first')
+  const failing = gate<string>()
+  const failed = [first.once(1, () => failing.opened), first.once(1, async () => 'd')]
+  failing.fail(new Failure('unreachable'))
+  t.equal(await reasonOf(failed[0]!), 'unreachable')
+  t.equal(await failed[1], undefined)
+  t.equal(await first.once(2, async () => 'e'), 'e')
+  letters.release('d')
+  letters.release('d')
+  t.not(letters.acquire('d'), first, 'nothing is kept of a device without puts')
 })
 
 t.test('of two provisional owners the newer one wins, although NATS accepted both records as the first', async t => {
