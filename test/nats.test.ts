@@ -380,6 +380,37 @@ t.test('an audit erases the records of dead nodes one by one, and sends those of
   await until(() => !stored.has('d6'))
 })
 
+t.test('an audit reads many records in steps, at once behind a dead node and slowly otherwise', async t => {
+  const { link, nodes, records, owners, stored, told } = stage(t)
+  const fill = (home: string) => {
+    for (let seq = 1; seq <= 150; seq++) stored.set(`d${seq}`, { seq, subject: `d${seq}`, data: Buffer.from(JSON.stringify({ node: home, since: 1, home, claim: `c${seq}` })) })
+  }
+  let die = () => {}
+  const living = { ...nodes, leads: true, onDeath: (listener: () => void) => { die = listener }, warn () {} }
+  const audit = new RecordAudit(link as any, living as any, records as any, owners, change => told.push(change))
+  t.teardown(() => audit.close())
+  fill('dead')
+  die()
+  await until(() => stored.size === 0)
+  t.equal(told.length, 150)
+  fill('other')
+  const shown = () => new Set(link.published.flatMap(({ payload }) => (payload as Array<{ deviceId: string }>).map(({ deviceId }) => deviceId))).size
+  await until(() => shown() > 0)
+  t.equal(shown(), 64)
+  await until(() => shown() === 150)
+})
+
+t.test('many devices that came while the bucket was unreachable all get their records once it is back', async t => {
+  const { owners, script, stored } = stage(t)
+  script.before = async () => { throw new Failure('unreachable') }
+  const ids = Array.from({ length: 150 }, (_, at) => `d${at}`)
+  for (const id of ids) await owners.own(id, new Connection(id, 'a'))
+  await new Promise(resolve => setImmediate(resolve))
+  script.before = async () => {}
+  await until(() => stored.size === ids.length)
+  t.strictSame([...stored.keys()].toSorted(), ids.toSorted())
+})
+
 t.test('an older record that NATS brings back takes no device from a newer owner', async t => {
   const { owners, stored, lapses, foreign } = stage(t)
   foreign()

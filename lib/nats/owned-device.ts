@@ -32,12 +32,14 @@ export function contentOf ({ owner, claim }: OwnedDevice, home: string, older: S
 
 /** Whether the connection may replace this record. A new one replaces every record, a provisional one only those of connections that are older. */
 export function mayReplace ({ state, owner, generation }: OwnedDevice, found: StoredRecord | undefined): boolean {
-  const isOlder = (found: StoredRecord) => ownerRecordOf(found).since <= owner.presence.since
+  const { since } = owner.presence
+  const isOlder = (found: StoredRecord) => ownerRecordOf(found).since <= since
+  const isLateFirst = (found: StoredRecord) => ownerRecordOf(found).first === true && ownerRecordOf(found).since < since
   switch (state) {
     case 'new': return true
     case 'provisional': return !found || isOlder(found)
     // another node took this one for dead and erased the record, NATS went back to an earlier state, or a first record was written late
-    case 'owned': return !found || (isOlder(found) && (found.seq < generation || ownerRecordOf(found).first === true))
+    case 'owned': return !found || isLateFirst(found) || (found.seq < generation && isOlder(found))
     case 'lost': return false
   }
 }
