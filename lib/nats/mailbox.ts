@@ -80,6 +80,8 @@ class NatsMailbox implements Mailbox {
   readonly #instance = randomBytes(9).toString('base64url')
   readonly #settling = new Map<string, Promise<boolean>>()
   readonly #firstLetters = new FirstLetters()
+  /** Another one on each node, and always the same on one: what is read again is noted once. */
+  readonly #takeoverDelay = TAKEOVER_DELAY_MS * (1 + Math.random())
 
   constructor (link: Link, keepReceipts: number, maxBytes: number) {
     this.#letters = StreamStore.stream(link, 'letters', { max_age: MAX_AGE_NS, max_bytes: maxBytes, duplicate_window: DUPLICATE_WINDOW_NS })
@@ -295,7 +297,7 @@ class NatsMailbox implements Mailbox {
     const { expiresAt, at, position } = parse<LetterEntry>(stored)
     // later than the node that put it, and not at the same moment as other nodes: NATS would have to refuse one of two receipts
     const isKnown = this.#expiries.has({ deviceId, letterId, expiresAt })
-    if (!isKnown) this.#expiries.add({ deviceId, letterId, expiresAt: expiresAt + TAKEOVER_DELAY_MS * (1 + Math.random()) })
+    if (!isKnown) this.#expiries.add({ deviceId, letterId, expiresAt: expiresAt + this.#takeoverDelay })
     const isLeftOver = at < this.#toServerTime(Date.now()) - MAX_SETTLE_MS && !await this.#letters.at(position)
     if (isLeftOver) await this.settle(deviceId, letterId, 'expired') // a receipt that exists stays
   }
