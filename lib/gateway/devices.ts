@@ -7,11 +7,11 @@ import type { Letters, LettersPage } from '../messaging/letters.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods, MethodSchemas } from './methods.ts'
 import { SendOptionsSchema, type Dispatcher, type SendOptions, type SendResult } from '../messaging/dispatcher.ts'
-import { refuseUnknown } from './options.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { DeviceDescription, Device, Disconnect } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
+import { checkOptionNames } from '../protocol/option-names.ts'
 import type { Counters, Stats } from '../connection/stats.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
 import { BulkSender, type BulkMessage } from '../messaging/bulk.ts'
@@ -39,14 +39,15 @@ interface ReadResult {
 /** Methods that only the server itself calls. */
 const reservedMethods = new Set(['message', 'welcome'])
 
-const sendOptions = new Set(Object.keys(SendOptionsSchema.properties))
-const bulkMembers = new Set(['to', 'data', ...sendOptions].filter(name => name !== 'signal'))
-const sendManyOptions = new Set(['signal'])
-const callOptions = new Set(['timeout', 'signal'])
-const broadcastOptions = new Set(['topic'])
-const listOptions = new Set(['limit', 'after', 'topic'])
-const lettersOptions = new Set(['limit', 'after'])
-const listenerOptions = new Set(['everywhere'])
+const sendOptions = SendOptionsSchema.properties
+const { signal: _signal, ...bulkOptions } = sendOptions
+const bulkMembers = { to: true, data: true, ...bulkOptions }
+const sendManyOptions = { signal: true }
+const callOptions = { timeout: true, signal: true }
+const broadcastOptions = { topic: true }
+const listOptions = { limit: true, after: true, topic: true }
+const lettersOptions = { limit: true, after: true }
+const listenerOptions = { everywhere: true }
 
 /** `app.devices`. Iterates over the devices that are connected to this node. */
 export class Devices {
@@ -81,7 +82,7 @@ export class Devices {
    * the promise rejects with `DEVICE_OFFLINE`.
    */
   async send (deviceId: string, data: unknown, options?: SendOptions): Promise<SendResult> {
-    if (options) refuseUnknown('send()', sendOptions, options)
+    if (options) checkOptionNames('send()', options, sendOptions)
     return await this.#parts.dispatcher.send(deviceId, data, options)
   }
 
@@ -93,7 +94,7 @@ export class Devices {
     messages: Iterable<BulkMessage | Failure> | AsyncIterable<BulkMessage | Failure>,
     options: { signal?: AbortSignal | undefined } = {}
   ): AsyncGenerator<SendResult | Failure> {
-    refuseUnknown('sendMany()', sendManyOptions, options)
+    checkOptionNames('sendMany()', options, sendManyOptions)
     const source = Symbol.asyncIterator in messages ? messages[Symbol.asyncIterator]() : messages[Symbol.iterator]()
     const read = () => {
       const result = (async (): Promise<ReadResult> => ({ message: await source.next() }))()
@@ -124,7 +125,7 @@ export class Devices {
    * `timeout` is in milliseconds; by default it is the option `callTimeout`.
    */
   async call (deviceId: string, method: string, params?: unknown, options: Omit<CallOptions, 'id'> = {}): Promise<unknown> {
-    refuseUnknown('call()', callOptions, options)
+    checkOptionNames('call()', options, callOptions)
     if (reservedMethods.has(method)) throw new Failure('bad-params', { message: `"${method}" is reserved for the server itself` })
     if (params !== undefined && (typeof params !== 'object' || params === null)) {
       throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
@@ -135,7 +136,7 @@ export class Devices {
 
   /** Sends a message to all devices of all nodes, or to those that are subscribed to `topic`. */
   async broadcast (data: unknown, options: { topic?: string | undefined } = {}): Promise<PublishResult & { id: string }> {
-    refuseUnknown('broadcast()', broadcastOptions, options)
+    checkOptionNames('broadcast()', options, broadcastOptions)
     const { topic } = options
     if (topic !== undefined) this.#checkTopic(topic)
     return await this.#parts.dispatcher.broadcast(data, topic)
@@ -176,7 +177,7 @@ export class Devices {
    * those that are subscribed to it.
    */
   async list (options: Partial<ListPage> = {}): Promise<Presence[]> {
-    refuseUnknown('list()', listOptions, options)
+    checkOptionNames('list()', options, listOptions)
     const { limit = 100, after, topic } = options
     if (topic !== undefined) this.#checkTopic(topic)
     return await this.#parts.backplane.list({ limit, after, topic })
@@ -184,7 +185,7 @@ export class Devices {
 
   /** Lists the letters that wait for a device, oldest first. `next` is the `after` of the next page, or undefined if this is the last one. */
   async letters (deviceId: string, options: Partial<LettersPage> = {}): Promise<{ receipts: Receipt[], next: number | undefined }> {
-    refuseUnknown('letters()', lettersOptions, options)
+    checkOptionNames('letters()', options, lettersOptions)
     const { limit = 100, after } = options
     return await this.#parts.letters.page(checkedId(deviceId), { limit, after })
   }
@@ -259,11 +260,11 @@ function checkedId (deviceId: string): string {
 /** A message with an unknown member fails alone, in its place. */
 function checkedMessage (message: BulkMessage | Failure): BulkMessage | Failure {
   if (message instanceof Failure) return message
-  for (const name in message) if (!bulkMembers.has(name)) return new Failure('bad-params', { message: `sendMany() has no option "${name}"` })
+  for (const name in message) if (!Object.hasOwn(bulkMembers, name)) return new Failure('bad-params', { message: `sendMany() has no option "${name}"` })
   return message
 }
 
 function eventOf (method: string, event: string, options: { everywhere?: boolean }): 'connected everywhere' {
-  refuseUnknown(method, listenerOptions, options)
+  checkOptionNames(method, options, listenerOptions)
   return (options.everywhere ? `${event} everywhere` : event) as 'connected everywhere'
 }

@@ -272,8 +272,3 @@ export function complete<S extends TObject> (owner: string, schema: S, options: 
   if (!option) throw new Error(`${owner} has no option "${name}"`)
   throw new Error(`${owner}: the option "${name}" is wrong: ${error.message} (${option.description})`)
 }
-
-/** Throws a `TypeError` that names the first option which is not among `names`. Their values are not checked. */
-export function refuseUnknown (owner: string, names: ReadonlySet<string>, options: object): void {
-  for (const name in options) if (!names.has(name)) throw new TypeError(`${owner} has no option "${name}"`)
-}

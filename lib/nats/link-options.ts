@@ -1,3 +1,4 @@
+import { checkOptionNames } from '../protocol/option-names.ts'
 import type { NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node'
 
 /** How to reach NATS. All options of `connect` of `@nats-io/transport-node` are passed on (`user`, `pass`, `token`, `tls`, `authenticator`, ...). */
@@ -68,8 +69,7 @@ const known = {
 
 /** Throws for an unknown option, because the client of NATS ignores it. */
 export function checkOptions (options: LinkOptions): void {
-  const unknown = Object.keys(options).find(name => !Object.hasOwn(known, name))
-  if (unknown !== undefined) throw new Error(`fastify-devices/nats has no option "${unknown}"`)
+  checkOptionNames('fastify-devices/nats', options, known)
   const { prefix = 'devices' } = options
   if (!/^[A-Za-z0-9_-]{1,32}$/.test(prefix)) throw new Error(`fastify-devices: the prefix "${prefix}" is wrong: 1 to 32 of A-Z a-z 0-9 _ -`)
 }

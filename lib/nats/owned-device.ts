@@ -33,13 +33,12 @@ export function contentOf ({ owner, claim }: OwnedDevice, home: string, older: S
 /** Whether the connection may replace this record. A new one replaces every record, a provisional one only those of connections that are older. */
 export function mayReplace ({ state, owner, generation }: OwnedDevice, found: StoredRecord | undefined): boolean {
   const { since } = owner.presence
-  const isOlder = (found: StoredRecord) => ownerRecordOf(found).since <= since
-  const isLateFirst = (found: StoredRecord) => ownerRecordOf(found).first === true && ownerRecordOf(found).since < since
+  const other = found && ownerRecordOf(found)
   switch (state) {
     case 'new': return true
-    case 'provisional': return !found || isOlder(found)
+    case 'provisional': return !other || other.since <= since
     // another node took this one for dead and erased the record, NATS went back to an earlier state, or a first record was written late
-    case 'owned': return !found || isLateFirst(found) || (found.seq < generation && isOlder(found))
+    case 'owned': return !other || (other.first === true && other.since < since) || (other.generation < generation && other.since <= since)
     case 'lost': return false
   }
 }

@@ -1,6 +1,6 @@
 import { Failure, type Detail } from '../protocol/errors.ts'
 import { sizeOf, type Ending, type ExpiredLetter, type StoredLetter, type Mailbox, type Receipt } from './mailbox.ts'
-import { checkOptionNames } from './option-names.ts'
+import { checkOptionNames } from '../protocol/option-names.ts'
 
 export interface MemoryMailboxOptions {
   /**

@@ -1,5 +1,5 @@
 import type { Detail } from '../../protocol/errors.ts'
-import { checkOptionNames } from '../option-names.ts'
+import { checkOptionNames } from '../../protocol/option-names.ts'
 import type { MailboxLimits, Ending, ExpiredLetter, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../mailbox.ts'
 import { DeviceCounts } from './device-counts.ts'
 import { checkEntries, relist } from './consistency-check.ts'
