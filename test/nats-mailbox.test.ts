@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { join as inFolder } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
@@ -190,6 +191,16 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
         t.ok(near((await other.receipt('d', 'a'))!.at, Date.now()))
       })
     }
+  })
+
+  t.test('a letter whose receipt is no longer kept can be put again', async t => {
+    const mailbox = await open(t, { prefix: prefix(), keepReceipts: 500 })
+    await mailbox.put('d', letter('a'), plenty)
+    await mailbox.settle('d', 'a', 'delivered')
+    await until(async () => await mailbox.receipt('d', 'a') === undefined)
+    const again = mailbox.put('d', letter('a'), plenty)
+    t.match(await Promise.race([again, sleep(10_000, 'no answer', { ref: false })]), { fresh: true })
+    t.strictSame(await reading(mailbox), ['a'])
   })
 
   t.test('of many concurrent calls that settle a letter, one resolves with true', async t => {

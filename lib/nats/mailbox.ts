@@ -84,9 +84,11 @@ class NatsMailbox implements Mailbox {
   readonly #takeoverDelay = TAKEOVER_DELAY_MS * (1 + Math.random())
 
   constructor (link: Link, keepReceipts: number, maxBytes: number) {
-    this.#letters = StreamStore.stream(link, 'letters', { max_age: MAX_AGE_NS, max_bytes: maxBytes, duplicate_window: DUPLICATE_WINDOW_NS })
+    // not longer than receipts: a letter that NATS takes for a duplicate must have a receipt
+    const duplicateWindow = Math.min(keepReceipts, DUPLICATE_WINDOW_NS)
+    this.#letters = StreamStore.stream(link, 'letters', { max_age: MAX_AGE_NS, max_bytes: maxBytes, duplicate_window: duplicateWindow })
     this.#entries = StreamStore.bucket(link, 'entries', { max_age: MAX_AGE_NS })
-    this.#receipts = StreamStore.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: Math.min(keepReceipts, DUPLICATE_WINDOW_NS) })
+    this.#receipts = StreamStore.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: duplicateWindow })
     this.#clock = new ServerClock(this.#receipts)
     this.#expiries = new ExpiryIndex(() => this.#toServerTime(Date.now()))
     this.#scan = new StreamScan(this.#entries)
