@@ -1,6 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import { join as inFolder } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
@@ -194,13 +196,17 @@ function stage (t: Pick<Test, 'teardown'>) {
   }
   const owners = new OwnershipTable(link as any, nodes as any, records as any, change => told.push(change))
   t.teardown(() => owners.close())
-  const foreign = (since = 0) => stored.set('d', { seq: ++script.seq, subject: 'd', data: Buffer.from(JSON.stringify({ node: 'c', since, home: 'c', claim: `c${script.seq}` })) })
+  /** Writes a record of a connection of another node, which has seen all earlier records unless `after` is given. */
+  const foreign = (since = 0, after = script.seq) => {
+    stored.set('d', { seq: ++script.seq, subject: 'd', data: Buffer.from(JSON.stringify({ node: 'c', since, home: 'c', claim: `c${script.seq}`, after })) })
+    return script.seq
+  }
   const say = (word: object) => heard.get('device.d')!({ data: encode(word) })
   const demand = (word: object) => heard.get('node.self.yield')!({ data: encode(word) })
   return { owners, link, nodes, records, script, stored, lapses, replies, told, foreign, say, demand }
 }
 
-const heldBy = (stored: Map<string, StoredRecord>) => ownerRecordOf(stored.get('d')!).node
+const heldBy = (stored: Map<string, StoredRecord>) => stored.has('d') ? ownerRecordOf(stored.get('d')!).node : undefined
 
 t.test('a new connection replaces an owner only after its device has confirmed that it is alive, before each attempt', async t => {
   const { owners, script, stored, foreign, told } = stage(t)
@@ -442,26 +448,81 @@ t.test('an older record that NATS brings back takes no device from a newer owner
   t.equal(heldBy(stored), 'c')
 })
 
-t.test('a first record that is written late takes no device from a newer owner', async t => {
-  const { owners, stored, foreign, say, link } = stage(t)
-  const newer = new Connection('d', 'a')
-  const { generation } = await owners.own('d', newer)
-  t.strictSame(link.published.filter(({ name }) => name === 'device.d'), [{ name: 'device.d', payload: { kind: 'compare', generation } }])
-  const first = (since: number) => {
-    foreign(since)
-    const { data, ...record } = stored.get('d')!
-    stored.set('d', { ...record, data: Buffer.from(JSON.stringify({ ...JSON.parse(Buffer.from(data).toString()), first: true })) })
-    say({ kind: 'compare', generation: record.seq })
-    return record.seq
+t.test('a record that is written late, after the same one as that of a newer owner, takes no device from it', async t => {
+  for (const hasOlder of [false, true]) {
+    const { owners, stored, foreign, say, link } = stage(t)
+    const older = hasOlder ? foreign() : 0
+    const newer = new Connection('d', 'a')
+    const { generation } = await owners.own('d', newer)
+    const compare = { name: 'device.d', payload: { kind: 'compare', generation } }
+    t.strictSame(link.published.filter(({ name }) => name === compare.name), [compare], 'others are told to compare themselves')
+    const late = foreign(0, older)
+    say({ kind: 'compare', generation: late })
+    await until(() => newer.yielded > 0 || stored.get('d')!.seq > late)
+    t.equal(newer.yielded, 0)
+    t.equal(heldBy(stored), 'a')
+    say({ kind: 'compare', generation })
+    say({ kind: 'compare', generation: foreign(Date.now() + 1_000, older) })
+    await until(() => newer.yielded > 0)
+    t.equal(heldBy(stored), 'c')
   }
-  const late = first(0)
-  await until(() => newer.yielded > 0 || stored.get('d')!.seq > late)
-  t.equal(newer.yielded, 0)
-  t.equal(heldBy(stored), 'a')
-  say({ kind: 'compare', generation })
-  first(Date.now() + 1_000)
-  await until(() => newer.yielded > 0)
-  t.equal(heldBy(stored), 'c')
+})
+
+t.test('of two connections on one node whose records NATS accepted after the same one, one survives', async t => {
+  const { owners, records, script, stored, foreign } = stage(t)
+  foreign()
+  // the older one waits for the node of the first owner to yield, and looks before the record of the newer one is erased
+  script.before = async what => {
+    if (what === 'request' && heldBy(stored) === 'older') await until(() => appends === 3)
+    if (what === 'erase') await until(() => appends === 4 || older.yielded > 0)
+  }
+  const [older, newer] = [new Connection('d', 'older', 1), new Connection('d', 'newer', 2)]
+  const [olderMayWrite, newerMayWriteAgain] = [gate(), gate()]
+  const { append, last } = records
+  let appends = 0
+  records.append = async (subject, data, options) => {
+    const count = ++appends
+    if (count === 1) await olderMayWrite.opened
+    if (count === 3) await newerMayWriteAgain.opened
+    return await append(subject, data, count === 1 ? {} : options)
+  }
+  records.last = async subject => {
+    if (appends === 2 && heldBy(stored) === 'newer') {
+      olderMayWrite.open()
+      await until(() => heldBy(stored) === 'older')
+    } else if (newer.yielded > 0 && appends === 3) {
+      newerMayWriteAgain.open()
+      await until(() => heldBy(stored) === 'newer')
+    }
+    return await last(subject)
+  }
+  const owning = [owners.own('d', older)]
+  await until(() => appends === 1)
+  owning.push(owners.own('d', newer))
+  await Promise.all(owning)
+  await until(() => heldBy(stored) === 'older' || older.yielded > 0)
+  t.strictSame([older.yielded, newer.yielded], [0, 1])
+  t.strictSame([...owners.after('')].map(({ presence }) => presence.node), ['older'])
+})
+
+t.test('nothing is kept of connections that came and left while NATS was away', async t => {
+  setFlagsFromString('--expose-gc')
+  const collect: () => void = runInNewContext('gc')
+  const { owners, link, script } = stage(t)
+  script.before = async () => { throw new Failure('unreachable') }
+  link.up = false
+  const left: Array<WeakRef<Connection>> = []
+  for (let count = 0; count < 10; count++) {
+    const connection = new Connection('d', 'a')
+    left.push(new WeakRef(connection))
+    await (await owners.own('d', connection)).release()
+  }
+  const kept = () => {
+    collect()
+    return left.filter(reference => reference.deref()).length
+  }
+  await until(() => kept() <= 1)
+  t.ok(kept() <= 1)
 })
 
 t.test('the first letters of a device are appended one at a time', async t => {

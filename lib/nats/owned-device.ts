@@ -16,7 +16,7 @@ export class OwnedDevice {
   /** The epoch in which it was last compared with its record, see `OwnershipTable.#epoch`. */
   verifiedEpoch = -1
   /** The comparison that is under way. */
-  reconciliation: Promise<boolean> | undefined
+  comparison: Promise<boolean> | undefined
 
   constructor (deviceId: string, owner: Owner) {
     this.deviceId = deviceId
@@ -27,7 +27,7 @@ export class OwnedDevice {
 /** The content of its record; the device and the generation are the subject and the position. */
 export function contentOf ({ owner, claim }: OwnedDevice, home: string, older: StoredRecord | undefined): Omit<OwnerRecord, 'generation' | 'deviceId'> {
   const { node, since } = owner.presence
-  return { node, since, home, claim, ...(!older && { first: true }) }
+  return { node, since, home, claim, after: older?.seq ?? 0 }
 }
 
 /** Whether the connection may replace this record. A new one replaces every record, a provisional one only those of connections that are older. */
@@ -37,8 +37,8 @@ export function mayReplace ({ state, owner, generation }: OwnedDevice, found: St
   switch (state) {
     case 'new': return true
     case 'provisional': return !other || other.since <= since
-    // another node took this one for dead and erased the record, NATS went back to an earlier state, or a first record was written late
-    case 'owned': return !other || (other.first === true && other.since < since) || (other.generation < generation && other.since <= since)
+    // another node took this one for dead and erased the record, the other connection has not seen the record of this one, or NATS went back to an earlier state
+    case 'owned': return !other || (other.after < generation && other.since < since) || (other.generation < generation && other.since <= since)
     case 'lost': return false
   }
 }

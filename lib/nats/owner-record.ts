@@ -8,8 +8,8 @@ export interface OwnerRecord extends Presence {
   home: string
   /** The connection. */
   claim: string
-  /** It was written without an older record to compare with, and may have been written late: another owner may have come meanwhile. */
-  first?: true
+  /** The generation of the record that it replaced; 0: there was none. NATS may accept two records after the same one, and may write one of them late. */
+  after: number
 }
 
 export function ownerRecordOf ({ subject, seq, data }: StoredRecord): OwnerRecord {

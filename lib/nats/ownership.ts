@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Msg } from '@nats-io/transport-node'
 import type { PresenceChange, Owner, Ownership, Presence } from '../cluster/backplane.ts'
 import { SortedIndex } from '../cluster/sorted-index.ts'
@@ -9,6 +8,7 @@ import type { Membership } from './membership.ts'
 import { contentOf, mayReplace, OwnedDevice } from './owned-device.ts'
 import { hasClaim, ownerRecordOf, presenceOf, type OwnerRecord } from './owner-record.ts'
 import { RequestHandler } from './request-handler.ts'
+import { RetryQueue } from './retry-queue.ts'
 import type { StreamStore, StoredRecord } from './stream-store.ts'
 import { deviceSubject, recordSubject } from './subjects.ts'
 
@@ -21,10 +21,6 @@ interface YieldDemand {
 /** Time for the node of an older owner to answer a yield demand; without an answer the demand is repeated. */
 const YIELD_TIMEOUT_MS = 250
 const YIELD_RETRY_DELAY_MS = 1_000
-/** Failed work is retried after this delay, which doubles up to the maximum. */
-const MIN_RETRY_DELAY_MS = 250
-const MAX_RETRY_DELAY_MS = 1_000
-const CONCURRENCY = 64
 /** The records of all owned devices are read again in turn, some per interval, so that the loss of a message or a record does not go unnoticed. */
 const RECHECK_INTERVAL_MS = 200
 const RECHECKS_PER_INTERVAL = 10
@@ -43,19 +39,19 @@ export class OwnershipTable {
   /** The connections whose record is, or may come to be, in the bucket. */
   readonly #claims = new Map<string, OwnedDevice>()
   /** The connections to compare with their record, or whose record to erase. */
-  readonly #pending = new Set<OwnedDevice>()
+  readonly #pending: RetryQueue<OwnedDevice>
   readonly #recheckTimer: NodeJS.Timeout
   #recheckCursor: Iterator<OwnedDevice> | undefined
   /** Incremented each time this node may have lost devices: every device is then compared with its record. */
   #epoch = 0
   #highestGeneration = 0
-  #isProcessing = false
 
   constructor (link: Link, nodes: Membership, records: StreamStore, publishChange: (change: PresenceChange) => void) {
     this.#link = link
     this.#nodes = nodes
     this.#records = records
     this.#publishChange = publishChange
+    this.#pending = new RetryQueue(link, owned => this.#process(owned))
     this.#requests = new RequestHandler(link, { isOwner: owned => this.#isOwner(owned), compare: owned => this.#invalidate(owned) })
     nodes.onLapse(() => this.#invalidateAll())
     link.subscribe(yieldSubject(nodes.self), message => {
@@ -71,7 +67,7 @@ export class OwnershipTable {
     this.#claims.set(owned.claim, owned)
     try {
       // the current connection on this node must not write its record at the same time
-      await this.#owned.get(deviceId)?.reconciliation?.catch(() => {})
+      await this.#owned.get(deviceId)?.comparison?.catch(() => {})
       await this.#takeOver(owned)
     } catch (error) {
       void this.#release(owned)
@@ -110,7 +106,7 @@ export class OwnershipTable {
 
   async #takeOver (owned: OwnedDevice): Promise<void> {
     try {
-      await this.#reconcile(owned)
+      await this.#compare(owned)
     } catch (error) {
       if ((error as Failure).reason !== 'unreachable') throw error
       await this.#confirmAlive(owned, undefined)
@@ -128,14 +124,20 @@ export class OwnershipTable {
     this.#invalidate(owned)
   }
 
+  /** Joins the comparison that is under way. */
+  #compare (owned: OwnedDevice): Promise<boolean> {
+    owned.comparison ??= this.#reconcile(owned).finally(() => { owned.comparison = undefined })
+    return owned.comparison
+  }
+
   /** Compares the connection with the record of the device, and writes a record where it may. False: there is a newer owner. */
   async #reconcile (owned: OwnedDevice): Promise<boolean> {
     const epoch = this.#epoch
     const subject = recordSubject(owned.deviceId)
     let found = await this.#records.last(subject)
     while (!hasClaim(found, owned)) {
-      if (!mayReplace(owned, found)) return this.#lose(owned)
       if (owned.state === 'new') await this.#confirmAlive(owned, found)
+      if (!this.#mayReplace(owned, found)) return this.#lose(owned)
       owned.record = 'unknown'
       const appended = await this.#records.append(subject, JSON.stringify(contentOf(owned, this.#nodes.self, found)), { after: found?.seq })
       if (appended) await this.#completeTakeover(owned, appended.seq, found)
@@ -146,6 +148,12 @@ export class OwnershipTable {
     if (owned.state === 'provisional') owned.state = 'owned'
     owned.verifiedEpoch = epoch
     return true
+  }
+
+  /** A record of a connection of this node that has lost the device is about to be erased. */
+  #mayReplace (owned: OwnedDevice, found: StoredRecord | undefined): boolean {
+    const isLost = found !== undefined && this.#claims.get(ownerRecordOf(found).claim)?.state === 'lost'
+    return mayReplace(owned, isLost ? undefined : found)
   }
 
   /** Repeated before each attempt to replace an older owner, because the device may have given this connection up meanwhile. */
@@ -159,8 +167,9 @@ export class OwnershipTable {
     this.#highestGeneration = Math.max(this.#highestGeneration, generation)
     if (older) this.#publishChange({ kind: 'disconnected', presence: presenceOf(older) })
     this.#publishChange({ kind: 'connected', presence: { ...owned.owner.presence, generation } })
-    if (older) await this.#demandYield(ownerRecordOf(older).home, { deviceId: owned.deviceId, generation })
-    else this.#requests.requestCompare(owned)
+    const yielded = older && this.#demandYield(ownerRecordOf(older).home, { deviceId: owned.deviceId, generation })
+    this.#requests.requestCompare(owned)
+    await yielded
     if (owned.state === 'owned') this.#activate(owned)
     // wake-ups for letters put meanwhile went to the older owner, or to nobody
     if (isAgain && owned.state !== 'lost') owned.owner.answer({ kind: 'wake' }).catch(error => this.#link.trouble(error))
@@ -204,14 +213,12 @@ export class OwnershipTable {
     if (isReplaced) owned.record = 'none' // overwritten by the record of the newer owner
     this.#deactivate(owned)
     owned.owner.yield()
-    void this.#processPending()
+    this.#pending.add([owned]) // its record is erased, unless another has replaced it
     return false
   }
 
-  /** Its record is erased later, unless another has replaced it. */
   #deactivate (owned: OwnedDevice): void {
     owned.state = 'lost'
-    this.#pending.add(owned)
     const { deviceId } = owned
     if (this.#owned.get(deviceId) !== owned) return
     this.#owned.delete(deviceId)
@@ -222,9 +229,7 @@ export class OwnershipTable {
 
   async #release (owned: OwnedDevice): Promise<void> {
     if (owned.state !== 'lost') this.#deactivate(owned)
-    await owned.reconciliation?.catch(() => {})
-    await this.#process(owned)
-    void this.#processPending()
+    await this.#pending.process(owned)
   }
 
   /** Erases the record of this very connection; it no longer exists where a newer one has replaced it. */
@@ -246,14 +251,12 @@ export class OwnershipTable {
   /** This node was away, or other nodes took it for dead. */
   #invalidateAll (): void {
     this.#epoch++
-    for (const owned of this.#owned.values()) this.#pending.add(owned)
-    void this.#processPending()
+    this.#pending.add(this.#owned.values())
   }
 
   #invalidate (owned: OwnedDevice): void {
     owned.verifiedEpoch = -1
-    this.#pending.add(owned)
-    void this.#processPending()
+    this.#pending.add([owned])
   }
 
   #recheckNext (): void {
@@ -266,58 +269,21 @@ export class OwnershipTable {
     }
   }
 
-  /** Compares and erases until nothing is pending. Failures are retried last in the next pass, so they delay no other device. */
-  async #processPending (): Promise<void> {
-    if (this.#isProcessing) return
-    this.#isProcessing = true
-    let delay = MIN_RETRY_DELAY_MS
-    let isReported = false
-    while (this.#link.up && this.#pending.size > 0) {
-      const errors = await this.#processOnce()
-      if (errors.length === 0) continue
-      if (!isReported) this.#link.trouble(errors[0])
-      isReported = true
-      await sleep(delay, undefined, { ref: false })
-      delay = Math.min(2 * delay, MAX_RETRY_DELAY_MS)
-    }
-    this.#isProcessing = false
-  }
-
-  /** One concurrent pass over all pending connections. It stops early where many fail, because each failure may take a timeout. */
-  async #processOnce (): Promise<unknown[]> {
-    const pending = [...this.#pending].values()
-    const errors: unknown[] = []
-    const processEach = async () => {
-      for (const owned of pending) {
-        const error = await this.#process(owned)
-        if (error) errors.push(error)
-        if (errors.length >= CONCURRENCY) return
-      }
-    }
-    await Promise.all(Array.from({ length: CONCURRENCY }, processEach))
-    return errors
-  }
-
-  /** Resolves with the error where it failed. */
-  async #process (owned: OwnedDevice): Promise<unknown> {
-    if (!this.#link.up) return undefined // after a reconnect all devices are pending again
-    try {
-      if (owned.state === 'lost') await this.#erase(owned)
-      else await this.#isOwner(owned)
-      if (owned.state !== 'lost' ? owned.verifiedEpoch === this.#epoch : !this.#claims.has(owned.claim)) this.#pending.delete(owned)
-      return undefined
-    } catch (error) {
-      if (this.#pending.delete(owned)) this.#pending.add(owned)
-      return error
-    }
+  /** Resolves with whether nothing is left to do for the connection. */
+  async #process (owned: OwnedDevice): Promise<boolean> {
+    if (owned.state === 'lost') await owned.comparison?.catch(() => {}) // it may still write a record
+    if (owned.state === 'lost' && owned.record === 'none') this.#claims.delete(owned.claim)
+    else if (!this.#link.up) return false // after a reconnect all devices are compared
+    else if (owned.state === 'lost') await this.#erase(owned)
+    else await this.#isOwner(owned)
+    return owned.state === 'lost' ? !this.#claims.has(owned.claim) : owned.verifiedEpoch === this.#epoch
   }
 
   /** Whether the connection still owns the device; after this node was away, the bucket decides. */
   async #isOwner (owned: OwnedDevice): Promise<boolean> {
     this.#nodes.check()
     if (owned.verifiedEpoch === this.#epoch) return owned.state === 'owned'
-    owned.reconciliation ??= this.#reconcile(owned).finally(() => { owned.reconciliation = undefined })
-    return await owned.reconciliation && owned.state === 'owned'
+    return await this.#compare(owned) && owned.state === 'owned'
   }
 
   #receive (deviceId: string, message: Msg): void {
