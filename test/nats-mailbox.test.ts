@@ -6,6 +6,7 @@ import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
 import { natsMailbox, type NatsMailboxOptions } from '../lib/nats/index.ts'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
+import { LetterReader } from '../lib/nats/letter-reader.ts'
 import { ServerClock } from '../lib/nats/server-clock.ts'
 import { natsServer } from './campaigns/nats.ts'
 import { Proxy } from './campaigns/proxy.ts'
@@ -50,6 +51,24 @@ t.test('the clock of NATS is read once a minute, and after an invalidation', asy
     await clock.refresh()
     t.ok(clock.ahead - before <= 5_000 && clock.ahead >= before)
   }
+})
+
+t.test('a letter that NATS hides behind others is read', async t => {
+  const box = { letters: 1, bytes: 1 }
+  const letters = [1, 2, 3].map(seq => ({ seq, subject: 'd', data: Buffer.from(`${JSON.stringify({ id: `l${seq}`, box })}\n`) }))
+  const reader = new LetterReader(
+    {
+      subjects: async () => ({ d: letters.length }),
+      next: async (_subject: string, from: number) => letters.find(({ seq }) => seq >= from && seq !== 2),
+      at: async (position: number) => letters.find(({ seq }) => seq === position)
+    } as never,
+    {
+      subjects: async () => ({ 'd.l1': 1, 'd.l2': 1, 'd.gone': 1, 'd.settled': 1 }),
+      last: async (subject: string) => subject === 'd.gone' ? undefined : { data: Buffer.from(JSON.stringify({ position: subject === 'd.settled' ? 9 : Number(subject.at(-1)) })) }
+    } as never
+  )
+  t.strictSame((await all(reader.after('d', 0))).map(({ letter }) => letter.id), ['l1', 'l3', 'l2'], 'late, but not lost')
+  t.strictSame((await all(reader.after('d', 2))).map(({ letter }) => letter.id), ['l3'])
 })
 
 withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
@@ -191,6 +210,26 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
         t.ok(near((await other.receipt('d', 'a'))!.at, Date.now()))
       })
     }
+  })
+
+  t.test('of letters of one collapse key that several nodes put at the same time, the last one stays', async t => {
+    const over = { prefix: prefix() }
+    const { proxy, servers } = await before(t)
+    const nodes = [await open(t, { ...over, servers }), await open(t, over), await open(t, over)]
+    let mayBeRefused = false
+    proxy.onClientData = said => { mayBeRefused ||= said.split(`PUB ${over.prefix}.letters`).slice(1).some(put => put.includes('Last-Subject-Sequence: 0')) }
+    for (let round = 0; round < 20; round++) {
+      const ids = nodes.map((_, at) => `${round} ${at}`)
+      const puts = await Promise.all(nodes.map((node, at) => node.put('d', letter(ids[at]!, { collapse: 'k' }), plenty)))
+      t.ok(puts.every(({ fresh }) => fresh))
+      const left = await reading(nodes[0]!)
+      t.equal(left.length, 1)
+      const replaced = ids.filter(id => id !== left[0])
+      for (const id of replaced) t.equal((await nodes[1]!.receipt('d', id))!.status, 'replaced')
+      t.strictSame(puts.flatMap(put => put.replaced ?? []).map(({ id }) => id).toSorted(), replaced, 'each is reported once')
+      t.equal(await nodes[2]!.settle('d', left[0]!, 'delivered'), true)
+    }
+    t.notOk(mayBeRefused)
   })
 
   t.test('a letter whose receipt is no longer kept can be put again', async t => {

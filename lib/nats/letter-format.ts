@@ -7,6 +7,14 @@ export interface LetterHeader extends Omit<Receipt, 'status'> {
   isText: boolean
   /** Upper bound of the letters waiting for the device, this one included. */
   box: MailboxLimits
+  /** Letters waited that NATS did not find by their subject when this one was put. */
+  isAfterHidden?: true
+}
+
+/** A letter as stored. Its times are those of the clock of NATS. */
+export interface StoredLetterRecord {
+  header: LetterHeader
+  letter: StoredLetter
 }
 
 /** The state of a waiting letter, stored under its id. */
@@ -26,7 +34,7 @@ export function keyOf (deviceId: string, letterId: string): string {
   return `${token(deviceId)}.${token(letterId)}`
 }
 
-export function entryOf ({ isText, box, ...letter }: LetterHeader, position: number): LetterEntry {
+export function entryOf ({ isText, box, isAfterHidden, ...letter }: LetterHeader, position: number): LetterEntry {
   return { ...letter, status: 'queued', position, strikes: 0 }
 }
 
@@ -42,11 +50,11 @@ export function encodeLetter (header: LetterHeader, body: string | Uint8Array): 
   return Buffer.concat([Buffer.from(`${JSON.stringify(header)}\n`), Buffer.from(body as string)])
 }
 
-export function decodeLetter ({ seq, data }: StoredRecord): { header: LetterHeader, letter: StoredLetter } {
+export function decodeLetter ({ seq, data }: StoredRecord): StoredLetterRecord {
   const bytes = Buffer.from(data)
   const end = bytes.indexOf('\n')
   const header: LetterHeader = JSON.parse(bytes.toString('utf8', 0, end))
-  const { isText, box, at, size, ...letter } = header
+  const { isText, box, isAfterHidden, at, size, ...letter } = header
   const body = bytes.subarray(end + 1)
   return { header, letter: { ...letter, body: isText ? body.toString() : body, position: seq } }
 }

@@ -5,6 +5,7 @@ import { sizeOf, type MailboxLimits, type Ending, type ExpiredLetter, type Store
 import { ServerClock } from './server-clock.ts'
 import { FirstLetters, type FirstLetter } from './first-letters.ts'
 import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type ReceiptRecord, type LetterEntry, type LetterHeader } from './letter-format.ts'
+import { LetterReader } from './letter-reader.ts'
 import { Link, type Prepare } from './link.ts'
 import type { LinkOptions } from './link-options.ts'
 import { StreamStore, type StoredRecord } from './stream-store.ts'
@@ -29,11 +30,9 @@ export interface NatsMailboxOptions extends LinkOptions {
 type MailboxSettings = { [name in 'keepReceipts' | 'maxBytes']: number | undefined }
 
 /** The mailbox has room for a letter. */
-interface MailboxRoom {
-  /** Upper bound of the letters that wait, the new one included. */
-  box: MailboxLimits
-  /** The letter of the same collapse key. */
-  replaced?: StoredLetter
+interface MailboxRoom extends Pick<LetterHeader, 'box' | 'isAfterHidden'> {
+  /** The last letter of the same collapse key. */
+  replaced: StoredLetter | undefined
 }
 
 const DAY_MS = 86_400_000
@@ -73,6 +72,7 @@ class NatsMailbox implements Mailbox {
   readonly #entries: StreamStore
   /** By device and letter: the receipt of each settled letter, until it is `keepReceipts` old. */
   readonly #receipts: StreamStore
+  readonly #reader: LetterReader
   readonly #clock: ServerClock
   readonly #expiries: ExpiryIndex
   /** Reads some entries with each sweep, because letters put by a node that is gone expire too. */
@@ -89,6 +89,7 @@ class NatsMailbox implements Mailbox {
     this.#letters = StreamStore.stream(link, 'letters', { max_age: MAX_AGE_NS, max_bytes: maxBytes, duplicate_window: duplicateWindow })
     this.#entries = StreamStore.bucket(link, 'entries', { max_age: MAX_AGE_NS })
     this.#receipts = StreamStore.bucket(link, 'receipts', { max_age: keepReceipts, duplicate_window: duplicateWindow })
+    this.#reader = new LetterReader(this.#letters, this.#entries)
     this.#clock = new ServerClock(this.#receipts)
     this.#expiries = new ExpiryIndex(() => this.#toServerTime(Date.now()))
     this.#scan = new StreamScan(this.#entries)
@@ -115,11 +116,10 @@ class NatsMailbox implements Mailbox {
       const { version } = first
       const [known, last] = await Promise.all([this.receipt(deviceId, letter.id), this.#letters.last(token(deviceId))])
       if (known) return { receipt: known, fresh: false }
-      const { box, replaced } = await this.#roomFor(deviceId, letter, limits, last)
-      const header = this.#headerOf(letter, box)
+      const { replaced, ...room } = await this.#roomFor(deviceId, letter, limits, last)
+      const header = this.#headerOf(letter, room)
       const append = () => this.#letters.append(token(deviceId), encodeLetter(header, letter.body), {
         after: last?.seq,
-        isFirst: !last && letter.collapse !== undefined,
         id: `${deviceId} ${letter.id}`
       })
       const appended = await (last ? append() : first.once(version, append))
@@ -130,38 +130,18 @@ class NatsMailbox implements Mailbox {
       }
       await this.#entries.append(key, JSON.stringify(entryOf(header, appended.seq)))
       this.#expiries.add({ deviceId, letterId: letter.id, expiresAt: header.expiresAt })
-      return { receipt: this.#toLocal(receiptOf(header)), fresh: true, ...await this.#replace(deviceId, replaced) }
+      const older = last ? replaced : await this.#lastCollapsible(deviceId, letter, appended.seq)
+      return { receipt: this.#toLocal(receiptOf(header)), fresh: true, ...await this.#replace(deviceId, older) }
     }
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<StoredLetter> {
-    // limited by the count, because a search without a result costs NATS more than one that finds a letter
     await this.#clock.refresh()
-    const waiting = await this.waiting(deviceId)
-    let from = after + 1
-    for (let left = waiting; left > 0; left--) {
-      const stored = await this.#letters.next(token(deviceId), from)
-      if (!stored) break
-      yield this.#letterOf(stored)
-      from = stored.seq + 1
-    }
-    if (waiting > 0 && from === after + 1) yield * this.#lettersByEntry(deviceId, after)
+    for await (const { letter } of this.#reader.after(deviceId, after)) yield { ...letter, expiresAt: letter.expiresAt - this.#clock.ahead }
   }
 
-  /** Up to NATS 2.9 the middle one of three letters is not found by subject once the others are erased; its entry is. */
-  async * #lettersByEntry (deviceId: string, after: number): AsyncGenerator<StoredLetter> {
-    const subjects = Object.keys(await this.#entries.subjects(`${token(deviceId)}.*`))
-    const entries = await Promise.all(subjects.map(subject => this.#entries.last(subject.split('.').slice(-2).join('.'))))
-    const positions = entries.filter(entry => entry !== undefined).map(entry => parse<LetterEntry>(entry).position)
-    for (const position of positions.filter(position => position > after).toSorted((one, other) => one - other)) {
-      const stored = await this.#letters.at(position)
-      if (stored) yield this.#letterOf(stored)
-    }
-  }
-
-  async waiting (deviceId: string): Promise<number> {
-    const [count = 0] = Object.values(await this.#letters.subjects(token(deviceId)))
-    return count
+  waiting (deviceId: string): Promise<number> {
+    return this.#reader.count(deviceId)
   }
 
   async settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean> {
@@ -239,27 +219,37 @@ class NatsMailbox implements Mailbox {
     const size = sizeOf(letter.body)
     const fits = ({ letters, bytes }: MailboxLimits) => letters < limits.letters && bytes + size <= limits.bytes
     const including = ({ letters, bytes }: MailboxLimits) => ({ letters: letters + 1, bytes: bytes + size })
-    const { collapse } = letter
-    if (collapse === undefined) {
-      // the header of the last letter has an upper bound, because letters may have been settled since; up to NATS 2.9 a subject
-      // seems to have no last record once that has been erased, although it has others
-      const count = last ? undefined : await this.waiting(deviceId)
+    // up to NATS 2.9 a subject seems to have no last record once that has been erased, although it has others
+    const count = last ? undefined : await this.waiting(deviceId)
+    let replaced: StoredLetter | undefined
+    if (letter.collapse === undefined) {
+      // the header of the last letter has an upper bound, because letters may have been settled since
       const bound = last ? decodeLetter(last).header.box : { letters: 0, bytes: 0 }
-      if (!count && fits(bound)) return { box: including(bound) }
+      if (!count && fits(bound)) return { box: including(bound), replaced }
       if ((count ?? await this.waiting(deviceId)) >= limits.letters) throw new Failure('mailbox-full')
     }
     const box = { letters: 0, bytes: 0 }
-    let replaced: StoredLetter | undefined
     for await (const waiting of this.letters(deviceId)) {
-      if (collapse !== undefined && waiting.collapse === collapse) {
-        replaced = waiting
-        continue
-      }
+      if (isCollapsible(waiting, letter)) replaced = waiting
       box.letters++
       box.bytes += sizeOf(waiting.body)
     }
+    if (replaced) {
+      box.letters--
+      box.bytes -= sizeOf(replaced.body)
+    }
     if (!fits(box)) throw new Failure('mailbox-full')
-    return { box: including(box), ...(replaced && { replaced }) }
+    return { box: including(box), replaced, ...(count && { isAfterHidden: true }) }
+  }
+
+  /** The letter that one replaces which was put into an empty mailbox: other nodes may have put some at the same moment, of which each replaces the one before it. */
+  async #lastCollapsible (deviceId: string, letter: Letter, before: number): Promise<StoredLetter | undefined> {
+    let found: StoredLetter | undefined
+    if (letter.collapse === undefined) return found
+    for await (const waiting of this.letters(deviceId)) {
+      if (waiting.position < before && isCollapsible(waiting, letter)) found = waiting
+    }
+    return found
   }
 
   async #replace (deviceId: string, replaced: StoredLetter | undefined): Promise<Pick<PutResult, 'replaced'>> {
@@ -288,7 +278,7 @@ class NatsMailbox implements Mailbox {
   /** False: the letter was settled before. A retry after a lost answer finds its own receipt, and counts as the first. */
   async #writeReceipt (key: string, record: ReceiptRecord): Promise<boolean> {
     const earlier = await this.#receipts.last(key)
-    if (!earlier && await this.#receipts.append(key, JSON.stringify(record), { isFirst: true })) return true
+    if (!earlier && await this.#receipts.append(key, JSON.stringify(record), { after: 0 })) return true
     const found = earlier ?? await this.#receipts.last(key)
     return found !== undefined && isSameEnding(parse<ReceiptRecord>(found), record)
   }
@@ -304,13 +294,8 @@ class NatsMailbox implements Mailbox {
     if (isLeftOver) await this.settle(deviceId, letterId, 'expired') // a receipt that exists stays
   }
 
-  #headerOf ({ body, expiresAt, ...letter }: Letter, box: MailboxLimits): LetterHeader {
-    return { ...letter, expiresAt: this.#toServerTime(expiresAt), at: this.#toServerTime(Date.now()), size: sizeOf(body), isText: typeof body === 'string', box }
-  }
-
-  #letterOf (stored: StoredRecord): StoredLetter {
-    const { letter } = decodeLetter(stored)
-    return { ...letter, expiresAt: letter.expiresAt - this.#clock.ahead }
+  #headerOf ({ body, expiresAt, ...letter }: Letter, room: Omit<MailboxRoom, 'replaced'>): LetterHeader {
+    return { ...letter, expiresAt: this.#toServerTime(expiresAt), at: this.#toServerTime(Date.now()), size: sizeOf(body), isText: typeof body === 'string', ...room }
   }
 
   /** Converts a time of the clock of this machine into one of NATS. */
@@ -323,6 +308,10 @@ class NatsMailbox implements Mailbox {
     const { ahead } = this.#clock
     return { ...receipt, at: receipt.at - ahead, expiresAt: receipt.expiresAt - ahead }
   }
+}
+
+function isCollapsible (waiting: StoredLetter, { collapse }: Letter): boolean {
+  return collapse !== undefined && waiting.collapse === collapse
 }
 
 function isSameEnding (one: ReceiptRecord, other: ReceiptRecord): boolean {

@@ -75,11 +75,6 @@ export class Membership {
     return node === this.self || now - this.#listeningSince < NODE_TIMEOUT_MS || now - (this.#lastHeard.get(node) ?? -Infinity) < NODE_TIMEOUT_MS
   }
 
-  /** Whether a heartbeat of the node has come since this node (re)joined. */
-  hears (node: string): boolean {
-    return node === this.self || this.#lastHeard.has(node)
-  }
-
   /** Detects that this node was suspended or disconnected, before it judges other nodes or its own devices. */
   check (): void {
     if (this.#link.up && performance.now() - this.#selfHeardAt >= SELF_TIMEOUT_MS) this.#restart()

@@ -39,22 +39,19 @@ export class Requests {
   async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const deadline = performance.now() + timeoutOf(request)
     const answer = await this.#ask(deviceId, request, deadline, signal)
-    if (answer) return answer
-    const left = Math.min(leftUntil(deadline + TRANSIT_MS), MAX_TIMER_MS)
-    const home = await withDeadline(this.#homeOf(deviceId), left, () => new Failure('timeout'))
-    if (home === undefined) return undefined
+    if (answer || !await this.#hasOwner(deviceId, deadline)) return answer
     await sleep(HANDOVER_MS)
     if (performance.now() >= deadline) throw new Failure('timeout')
     const second = await this.#ask(deviceId, request, deadline, signal)
-    if (second || !isListed(deviceId) || this.#nodes.hears(home)) return second
-    throw new Failure('unreachable', { message: 'The node that has the device is not back yet' })
+    if (second || !isListed(deviceId) || !await this.#hasOwner(deviceId, deadline)) return second
+    throw new Failure('unreachable', { message: 'The node that has the device does not receive requests at present' })
   }
 
-  /** The live node that the bucket names as the owner; it may not have subscribed yet. */
-  async #homeOf (deviceId: string): Promise<string | undefined> {
-    const found = await this.#records.last(recordSubject(deviceId))
-    const home = found && ownerRecordOf(found).home
-    return home !== undefined && this.#nodes.alive(home) ? home : undefined
+  /** Whether the bucket names a live node as the owner. It may not have subscribed yet, or NATS servers may have lost each other. */
+  async #hasOwner (deviceId: string, deadline: number): Promise<boolean> {
+    const left = Math.min(leftUntil(deadline + TRANSIT_MS), MAX_TIMER_MS)
+    const found = await withDeadline(this.#records.last(recordSubject(deviceId)), left, () => new Failure('timeout'))
+    return found !== undefined && this.#nodes.alive(ownerRecordOf(found).home)
   }
 
   async #ask (deviceId: string, request: Request, deadline: number, signal?: AbortSignal): Promise<Answer | undefined> {

@@ -12,13 +12,11 @@ export interface StoredRecord {
 }
 
 export interface AppendOptions {
-  /** Expected position of the last record of the subject. */
-  after?: number | undefined
   /**
-   * There must be no record of the subject. Before NATS 2.10.19, if NATS refuses such a write, the replicas of the stream disagree after the next
-   * server failure and may lose records: use it only where a refusal is next to impossible.
+   * Expected position of the last record of the subject; 0: there must be none. Before NATS 2.10.19, if NATS refuses a write after 0, the replicas of
+   * the stream disagree after the next server failure and may lose records: use 0 only where a refusal is next to impossible.
    */
-  isFirst?: boolean
+  after?: number | undefined
   /** NATS deduplicates records by it. */
   id?: string
 }
@@ -82,13 +80,12 @@ export class StreamStore {
   }
 
   /** Resolves with undefined if another record was appended first. `fresh` is false if NATS recognized the record by its id. */
-  async append (subject: string, data: Uint8Array | string, { after, isFirst, id }: AppendOptions = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
+  async append (subject: string, data: Uint8Array | string, { after, id }: AppendOptions = {}): Promise<{ seq: number, fresh: boolean } | undefined> {
     if (this.#link.up && data.length > this.#link.maxPayload) throw new Failure('too-large')
     return await this.#request(async manager => {
       const { seq, duplicate } = await manager.jetstream().publish(this.#subjectPrefix + subject, data, {
         ...(id !== undefined && { msgID: id }),
-        ...(after !== undefined && { expect: { lastSubjectSequence: after } }),
-        ...(isFirst && { expect: { lastSubjectSequence: 0 } })
+        ...(after !== undefined && { expect: { lastSubjectSequence: after } })
       })
       return { seq, fresh: !duplicate }
     }, WRONG_LAST_CODES)
