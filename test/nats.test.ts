@@ -348,7 +348,7 @@ t.test('lateness is measured against the fastest message of the same node, indep
   lateness.note('n', 30_000 + ahead - 20)
   t.equal(lateness.of('n', 30_000 + ahead - 20), 8_000)
   // the clock of a machine that was suspended has a new offset
-  for (const until = later + 25_000; later < until; later += 500) lateness.note('n', later + ahead - 8_020)
+  for (const until = later + 5_000; later < until; later += 500) lateness.note('n', later + ahead - 8_020)
   t.equal(lateness.of('n', later + ahead - 8_020), 0)
   lateness.forget('n')
   t.equal(lateness.of('n', 0), 0)
@@ -1077,7 +1077,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
       const id = `d${round}`
       for (const name of ['a', 'b', 'c', 'd']) await mailbox.put(id, letter(name), plenty)
       const [{ position } = { position: 0 }] = await all(mailbox.letters(id))
-      for (const name of ['c', 'd', 'a']) await mailbox.settle(id, name, 'delivered')
+      for (const name of ['d', 'c', 'a']) await mailbox.settle(id, name, 'delivered')
       await mailbox.put(id, letter('e'), plenty)
       await mailbox.put(id, letter('f'), plenty)
       t.strictSame(await reading(id), ['b', 'e', 'f'])

@@ -1,5 +1,8 @@
-/** The lead of another node's clock is its minimum over this window and the one before. */
-const WINDOW_MS = 10_000
+/**
+ * The lead of another node's clock is its minimum over this window and the one before. The window is longer than messages that were held back take to
+ * arrive, and short because the broadcasts of a machine that was suspended look late until it has passed twice.
+ */
+const WINDOW_MS = 2_000
 
 /** By how many milliseconds the clock of this node is ahead of that of another, transit included. */
 interface ClockLead {
