@@ -15,6 +15,7 @@ import { settingsOf, type Options, type Settings } from './gateway/options.ts'
 import { sessionHost } from './gateway/session-host.ts'
 import { closeConnections, stopNode } from './gateway/shutdown.ts'
 import { Delivery } from './messaging/delivery.ts'
+import { ExpirySweeper } from './messaging/expiry-sweeper.ts'
 import { Subscriptions } from './messaging/subscriptions.ts'
 import { jsonrpc } from './protocol/jsonrpc.ts'
 import type { Codec } from './protocol/message.ts'
@@ -67,11 +68,13 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, settings, stats, isDraining }), { prefix: settings.prefix })
 
   const heartbeat = new Heartbeat(registry, settings)
+  const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => letters.expired(expired) })
+  sweeper.start()
   app.addHook('preClose', async () => {
     draining = true
     await closeConnections({ app, limits: settings, registry, transports, delivery, letters, log })
   })
-  app.addHook('onClose', async () => await stopNode({ heartbeat, subscriptions, workers, dispatcher, letters, backplane }))
+  app.addHook('onClose', async () => await stopNode({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane }))
 }
 
 function checkDrainTimeout (app: FastifyInstance, { drainTimeout }: Settings): void {

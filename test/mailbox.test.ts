@@ -6,6 +6,7 @@ import { jsonrpc } from '../lib/protocol/jsonrpc.ts'
 import { Delivery } from '../lib/messaging/delivery.ts'
 import { Failure, type Reason } from '../lib/protocol/errors.ts'
 import { Events } from '../lib/messaging/events.ts'
+import { ExpirySweeper } from '../lib/messaging/expiry-sweeper.ts'
 import { failureOf, Letters } from '../lib/messaging/letters.ts'
 import { sizeOf, type Ending, type Mailbox } from '../lib/storage/mailbox.ts'
 import { memoryMailbox } from '../lib/storage/memory.ts'
@@ -69,7 +70,8 @@ function lettersOn ({ mailbox = memoryMailbox(), backplane = localBackplane(), n
   for (const ending of ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered'] as const) {
     events.on(ending, ({ deviceId, id }) => { told.push(`${deviceId} ${id} ${ending}`) })
   }
-  return { letters, mailbox, backplane, log, told, counted: () => stats.read(0).letters }
+  const sweeper = new ExpirySweeper({ mailbox, node, log, onExpired: expired => letters.expired(expired) })
+  return { letters, sweeper, mailbox, backplane, log, told, counted: () => stats.read(0).letters }
 }
 
 t.test('the endings of letters are counted, emitted and logged', async t => {
@@ -148,22 +150,22 @@ t.test('a letter that was settled concurrently does not count as cancelled', asy
 })
 
 t.test('expired letters are swept, counted and emitted', async t => {
-  const { letters, told, counted } = lettersOn()
+  const { letters, sweeper, told, counted } = lettersOn()
   const now = Date.now() + 60_000
   await letters.put('d', letter('a', { expiresAt: now }))
   await letters.put('d', letter('b', { expiresAt: now + 1 }))
-  await letters.sweep(now)
+  await sweeper.sweep(now)
   t.strictSame(told, ['d a expired'])
   t.strictSame(counted(), { queued: 2, expired: 1 })
 })
 
 t.test('one sweep ends all expired letters, and yields to the event loop between batches', async t => {
-  const { letters, told } = lettersOn()
+  const { letters, sweeper, told } = lettersOn()
   const now = Date.now() + 60_000
   for (let number = 0; number < 2_500; number++) await letters.put(`d${number}`, letter('a', { expiresAt: now }))
   await letters.put('d', letter('later', { expiresAt: now + 1 }))
   const seen: number[] = []
-  const sweeping = letters.sweep(now).then(() => { seen.push(told.length) })
+  const sweeping = sweeper.sweep(now).then(() => { seen.push(told.length) })
   while (seen.at(-1) !== 2_500) {
     seen.push(told.length)
     await new Promise(resolve => setImmediate(resolve))
@@ -175,22 +177,22 @@ t.test('one sweep ends all expired letters, and yields to the event loop between
 
 t.test('a node that closes leaves the remaining expired letters to another', async t => {
   const mailbox = memoryMailbox()
-  const { letters, told } = lettersOn({ mailbox })
+  const { letters, sweeper, told } = lettersOn({ mailbox })
   const now = Date.now() + 60_000
   for (let number = 0; number < 2_500; number++) await letters.put(`d${number}`, letter('a', { expiresAt: now }))
-  const sweeping = letters.sweep(now)
-  await letters.close()
+  const sweeping = sweeper.sweep(now)
+  await sweeper.close()
   await sweeping
   t.ok(told.length < 2_500)
   t.ok((await mailbox.sweep(now)).length > 0)
 })
 
 t.test('a letter without a receipt is counted and emitted all the same', async t => {
-  const { letters, told } = lettersOn({ mailbox: memoryMailbox({ maxReceipts: 0 }) })
+  const { letters, sweeper, told } = lettersOn({ mailbox: memoryMailbox({ maxReceipts: 0 }) })
   const now = Date.now() + 60_000
   await letters.put('d', letter('a', { collapse: 'k' }))
   await letters.put('d', letter('b', { collapse: 'k', expiresAt: now }))
-  await letters.sweep(now)
+  await sweeper.sweep(now)
   t.strictSame(told, ['d a replaced', 'd b expired'])
 })
 
@@ -247,7 +249,7 @@ for (const [where, node] of [['here', 'n1'], ['on another node', 'n2']] as const
     await other.letters.put('d', letter('b', { awaitedBy: 'n1', collapse: 'k', expiresAt: now }))
     t.match(await settled(replaced), { ending: 'replaced' })
     const expired = n1.letters.outcome('b', 60_000)
-    await other.letters.sweep(now)
+    await other.sweeper.sweep(now)
     t.match(await settled(expired), { ending: 'expired' })
   })
 }
@@ -933,13 +935,14 @@ t.test('a sweep that fails is logged, and sweeps do not overlap', async t => {
   const door = gate<never[]>()
   let sweeps = 0
   const mailbox: Mailbox = { ...memoryMailbox(), sweep: async () => { if (++sweeps === 1) throw new Error('no disk'); return await door.opened } }
-  const { letters, log } = lettersOn({ mailbox })
+  const { sweeper, log } = lettersOn({ mailbox })
+  sweeper.start()
   await until(() => sweeps === 2)
   await new Promise(resolve => setTimeout(resolve, 1_100))
   t.equal(sweeps, 2)
   t.match(log.lines, [{ level: 'error', words: 'sweep failed' }])
   let closed = false
-  const closing = letters.close().then(() => { closed = true })
+  const closing = sweeper.close().then(() => { closed = true })
   await turn()
   t.equal(closed, false, 'closing waits for what is under way')
   door.open([])
@@ -950,8 +953,9 @@ t.test('a sweep that goes on failing is logged once, until one works', async t =
   let sweeps = 0
   const works = new Set([3])
   const mailbox: Mailbox = { ...memoryMailbox(), sweep: async () => { if (!works.has(++sweeps)) throw new Error('no disk'); return [] } }
-  const { letters, log } = lettersOn({ mailbox })
-  t.teardown(() => letters.close())
+  const { sweeper, log } = lettersOn({ mailbox })
+  sweeper.start()
+  t.teardown(() => sweeper.close())
   const logged: number[] = []
   for (const sweep of [1, 2, 3, 4]) {
     await until(() => sweeps === sweep)

@@ -23,8 +23,6 @@ export interface AssemblyOptions {
   elsewhere?: RemoteMethods
   /** Opens outbound connections; a worker has none. */
   dials?: Dialer
-  /** Whether the node removes expired letters and emits their events; true by default. */
-  sweeps?: boolean
 }
 
 /** The parts that every node has. */
@@ -41,9 +39,9 @@ export interface NodeParts {
   devices: Devices
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, sweeps }: AssemblyOptions): NodeParts {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
-    throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as jetstreamMailbox(): a device that reconnects to another node would not get the letters of this one')
+    throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of nats(): a device that reconnects to another node would not get the letters of this one')
   }
   const node = settings.node ?? randomBytes(6).toString('base64url')
   const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }
@@ -51,7 +49,7 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials,
   const events = new Events(log)
   const registry = new Registry()
   const letterLimits = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
-  const letters = new Letters({ mailbox, backplane, node, limits: letterLimits, stats, events, log, sweeps })
+  const letters = new Letters({ mailbox, backplane, node, limits: letterLimits, stats, events, log })
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log })
   const methods = new Methods(stats, log, elsewhere)
   const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic })

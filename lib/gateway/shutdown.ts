@@ -4,6 +4,7 @@ import type { Heartbeat } from '../connection/heartbeat.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { Delivery } from '../messaging/delivery.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
+import type { ExpirySweeper } from '../messaging/expiry-sweeper.ts'
 import type { Letters } from '../messaging/letters.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
 import { invoke } from '../protocol/user-code.ts'
@@ -38,17 +39,19 @@ interface RunningParts {
   subscriptions: Subscriptions
   workers: { close (): void }
   dispatcher: Dispatcher
+  sweeper: ExpirySweeper
   letters: Letters
   backplane: Backplane
 }
 
 /** Runs after the server has closed: stops the timers, then closes the mailbox, then the backplane, even if the mailbox fails. */
-export async function stopNode ({ heartbeat, subscriptions, workers, dispatcher, letters, backplane }: RunningParts): Promise<void> {
+export async function stopNode ({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane }: RunningParts): Promise<void> {
   heartbeat.stop()
   subscriptions.close()
   workers.close()
   dispatcher.close()
   try {
+    await sweeper.close()
     await letters.close()
   } finally {
     await backplane.close?.()

@@ -1,9 +1,8 @@
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { lettersTopic, type Backplane, type Unwatch } from '../cluster/backplane.ts'
-import { truncateDetail, Failure } from '../protocol/errors.ts'
+import { truncateDetail, isUnreachable, Failure } from '../protocol/errors.ts'
 import type { Events } from './events.ts'
-import type { MailboxLimits, Ending, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../storage/mailbox.ts'
+import type { ExpiredLetter, MailboxLimits, Ending, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../storage/mailbox.ts'
 import type { Detail } from '../protocol/errors.ts'
 import { MAX_TIMER_MS, type CallSignal } from '../protocol/peer.ts'
 import type { Stats } from '../connection/stats.ts'
@@ -31,8 +30,6 @@ export interface OutcomeWait {
 /** The letter, and the node that waits for its ending. */
 type EndedLetter = Pick<Letter, 'id' | 'awaitedBy'>
 
-const SWEEP_INTERVAL_MS = 1_000
-
 /** The mailbox of a node: counts and logs what happens to letters, and resolves the waits for their endings on any node. */
 export class Letters {
   readonly #mailbox: Mailbox
@@ -46,15 +43,11 @@ export class Letters {
   /** Writes in progress: the mailbox is closed when there are none. */
   #pendingWrites = 0
   #onIdle = (): void => {}
-  #sweepTimer: NodeJS.Timeout | undefined
-  readonly #closing = new AbortController()
-  #isReachable = true
-  #isSweepFailing = false
   readonly #unwatch: Unwatch
 
   constructor (
-    { mailbox, backplane, node, limits, stats, events, log, sweeps = true }:
-    { mailbox: Mailbox, backplane: Backplane, node: string, limits: MailboxLimits, stats: Stats, events: Events, log: FastifyBaseLogger, sweeps?: boolean | undefined }
+    { mailbox, backplane, node, limits, stats, events, log }:
+    { mailbox: Mailbox, backplane: Backplane, node: string, limits: MailboxLimits, stats: Stats, events: Events, log: FastifyBaseLogger }
   ) {
     this.#mailbox = mailbox
     this.#backplane = backplane
@@ -68,7 +61,6 @@ export class Letters {
       log.error(damage, 'mailbox record damaged')
     })
     mailbox.onTrouble?.(error => log.error({ err: error }, 'mailbox error'))
-    if (sweeps) this.#scheduleSweep(SWEEP_INTERVAL_MS)
     this.#unwatch = backplane.watch(lettersTopic(node), ({ id, data }) => {
       this.#resolveWaits(id, data as LetterOutcome)
       return 0
@@ -136,15 +128,9 @@ export class Letters {
     return purged
   }
 
-  /** Removes all expired letters, in batches; yields to the event loop between them. */
-  async sweep (now: number): Promise<void> {
-    const { signal } = this.#closing
-    while (!signal.aborted) {
-      const expired = await this.#mailbox.sweep(now, signal)
-      if (expired.length === 0) return
-      for (const { deviceId, receipt } of expired) this.#ended(deviceId, receipt, { ending: 'expired' })
-      await nextTurn()
-    }
+  /** The mailbox has removed a letter that has expired. */
+  expired ({ deviceId, receipt }: ExpiredLetter): void {
+    this.#ended(deviceId, receipt, { ending: 'expired' })
   }
 
   /** Waits at most `timeout` milliseconds for the letter to end. */
@@ -174,8 +160,6 @@ export class Letters {
 
   /** Waits for the writes in progress, then closes the mailbox. */
   async close (): Promise<void> {
-    clearTimeout(this.#sweepTimer)
-    this.#closing.abort()
     this.#unwatch()
     this.stopWaiting()
     if (this.#pendingWrites > 0) await new Promise<void>(resolve => { this.#onIdle = resolve })
@@ -190,35 +174,6 @@ export class Letters {
     } finally {
       if (--this.#pendingWrites === 0) this.#onIdle()
     }
-  }
-
-  /** Sweeps never overlap: after one that took longer than the interval, the next begins at once. */
-  #scheduleSweep (delay: number): void {
-    this.#sweepTimer = setTimeout(() => void this.#track(this.#sweepNow()), delay).unref()
-  }
-
-  async #sweepNow (): Promise<void> {
-    const startedAt = performance.now()
-    try {
-      await this.sweep(Date.now())
-      this.#setReachable(true)
-      this.#isSweepFailing = false
-    } catch (error) {
-      if (isUnreachable(error)) this.#setReachable(false)
-      else this.#sweepFailed(error)
-    }
-    if (!this.#closing.signal.aborted) this.#scheduleSweep(Math.max(startedAt + SWEEP_INTERVAL_MS - performance.now(), 0))
-  }
-
-  /** Logs the first failure only: the next sweeps are likely to fail in the same way. */
-  #sweepFailed (error: unknown): void {
-    if (!this.#isSweepFailing) this.#log.error({ err: error }, 'sweep failed')
-    this.#isSweepFailing = true
-  }
-
-  #setReachable (isReachable: boolean): void {
-    if (isReachable !== this.#isReachable) this.#log.warn({ node: this.#node }, isReachable ? 'mailbox reachable again' : 'mailbox unreachable')
-    this.#isReachable = isReachable
   }
 
   #ended (deviceId: string, { id, awaitedBy }: EndedLetter, outcome: LetterOutcome): void {
@@ -240,11 +195,6 @@ export class Letters {
       this.#log.warn({ err: error, letterId: id }, 'letter outcome not published')
     }
   }
-}
-
-/** The mailbox cannot be reached. `Letters` logs that once for the node, so its callers need not. */
-export function isUnreachable (error: unknown): boolean {
-  return error instanceof Failure && error.reason === 'unreachable'
 }
 
 /** The failure of a confirmed send whose letter was not delivered. */

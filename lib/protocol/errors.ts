@@ -108,3 +108,8 @@ export class Refusal extends Failure {
     this.name = 'Refusal'
   }
 }
+
+/** The mailbox or the other nodes cannot be reached: logged once for the node, so its callers need not. */
+export function isUnreachable (error: unknown): boolean {
+  return error instanceof Failure && error.reason === 'unreachable'
+}

@@ -1,8 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { WORKER_DISCOVERY_TOPIC, valueOf, WORKERS_TOPIC, MAX_MISSED_ANNOUNCEMENTS, WORKER_ANNOUNCE_INTERVAL_MS, type WorkerAnnouncement, type Backplane, type DeviceConnection, type Unwatch } from '../cluster/backplane.ts'
 import type { Credentials, Device } from '../connection/device.ts'
-import { Failure } from '../protocol/errors.ts'
-import { isUnreachable } from '../messaging/letters.ts'
+import { Failure, isUnreachable } from '../protocol/errors.ts'
 import type { RemoteMethods } from '../gateway/methods.ts'
 
 /** A call of a device that no worker has answered yet. */

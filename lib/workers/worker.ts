@@ -110,7 +110,7 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
   const log = safeLog(logger)
   const settings = settingsOf(options)
   const { backplane } = options
-  const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log, sweeps: false })
+  const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log })
   const { node, methods, events, devices, dispatcher, letters } = parts
   methods.handle('message', {}, (params, { device }) => {
     events.emit('message', (params as { data: unknown }).data, device)
