@@ -79,8 +79,10 @@ const cuts: Record<string, Cut> = {
 /** Cuts that only the heartbeat of the device detects, and restarts of the gateway. */
 const slowCuts: Record<string, Cut> = {
   async silence ({ proxy, driver }) {
+    const { connections } = await driver.ask('tally')
     proxy.blackhole()
-    await until(async () => (await driver.ask('status')).state !== 'connected')
+    // between two looks at a browser it may have connected again
+    await until(async () => (await driver.ask('status')).state !== 'connected' || (await driver.ask('tally')).connections > connections)
   },
   async 'silence where it connects' ({ proxy }) {
     const { swallowedCount } = proxy
