@@ -1,3 +1,5 @@
+import { join, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import type { Candidate, ColumnName } from './candidates.ts'
 import type { Usage } from './meter.ts'
 import { Pair } from './pair.ts'
@@ -11,6 +13,8 @@ export interface Bench {
   devices: number[]
   /** The columns to measure. */
   candidates: string[]
+  /** The folder of another checkout of this package, already built, to compare with. */
+  before?: string | undefined
 }
 
 /** The figure of a candidate, and the utilisation of its server and of its load generator, from 0 to 1. */
@@ -31,13 +35,23 @@ export interface Row {
 /** The measurements of each candidate, one per round. */
 export type Rounds<T> = Map<ColumnName, T[]>
 
+/** The candidates of a row that are to be measured. With `before`, the package of that checkout is one more. */
+export function measured ({ candidates, before }: Bench, able: Candidate[]): Candidate[] {
+  const all = able.flatMap(candidate => {
+    if (before === undefined || candidate.name !== 'ours') return [candidate]
+    const base = pathToFileURL(join(resolve(before), 'dist/bench/'))
+    return [{ ...candidate, name: 'before' as const, start: () => candidate.start(base) }, candidate]
+  })
+  return all.filter(({ name }) => candidates.includes(name))
+}
+
 /** Starts all candidates with their devices at the same time, runs `work`, and stops them. */
 export async function sideBySide (
-  { candidates }: Bench, able: Candidate[], devices: number, work: (pairs: Pair[]) => Promise<Row[]>, topics?: string[]
+  bench: Bench, able: Candidate[], devices: number, work: (pairs: Pair[]) => Promise<Row[]>, topics?: string[]
 ): Promise<Row[]> {
   const pairs: Pair[] = []
   try {
-    for (const candidate of able.filter(({ name }) => candidates.includes(name))) {
+    for (const candidate of measured(bench, able)) {
       const pair = await Pair.open(candidate)
       pairs.push(pair)
       await pair.connect(devices, topics)

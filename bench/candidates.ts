@@ -12,7 +12,8 @@ export interface Candidate {
   /** Its column in the table. */
   name: ColumnName
   dialect: DialectName
-  start (): Promise<Server>
+  /** `base` is the folder of the compiled `bench` to take its modules from. */
+  start (base?: URL): Promise<Server>
 }
 
 /** The columns of the table; the reference and this package come last. */
@@ -24,19 +25,22 @@ export const columns = {
   mosquitto: 'mosquitto',
   nchan: 'nginx, nchan',
   forty: 'forty lines',
+  before: 'ours before',
   ours: '**ours**'
 }
 
 export type ColumnName = keyof typeof columns
+
+const thisBench = new URL('./', import.meta.url)
 
 /** A module of `peers`. With `keepsLetters` it gets a temporary folder. */
 function peer (name: ColumnName, dialect: DialectName, module: string = name, keepsLetters = false): Candidate {
   return {
     name,
     dialect,
-    async start () {
+    async start (base = thisBench) {
       const folder = keepsLetters ? mkdtempSync(join(tmpdir(), 'bench-')) : undefined
-      const child = await Child.start(new URL(`./peers/${module}.js`, import.meta.url), { folder })
+      const child = await Child.start(new URL(`./peers/${module}.js`, base), { folder })
       return {
         pids: [child.pid],
         port: await child.ask('port'),
@@ -67,8 +71,8 @@ const nchanEach = program('nchan', nginxServer, 'nchanEach', startNchan)
 /** Three nodes of a peer, if nats-server is installed. */
 const nodes: Candidate[] = natsServer
   ? [
-      { name: 'forty', dialect: 'forty', start: () => Cluster.start(natsServer, 'shouting') },
-      { name: 'ours', dialect: 'devices', start: () => Cluster.start(natsServer, 'joined') }
+      { name: 'forty', dialect: 'forty', start: (base = thisBench) => Cluster.start(natsServer, new URL('./peers/shouting.js', base)) },
+      { name: 'ours', dialect: 'devices', start: (base = thisBench) => Cluster.start(natsServer, new URL('./peers/joined.js', base)) }
     ]
   : []
 

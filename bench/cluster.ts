@@ -22,12 +22,12 @@ export class Cluster implements Server {
     this.otherPort = otherPort!
   }
 
-  /** Runs a module of `peers` on each node. */
-  static async start (natsServer: string, module: string): Promise<Cluster> {
+  /** Runs a module on each node. */
+  static async start (natsServer: string, module: URL): Promise<Cluster> {
     const nats = await NatsServer.start(natsServer)
     const nodes: Child[] = []
     for (let node = 0; node < NODES; node++) {
-      nodes.push(await Child.start(new URL(`./peers/${module}.js`, import.meta.url), { servers: nats.servers }))
+      nodes.push(await Child.start(module, { servers: nats.servers }))
     }
     return new Cluster(nats, nodes, await Promise.all(nodes.map(node => node.ask('port'))))
   }

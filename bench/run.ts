@@ -7,12 +7,13 @@ import { fanout } from './rows/fanout.ts'
 import { growth } from './rows/growth.ts'
 import { idle } from './rows/idle.ts'
 import { letters } from './rows/letters.ts'
-import { connects } from './rows/newcomers.ts'
+import { connects } from './rows/connects.ts'
 import { rest } from './rows/rest.ts'
 import { stalled } from './rows/stalled.ts'
-import { shares, table } from './table.ts'
+import { comparison, shares, table } from './table.ts'
 
 // Measures this package and its competitors, and prints two tables in Markdown.
+// npm run bench -- --before ../fastify-devices-before --candidates before,ours
 // npm run bench -- --only fanout,rest --devices 1000,15000 --candidates ours,forty --rounds 3 --seconds 1
 
 const sections = { fanout, rest, letters, idle, stalled, connects, cluster, growth }
@@ -20,6 +21,7 @@ const sections = { fanout, rest, letters, idle, stalled, connects, cluster, grow
 const { values } = parseArgs({
   options: {
     only: { type: 'string', default: Object.keys(sections).join() },
+    before: { type: 'string' },
     candidates: { type: 'string', default: Object.keys(columns).join() },
     devices: { type: 'string', default: '1000,5000' },
     rounds: { type: 'string', default: '3' },
@@ -40,7 +42,8 @@ const bench: Bench = {
   seconds: Number(values.seconds),
   rounds: Number(values.rounds),
   devices: values.devices.split(',').map(Number),
-  candidates: names(values.candidates, columns)
+  candidates: names(values.candidates, columns),
+  before: values.before
 }
 const only = names(values.only, sections)
 
@@ -59,5 +62,6 @@ logProgress(`${Math.round((performance.now() - since) / 1_000)} s`)
 console.log(`Node ${process.version}, ${cpus().length} × ${cpus()[0]!.model.trim()}, medians of ${bench.rounds} rounds of ${bench.seconds} s.`)
 console.log(`In parentheses: the ratio to the forty lines.${missing.length > 0 ? ` Not on this machine: ${missing.join(', ')}.` : ''}\n`)
 console.log(table(rows))
+if (values.before !== undefined) console.log(`\n${comparison(rows)}`)
 console.log('\nShare of the time in which the busiest thread ran or waited for a core. Near 100, the server is saturated and the load generator is not the limit.\n')
 console.log(shares(rows))

@@ -11,6 +11,13 @@ export function table (rows: Row[]): string {
   })])
 }
 
+/** The ratio of each figure to that of the checkout given by `--before`. */
+export function comparison (rows: Row[]): string {
+  const compared = rows.filter(({ cells }) => cells.ours && cells.before)
+  return ['| ours to ours before | ratio |', '| --- | --: |',
+    ...compared.map(({ title, unit, cells }) => `| ${title}: ${unit} | ${rounded(cells.ours!.value / cells.before!.value, 2)} |`)].join('\n')
+}
+
 /** Utilisation of each server and its load generator, in percent. */
 export function shares (rows: Row[]): string {
   // Rows that share their measurements have the same shares.

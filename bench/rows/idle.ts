@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { interleaved, logProgress, medianRow, type Bench, type Row } from '../bench.ts'
+import { interleaved, logProgress, measured, medianRow, type Bench, type Row } from '../bench.ts'
 import { candidatesFor, type Candidate } from '../candidates.ts'
 import { residentBytes, type Usage } from '../meter.ts'
 import { Pair } from '../pair.ts'
@@ -21,7 +21,7 @@ export async function idle (bench: Bench): Promise<Row[]> {
   for (const count of COUNTS) {
     if (!canOpenConnections(count, 'idle connections')) continue
     logProgress(`${count} idle connections`)
-    const candidates = (count < MANY_CONNECTIONS ? candidatesFor.broadcast : candidatesFor.manyDevices).filter(({ name }) => bench.candidates.includes(name))
+    const candidates = measured(bench, count < MANY_CONNECTIONS ? candidatesFor.broadcast : candidatesFor.manyDevices)
     const rounds = await interleaved(bench.rounds, candidates.map(candidate => ({ candidate })), ({ candidate }) => measure(candidate, count))
     const title = `${count} idle connections`
     rows.push(

@@ -12,7 +12,7 @@ const BUSY_AFTER_MS = 500
 
 /** The time to connect while broadcasts saturate the server. */
 export async function connects (bench: Bench): Promise<Row[]> {
-  logProgress('newcomers')
+  logProgress('connects')
   return await sideBySide(bench, candidatesFor.manyDevices, DEVICES, async pairs => {
     const rounds = await interleaved(bench.rounds, pairs, async pair => {
       const busy = pair.fanout({ ...saturated, seconds: BROADCAST_SECONDS, size: SIZE })
