@@ -417,6 +417,30 @@ t.test('a device that comes back gets its letters in order, as calls that it ack
   t.equal(await status('c'), 'queued')
 })
 
+t.test('a letter that the mailbox finds late is sent, and those behind it are not sent again', async t => {
+  const mailbox = memoryMailbox()
+  const reads: number[] = []
+  const shuffled: Mailbox = {
+    ...mailbox,
+    async * letters (deviceId, after = 0) {
+      reads.push(after)
+      const [first, ...others] = await all(mailbox.letters(deviceId))
+      for (const one of after === 0 ? [...others, first!] : others) if (one.position > after) yield one
+    }
+  }
+  const { delivery, letters, device, put } = delivering(t, { mailbox: shuffled })
+  await put('a', 'b')
+  const it = device()
+  delivery.wake(it.session)
+  await it.sees('b a')
+  delivery.wake(it.session)
+  await until(() => reads.length === 2)
+  t.strictSame(reads, [0, 2])
+  const { next } = await letters.page('d', { limit: 2 })
+  t.equal(next, undefined)
+  t.equal((await letters.page('d', { limit: 1 })).next, 2)
+})
+
 t.test('many letters leave over several turns of the event loop, in order', async t => {
   const { delivery, device, put } = delivering(t, { maxInFlight: 500 })
   const ids = Array.from({ length: 400 }, (_, at) => `l${at}`)

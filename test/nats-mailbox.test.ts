@@ -69,6 +69,16 @@ t.test('a letter that NATS hides behind others is read', async t => {
   )
   t.strictSame((await all(reader.after('d', 0))).map(({ letter }) => letter.id), ['l1', 'l3', 'l2'], 'late, but not lost')
   t.strictSame((await all(reader.after('d', 2))).map(({ letter }) => letter.id), ['l3'])
+
+  // settled while an earlier one is being delivered
+  letters.shift()
+  letters[1]!.data = Buffer.from(`${JSON.stringify({ id: 'l3', box, isAfterHidden: true })}\n`)
+  const read: string[] = []
+  for await (const { letter } of reader.after('d', 0)) {
+    read.push(letter.id)
+    letters.pop()
+  }
+  t.strictSame(read, ['l2'])
 })
 
 withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
@@ -230,6 +240,19 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
       t.equal(await nodes[2]!.settle('d', left[0]!, 'delivered'), true)
     }
     t.notOk(mayBeRefused)
+  })
+
+  t.test('a letter whose put broke off and is repeated too late for NATS to recognize it does not replace itself', async t => {
+    const over = { prefix: prefix(), keepReceipts: 200 } // no longer than NATS recognizes letters
+    const mailbox = await open(t, over)
+    const connection = await connect({ servers: server.servers })
+    t.teardown(() => connection.close())
+    const { streams } = await jetstreamManager(connection)
+    await mailbox.put('d', letter('a', { collapse: 'k' }), plenty)
+    await streams.purge(`KV_${over.prefix}_entries`)
+    await sleep(400)
+    t.match(await mailbox.put('d', letter('a', { collapse: 'k' }), plenty), { fresh: true, receipt: { status: 'queued' }, replaced: undefined })
+    t.equal((await mailbox.receipt('d', 'a'))!.status, 'queued')
   })
 
   t.test('a letter whose receipt is no longer kept can be put again', async t => {

@@ -111,7 +111,7 @@ export class Delivery {
         if (turn) await turn
         const { done, value: letter } = await letters.next()
         if (done || !this.#canSend(session)) return
-        state.after = letter.position
+        state.after = Math.max(state.after, letter.position) // a mailbox may find an older letter late
         state.inFlight.set(letter.id, letter)
         void this.#deliver(session, state, letter)
       }

@@ -108,7 +108,7 @@ export class Letters {
       if (receipts.length === limit) return { receipts, next: last }
       const receipt = await this.#mailbox.receipt(deviceId, id)
       if (receipt) receipts.push(receipt)
-      last = position
+      last = Math.max(last, position)
     }
     return { receipts, next: undefined }
   }

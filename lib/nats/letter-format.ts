@@ -7,7 +7,7 @@ export interface LetterHeader extends Omit<Receipt, 'status'> {
   isText: boolean
   /** Upper bound of the letters waiting for the device, this one included. */
   box: MailboxLimits
-  /** Letters waited that NATS did not find by their subject when this one was put. */
+  /** Letters that NATS did not find by their subject waited when this one, or one before it, was put. */
   isAfterHidden?: true
 }
 

@@ -18,33 +18,41 @@ export class LetterReader {
     return count
   }
 
-  /** The letters behind a position. */
+  /** The letters behind a position. Each is read when it is asked for, because letters are settled meanwhile. */
   async * after (deviceId: string, position: number): AsyncGenerator<StoredLetterRecord> {
     // limited by the count, because a search without a result costs NATS more than one that finds a letter
     const count = await this.count(deviceId)
     const found = new Set<number>()
     let last = position
+    let hasSearched = false
     while (found.size < count) {
       const stored = await this.#letters.next(token(deviceId), last + 1)
       const next = stored && decodeLetter(stored)
       const mayHideOthers = next ? next.header.isAfterHidden : position === 0 || found.size === 0
-      const hidden = mayHideOthers ? await this.#hidden(deviceId, { after: position, before: stored?.seq, found }) : []
-      for (const one of next ? [...hidden, next] : hidden) {
-        found.add(one.letter.position)
-        yield one
+      if (mayHideOthers && !hasSearched) {
+        hasSearched = true
+        for (const hidden of await this.#positions(deviceId)) {
+          const letter = hidden > position && hidden < (stored?.seq ?? Infinity) && !found.has(hidden) && await this.#letters.at(hidden)
+          if (!letter) continue
+          found.add(hidden)
+          yield decodeLetter(letter)
+        }
+        continue
       }
-      if (!stored) return
-      last = stored.seq
+      if (!next) return
+      last = next.letter.position
+      found.add(last)
+      yield next
     }
   }
 
-  /** Up to NATS 2.9 a letter may not be found by its subject once its neighbours are erased. Its entry is found. */
-  async #hidden (deviceId: string, { after, before = Infinity, found }: { after: number, before: number | undefined, found: Set<number> }): Promise<StoredLetterRecord[]> {
+  /**
+   * The positions of all letters of a device, by their entries. Up to NATS 2.9 a letter may not be found by its subject once its neighbours are erased;
+   * its entry is.
+   */
+  async #positions (deviceId: string): Promise<number[]> {
     const subjects = Object.keys(await this.#entries.subjects(`${token(deviceId)}.*`))
     const entries = await Promise.all(subjects.map(subject => this.#entries.last(subject.split('.').slice(-2).join('.'))))
-    const positions = entries.filter(entry => entry !== undefined).map(entry => parse<LetterEntry>(entry).position)
-    const missing = positions.filter(position => position > after && position < before && !found.has(position))
-    const letters = await Promise.all(missing.toSorted((one, other) => one - other).map(position => this.#letters.at(position)))
-    return letters.filter(stored => stored !== undefined).map(decodeLetter)
+    return entries.filter(entry => entry !== undefined).map(entry => parse<LetterEntry>(entry).position).toSorted((one, other) => one - other)
   }
 }

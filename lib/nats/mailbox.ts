@@ -221,25 +221,26 @@ class NatsMailbox implements Mailbox {
     const including = ({ letters, bytes }: MailboxLimits) => ({ letters: letters + 1, bytes: bytes + size })
     // up to NATS 2.9 a subject seems to have no last record once that has been erased, although it has others
     const count = last ? undefined : await this.waiting(deviceId)
+    const before = last && decodeLetter(last).header
+    const isAfterHidden = (before ? before.isAfterHidden : count) ? { isAfterHidden: true as const } : {}
     let replaced: StoredLetter | undefined
     if (letter.collapse === undefined) {
       // the header of the last letter has an upper bound, because letters may have been settled since
-      const bound = last ? decodeLetter(last).header.box : { letters: 0, bytes: 0 }
-      if (!count && fits(bound)) return { box: including(bound), replaced }
+      const bound = before?.box ?? { letters: 0, bytes: 0 }
+      if (!count && fits(bound)) return { box: including(bound), replaced, ...isAfterHidden }
       if ((count ?? await this.waiting(deviceId)) >= limits.letters) throw new Failure('mailbox-full')
     }
     const box = { letters: 0, bytes: 0 }
     for await (const waiting of this.letters(deviceId)) {
-      if (isCollapsible(waiting, letter)) replaced = waiting
+      if (isCollapsible(waiting, letter)) {
+        replaced = waiting
+        continue
+      }
       box.letters++
       box.bytes += sizeOf(waiting.body)
     }
-    if (replaced) {
-      box.letters--
-      box.bytes -= sizeOf(replaced.body)
-    }
     if (!fits(box)) throw new Failure('mailbox-full')
-    return { box: including(box), replaced, ...(count && { isAfterHidden: true }) }
+    return { box: including(box), replaced, ...isAfterHidden }
   }
 
   /** The letter that one replaces which was put into an empty mailbox: other nodes may have put some at the same moment, of which each replaces the one before it. */
@@ -310,8 +311,9 @@ class NatsMailbox implements Mailbox {
   }
 }
 
-function isCollapsible (waiting: StoredLetter, { collapse }: Letter): boolean {
-  return collapse !== undefined && waiting.collapse === collapse
+/** A letter whose put broke off and was repeated may wait twice. It does not replace itself. */
+function isCollapsible (waiting: StoredLetter, { id, collapse }: Letter): boolean {
+  return collapse !== undefined && waiting.collapse === collapse && waiting.id !== id
 }
 
 function isSameEnding (one: ReceiptRecord, other: ReceiptRecord): boolean {

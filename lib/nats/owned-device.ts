@@ -15,6 +15,8 @@ export class OwnedDevice {
   state: 'new' | 'provisional' | 'owned' | 'lost' = 'new'
   /** The epoch in which it was last compared with its record, see `OwnershipTable.#epoch`. */
   verifiedEpoch = -1
+  /** Number of demands to compare it with its record. One that comes during a comparison needs another comparison. */
+  invalidations = 0
   /** The comparison that is under way. */
   comparison: Promise<boolean> | undefined
 

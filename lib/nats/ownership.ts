@@ -133,6 +133,7 @@ export class OwnershipTable {
   /** Compares the connection with the record of the device, and writes a record where it may. False: there is a newer owner. */
   async #reconcile (owned: OwnedDevice): Promise<boolean> {
     const epoch = this.#epoch
+    const { invalidations } = owned
     const subject = recordSubject(owned.deviceId)
     let found = await this.#records.last(subject)
     while (!hasClaim(found, owned)) {
@@ -144,9 +145,11 @@ export class OwnershipTable {
       // read again even after a write: a newer owner's demand may have come before this node had subscribed
       found = await this.#records.last(subject)
     }
+    // the answer to the write was lost, so nobody has been told yet
+    if (owned.record === 'unknown') await this.#completeTakeover(owned, found!.seq, undefined)
     this.#markWritten(owned, found!.seq)
     if (owned.state === 'provisional') owned.state = 'owned'
-    owned.verifiedEpoch = epoch
+    if (owned.invalidations === invalidations) owned.verifiedEpoch = epoch
     return true
   }
 
@@ -256,6 +259,7 @@ export class OwnershipTable {
 
   #invalidate (owned: OwnedDevice): void {
     owned.verifiedEpoch = -1
+    owned.invalidations++
     this.#pending.add([owned])
   }
 
@@ -272,9 +276,8 @@ export class OwnershipTable {
   /** Resolves with whether nothing is left to do for the connection. */
   async #process (owned: OwnedDevice): Promise<boolean> {
     if (owned.state === 'lost') await owned.comparison?.catch(() => {}) // it may still write a record
-    if (owned.state === 'lost' && owned.record === 'none') this.#claims.delete(owned.claim)
-    else if (!this.#link.up) return false // after a reconnect all devices are compared
-    else if (owned.state === 'lost') await this.#erase(owned)
+    if (!this.#link.up && !(owned.state === 'lost' && owned.record === 'none')) return false // after a reconnect all devices are compared
+    if (owned.state === 'lost') await this.#erase(owned)
     else await this.#isOwner(owned)
     return owned.state === 'lost' ? !this.#claims.has(owned.claim) : owned.verifiedEpoch === this.#epoch
   }

@@ -6,7 +6,7 @@ import type { Link } from './link.ts'
 import type { OwnedDevice } from './owned-device.ts'
 import { deviceSubject } from './subjects.ts'
 
-/** A message to the owner of a device: a request, its cancellation, the question whether it is still being worked on, or the generation of a first record. */
+/** A message to the owner of a device: a request, its cancellation, the question whether it is still being worked on, or the generation of a new record. */
 export type DeviceRequest =
   | Request & { nonce: string }
   | { kind: 'cancel' | 'probe', nonce: string }
@@ -31,7 +31,7 @@ export class RequestHandler {
     this.#ownership = ownership
   }
 
-  /** Without an older record no other owner is known: an owner that wrote the first record at the same time must compare itself. */
+  /** NATS may accept two records after the same one: the owner that wrote the other one must compare itself. */
   requestCompare ({ deviceId, generation }: OwnedDevice): void {
     if (this.#link.up) this.#link.publish(deviceSubject(deviceId), encode({ kind: 'compare', generation } satisfies DeviceRequest))
   }

@@ -39,19 +39,22 @@ export class Requests {
   async ask (deviceId: string, request: Request, signal?: AbortSignal): Promise<Answer | undefined> {
     const deadline = performance.now() + timeoutOf(request)
     const answer = await this.#ask(deviceId, request, deadline, signal)
-    if (answer || !await this.#hasOwner(deviceId, deadline)) return answer
+    if (answer || !await this.#hasOwner(deviceId, request, deadline)) return answer
     await sleep(HANDOVER_MS)
     if (performance.now() >= deadline) throw new Failure('timeout')
     const second = await this.#ask(deviceId, request, deadline, signal)
-    if (second || !isListed(deviceId) || !await this.#hasOwner(deviceId, deadline)) return second
+    if (second || !isListed(deviceId) || !await this.#hasOwner(deviceId, request, deadline)) return second
     throw new Failure('unreachable', { message: 'The node that has the device does not receive requests at present' })
   }
 
-  /** Whether the bucket names a live node as the owner. It may not have subscribed yet, or NATS servers may have lost each other. */
-  async #hasOwner (deviceId: string, deadline: number): Promise<boolean> {
+  /**
+   * Whether the bucket names a live node as the owner. It may not have subscribed yet, or NATS servers may have lost each other. A wake-up is not given up
+   * for a node that is taken for dead either: the node may come back before its records are erased.
+   */
+  async #hasOwner (deviceId: string, { kind }: Request, deadline: number): Promise<boolean> {
     const left = Math.min(leftUntil(deadline + TRANSIT_MS), MAX_TIMER_MS)
     const found = await withDeadline(this.#records.last(recordSubject(deviceId)), left, () => new Failure('timeout'))
-    return found !== undefined && this.#nodes.alive(ownerRecordOf(found).home)
+    return found !== undefined && (kind === 'wake' || this.#nodes.alive(ownerRecordOf(found).home))
   }
 
   async #ask (deviceId: string, request: Request, deadline: number, signal?: AbortSignal): Promise<Answer | undefined> {
