@@ -86,7 +86,7 @@ t.test('an id that REST could not reach is refused, with the setting that helps'
 
 t.test('a subprotocol is agreed on, and a token is never echoed', async t => {
   let token: string | undefined
-  const app = await listen(t, { authenticate: introduction => { token = introduction.token; return true } })
+  const app = await listen(t, { authenticate: request => { token = request.token; return true } })
   t.equal((await connect(app.url, 'd')).socket.protocol, '')
   t.equal((await connect(app.url, 'd', { protocols: ['mqtt', 'jsonrpc', 'bearer.se.cret'] })).socket.protocol, 'jsonrpc')
   t.equal(token, 'se.cret')
@@ -128,7 +128,7 @@ t.test('a device comes in with what authenticate says of it, or not at all', asy
 
 t.test('an authentication that hangs is refused in time', async t => {
   let signal: AbortSignal | undefined
-  const app = await listen(t, { admissionTimeout: 50, authenticate: (_introduction, context) => { signal = context.signal; return new Promise(() => {}) } })
+  const app = await listen(t, { admissionTimeout: 50, authenticate: (_request, context) => { signal = context.signal; return new Promise(() => {}) } })
   t.match(await refusal(app.url, '/ws?deviceId=d'), { status: 401, body: { code: 'UNAUTHENTICATED' } })
   t.equal(signal!.aborted, true)
   t.equal(app.devices.size, 0)
@@ -140,7 +140,7 @@ t.test('a device that leaves while it is authenticated is not registered', async
   const asked = new Promise<void>(resolve => { proceed = resolve })
   let answer: (value: boolean) => void = () => {}
   const app = await listen(t, {
-    authenticate: (_introduction, context) => {
+    authenticate: (_request, context) => {
       signal = context.signal
       proceed()
       return new Promise<boolean>(resolve => { answer = resolve })
@@ -296,7 +296,7 @@ t.test('a device that disconnects before its welcome emits no events', async t =
   const events: string[] = []
   const stream = {
     write (line: string) {
-      if (line.includes('device connected')) for (const device of app.devices) (device as unknown as { end (goodbye: string): void }).end('removed')
+      if (line.includes('device connected')) for (const device of app.devices) (device as unknown as { end (reason: string): void }).end('removed')
     }
   }
   const app = await listen(t, {}, { logger: { level: 'info', stream } })

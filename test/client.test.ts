@@ -74,17 +74,17 @@ t.test('a device answers, asks and is told', async t => {
 t.test('a message is acknowledged once its listeners have finished, and the next one waits for that', async t => {
   const app = await listen(t)
   const device = client(t, app.url)
-  const doors = [gate(), gate()]
+  const gates = [gate(), gate()]
   const begun: unknown[] = []
-  device.on('message', async ({ data }) => { begun.push(data); await doors[data]!.opened })
+  device.on('message', async ({ data }) => { begun.push(data); await gates[data]!.opened })
   await becomes(device, 'connected')
   const sent = [0, 1].map(n => app.devices.send('d', n, { ttl: 60_000, confirm: true }))
   await until(() => begun.length === 1)
   t.equal((await app.devices.describe('d')).waiting, 2)
-  doors[0]!.open()
+  gates[0]!.open()
   t.equal((await sent[0]!).status, 'delivered')
   await until(() => begun.length === 2)
-  doors[1]!.open()
+  gates[1]!.open()
   t.equal((await sent[1]!).status, 'delivered')
   t.strictSame(begun, [0, 1])
 })

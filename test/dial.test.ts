@@ -18,7 +18,7 @@ const tls = { key: certificate('server.key'), cert: certificate('server.pem') }
 const quick = { minDelay: 10, maxDelay: 50 }
 const path = join(mkdtempSync(join(tmpdir(), 'devices-')), 'door.sock')
 
-/** A gateway with all its doors open, and where they are. */
+/** A gateway with a transport of each kind, and their addresses. */
 async function gateway (t: Pick<Test, 'teardown'>, options: Options = {}) {
   const [plain, secure] = [tcp({ port: 0 }), tcp({ port: 0, tls })]
   const app = await listen(t, { ...options, transports: [plain, secure] })
@@ -106,7 +106,7 @@ t.test('it does not come back once it is told not to, replaced, or not let in', 
   t.match(refused.status, { state: 'stopped' })
 })
 
-t.test('a connection whose codec has no words for a goodbye ends all the same', async t => {
+t.test('a connection whose codec has no close notice ends all the same', async t => {
   const b = await gateway(t)
   const a = await listen(t)
   const lines = jsonrpc({ bytes: 'base64' })
@@ -337,7 +337,7 @@ t.test('the client goes over TCP, TLS and Unix sockets as it does over WebSocket
   local.close()
 })
 
-t.test('the client over TCP comes back, says goodbye, and takes no line without end', async t => {
+t.test('the client over TCP reconnects, sends a close notice, and accepts no endless line', async t => {
   const b = await gateway(t)
   const device = client(t, b.tcp)
   t.ok((await device.call('ping')).now)

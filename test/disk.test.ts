@@ -41,7 +41,7 @@ const ids = async (mailbox: Mailbox, deviceId: string) => (await all(mailbox.let
 
 mailboxContract(t, 'diskMailbox()', async () => await diskMailbox({ path: await folder(t) }))
 
-t.test('letters, receipts and strikes are there after the folder is reopened', async t => {
+t.test('letters, receipts and attempts are there after the folder is reopened', async t => {
   const path = await folder(t)
   let mailbox = await diskMailbox({ path })
   await mailbox.put('d', letter('a', { body: 'text', collapse: 'k' }), plenty)
@@ -959,8 +959,8 @@ t.test('a letter that ends during a read is not returned', async t => {
 
 t.test('a letter with an attempt that is settled before it is on disk has ended', async t => {
   const mailbox = await diskMailbox({ path: await folder(t) })
-  const [{ receipt }, strikes, settled] = await Promise.all([mailbox.put('d', letter('a'), plenty), mailbox.addAttempt('d', 'a'), mailbox.settle('d', 'a', 'cancelled')])
-  t.strictSame([receipt.status, strikes, settled], ['queued', 0, true])
+  const [{ receipt }, attempts, settled] = await Promise.all([mailbox.put('d', letter('a'), plenty), mailbox.addAttempt('d', 'a'), mailbox.settle('d', 'a', 'cancelled')])
+  t.strictSame([receipt.status, attempts, settled], ['queued', 0, true])
   t.strictSame(await ids(mailbox, 'd'), [])
   t.equal(await mailbox.waiting('d'), 0)
   const [, once] = await Promise.all([mailbox.put('d', letter('b'), plenty), mailbox.addAttempt('d', 'b')])

@@ -61,11 +61,11 @@ t.test('the memory mailbox bounds the number of receipts', async t => {
 })
 
 /** Everything around a mailbox, with nodes of one process. */
-function lettersOn ({ mailbox = memoryMailbox(), backplane = localBackplane(), node = 'n1', caps = plenty }: { mailbox?: Mailbox, backplane?: Backplane, node?: string, caps?: typeof plenty } = {}) {
+function lettersOn ({ mailbox = memoryMailbox(), backplane = localBackplane(), node = 'n1', limits = plenty }: { mailbox?: Mailbox, backplane?: Backplane, node?: string, limits?: typeof plenty } = {}) {
   const stats = new Stats()
   const log = fakeLog()
   const events = new Events(log)
-  const letters = new Letters({ mailbox, backplane, node, limits: caps, stats, events, log })
+  const letters = new Letters({ mailbox, backplane, node, limits, stats, events, log })
   const told: string[] = []
   for (const ending of ['delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered'] as const) {
     events.on(ending, ({ deviceId, id }) => { told.push(`${deviceId} ${id} ${ending}`) })
@@ -75,7 +75,7 @@ function lettersOn ({ mailbox = memoryMailbox(), backplane = localBackplane(), n
 }
 
 t.test('the endings of letters are counted, emitted and logged', async t => {
-  const { letters, told, counted, log } = lettersOn({ caps: { letters: 2, bytes: 100 } })
+  const { letters, told, counted, log } = lettersOn({ limits: { letters: 2, bytes: 100 } })
   t.equal((await letters.put('d', letter('a'))).fresh, true)
   t.equal((await letters.put('d', letter('a'))).fresh, false)
   await letters.put('d', letter('b', { collapse: 'k' }))
@@ -565,15 +565,15 @@ t.test('a retried letter waits for room, and checks again after each wait', asyn
   const it = device()
   delivery.wake(it.session)
   await it.sees('a')
-  const doors = [gate(), gate()]
+  const gates = [gate(), gate()]
   let asked = 0
-  it.room = () => doors[asked++]?.opened
+  it.room = () => gates[asked++]?.opened
   it.refuse('a', 'busy')
   await until(() => asked === 1)
-  doors[0]!.open()
+  gates[0]!.open()
   await until(() => asked === 2)
   t.equal(it.handed, 'a')
-  doors[1]!.fail(new Failure('dropped'))
+  gates[1]!.fail(new Failure('dropped'))
   await it.sees('a a')
 })
 

@@ -97,7 +97,7 @@ const rows: Array<[title: string, answer: string, work: (scene: Scene) => Promis
   })],
   ['a broadcast nobody listens to', '200', scene => scene.at('POST', `/broadcast?topic=${scene.id}`, 1)],
   ['a device', '200', here(scene => scene.ask('GET', ''))],
-  ['a device is shown out', '204', here(scene => scene.ask('DELETE', ''))],
+  ['a device is disconnected', '204', here(scene => scene.ask('DELETE', ''))],
   ['a topic is joined', '200', here(scene => scene.ask('PUT', '/topics/a%2Fb'))],
   ['a topic is left', '200', here(async scene => {
     await scene.ask('PUT', '/topics/a%2Fb')
@@ -122,7 +122,7 @@ const rows: Array<[title: string, answer: string, work: (scene: Scene) => Promis
   ['one to be acknowledged, to nobody', '404 DEVICE_OFFLINE', scene => scene.send('?confirm=true')],
   ['a call to nobody', '404 DEVICE_OFFLINE', scene => scene.call('echo')],
   ['nobody is looked at', '404 DEVICE_OFFLINE', scene => scene.ask('GET', '')],
-  ['nobody is shown out', '404 DEVICE_OFFLINE', scene => scene.ask('DELETE', '')],
+  ['no device to disconnect', '404 DEVICE_OFFLINE', scene => scene.ask('DELETE', '')],
   ['nobody joins', '404 DEVICE_OFFLINE', scene => scene.ask('PUT', '/topics/a')],
   ['nobody leaves', '404 DEVICE_OFFLINE', scene => scene.ask('DELETE', '/topics/a')],
   ['a letter nobody knows', '404 MESSAGE_UNKNOWN', scene => scene.ask('GET', '/messages/unheard-of')],

@@ -271,11 +271,11 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.equal((await request({ url }, 'GET', '/events', undefined, { authorization: 'Bearer wrong' })).status, 403)
 
     const page = await browser.open(t, url, { expected: /40[13]/ })
-    const door = page.getByRole('dialog', { name: 'asks for a token' })
-    await door.getByLabel('Token').fill('wrong')
+    const dialog = page.getByRole('dialog', { name: 'asks for a token' })
+    await dialog.getByLabel('Token').fill('wrong')
     await page.keyboard.press('Enter')
-    await door.getByText('That was not the token').waitFor()
-    await door.getByLabel('Token').fill('open-sesame')
+    await dialog.getByText('That was not the token').waitFor()
+    await dialog.getByLabel('Token').fill('open-sesame')
     await page.keyboard.press('Enter')
     await live(page)
     await openDevice(page, 'mine')
@@ -286,9 +286,9 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
 
     await page.reload()
     await live(page)
-    t.notOk(await door.isVisible(), 'this tab remembers it')
+    t.notOk(await dialog.isVisible(), 'this tab remembers it')
     await page.getByRole('button', { name: 'Forget the token' }).click()
-    await door.waitFor()
+    await dialog.waitFor()
   })
 
   await t.test('shows that the gateway has stopped, and reconnects to the next', async t => {

@@ -85,16 +85,16 @@ t.test('both sides call each other at the same time, under the same ids', async 
 })
 
 t.test('calls are answered as each is ready, not in the order they were made', async t => {
-  const doors = new Map<string, (value: unknown) => void>()
-  const { ours, theirs } = pair(({ method }) => new Promise(resolve => doors.set(method, resolve)))
+  const resolvers = new Map<string, (value: unknown) => void>()
+  const { ours, theirs } = pair(({ method }) => new Promise(resolve => resolvers.set(method, resolve)))
   const settled: unknown[] = []
   const calls = ['a', 'b'].map(async method => settled.push(await ours.peer.call(method)))
   await turn()
   t.equal(ours.peer.inFlight, 2)
   t.equal(theirs.peer.inFlight, 2)
-  doors.get('b')!('second')
+  resolvers.get('b')!('second')
   await turn()
-  doors.get('a')!('first')
+  resolvers.get('a')!('first')
   await Promise.all(calls)
   t.strictSame(settled, ['second', 'first'])
   t.equal(theirs.peer.inFlight, 0)

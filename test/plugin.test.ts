@@ -18,7 +18,7 @@ import { built } from './built.ts'
 import { fakeLog } from './fakes.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
 
-/** A client that upgrades by hand and then says nothing, not even goodbye. */
+/** A client that upgrades by hand and then sends nothing, no close frame either. */
 function muteClient (url: string, path: string): Socket {
   const socket = connectTcp(Number(new URL(url).port), '127.0.0.1')
   socket.on('error', () => {})
@@ -341,9 +341,9 @@ t.test('closing lets calls finish, tells each device its own time to come back, 
   await stuck.next(({ method }) => method === 'work')
   const started = Date.now()
   const closing = app.close()
-  const goodbye = await idle.closed
-  t.equal(goodbye.code, 1012)
-  t.match(goodbye.reason, /^retry=\d{1,3}$/)
+  const close = await idle.closed
+  t.equal(close.code, 1012)
+  t.match(close.reason, /^retry=\d{1,3}$/)
   busy.send({ jsonrpc: '2.0', id, result: 'done' })
   const answer = await finished
   t.match(answer, { status: 200, body: 'done' })

@@ -74,7 +74,7 @@ t.test('the types of a handler follow from its schemas, in a worker too', async 
   worker.handle('wrong params', { params: Type.Object({ n: Type.Number() }) }, ({ m }) => m)
   // @ts-expect-error the result has another shape
   worker.handle('wrong result', { result: Type.String() }, () => 7)
-  // @ts-expect-error a worker has no doors
+  // @ts-expect-error a worker has no transports
   worker.on('connected', () => {})
   t.throws(() => worker.handle('ping', () => {}), new Error('The method "ping" is built in'))
 })

@@ -59,7 +59,7 @@ export class Answers {
   }
 
   #say (to = 'everyone', text) {
-    $('said').textContent = `${to}: ${text}`
+    $('announcement').textContent = `${to}: ${text}`
   }
 }
 

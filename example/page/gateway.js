@@ -68,17 +68,17 @@ class Gateway {
   /** Asks for the token, once for several requests. */
   async #ask (wasWrong) {
     this.#asking ??= new Promise(resolve => {
-      const [door, input] = [$('door'), $('token')]
+      const [dialog, input] = [$('token-dialog'), $('token')]
       input.value = ''
-      $('door-wrong').hidden = !wasWrong
-      door.oncancel = event => event.preventDefault()
-      door.onclose = () => {
+      $('token-wrong').hidden = !wasWrong
+      dialog.oncancel = event => event.preventDefault()
+      dialog.onclose = () => {
         this.#asking = undefined
         // a token that a header cannot hold is wrong
         sessionStorage.setItem(KEPT, input.value.trim().replace(/[^\x21-\x7e]/g, '?'))
         resolve()
       }
-      door.showModal()
+      dialog.showModal()
     })
     await this.#asking
   }

@@ -71,7 +71,7 @@ export const OptionsSchema = Type.Object({
 
   closeTimeout: Milliseconds(2_000, 'Time limit for the answer of a device to a close frame'),
   drainTimeout: Milliseconds(8_000, 'Time limit of `app.close()`; must be less than the `pluginTimeout` of Fastify'),
-  retrySpread: Milliseconds(10_000, 'Devices of a closing node are told to reconnect at random moments within this time')
+  retrySpread: Milliseconds(10_000, 'Devices of a closing node reconnect at random moments within this time')
 }, { additionalProperties: false })
 
 /** The options of the plugin. Durations are in milliseconds, sizes in bytes. */
@@ -246,7 +246,7 @@ export interface Options {
    */
   drainTimeout?: number | undefined
   /**
-   * Devices of a closing node are told to reconnect at random moments within this time.
+   * Devices of a closing node reconnect at random moments within this time.
    * @default 10_000
    */
   retrySpread?: number | undefined

@@ -21,7 +21,7 @@ export interface StoredLetterRecord {
 export interface LetterEntry extends Receipt {
   position: number
   /** Delivery attempts that ended with the connection. */
-  strikes: number
+  attempts: number
 }
 
 /** The receipt of a settled letter, stored under its id. */
@@ -35,7 +35,7 @@ export function keyOf (deviceId: string, letterId: string): string {
 }
 
 export function entryOf ({ isText, box, isAfterHidden, ...letter }: LetterHeader, position: number): LetterEntry {
-  return { ...letter, status: 'queued', position, strikes: 0 }
+  return { ...letter, status: 'queued', position, attempts: 0 }
 }
 
 export function receiptOf ({ id, at, expiresAt, size, collapse, digest, awaitedBy }: Omit<Receipt, 'status'>): Receipt {

@@ -188,8 +188,8 @@ class NatsMailbox implements Mailbox {
       const found = await this.#entries.last(key)
       if (!found) return 0
       const entry = parse<LetterEntry>(found)
-      const strikes = entry.strikes + 1
-      if (await this.#entries.append(key, JSON.stringify({ ...entry, strikes }), { after: found.seq })) return strikes
+      const attempts = entry.attempts + 1
+      if (await this.#entries.append(key, JSON.stringify({ ...entry, attempts }), { after: found.seq })) return attempts
     }
   }
 

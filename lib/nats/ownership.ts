@@ -145,7 +145,7 @@ export class OwnershipTable {
       // read again even after a write: a newer owner's demand may have come before this node had subscribed
       found = await this.#records.last(subject)
     }
-    // the answer to the write was lost, so nobody has been told yet
+    // the answer to the write was lost, so the other nodes do not know yet
     if (owned.record === 'unknown') await this.#completeTakeover(owned, found!.seq, undefined)
     this.#markWritten(owned, found!.seq)
     if (owned.state === 'provisional') owned.state = 'owned'

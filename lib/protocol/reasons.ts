@@ -32,7 +32,7 @@ export const nodeReasons = {
   congested: { status: 429, code: 'DEVICE_CONGESTED', rpc: -32025, message: 'Too much waits to be written to the device', retryAfter: 1 },
   'mailbox-full': { status: 429, code: 'MAILBOX_FULL', rpc: -32007, message: 'Too many letters wait for the device', retryAfter: 60 },
   unauthenticated: { status: 401, code: 'UNAUTHENTICATED', rpc: -32009, message: 'Credentials are missing or wrong' },
-  departed: { status: 400, code: 'DEVICE_DEPARTED', rpc: -32026, message: 'The device left before it was let in' },
+  departed: { status: 400, code: 'DEVICE_DEPARTED', rpc: -32026, message: 'The device disconnected before it was admitted' },
   'too-many-topics': { status: 429, code: 'TOPICS_EXCEEDED', rpc: -32010, message: 'Too many topics', retryAfter: 60 },
   'bad-topic': { status: 400, code: 'TOPIC_INVALID', rpc: -32011, message: 'Not a valid topic' },
   'bad-id': { status: 400, code: 'ID_INVALID', rpc: -32012, message: 'Give a device id (over HTTP as ?deviceId=) of 1 to 128 of A-Z a-z 0-9 . _ : @ + = ~ -' },
@@ -43,7 +43,7 @@ export const nodeReasons = {
   settled: { status: 409, code: 'MESSAGE_SETTLED', rpc: -32017, message: 'The message no longer waits' },
   'key-mismatch': { status: 409, code: 'IDEMPOTENCY_MISMATCH', rpc: -32018, message: 'The idempotency key was used for another message' },
   'foreign-origin': { status: 403, code: 'ORIGIN_REFUSED', rpc: -32019, message: 'This origin is not listed in the option "origins"' },
-  protected: { status: 403, code: 'PROTECTED_MODE', rpc: -32020, message: 'Protected mode: only this machine may use this door' },
+  protected: { status: 403, code: 'PROTECTED_MODE', rpc: -32020, message: 'Protected mode: only requests from this machine are accepted' },
   draining: { status: 503, code: 'NODE_DRAINING', rpc: -32021, message: 'This node is leaving', retryAfter: 1 },
   unreachable: { status: 503, code: 'BACKPLANE_DOWN', rpc: -32022, message: 'The other nodes cannot be reached', retryAfter: 1 },
   'store-full': { status: 507, code: 'STORE_FULL', rpc: -32023, message: 'No room for another letter' }

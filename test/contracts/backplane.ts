@@ -178,17 +178,17 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       const connection = {
         id: 'd', node: 'b', generation: 7, since: 1, address: '::1', protocol: 'jsonrpc', topics: ['news'], credentials: { user: 'ü' }
       }
-      const errand: Request = { kind: 'answer', method: 'read', params: { data: Uint8Array.of(0, 255) }, connection, turn: 3 }
+      const request: Request = { kind: 'answer', method: 'read', params: { data: Uint8Array.of(0, 255) }, connection, turn: 3 }
       for (const node of [a, b]) {
         worker.asked.length = 0
-        t.strictSame(await node.ask(name, errand), { ok: true, value: 'n-1' })
+        t.strictSame(await node.ask(name, request), { ok: true, value: 'n-1' })
         const { params: { data }, ...rest } = worker.asked[0] as any
         t.strictSame(rest, { kind: 'answer', method: 'read', connection, turn: 3 })
         t.strictSame([...data], [0, 255])
         for (const topic of [undefined, 'news']) t.strictSame((await node.list({ limit: 9, topic })).map(({ deviceId }) => deviceId), ['d'])
       }
       await release()
-      for (const node of [a, b]) t.equal(await node.ask(name, errand), undefined)
+      for (const node of [a, b]) t.equal(await node.ask(name, request), undefined)
     })
 
     t.test('a failure carries its reason and the error of the device', async t => {

@@ -220,7 +220,7 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.strictSame(receipt, { id: 'bare', expiresAt, size: 7, status: 'queued', at: receipt.at })
     })
 
-    t.test('strikes are counted for each letter', async t => {
+    t.test('attempts are counted for each letter', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b')
       t.equal(await mailbox.addAttempt('d', 'a'), 1)

@@ -149,9 +149,9 @@ class DiskMailbox implements Mailbox {
     const entry = this.#waiting(deviceId, letterId)
     if (!entry) return 0
     this.#cache.forget(deviceId) // a cached letter would not be updated
-    const attempted = { ...entry, strikes: entry.strikes + 1 }
+    const attempted = { ...entry, attempts: entry.attempts + 1 }
     await this.#entries.write([{ deviceId, entry: attempted, before: entry }])
-    return attempted.strikes
+    return attempted.attempts
   }
 
   /** Reads only the lists that are due: a letter that waits costs nothing. */

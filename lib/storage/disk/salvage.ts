@@ -62,13 +62,13 @@ async function keep (db: Database, key: string, record: Uint8Array): Promise<voi
   if (value && isNewer(key, value, await db.get(key))) await db.put(key, record)
 }
 
-/** A greater number is the newer one; so is an entry of a greater position, of a letter that has ended, or with more strikes. */
+/** A greater number is the newer one; so is an entry of a greater position, of a letter that has ended, or with more attempts. */
 function isNewer (key: string, value: Uint8Array, record: Uint8Array | undefined): boolean {
   const other = record && withoutChecksum(key, record)
   if (!other) return true
   if (!ENTRY_KEY.test(key)) return Number(Buffer.from(value).toString()) > Number(Buffer.from(other).toString())
   const [entry, known] = [decodeEntry(key, value).entry, decodeEntry(key, other).entry]
-  return (entry.position - known.position || Number(isEnded(entry)) - Number(isEnded(known)) || entry.strikes - known.strikes) > 0
+  return (entry.position - known.position || Number(isEnded(entry)) - Number(isEnded(known)) || entry.attempts - known.attempts) > 0
 }
 
 function isEnded ({ status }: Entry): boolean {

@@ -5,7 +5,7 @@ import type { Batch } from './batch.ts'
 /** A letter, waiting or ended. */
 export interface Entry extends Omit<Receipt, 'device'> {
   readonly position: number
-  readonly strikes: number
+  readonly attempts: number
   readonly device?: Detail | undefined
   /** Present while the letter waits. */
   readonly body?: string | Uint8Array
@@ -87,17 +87,17 @@ export function decodeDue (value: Uint8Array): Array<[deviceId: string, letterId
 }
 
 export function entryOf ({ id, expiresAt, body, collapse, digest, awaitedBy }: Letter, position: number): Waiting {
-  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, strikes: 0, collapse, digest, awaitedBy, body }
+  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, attempts: 0, collapse, digest, awaitedBy, body }
 }
 
-export function endedOf ({ id, expiresAt, size, position, strikes, collapse, digest, awaitedBy }: Entry, status: Ending, device?: Detail): Entry {
-  return { id, status, at: Date.now(), expiresAt, size, position, strikes, collapse, digest, awaitedBy, device }
+export function endedOf ({ id, expiresAt, size, position, attempts, collapse, digest, awaitedBy }: Entry, status: Ending, device?: Detail): Entry {
+  return { id, status, at: Date.now(), expiresAt, size, position, attempts, collapse, digest, awaitedBy, device }
 }
 
 /** The entry of a letter of which only the place is left. */
 export function lostOf (id: string, position: number): Entry {
   const now = Date.now()
-  return { id, status: 'damaged', at: now, expiresAt: now, size: 0, position, strikes: 0 }
+  return { id, status: 'damaged', at: now, expiresAt: now, size: 0, position, attempts: 0 }
 }
 
 export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, awaitedBy, device }: Entry): Receipt {
@@ -110,9 +110,9 @@ export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, 
 }
 
 /** A line of JSON without absent members and what the key contains, followed by the raw body. */
-export function encodeEntry ({ status, at, expiresAt, size, position, strikes, collapse, digest, awaitedBy, device, body }: Entry): string | Uint8Array {
+export function encodeEntry ({ status, at, expiresAt, size, position, attempts, collapse, digest, awaitedBy, device, body }: Entry): string | Uint8Array {
   const isBytes = body instanceof Uint8Array
-  const head = JSON.stringify({ status, at, expiresAt, size, position, strikes: strikes || undefined, collapse, digest, awaitedBy, device, isBytes: isBytes || undefined })
+  const head = JSON.stringify({ status, at, expiresAt, size, position, attempts: attempts || undefined, collapse, digest, awaitedBy, device, isBytes: isBytes || undefined })
   if (body === undefined) return head
   return isBytes ? Buffer.concat([Buffer.from(`${head}\n`), body]) : `${head}\n${body}`
 }
@@ -121,7 +121,7 @@ export function decodeEntry (key: string, value: Uint8Array): { deviceId: string
   const [, deviceId, id] = key.split('!') as [string, string, string]
   const end = value.indexOf(NEWLINE)
   const { isBytes, ...known } = JSON.parse(textOf(end === -1 ? value : value.subarray(0, end)))
-  const entry = { id, strikes: 0, ...known }
+  const entry = { id, attempts: 0, ...known }
   if (end === -1) return { deviceId, entry }
   const body = value.subarray(end + 1)
   return { deviceId, entry: { ...entry, body: isBytes ? body : textOf(body) } }
