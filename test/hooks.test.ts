@@ -82,7 +82,7 @@ t.test('a device whose codec has no words even for a failure is let go', async t
   const talking = await connect(other.url, 'd', { protocols: ['later'] })
   talking.notify('ping')
   talking.send({ jsonrpc: '2.0', id: 1, method: 'message' })
-  t.match(await talking.closed, { code: 1011, reason: 'our fault' })
+  t.match(await talking.closed, { code: 1011, reason: 'internal error' })
   other.devices.handle('slow', async () => await new Promise(resolve => setImmediate(resolve)))
   const waiting = await connect(other.url, 'd', { protocols: ['later'] })
   waiting.send({ jsonrpc: '2.0', id: 1, method: 'slow' })

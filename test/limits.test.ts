@@ -74,7 +74,7 @@ t.test('an invalid message is answered with the documented code', async t => {
 
   device.send({ jsonrpc: '2.0', id: 99, result: 'never asked' })
   device.send({ jsonrpc: '2.0', id: null, error: { code: 1, message: 'never asked' } })
-  t.ok((await device.ask('message', { data: nested(20) })).result)
+  t.ok((await device.ask('publish', { topic: 'a', data: nested(20) })).result)
   t.match(app.devices.stats().unexpected, { late: 1, refused: 1, malformed: 10, unreadable: 2 })
 
   device.seen.length = 0
@@ -302,7 +302,7 @@ t.test('unsolicited pongs and the size of messages count against the rate', asyn
   for (let n = 0; n < 30; n++) pongs.socket.pong()
   t.equal((await pongs.closed).code, 4029)
   const large = await connect(app.url, 'large')
-  for (let n = 0; n < 3; n++) t.strictSame((await large.ask('message', { data: 'x'.repeat(40_000) })).result, n < 2 ? {} : undefined)
+  for (let n = 0; n < 3; n++) t.strictSame((await large.ask('publish', { topic: 'a', data: 'x'.repeat(40_000) })).result, n < 2 ? {} : undefined)
 })
 
 t.test('topic filters count against the rate, one token for each 8 of a message', async t => {

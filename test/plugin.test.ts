@@ -15,7 +15,7 @@ import { builtins } from '../lib/gateway/builtins.ts'
 import { pluginLog } from '../lib/gateway/log.ts'
 import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Presence } from '../lib/index.ts'
 import { built } from './built.ts'
-import { fakeLog } from './fakes.ts'
+import { fakeLog, gate } from './fakes.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
 
 /** A client that upgrades by hand and then sends nothing, no close frame either. */
@@ -251,6 +251,7 @@ t.test('a device calls the methods that the application handles', async t => {
 
 t.test('built-in methods cannot be handled by the application', async t => {
   const app = await listen(t)
+  app.devices.on('message', () => {})
   const device = await connect(app.url, 'd')
   for (const method of builtins) {
     t.throws(() => app.devices.handle(method, () => {}), new Error(`The method "${method}" is built in`))
@@ -269,6 +270,39 @@ t.test('the signal of a handler aborts when its device leaves', async t => {
   device.socket.terminate()
   await aborted
   await until(() => app.devices.size === 0)
+})
+
+t.test('a message of a device is answered once all listeners have finished, with an error if one failed', async t => {
+  const errors: string[] = []
+  const app = await listen(t, {}, { logger: { level: 'error', stream: { write: (line: string) => { errors.push(line) } } } })
+  const device = await connect(app.url, 'd')
+  t.equal((await device.ask('message', { data: 0 })).error!.code, -32601, 'nobody listens')
+
+  const finishing = gate()
+  const heard: unknown[] = []
+  app.devices.on('message', async data => { if (data === 'slow') await finishing.opened })
+  app.devices.on('message', data => heard.push(data))
+  const answer = device.ask('message', { data: 'slow' })
+  t.strictSame((await device.ask('message', { data: 'fast' })).result, {})
+  t.strictSame(heard, ['slow', 'fast'])
+  t.equal(device.seen.filter(({ id, result }) => id !== undefined && result).length, 1, 'the first one is not answered yet')
+  finishing.open()
+  t.strictSame((await answer).result, {})
+
+  for (const fail of [() => { throw new Error('no disk') }, async () => { throw new Error('no disk') }]) {
+    app.devices.on('message', fail)
+    t.equal((await device.ask('message', { data: 'again' })).error!.code, -32603)
+    app.devices.off('message', fail)
+  }
+  t.strictSame(heard.slice(2), ['again', 'again'], 'the other listeners are called')
+  t.equal(errors.filter(line => line.includes('event listener failed') && line.includes('no disk')).length, 2)
+
+  device.seen.length = 0
+  app.devices.on('message', async () => { throw new Error('no disk') })
+  device.notify('message', { data: 'unanswered' })
+  await until(() => heard.includes('unanswered'))
+  await device.ask('ping')
+  t.equal(device.seen.length, 1, 'a notice is never answered')
 })
 
 t.test('listeners get the events of devices and messages, and the error of one does not affect the others', async t => {

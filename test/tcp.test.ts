@@ -129,7 +129,7 @@ t.test('a connection whose first line is not connect is closed at once, with the
 
 t.test('silent and half-closed connections are closed in time', async t => {
   const { app, dial } = await serve(t, { admissionTimeout: 50 })
-  const silent = [closeLine(4508, 'did not introduce itself in time')]
+  const silent = [closeLine(4508, 'no connect message in time')]
   t.match(await dial().closed, silent)
   t.match(await dial('{"jsonrpc":').closed, silent, 'a line that is not complete in time')
   const half = dial()
@@ -139,7 +139,7 @@ t.test('silent and half-closed connections are closed in time', async t => {
   await once(reset.socket, 'connect')
   await until(() => app.devices.stats().refusals.silent === 3)
   reset.socket.resetAndDestroy()
-  await until(() => app.devices.stats().refusals.vanished === 1 || app.devices.stats().refusals.silent === 4)
+  await until(() => app.devices.stats().refusals.lost === 1 || app.devices.stats().refusals.silent === 4)
   t.equal(app.devices.size, 0)
 })
 
@@ -272,7 +272,7 @@ t.test('a device that leaves during authentication is not registered', async t =
   const half = dial(connectLine('d'))
   await until(() => asked === 2)
   half.socket.end()
-  t.match(await half.closed, [{ id: 1, error: { code: -32026 } }, closeLine(1000, /left/)])
+  t.match(await half.closed, [{ id: 1, error: { code: -32026 } }, closeLine(1000, /disconnected/)])
   const talkative = dial(connectLine('d') + rpc({ id: 2, method: 'ping' }))
   await until(() => asked === 3)
   const more = rpc({ method: 'message', params: { data: 'x'.repeat(1_000) } })
@@ -303,7 +303,7 @@ t.test('connections that have not been admitted are limited in number', async t 
   await until(() => known.lines.length === 2)
   const waiting = [dial(), dial(), dial()]
   await Promise.all(waiting.map(({ socket }) => once(socket, 'connect')))
-  t.match(await dial().closed, [closeLine(1013, 'overloaded, later')])
+  t.match(await dial().closed, [closeLine(1013, 'overloaded, try again later')])
   waiting[0]!.socket.write(connectLine('late'))
   await until(() => app.devices.has('late'))
   const again = dial(connectLine('again'))
@@ -335,7 +335,7 @@ t.test('a device has one owner over all transports, and its letters reach it ove
 
 t.test('a device that cannot be owned may reconnect later', async t => {
   const { dial } = await serve(t, { backplane: { ...localBackplane(), own: async () => { throw new Failure('unreachable') } } })
-  t.match(await dial(connectLine('d')).closed, [{ id: 1, result: {} }, closeLine(1013, 'overloaded, later')])
+  t.match(await dial(connectLine('d')).closed, [{ id: 1, result: {} }, closeLine(1013, 'overloaded, try again later')])
 })
 
 t.test('devices in the handshake learn when to reconnect if the node drains', async t => {
@@ -438,13 +438,13 @@ t.test('a stale Unix socket of a killed process is replaced, and nothing else is
   t.equal(readFileSync(file, 'utf8'), 'precious')
 })
 
-t.test('a connection that was reset before it is accepted is counted as vanished', async t => {
+t.test('a connection that was reset before it is accepted is counted as lost', async t => {
   const { app, port } = await serve(t)
   // spawnSync blocks, so this process accepts nothing before the other one is done
   spawnSync(process.execPath, ['-e', `const socket = require('net').connect(${port}, '127.0.0.1')
     socket.write(${JSON.stringify(connectLine('d'))}, () => socket.resetAndDestroy())`])
   await until(() => Object.keys(app.devices.stats().refusals).length > 0)
-  t.strictSame(app.devices.stats().refusals, { vanished: 1 })
+  t.strictSame(app.devices.stats().refusals, { lost: 1 })
 })
 
 t.test('the transport may listen on IPv6', async t => {

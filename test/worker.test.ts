@@ -177,7 +177,7 @@ t.test('a message goes to the listeners of its gateway, and where there are none
   const app = await listen(t, { backplane })
   const worker = await employ(t, { backplane })
   const device = await connect(app.url, 'd')
-  t.strictSame((await device.ask('message', { data: 0 })).result, {}, 'nobody need listen')
+  t.equal((await device.ask('message', { data: 0 })).error!.code, -32601, 'nobody listens')
   const heard: unknown[] = []
   const atGateway = (data: unknown, { id }: Device) => { heard.push(['gateway', data, id]) }
   const atWorker = (data: unknown, { id }: Device) => { heard.push(['worker', data, id]) }
@@ -192,9 +192,11 @@ t.test('a message goes to the listeners of its gateway, and where there are none
   app.devices.off('message', atGateway)
   worker.off('message', atWorker)
   await turn()
-  t.strictSame((await device.ask('message', { data: 3 })).result, {})
+  t.equal((await device.ask('message', { data: 3 })).error!.code, -32601)
   t.strictSame(heard, [['worker', 1, 'd'], ['worker', null, 'd'], ['worker', Buffer.from([7]), 'd'], ['gateway', 2, 'd']])
-  t.equal((await device.ask('message', { data: 4 })).error, undefined)
+  worker.on('message', async () => { throw new Error('no disk') })
+  await turn()
+  t.equal((await device.ask('message', { data: 4 })).error!.code, -32603, 'once its listeners have finished')
   t.equal((await device.ask('message', 7)).error!.code, -32600)
 })
 

@@ -51,7 +51,7 @@ export class Liveness {
   /** Returns why the connection must end, if it must. `slack` is the time until the next check, so that a limit is not found out too late. */
   check (socket: HeartbeatSocket, now: number, slack: number): CloseReason | undefined {
     if (this.#isStalled(socket, now, slack)) return 'slow'
-    if (this.#isMute(socket, now)) return 'mute'
+    if (this.#isMute(socket, now)) return 'no-pong'
     if (now >= this.#pingAt && socket.ping) {
       socket.ping()
       this.#received = socket.received ?? 0

@@ -64,7 +64,7 @@ function encodeFailure (session: ReplyingSession, host: EncodingHost, failures: 
     return encodeFrame(session.codec, failures, host.limits.maxBuffered)
   } catch (error) {
     host.log.error({ err: error, deviceId: session.id, protocol: session.codec.subprotocol }, 'codec failed')
-    session.end('fault')
+    session.end('internal')
     return undefined
   }
 }

@@ -40,7 +40,7 @@ export function receiveFrame (session: ReceivingSession, host: ReceivingHost, li
     else receiveMessage(session, host, received, size)
   } catch (error) { // a custom codec may throw
     host.log.error({ err: error, deviceId: session.id, protocol: session.codec.subprotocol }, 'frame could not be decoded or answered')
-    session.end('fault')
+    session.end('internal')
   }
 }
 

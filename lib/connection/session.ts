@@ -293,7 +293,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
 
   /** False: the session has left. A socket that has closed before its event arrived counts as closed. */
   #ensureOpen (): boolean {
-    if (!this.left && !this.#socket.isOpen) this.closed(closeCodes.unsaid.code, closeCodes.unsaid.message)
+    if (!this.left && !this.#socket.isOpen) this.closed(closeCodes['no-code'].code, closeCodes['no-code'].message)
     return !this.left
   }
 

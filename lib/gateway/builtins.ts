@@ -57,14 +57,25 @@ export function addBuiltins (
   // without the signal: a message counts even if its device has disconnected meanwhile
   methods.handle('message', { params: Message }, ({ data = null }, { device }) => {
     if (!events.hears('message') && workers.answers('message')) return workers.answer('message', { data }, device)
-    events.emit('message', data, device)
-    return {}
+    return answerMessage(events, data, device)
   }, true)
 
   // a dialled device may be another server, which sends a welcome of its own
   methods.handle('welcome', {}, () => ({}), true)
 
   methods.handle('ping', {}, () => ({ now: Date.now() }), true)
+}
+
+/** Answers a device's `message` once all listeners have finished. After an error the device may send it again. */
+export function answerMessage (events: Events, data: unknown, device: Device): object | Promise<object> {
+  if (!events.hears('message')) throw new Failure('unknown-method')
+  const succeeded = events.emit('message', data, device)
+  return typeof succeeded === 'boolean' ? acknowledgement(succeeded) : succeeded.then(acknowledgement)
+}
+
+function acknowledgement (succeeded: boolean): object {
+  if (!succeeded) throw new Failure('internal')
+  return {}
 }
 
 /** The rate limit has counted the message already, which covers the first filters. */

@@ -254,5 +254,5 @@ function closeNoticeOf (thrown: unknown): CloseNotice {
     const { code, reason } = thrown as CloseNotice
     if (!(thrown instanceof Error) && Number.isInteger(code)) return { code, reason }
   } catch {} // a codec of the application may throw a value whose members throw in turn
-  return { code: closeCodes.vanished.code, reason: describeThrown(thrown) }
+  return { code: closeCodes.lost.code, reason: describeThrown(thrown) }
 }

@@ -36,8 +36,8 @@ export const OptionsSchema = Type.Object({
   admissionTimeout: Milliseconds(5_000, 'Time limit of the handshake: `authenticate`, and over TCP the first line'),
 
   mailbox: Type.Optional(Part<Mailbox>('Keeps letters; in memory by default')),
-  backplane: Type.Optional(Part<Backplane>('Joins nodes; this process alone by default')),
-  codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols; a device that offers none gets the first. JSON-RPC by default' })),
+  backplane: Type.Optional(Part<Backplane>('Connects this node to other nodes; by default there are none')),
+  codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default' })),
 
   maxMessage: Count(65_536, 'Maximum size of an inbound message, from a device or over REST'),
   maxFragments: Count(64, 'Maximum number of fragments of an inbound message'),
@@ -51,8 +51,8 @@ export const OptionsSchema = Type.Object({
   maxTopics: Count(128, 'Maximum number of topics per device'),
   maxTopicLength: Count(255, 'Maximum length of a topic, in characters'),
   maxTopicLevels: Count(16, 'Maximum number of levels of a topic'),
-  maxBuffered: Count(1_048_576, 'Maximum size of the output that waits for a device', 4_096),
-  stallTimeout: Milliseconds(10_000, 'How long output may wait without progress', 100),
+  maxBuffered: Count(1_048_576, 'Maximum size of the output that waits for a device; beyond it sends fail, and other output ends the connection', 4_096),
+  stallTimeout: Milliseconds(10_000, 'How long output may wait while the device reads nothing; then the connection ends', 100),
   rate: Count(100, 'Messages per second that a device may send'),
   burst: Count(200, 'Messages that a device may send at once'),
 
@@ -65,7 +65,7 @@ export const OptionsSchema = Type.Object({
   maxLetters: Count(1_000, 'Maximum number of letters that wait for a device'),
   maxLetterBytes: Count(1_048_576, 'Maximum size of all letters that wait for a device'),
   maxInFlight: Count(32, 'Maximum number of letters in flight to a device'),
-  attempts: Count(5, 'Failed deliveries, by a closed connection or an internal error of the device, before a letter is dead-lettered'),
+  attempts: Count(5, 'Failed deliveries, by a closed connection or an internal error of the device, after which a letter is dead-lettered'),
   maxKeys: Count(10_000, 'Maximum number of idempotency keys remembered'),
   keyTtl: Milliseconds(86_400_000, 'How long an idempotency key is remembered'),
 
@@ -111,9 +111,9 @@ export interface Options {
   admissionTimeout?: number | undefined
   /** Keeps letters; in memory by default. */
   mailbox?: Mailbox | undefined
-  /** Joins nodes; this process alone by default. */
+  /** Connects this node to other nodes; by default there are none. */
   backplane?: Backplane | undefined
-  /** Wire protocols; a device that offers none gets the first. JSON-RPC by default. */
+  /** Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default. */
   codecs?: Codec[] | undefined
   /**
    * Maximum size of an inbound message, from a device or over REST.
@@ -161,12 +161,12 @@ export interface Options {
    */
   maxTopicLevels?: number | undefined
   /**
-   * Maximum size of the output that waits for a device.
+   * Maximum size of the output that waits for a device; beyond it sends fail, and other output ends the connection.
    * @default 1_048_576
    */
   maxBuffered?: number | undefined
   /**
-   * How long output may wait without progress.
+   * How long output may wait while the device reads nothing; then the connection ends.
    * @default 10_000
    */
   stallTimeout?: number | undefined
@@ -221,7 +221,7 @@ export interface Options {
    */
   maxInFlight?: number | undefined
   /**
-   * Failed deliveries, by a closed connection or an internal error of the device, before a letter is dead-lettered.
+   * Failed deliveries, by a closed connection or an internal error of the device, after which a letter is dead-lettered.
    * @default 5
    */
   attempts?: number | undefined

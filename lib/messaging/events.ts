@@ -66,14 +66,29 @@ export class Events {
     return this.#listenersOf(name).size > 0
   }
 
-  emit<Name extends keyof AllEvents> (name: Name, ...args: AllEvents[Name]): void {
+  /** Returns whether every listener has succeeded; a promise of it if some have not finished. */
+  emit<Name extends keyof AllEvents> (name: Name, ...args: AllEvents[Name]): boolean | Promise<boolean> {
+    let hasFailed = false
+    let unfinished: Array<Promise<boolean>> | undefined
     for (const listener of this.#listenersOf(name)) {
       try {
         const outcome = listener(...args)
-        if (isThenable(outcome)) invoke(() => outcome).catch(error => this.#failed(name, error))
+        if (isThenable(outcome)) (unfinished ??= []).push(this.#finished(name, outcome))
       } catch (error) {
         this.#failed(name, error)
+        hasFailed = true
       }
+    }
+    return unfinished ? Promise.all(unfinished).then(all => !hasFailed && all.every(Boolean)) : !hasFailed
+  }
+
+  async #finished (name: keyof AllEvents, outcome: PromiseLike<unknown>): Promise<boolean> {
+    try {
+      await invoke(() => outcome)
+      return true
+    } catch (error) {
+      this.#failed(name, error)
+      return false
     }
   }
 

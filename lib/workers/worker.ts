@@ -8,6 +8,7 @@ import { noMailbox } from '../storage/none.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 import type { Handler, MethodSchemas } from '../gateway/methods.ts'
 import { assemble, type NodeParts } from '../gateway/assembly.ts'
+import { answerMessage } from '../gateway/builtins.ts'
 import { settingsOf, type Options } from '../gateway/options.ts'
 import type { SendOptions, SendResult } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
@@ -112,10 +113,7 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
   const { backplane } = options
   const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log })
   const { node, methods, events, devices, dispatcher, letters } = parts
-  methods.handle('message', {}, (params, { device }) => {
-    events.emit('message', (params as { data: unknown }).data, device)
-    return {}
-  })
+  methods.handle('message', {}, (params, { device }) => answerMessage(events, (params as { data: unknown }).data, device))
   backplane.onLink?.(clusterLinkLogger(log, node))
   backplane.onTrouble?.(error => log.error({ err: error }, 'backplane error'))
   const endpoint = new WorkerEndpoint({

@@ -49,7 +49,7 @@ const MAX_GROWTH = { factor: 1.5, bytes: 2_000_000 }
 
 /** Close reasons after which the device reconnects, and their reason texts. */
 const reconnectReasons: Partial<Record<CloseReason, string | undefined>> = {
-  leaving: 'retry=30', fault: undefined, overloaded: undefined, expired: undefined, slow: undefined, mute: undefined, flood: undefined, away: undefined
+  leaving: 'retry=30', internal: undefined, overloaded: undefined, expired: undefined, slow: undefined, 'no-pong': undefined, flood: undefined, away: undefined
 }
 /** Close reasons after which it does not. */
 const finalReasons: CloseReason[] = ['unauthenticated', 'forbidden', 'no-protocol', 'replaced']

@@ -28,7 +28,7 @@ export class TcpConnection implements Socket {
   sent = 0
   session: Session | undefined
   /** How the connection ended, as far as this side knows. */
-  closeNotice = { code: closeCodes.vanished.code as number, reason: closeCodes.vanished.message as string }
+  closeNotice = { code: closeCodes.lost.code as number, reason: closeCodes.lost.message as string }
   readonly codec: Codec
   readonly #socket: SocketWithConnection
   readonly #limits: TcpConnectionLimits
@@ -134,8 +134,8 @@ export class TcpConnection implements Socket {
   /** A device that closes its side has left, even if it would still read. */
   halfClosed (): void {
     if (this.#hasEnded) return
-    if (this.session) this.#peerLeft(closeCodes.unsaid.code, closeCodes.unsaid.message)
-    else this.#listener.onInvalid('unsaid')
+    if (this.session) this.#peerLeft(closeCodes['no-code'].code, closeCodes['no-code'].message)
+    else this.#listener.onInvalid('no-code')
   }
 
   closed (): void {
@@ -172,7 +172,7 @@ export class TcpConnection implements Socket {
     try {
       this.#processText(line)
     } catch { // a custom codec may throw
-      this.#fail('fault')
+      this.#fail('internal')
     }
   }
 

@@ -53,12 +53,12 @@ export class TcpHandshake implements TcpConnectionListener {
   }
 
   onInvalid (reason: CloseReason): void {
-    if (this.#state === 'waiting') this.#reject(reason === 'unsaid' ? 'silent' : reason)
+    if (this.#state === 'waiting') this.#reject(reason === 'no-code' ? 'silent' : reason)
     else this.#departure.abort(new Failure('departed'))
   }
 
   onClosed (): void {
-    if (this.#state === 'waiting') this.#reject('vanished')
+    if (this.#state === 'waiting') this.#reject('lost')
     this.#departure.abort(new Failure('departed'))
     this.#host.onClosed(this)
   }

@@ -90,7 +90,7 @@ export class TcpTransport implements Transport, TcpHandshakeHost {
   }
 
   #refuseVanished (socket: RawSocket, { gateway }: TransportContext): void {
-    gateway.refused('vanished', { address: undefined })
+    gateway.refused('lost', { address: undefined })
     socket.on('error', () => {})
     socket.destroy()
   }
