@@ -1,4 +1,5 @@
 import { rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { NatsServer } from '../test/campaigns/nats.ts'
 import { Child } from './child.ts'
@@ -47,7 +48,7 @@ export class Cluster implements Server {
   /** Restarts NATS, with or without its stored data; resolves once it answers. */
   async restart ({ empty }: { empty: boolean }): Promise<void> {
     await this.#nats.stop()
-    if (empty) rmSync(this.#nats.folder, { recursive: true })
+    if (empty) rmSync(join(this.#nats.folder, 'jetstream'), { recursive: true })
     await sleep(OUTAGE_MS)
     await this.#nats.start()
   }

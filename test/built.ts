@@ -14,6 +14,6 @@ export function built (name: string): string {
 }
 
 function sources (): string[] {
-  const folders = ['lib', 'example', 'test/campaigns']
+  const folders = ['lib', 'example', 'bench', 'test/campaigns']
   return folders.flatMap(folder => (readdirSync(join(root, folder), { recursive: true }) as string[]).filter(name => name.endsWith('.ts')).map(name => `${folder}/${name}`))
 }

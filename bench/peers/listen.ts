@@ -17,7 +17,7 @@ export async function listenFastify (app: FastifyInstance): Promise<void> {
 }
 
 function answerCommands (server: Server): void {
-  serveCommands({ port: () => (server.address() as AddressInfo).port, heapAtRest })
+  serveCommands({ port: () => (server.address() as AddressInfo).port, heap: heapAtRest })
 }
 
 /** Heap in use after garbage collection. */
