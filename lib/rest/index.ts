@@ -7,6 +7,7 @@ import { acceptBodies } from './body.ts'
 import { broadcast } from './broadcast.ts'
 import { bulk } from './bulk.ts'
 import { calls } from './calls.ts'
+import { useDefaultCompilers } from './compilers.ts'
 import { devices } from './devices.ts'
 import { guardRest } from './guard.ts'
 import { hideInternalErrors } from './internal-errors.ts'
@@ -21,13 +22,20 @@ interface RestParts {
   isDraining: () => boolean
 }
 
+/** The schemas are JSON Schema: a `transform` for `@fastify/swagger` that expects those of the host, such as Zod's, would throw. */
+const noTransform = { swaggerTransform: false as const }
+
 const routes = [devices, messages, calls, topics, broadcast, bulk]
 
-/** Adds the REST routes to a scope of their own: its body parsers and hooks do not reach the host. */
+/** Adds the REST routes to a scope of their own: its body parsers, compilers and hooks do not reach the host. */
 export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {
+  useDefaultCompilers(scope)
   acceptBodies(scope)
   guardRest(scope, { settings, stats, isDraining })
   hideInternalErrors(scope)
-  scope.addHook('onRoute', route => { route.bodyLimit ??= settings.maxMessage })
+  scope.addHook('onRoute', route => {
+    route.bodyLimit ??= settings.maxMessage
+    route.config = { ...route.config, ...noTransform }
+  })
   for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings })
 }
