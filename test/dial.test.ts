@@ -68,6 +68,23 @@ t.test('two gateways are bridged: what is asked of the one is answered by the ot
   }
 })
 
+t.test('a dialled connection is ready with its first connection, and never if it stops before', async t => {
+  const [a, b] = [await listen(t), await gateway(t, { authenticate: ({ deviceId }) => deviceId === 'a' })]
+  b.app.devices.handle('sum', ({ a, b }: any) => a + b)
+  const dialled = a.devices.dial(b.ws, { deviceId: 'b', as: 'a', ...quick })
+  await dialled.ready
+  t.equal(await a.devices.call('b', 'sum', { a: 1, b: 2 }), 3)
+  b.cut()
+  await becomes(dialled, 'waiting')
+  await dialled.ready
+  dialled.close()
+  await dialled.ready
+  await t.rejects(a.devices.dial(b.tcp, { deviceId: 'c', as: 'stranger', ...quick }).ready, { reason: 'dropped', message: /4501/ })
+  const stopped = a.devices.dial('ws://127.0.0.1:1', { deviceId: 'd', ...quick })
+  stopped.close()
+  await t.rejects(stopped.ready, { code: 'DEVICE_DROPPED', message: /stopped/ })
+})
+
 t.test('a cut heals, and letters wait for that', async t => {
   const [a, b] = [await listen(t), await gateway(t)]
   const seen: unknown[] = []

@@ -26,7 +26,7 @@ const outcomes: Record<string, RegExp[]> = {
   'on connected': [pong],
   'on connected everywhere': [pong],
   'on disconnected': [pong],
-  'on message': [/"result":\{\}\}$/],
+  'on message': [/"error":\{"code":-32603,"message":"Internal error"\}\}$/, /"result":\{\}\}$/],
   'on delivered': [/^"200 .*\\"status\\":\\"delivered\\"\}"$/],
   'codec.decode': [/^closed 1011$/, pong],
   'codec.encode': [/^closed 1011$/, pong],

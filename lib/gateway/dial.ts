@@ -67,6 +67,8 @@ export interface DialStatus {
 export interface DialConnection {
   readonly deviceId: string
   readonly status: DialStatus
+  /** Resolves with the first connection; rejects with `DEVICE_DROPPED` if there will be none. */
+  readonly ready: Promise<void>
   close (): void
 }
 
@@ -144,6 +146,9 @@ export class Dialer implements Transport {
 
 class DialedConnection implements DialConnection {
   status: DialStatus = { state: 'connecting' }
+  readonly ready: Promise<void>
+  #onReady!: () => void
+  #onNeverReady!: (failure: Failure) => void
   readonly #connector: Connector
   readonly #url: string
   readonly #settings: DialSettings
@@ -162,6 +167,11 @@ class DialedConnection implements DialConnection {
     this.#settings = settings
     this.#context = context
     this.#onStopped = onStopped
+    this.ready = new Promise((resolve, reject) => {
+      this.#onReady = resolve
+      this.#onNeverReady = reject
+    })
+    this.ready.catch(() => {}) // the application need not wait for it
   }
 
   get deviceId (): string {
@@ -199,7 +209,10 @@ class DialedConnection implements DialConnection {
     const { address, localAddress, socket, ended, release } = this.#outbound = await this.#reachInTime()
     const session = socket.session = gateway.open({ deviceId, address, localAddress, credentials: {}, codec }, socket)
     await gateway.enter(session)
-    if (!session.left) this.status = { state: 'connected' }
+    if (!session.left) {
+      this.status = { state: 'connected' }
+      this.#onReady()
+    }
     release()
     await ended
     return session.left!
@@ -244,6 +257,8 @@ class DialedConnection implements DialConnection {
 
   #stopped (status: DialStatus): void {
     this.status = status
+    const { code, reason } = status
+    this.#onNeverReady(new Failure('dropped', { message: `No connection to "${this.deviceId}": ${code === undefined ? 'dialling was stopped' : `${code} ${reason}`}` }))
     this.#onStopped()
   }
 }
