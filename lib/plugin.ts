@@ -65,7 +65,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const transports = [new WebSocketTransport(settings), dialer, ...settings.transports]
   for (const transport of transports) await transport.open({ app, gateway, limits: settings, codec: lineCodec, log })
   app.decorate('devices', devices)
-  await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, settings, stats, isDraining }), { prefix: settings.prefix })
+  if (settings.rest) await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, settings, stats, isDraining }), { prefix: settings.prefix })
 
   const heartbeat = new Heartbeat(registry, settings)
   const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => letters.expired(expired) })

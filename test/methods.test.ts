@@ -287,7 +287,7 @@ t.test('a digest tells messages apart, and where one part ends and the next begi
 
 t.test('without options everything has a default', async t => {
   t.strictSame(settingsOf({}), {
-    prefix: '', path: '/ws', transports: [], origins: [], admissionTimeout: 5_000, compression: false,
+    prefix: '', rest: true, path: '/ws', transports: [], origins: [], admissionTimeout: 5_000, compression: false,
     maxMessage: 65_536, maxFragments: 64, maxDepth: 32, maxBatch: 20, maxCalls: 32, maxTopics: 128, maxTopicLength: 255, maxTopicLevels: 16,
     maxBuffered: 1_048_576, stallTimeout: 10_000, rate: 100, burst: 200,
     pingInterval: 25_000, pongTimeout: 10_000, callTimeout: 10_000, maxTimeout: 300_000,

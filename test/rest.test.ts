@@ -10,6 +10,15 @@ import { BulkStream } from '../lib/rest/bulk-stream.ts'
 import { gate, reasonOf } from './fakes.ts'
 import { connect, listen, request, until } from './support.ts'
 
+t.test('without REST, devices connect and nothing else is served', async t => {
+  const app = await listen(t, { rest: false })
+  await connect(app.url, 'd')
+  for (const [method, path] of [['GET', '/devices'], ['POST', '/broadcast'], ['POST', '/messages'], ['DELETE', '/devices/d']] as const) {
+    t.match(await request(app, method, path), { status: 404, body: { error: 'Not Found' } })
+  }
+  t.equal(await app.devices.send('d', 1).then(({ status }) => status), 'sent')
+})
+
 t.test('a message reaches its device as JSON, text or bytes', async t => {
   const app = await listen(t)
   const device = await connect(app.url, 'abc123')

@@ -12,6 +12,7 @@ import { SessionOwner } from '../messaging/session-owner.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { Credentials } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
+import { refusalStatusOf } from '../protocol/user-code.ts'
 import type { Gateway } from './transport.ts'
 import { Session } from '../connection/session.ts'
 import type { AdmittedDevice, SessionHost, Socket } from '../connection/session-host.ts'
@@ -169,12 +170,20 @@ export class Admission implements Gateway {
     pending.expiresAt = expiresAt === undefined ? undefined : Number(expiresAt)
   }
 
-  /** Fails closed: an error of `authenticate` is logged, and the device is refused as for wrong credentials. */
+  /** Fails closed: an error of `authenticate` that has no status below 500 is logged, and the device is refused as for wrong credentials. */
   #refused ({ connectRequest, deviceId }: PendingAdmission, error: unknown): Failure {
     const { host } = this.#parts
-    const failure = error instanceof Failure ? error : new Failure('unauthenticated', { mayPass: true })
-    if (failure !== error) host.log.error({ err: error, deviceId }, 'authenticate failed')
+    const refusal = refusalOf(error)
+    if (!refusal) host.log.error({ err: error, deviceId }, 'authenticate failed')
+    const failure = refusal ?? new Failure('unauthenticated', { mayPass: true })
     this.refused(failure.reason, { deviceId, address: connectRequest.address })
     return failure
   }
+}
+
+/** The refusal that an error means: a `Failure`, or an error with a status below 500, such as those of `@fastify/jwt`. */
+function refusalOf (error: unknown): Failure | undefined {
+  if (error instanceof Failure) return error
+  const status = refusalStatusOf(error)
+  return status === undefined ? undefined : new Failure(status === 403 ? 'forbidden' : 'unauthenticated')
 }

@@ -22,6 +22,7 @@ export const Milliseconds = (value: number, description: string, minimum = 1) =>
 /** The options of the plugin, each with its default, its limits and a description. `Options` says the same to editors. */
 export const OptionsSchema = Type.Object({
   prefix: Type.String({ default: '', description: 'Prefix of every route' }),
+  rest: Type.Boolean({ default: true, description: 'Adds the REST routes' }),
   path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Path where devices connect' }),
   transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Further transports, such as `tcp({ port: 4000 })`' }),
   node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$', description: 'Name of this node; random by default' })),
@@ -81,6 +82,11 @@ export interface Options {
    * @default ''
    */
   prefix?: string
+  /**
+   * Adds the REST routes.
+   * @default true
+   */
+  rest?: boolean | undefined
   /**
    * Path where devices connect.
    * @default '/ws'

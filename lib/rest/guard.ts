@@ -5,7 +5,7 @@ import { refuseForeign } from '../gateway/origins.ts'
 import { protect } from '../gateway/protected-mode.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { Stats } from '../connection/stats.ts'
-import { invoke } from '../protocol/user-code.ts'
+import { invoke, refusalStatusOf } from '../protocol/user-code.ts'
 import { safeLog } from '../gateway/log.ts'
 
 interface GuardOptions {
@@ -62,23 +62,7 @@ function refusalOf ({ headers }: FastifyRequest): Failure {
 
 /** A guard may throw an error with a status below 500. Any other error is logged, and the caller gets an internal error. */
 function failureOf (thrown: unknown, log: FastifyBaseLogger): Error {
-  if (isRefusal(thrown)) return thrown
+  if (refusalStatusOf(thrown) !== undefined) return thrown as Error
   log.error({ err: thrown }, 'guard failed')
   return new Failure('internal')
-}
-
-/** Whether Fastify can answer with the error: it has the status of a refusal, and none of its members throws when it is read. */
-function isRefusal (thrown: unknown): thrown is Error {
-  try {
-    if (!(thrown instanceof Error)) return false
-    const { statusCode = 0 } = { ...thrown, ...inheritedOf(thrown) }
-    return Number.isInteger(statusCode) && statusCode >= 400 && statusCode < (thrown instanceof Failure ? 600 : 500)
-  } catch {
-    return false
-  }
-}
-
-/** Reads the members that may be inherited, which a spread leaves out. */
-function inheritedOf ({ name, message, stack, code, headers, statusCode }: Error & Partial<Failure>): Partial<Failure> {
-  return { name, message, stack, code, headers, statusCode } as Partial<Failure>
 }
