@@ -959,6 +959,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const ids = async (page: ListPage) => (await a.list(page)).map(({ deviceId }) => deviceId)
     await until(async () => (await ids({ limit: 9 })).join() === 'd1,d2,d3')
     t.strictSame(await ids({ limit: 1, after: 'd1' }), ['d2'])
+    t.strictSame(await ids({ limit: 9, prefix: 'd2' }), ['d2'])
     t.strictSame(await ids({ limit: 9, topic: 'x' }), ['d1', 'd3'], 'what a device of another node listens to, the bucket does not know')
     const silent = connection.subscribe(`${prefix}.node.stuck.list`, { callback () {} })
     await connection.flush()

@@ -449,6 +449,8 @@ t.test('connected devices can be listed in pages and described', async t => {
   t.notOk('cursor' in rest.body)
   t.equal((await app.devices.list()).length, 3)
   t.match((await request(app, 'GET', '/devices?topic=x/y')).body.devices, [{ deviceId: 'b' }])
+  t.strictSame((await request(app, 'GET', '/devices?prefix=b')).body.devices.map(({ deviceId }: { deviceId: string }) => deviceId), ['b'])
+  t.strictSame((await request(app, 'GET', '/devices?prefix=nobody')).body, { devices: [] })
   t.match(await request(app, 'GET', '/devices?topic=x/%23'), { status: 400, body: { code: 'TOPIC_INVALID' } })
 
   t.match((await request(app, 'GET', '/devices/b')).body, {

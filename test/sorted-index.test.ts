@@ -10,6 +10,9 @@ t.test('keys come in order, each once, from where a page begins', async t => {
   t.strictSame([...index.after('')], order)
   for (const [at, key] of order.entries()) t.strictSame([...index.after(key)], order.slice(at + 1), key)
   t.strictSame([...index.after('d2')], ['d3', '~', 'ü'], 'a page may begin behind a key that is not there')
+  t.strictSame([...index.after('', 'd1')], ['d1', 'd10'])
+  t.strictSame([...index.after('d1', 'd1')], ['d10'])
+  t.strictSame([...index.after('d2', 'd1')], [])
   for (const key of ['d2', 'zz', '', 'd1', 'd1']) index.delete(key)
   t.strictSame([...index.after('')], order.filter(key => key !== 'd1'))
   for (const key of order) index.delete(key)
@@ -35,6 +38,10 @@ t.test('after thousands of random changes it holds what a sorted array holds', a
     t.strictSame([...index.after('')].join(), sorted.join())
     const from = `d${Math.floor(next() * 20_000)}`
     t.strictSame([...index.after(from)].join(), sorted.filter(key => key > from).join())
+    for (const prefix of [`d${Math.floor(next() * 200)}`, from, 'd', 'e', 'c']) {
+      t.strictSame([...index.after('', prefix)].join(), sorted.filter(key => key.startsWith(prefix)).join())
+      t.strictSame([...index.after(from, prefix)].join(), sorted.filter(key => key > from && key.startsWith(prefix)).join())
+    }
   }
   for (const likely of [1, 0.5, 0.1, 0.9, 0.02]) {
     for (let round = 0; round < 5; round++) {

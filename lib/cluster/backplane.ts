@@ -101,6 +101,8 @@ export interface ListPage {
   limit: number
   /** The device id behind which the page begins. */
   after?: string | undefined
+  /** Only devices whose ids begin with it. */
+  prefix?: string | undefined
   topic?: string | undefined
 }
 

@@ -60,9 +60,9 @@ export function localBackplane (): Backplane {
       return { sent: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length }
     },
 
-    async list ({ limit, after = '', topic }) {
+    async list ({ limit, after = '', prefix, topic }) {
       const page: Presence[] = []
-      for (const deviceId of listed.after(after)) {
+      for (const deviceId of listed.after(after, prefix)) {
         if (page.length === limit) break
         const owned = owners.get(deviceId)!
         if (topic === undefined || owned.owner.listensTo(topic)) page.push(presenceOf(owned))

@@ -27,14 +27,18 @@ export class SortedIndex {
     else for (const left of [at, at - 1]) this.#join(left)
   }
 
-  /** The keys behind this one. The index must not change during the iteration. */
-  * after (key: string): IterableIterator<string> {
-    const first = this.#blockOf(key)
+  /** The keys behind this one that begin with the prefix. The index must not change during the iteration. */
+  * after (key: string, prefix = ''): IterableIterator<string> {
+    const start = key < prefix ? prefix : key
+    const first = this.#blockOf(start)
     for (let at = first; at < this.#blocks.length; at++) {
       const block = this.#blocks[at]!
-      let place = at === first ? placeIn(block, key) : 0
+      let place = at === first ? placeIn(block, start) : 0
       if (block[place] === key) place++
-      for (; place < block.length; place++) yield block[place]!
+      for (; place < block.length; place++) {
+        if (!block[place]!.startsWith(prefix)) return
+        yield block[place]!
+      }
     }
   }
 

@@ -45,7 +45,7 @@ const bulkMembers = { to: true, data: true, ...bulkOptions }
 const sendManyOptions = { signal: true }
 const callOptions = { timeout: true, signal: true }
 const broadcastOptions = { topic: true }
-const listOptions = { limit: true, after: true, topic: true }
+const listOptions = { limit: true, after: true, prefix: true, topic: true }
 const lettersOptions = { limit: true, after: true }
 const listenerOptions = { everywhere: true }
 
@@ -173,14 +173,14 @@ export class Devices {
   }
 
   /**
-   * Lists the connected devices of all nodes, ordered by id: at most `limit` (100 by default), with ids after `after`, and with `topic` only
-   * those that are subscribed to it.
+   * Lists the connected devices of all nodes, ordered by id: at most `limit` (100 by default), with ids after `after`. With `prefix` only those whose
+   * ids begin with it, with `topic` only those that are subscribed to it.
    */
   async list (options: Partial<ListPage> = {}): Promise<Presence[]> {
     checkOptionNames('list()', options, listOptions)
-    const { limit = 100, after, topic } = options
+    const { limit = 100, after, prefix, topic } = options
     if (topic !== undefined) this.#checkTopic(topic)
-    return await this.#parts.backplane.list({ limit, after, topic })
+    return await this.#parts.backplane.list({ limit, after, prefix, topic })
   }
 
   /** Lists the letters that wait for a device, oldest first. `next` is the `after` of the next page, or undefined if this is the last one. */

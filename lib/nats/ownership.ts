@@ -79,9 +79,9 @@ export class OwnershipTable {
     }
   }
 
-  /** The devices of this node whose ids follow the given one, in order. */
-  * after (id: string): IterableIterator<{ presence: Presence, owner: Owner }> {
-    for (const deviceId of this.#ids.after(id)) {
+  /** The devices of this node whose ids follow the given one and begin with the prefix, in order. */
+  * after (id: string, prefix?: string): IterableIterator<{ presence: Presence, owner: Owner }> {
+    for (const deviceId of this.#ids.after(id, prefix)) {
       const { owner, generation } = this.#owned.get(deviceId)!
       yield { presence: { ...owner.presence, generation }, owner }
     }

@@ -25,11 +25,11 @@ export class PresenceList {
     link.subscribe(listSubject(nodes.self), message => link.reply(message, encode(this.#localPage(decode(message.data)))))
   }
 
-  async list ({ limit, after, topic }: ListPage): Promise<Presence[]> {
+  async list ({ limit, after, ...filter }: ListPage): Promise<Presence[]> {
     const found: Presence[] = []
     while (found.length < limit) {
       const size = Math.min(limit - found.length, MAX_PAGE)
-      const page = await this.#page({ limit: size, after: found.at(-1)?.deviceId ?? after, topic })
+      const page = await this.#page({ limit: size, after: found.at(-1)?.deviceId ?? after, ...filter })
       found.push(...page)
       if (page.length < size) break
     }
@@ -53,8 +53,8 @@ export class PresenceList {
     return [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
   }
 
-  async #pageFromRecords ({ limit, after = '' }: ListPage): Promise<Presence[]> {
-    const ids = (await recordedIds(this.#records)).filter(id => id > after && isListed(id))
+  async #pageFromRecords ({ limit, after = '', prefix = '' }: ListPage): Promise<Presence[]> {
+    const ids = (await recordedIds(this.#records)).filter(id => id > after && id.startsWith(prefix) && isListed(id))
     const found: Presence[] = []
     while (found.length < limit && ids.length > 0) {
       for (const stored of await ownerRecords(this.#records, ids.splice(0, limit - found.length))) {
@@ -69,9 +69,9 @@ export class PresenceList {
     return answer && decode(answer.data)
   }
 
-  #localPage ({ limit, after = '', topic }: ListPage): Presence[] {
+  #localPage ({ limit, after = '', prefix, topic }: ListPage): Presence[] {
     const page: Presence[] = []
-    for (const { presence, owner } of this.#owners.after(after)) {
+    for (const { presence, owner } of this.#owners.after(after, prefix)) {
       if (page.length === limit) break
       if (isListed(presence.deviceId) && (topic === undefined || owner.listensTo(topic))) page.push(presence)
     }

@@ -36,11 +36,12 @@ export const devices: Route = (app, { devices }) => {
       querystring: Type.Object({
         limit: Limit,
         cursor: Type.Optional(Type.String()),
+        prefix: Type.Optional(Type.String({ description: 'Only devices whose ids begin with this' })),
         topic: Type.Optional(Type.String({ description: 'Only devices that are subscribed to this topic' }))
       })
     }
-  }, async ({ query: { limit, cursor, topic } }) => {
-    const page = await devices.list({ limit: limit + 1, after: cursor, topic })
+  }, async ({ query: { limit, cursor, prefix, topic } }) => {
+    const page = await devices.list({ limit: limit + 1, after: cursor, prefix, topic })
     const devicesOnPage = page.slice(0, limit)
     return { devices: devicesOnPage, ...(page.length > limit && { cursor: devicesOnPage.at(-1)!.deviceId }) }
   })

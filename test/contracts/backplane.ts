@@ -375,6 +375,10 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
         t.strictSame(paged, order)
         t.strictSame((await node.list({ limit: 1, after: 'd2' })).map(({ deviceId }) => deviceId), ['d3'], 'a page may begin behind a device that is away')
         t.strictSame(await node.list({ limit: 3, after: 'd5' }), [])
+        const begins = async (prefix: string, after?: string) => (await node.list({ limit: 9, prefix, after })).map(({ deviceId }) => deviceId)
+        t.strictSame(await begins('d1'), ['d1', 'd10'])
+        t.strictSame(await begins('d1', 'd1'), ['d10'])
+        t.strictSame(await begins('e'), [])
       }
     })
 
