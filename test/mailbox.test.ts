@@ -973,6 +973,20 @@ t.test('a sweep that fails is logged, and sweeps do not overlap', async t => {
   await closing
 })
 
+t.test('the mailbox is closed once the letters being settled are settled', async t => {
+  const settling = gate<boolean>()
+  let closed = false
+  const { letters } = lettersOn({ mailbox: { ...memoryMailbox(), settle: () => settling.opened, close: async () => { closed = true } } })
+  const settled = letters.settle('d', { id: 'a' }, 'delivered')
+  const closing = letters.close()
+  await turn()
+  t.equal(closed, false)
+  settling.open(true)
+  t.equal(await settled, true)
+  await closing
+  t.equal(closed, true)
+})
+
 t.test('a sweep that goes on failing is logged once, until one works', async t => {
   let sweeps = 0
   const works = new Set([3])
