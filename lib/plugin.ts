@@ -60,7 +60,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
 
   let draining = false
   const isDraining = () => draining
-  const maxIdLength = app.initialConfig.routerOptions?.maxParamLength ?? DEFAULT_MAX_PARAM_LENGTH
+  const maxIdLength = settings.rest ? app.initialConfig.routerOptions?.maxParamLength ?? DEFAULT_MAX_PARAM_LENGTH : Infinity
   const gateway = new Admission({ ...node, host, codecs, rules: settings, maxIdLength, isDraining, backplane, subscriptions })
   const transports = [new WebSocketTransport(settings), dialer, ...settings.transports]
   for (const transport of transports) await transport.open({ app, gateway, limits: settings, codec: lineCodec, log })

@@ -105,6 +105,7 @@ t.test('a device comes in with what authenticate says of it, or not at all', asy
       case 'throws': throw new Error('no such table')
       case 'forbidden': throw new Failure('forbidden')
       case 'invalid': throw Object.assign(new Error('Token is expired'), { statusCode: 401, code: 'FST_JWT_AUTHORIZATION_TOKEN_EXPIRED' })
+      case 'limited': throw Object.assign(new Error('Too Many Requests'), { statusCode: 429 })
       case 'suspended': return Object.assign(new Error('Tenant is suspended'), { statusCode: 403 }) as never
       case 'false': return false
       case 'expired': return { expiresAt: Date.now() - 1 }
@@ -118,16 +119,16 @@ t.test('a device comes in with what authenticate says of it, or not at all', asy
   await connect(app.url, 'trusted')
   t.strictSame(app.devices.get('known')!.credentials, { tenant: 7 })
   t.strictSame(app.devices.get('trusted')!.credentials, {})
-  for (const id of ['throws', 'invalid', 'false', 'expired', 'never', 'nothing']) {
+  for (const id of ['throws', 'invalid', 'limited', 'false', 'expired', 'never', 'nothing']) {
     t.match(await refusal(app.url, `/ws?deviceId=${id}`), { status: 401, body: { code: 'UNAUTHENTICATED', message: 'Credentials are missing or wrong' } }, id)
   }
   for (const id of ['forbidden', 'suspended']) {
     t.match(await refusal(app.url, `/ws?deviceId=${id}`), { status: 403, body: { code: 'FORBIDDEN', message: 'Not allowed' } })
   }
   t.equal(app.devices.size, 2)
-  t.match(app.devices.stats(), { admissions: 2, refusals: { unauthenticated: 6, forbidden: 2 } })
-  t.equal(lines.filter(line => line.includes('device refused')).length, 8)
-  t.equal(lines.filter(line => line.includes('authenticate failed')).length, 1, 'only accidents are errors')
+  t.match(app.devices.stats(), { admissions: 2, refusals: { unauthenticated: 7, forbidden: 2 } })
+  t.equal(lines.filter(line => line.includes('device refused')).length, 9)
+  t.equal(lines.filter(line => line.includes('authenticate failed')).length, 2, 'only accidents are errors, such as the status of a service that was asked')
 })
 
 t.test('an authentication that hangs is refused in time', async t => {

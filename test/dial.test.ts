@@ -85,6 +85,16 @@ t.test('a dialled connection is ready with its first connection, and never if it
   await t.rejects(stopped.ready, { code: 'DEVICE_DROPPED', message: /stopped/ })
 })
 
+t.test('a codec that throws anything ends the connection, and no more', async t => {
+  const [a, b] = [await listen(t), await gateway(t)]
+  for (const [at, thrown] of [{ code: 1000, reason: Symbol('odd') }, { code: 4501, reason: { toString () { throw new Error('odd') } } }].entries()) {
+    const codec: Codec = { ...jsonrpc(), subprotocol: 'odd', encode () { throw thrown } } // eslint-disable-line
+    const dialled = a.devices.dial(b.tcp, { deviceId: `b${at}`, as: 'a', codec, ...quick })
+    await t.rejects(dialled.ready, { code: 'DEVICE_DROPPED' })
+    t.equal(dialled.status.state, 'stopped')
+  }
+})
+
 t.test('a cut heals, and letters wait for that', async t => {
   const [a, b] = [await listen(t), await gateway(t)]
   const seen: unknown[] = []

@@ -277,6 +277,7 @@ t.test('a message of a device is answered once all listeners have finished, with
   const app = await listen(t, {}, { logger: { level: 'error', stream: { write: (line: string) => { errors.push(line) } } } })
   const device = await connect(app.url, 'd')
   t.equal((await device.ask('message', { data: 0 })).error!.code, -32601, 'nobody listens')
+  t.equal((await device.ask('message', { data: 0, id: 'letter' })).error!.code, -32603, 'a letter of another server is sent again')
 
   const finishing = gate()
   const heard: unknown[] = []

@@ -17,6 +17,7 @@ t.test('without REST, devices connect and nothing else is served', async t => {
     t.match(await request(app, method, path), { status: 404, body: { error: 'Not Found' } })
   }
   t.equal(await app.devices.send('d', 1).then(({ status }) => status), 'sent')
+  await connect(app.url, 'x'.repeat(128)) // no route has to match it
 })
 
 t.test('a message reaches its device as JSON, text or bytes', async t => {

@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { Type } from '@sinclair/typebox'
 import t, { type Test } from 'tap'
 import { WORKER_DISCOVERY_TOPIC, WORKERS_TOPIC, type WorkerAnnouncement, type Backplane, type Owner } from '../lib/cluster/backplane.ts'
@@ -170,6 +172,32 @@ t.test('a gateway answers itself what it has a handler for', async t => {
   t.equal((await device.ask('who')).result, 'worker')
   app.devices.handle('who', () => 'gateway')
   t.equal((await device.ask('who')).result, 'gateway')
+})
+
+t.test('messages that a worker never finishes with keep nothing of devices that have left', async t => {
+  setFlagsFromString('--expose-gc')
+  const collect: () => void = runInNewContext('gc')
+  const backplane = localBackplane()
+  const app = await listen(t, { backplane })
+  const worker = await employ(t, { backplane })
+  let heard = 0
+  worker.on('message', () => { heard++; return new Promise(() => {}) })
+  await turn()
+  const left: Array<WeakRef<Device>> = []
+  for (let count = 0; count < 10; count++) {
+    const device = await connect(app.url, `d${count}`)
+    left.push(new WeakRef(app.devices.get(`d${count}`)!))
+    device.notify('message', { data: 1 })
+    device.send({ jsonrpc: '2.0', id: 1, method: 'message', params: { data: 2 } })
+    await until(() => heard === 2 * (count + 1))
+    await device.close()
+  }
+  const kept = () => {
+    collect()
+    return left.filter(reference => reference.deref()).length
+  }
+  await until(() => kept() <= 1)
+  t.ok(kept() <= 1)
 })
 
 t.test('a message goes to the listeners of its gateway, and where there are none to a worker', async t => {

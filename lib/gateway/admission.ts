@@ -1,5 +1,5 @@
 import type { Backplane } from '../cluster/backplane.ts'
-import { Failure } from '../protocol/errors.ts'
+import { Failure, type Reason } from '../protocol/errors.ts'
 import type { Events } from '../messaging/events.ts'
 import { refuseForeign } from './origins.ts'
 import { protect } from './protected-mode.ts'
@@ -170,7 +170,7 @@ export class Admission implements Gateway {
     pending.expiresAt = expiresAt === undefined ? undefined : Number(expiresAt)
   }
 
-  /** Fails closed: an error of `authenticate` that has no status below 500 is logged, and the device is refused as for wrong credentials. */
+  /** Fails closed: an error of `authenticate` that is no refusal is logged, and the device is refused as for wrong credentials. */
   #refused ({ connectRequest, deviceId }: PendingAdmission, error: unknown): Failure {
     const { host } = this.#parts
     const refusal = refusalOf(error)
@@ -181,9 +181,12 @@ export class Admission implements Gateway {
   }
 }
 
-/** The refusal that an error means: a `Failure`, or an error with a status below 500, such as those of `@fastify/jwt`. */
+/** Other statuses below 500 may be those of a service that `authenticate` has asked: such an error is an accident, which may pass. */
+const refusalReasons: Record<number, Reason> = { 400: 'unauthenticated', 401: 'unauthenticated', 403: 'forbidden' }
+
+/** The refusal that an error means: a `Failure`, or an error with such a status, as those of `@fastify/jwt` have. */
 function refusalOf (error: unknown): Failure | undefined {
   if (error instanceof Failure) return error
-  const status = refusalStatusOf(error)
-  return status === undefined ? undefined : new Failure(status === 403 ? 'forbidden' : 'unauthenticated')
+  const reason = refusalReasons[refusalStatusOf(error) ?? 0]
+  return reason && new Failure(reason)
 }

@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { Failure } from '../protocol/errors.ts'
 import type { Events } from '../messaging/events.ts'
-import type { RemoteMethods, Methods } from './methods.ts'
+import type { BuiltinContext, RemoteMethods, Methods } from './methods.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { Device } from '../connection/device.ts'
 import type { Session } from '../connection/session.ts'
@@ -13,7 +13,8 @@ export type AuthorizeTopic = (device: Device, topic: string, action: 'subscribe'
 
 const Filters = Type.Object({ topics: Type.Array(Type.String()) })
 const Publish = Type.Object({ topic: Type.String(), data: Type.Optional(Type.Unknown()) })
-const Message = Type.Object({ data: Type.Optional(Type.Unknown()) })
+/** A message of another server, which dialled this one or was dialled, has an id. */
+const Message = Type.Object({ data: Type.Optional(Type.Unknown()), id: Type.Optional(Type.Unknown()) })
 
 /** A long list of filters costs more of the rate limit than one message. */
 const FILTERS_PER_TOKEN = 8
@@ -54,10 +55,12 @@ export function addBuiltins (
     return {}
   }, true)
 
-  // without the signal: a message counts even if its device has disconnected meanwhile
-  methods.handle('message', { params: Message }, ({ data = null }, { device }) => {
-    if (!events.hears('message') && workers.answers('message')) return workers.answer('message', { data }, device)
-    return answerMessage(events, data, device)
+  methods.handle('message', { params: Message }, ({ data = null, id }, context) => {
+    const { device, signal, isNotice } = context as BuiltinContext
+    if (events.hears('message')) return answerMessage(events, data, device)
+    if (workers.answers('message')) return workers.answer('message', { data, isNotice }, device, isNotice ? undefined : signal)
+    // a letter that is refused is lost; after an internal error it is sent again
+    throw id === undefined ? new Failure('unknown-method') : new Failure('internal', { message: 'No message listener' })
   }, true)
 
   // a dialled device may be another server, which sends a welcome of its own
@@ -68,7 +71,6 @@ export function addBuiltins (
 
 /** Answers a device's `message` once all listeners have finished. After an error the device may send it again. */
 export function answerMessage (events: Events, data: unknown, device: Device): object | Promise<object> {
-  if (!events.hears('message')) throw new Failure('unknown-method')
   const succeeded = events.emit('message', data, device)
   return typeof succeeded === 'boolean' ? acknowledgement(succeeded) : succeeded.then(acknowledgement)
 }

@@ -267,7 +267,7 @@ class DialedConnection implements DialConnection {
 function closeNoticeOf (thrown: unknown): CloseNotice {
   try {
     const { code, reason } = thrown as CloseNotice
-    if (!(thrown instanceof Error) && Number.isInteger(code)) return { code, reason }
+    if (!(thrown instanceof Error) && Number.isInteger(code)) return { code, reason: typeof reason === 'string' ? reason : '' }
   } catch {} // a codec of the application may throw a value whose members throw in turn
   return { code: closeCodes.lost.code, reason: describeThrown(thrown) }
 }

@@ -2,7 +2,7 @@ import { Kind, type Static, type TSchema } from '@sinclair/typebox'
 import { TypeCompiler, ValueErrorType, type TypeCheck, type ValueError } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
 import { reasons, Failure, type ParamsFlaw } from '../protocol/errors.ts'
-import { isThenable, type InboundCall } from '../protocol/peer.ts'
+import { isThenable, InboundCall } from '../protocol/peer.ts'
 import type { Device } from '../connection/device.ts'
 import type { Stats } from '../connection/stats.ts'
 
@@ -10,6 +10,15 @@ export interface HandlerContext {
   device: Device
   /** Aborts when the device disconnects. */
   readonly signal: AbortSignal
+}
+
+/** A notice, which nobody answers: its signal never aborts. */
+export class InboundNotice extends InboundCall {}
+
+/** The context of a built-in method. */
+export interface BuiltinContext extends HandlerContext {
+  /** Whether nobody waits for the answer. */
+  readonly isNotice: boolean
 }
 
 export interface MethodSchemas {
@@ -126,7 +135,7 @@ function compiled (name: string, schema: TSchema | undefined): TypeCheck<TSchema
   return schema && TypeCompiler.Compile(schema)
 }
 
-class CallContext implements HandlerContext {
+class CallContext implements BuiltinContext {
   readonly device: Device
   readonly #inbound: InboundCall
 
@@ -137,6 +146,10 @@ class CallContext implements HandlerContext {
 
   get signal (): AbortSignal {
     return this.#inbound.signal
+  }
+
+  get isNotice (): boolean {
+    return this.#inbound instanceof InboundNotice
   }
 }
 

@@ -8,7 +8,7 @@ import type { Delivery } from '../messaging/delivery.ts'
 import type { Events } from '../messaging/events.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
 import { isThenable } from '../protocol/peer.ts'
-import type { Methods } from './methods.ts'
+import { InboundNotice, type Methods } from './methods.ts'
 import type { Settings } from './options.ts'
 
 interface SessionHostParts {
@@ -34,9 +34,10 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
     log,
 
     answer (session, { kind, method, params }, inbound) {
-      const answer = methods.answer(method, params, session, inbound)
-      if (kind !== 'notice' || method !== 'message' || !isThenable(answer)) return answer
-      // forwarded to a worker: a notice gets no answer, so it must not count as a call in flight
+      if (kind !== 'notice' || method !== 'message') return methods.answer(method, params, session, inbound)
+      const answer = methods.answer(method, params, session, new InboundNotice())
+      if (!isThenable(answer)) return answer
+      // a notice gets no answer, so it must not count as a call in flight
       answer.then(undefined, () => {})
       return undefined
     },

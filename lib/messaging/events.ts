@@ -79,17 +79,16 @@ export class Events {
         hasFailed = true
       }
     }
-    return unfinished ? Promise.all(unfinished).then(all => !hasFailed && all.every(Boolean)) : !hasFailed
+    if (!unfinished) return !hasFailed
+    if (unfinished.length === 1 && !hasFailed) return unfinished[0]!
+    return Promise.all(unfinished).then(all => !hasFailed && all.every(Boolean))
   }
 
-  async #finished (name: keyof AllEvents, outcome: PromiseLike<unknown>): Promise<boolean> {
-    try {
-      await invoke(() => outcome)
-      return true
-    } catch (error) {
+  #finished (name: keyof AllEvents, outcome: PromiseLike<unknown>): Promise<boolean> {
+    return invoke(() => outcome).then(() => true, error => {
       this.#failed(name, error)
       return false
-    }
+    })
   }
 
   #listenersOf<Name extends keyof AllEvents> (name: Name): ListenersOf[Name] {

@@ -133,7 +133,8 @@ export class WorkerPool implements RemoteMethods {
   }
 
   #assign (request: PendingRequest): void {
-    if (request.signal?.aborted) return request.reject(new Failure('dropped'))
+    // a message counts even if its device has disconnected meanwhile
+    if (request.signal?.aborted && request.method !== 'message') return request.reject(new Failure('dropped'))
     const choice = this.#workerOf(request)
     if (!choice) return request.reject(new Failure('dropped', { message: 'No worker is left' }))
     const { worker, turn } = choice

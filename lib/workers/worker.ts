@@ -113,7 +113,12 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
   const { backplane } = options
   const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log })
   const { node, methods, events, devices, dispatcher, letters } = parts
-  methods.handle('message', {}, (params, { device }) => answerMessage(events, (params as { data: unknown }).data, device))
+  methods.handle('message', {}, (params, { device }) => {
+    const { data, isNotice } = params as { data: unknown, isNotice: boolean }
+    if (!events.hears('message')) throw new Failure('unknown-method')
+    const answer = answerMessage(events, data, device)
+    return isNotice ? {} : answer // the gateway must not keep a notice for as long as a listener takes
+  })
   backplane.onLink?.(clusterLinkLogger(log, node))
   backplane.onTrouble?.(error => log.error({ err: error }, 'backplane error'))
   const endpoint = new WorkerEndpoint({
