@@ -80,6 +80,8 @@ for (const [name, { compilers, query, result, transform }] of Object.entries(hos
           const { valid, errors } = await new Validator().validate(structuredClone(document))
           t.ok(valid, JSON.stringify(errors))
           t.ok(document.paths['/devices/{id}/messages'] && document.paths['/own'])
+          const { parameters } = (document.paths['/devices'] as { get: { parameters: Array<{ name: string, required?: boolean }> } }).get
+          t.strictSame(parameters.filter(({ required }) => required), [], 'all parameters of the list may be left out')
         }
       })
     }

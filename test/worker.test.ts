@@ -593,7 +593,7 @@ t.test('a worker sends, calls and broadcasts as a gateway does', async t => {
   for (const id of ['$worker/w', '']) t.equal(await reasonOf(worker.get(id)), 'bad-id')
   await worker.disconnect('d1')
   t.equal((await devices[1]!.closed).code, 4511)
-  await t.rejects(worker.send('away', 1, { ttl: 60_000 }), { message: /has no mailbox/ })
+  await t.rejects(worker.send('away', 1, { ttl: 60_000 }), { code: 'STORE_FULL', message: /has no mailbox/ })
 })
 
 t.test('a worker sends letters with the mailbox of its gateways, which report those that expire', async t => {

@@ -1,4 +1,4 @@
-import { Type, type TSchema } from '@sinclair/typebox'
+import { Type, type TInteger, type TSchema } from '@sinclair/typebox'
 import { DEVICE_ID } from '../protocol/device-id.ts'
 
 export const DeviceParams = Type.Object({ id: Type.String({ description: 'Device id', pattern: DEVICE_ID }) })
@@ -36,7 +36,8 @@ export function milliseconds (seconds: number | undefined): number | undefined {
   return seconds === undefined ? undefined : Math.round(seconds * 1_000)
 }
 
-export const Limit = Type.Integer({ minimum: 1, maximum: 1_000, default: 100, description: 'Maximum number of entries on a page' })
+/** A caller may leave it out. The validator fills in the default, so the type has it always. */
+export const Limit = Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000, default: 100, description: 'Maximum number of entries on a page' })) as unknown as TInteger
 
 /** The parts of a schema that all routes have. */
 export const about = (tag: string, summary: string, response: Record<number, TSchema>) => ({
