@@ -200,6 +200,25 @@ t.test('messages that a worker never finishes with keep nothing of devices that 
   t.ok(kept() <= 1)
 })
 
+t.test('a message that reaches a worker after its last listener has gone is not answered as if it had been heard', async t => {
+  const backplane = localBackplane()
+  const app = await listen(t, { backplane })
+  const worker = await employ(t, { backplane })
+  const heard: unknown[] = []
+  const once = (data: unknown) => {
+    heard.push(data)
+    worker.off('message', once)
+  }
+  worker.on('message', once)
+  await turn()
+  const device = await connect(app.url, 'd')
+  device.send([1, 2].map(id => ({ jsonrpc: '2.0', id, method: 'message', params: { data: id } })))
+  device.seen.length = 0 // the welcome
+  await until(() => device.seen.length > 0)
+  t.match(device.seen.flat().toSorted((one, other) => Number(one.id) - Number(other.id)), [{ id: 1, result: {} }, { id: 2, error: { code: -32601 } }])
+  t.strictSame(heard, [1])
+})
+
 t.test('a message goes to the listeners of its gateway, and where there are none to a worker', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })
