@@ -200,6 +200,27 @@ t.test('messages that a worker never finishes with keep nothing of devices that 
   t.ok(kept() <= 1)
 })
 
+t.test('a notice at which a listener of a worker fails later harms nothing', async t => {
+  const backplane = localBackplane()
+  const app = await listen(t, { backplane })
+  const worker = await employ(t, { backplane })
+  const rejections: unknown[] = []
+  const onRejection = (error: unknown) => { rejections.push(error) }
+  process.on('unhandledRejection', onRejection)
+  t.teardown(() => process.off('unhandledRejection', onRejection))
+  let heard = 0
+  worker.on('message', async () => {
+    heard++
+    throw new Error('no disk')
+  })
+  await turn()
+  const device = await connect(app.url, 'd')
+  device.notify('message', { data: 1 })
+  await until(() => heard === 1)
+  t.ok((await device.ask('ping')).result)
+  t.strictSame(rejections, [])
+})
+
 t.test('a message that reaches a worker after its last listener has gone is not answered as if it had been heard', async t => {
   const backplane = localBackplane()
   const app = await listen(t, { backplane })

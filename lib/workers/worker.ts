@@ -116,8 +116,9 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
   methods.handle('message', {}, (params, { device }) => {
     const { data, isNotice } = params as { data: unknown, isNotice: boolean }
     if (!events.hears('message')) throw new Failure('unknown-method')
-    const answer = answerMessage(events, data, device)
-    return isNotice ? {} : answer // the gateway must not keep a notice for as long as a listener takes
+    if (!isNotice) return answerMessage(events, data, device)
+    events.emit('message', data, device) // not awaited: the gateway must not keep a notice for as long as a listener takes
+    return {}
   })
   backplane.onLink?.(clusterLinkLogger(log, node))
   backplane.onTrouble?.(error => log.error({ err: error }, 'backplane error'))
