@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import type { FastifyBaseLogger } from 'fastify'
 import { Failure } from '../lib/protocol/errors.ts'
 import '../lib/protocol/node-reasons.ts'
@@ -59,6 +61,13 @@ export async function all<T> (items: AsyncIterable<T>): Promise<T[]> {
 /** Polls until a condition holds. */
 export async function until (holds: () => boolean | Promise<boolean>): Promise<void> {
   while (!await holds()) await new Promise(resolve => setTimeout(resolve, 2))
+}
+
+/** How many of the objects are still in memory after a garbage collection. */
+export function countKept (references: Array<WeakRef<object>>): number {
+  setFlagsFromString('--expose-gc')
+  runInNewContext('gc')()
+  return references.filter(reference => reference.deref()).length
 }
 
 /** The reason of a `Failure`, or else the error itself. */

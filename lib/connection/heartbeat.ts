@@ -51,7 +51,7 @@ export class Liveness {
   /** Returns why the connection must end, if it must. `slack` is the time until the next check, so that a limit is not found out too late. */
   check (socket: HeartbeatSocket, now: number, slack: number): CloseReason | undefined {
     if (this.#isStalled(socket, now, slack)) return 'slow'
-    if (this.#isMute(socket, now)) return 'no-pong'
+    if (this.#missesPong(socket, now)) return 'no-pong'
     if (now >= this.#pingAt && socket.ping) {
       socket.ping()
       this.#received = socket.received ?? 0
@@ -71,7 +71,7 @@ export class Liveness {
     return now - this.#progressAt + slack > this.#limits.stallTimeout
   }
 
-  #isMute (socket: HeartbeatSocket, now: number): boolean {
+  #missesPong (socket: HeartbeatSocket, now: number): boolean {
     if (this.#pongDeadline === undefined) return false
     if ((socket.received ?? 0) === this.#received) return now >= this.#pongDeadline
     this.heard() // bytes prove life before a large message is complete

@@ -37,7 +37,7 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
       if (kind !== 'notice' || method !== 'message') return methods.answer(method, params, session, inbound)
       const answer = methods.answer(method, params, session, new InboundNotice())
       if (!isThenable(answer)) return answer
-      // a notice gets no answer, so it must not count as a call in flight
+      // a notice gets no answer, so it does not count as a call in flight
       answer.then(undefined, () => {})
       return undefined
     },

@@ -1,6 +1,6 @@
 /**
- * The lead of another node's clock is its minimum over this window and the one before. The window is longer than messages that were held back take to
- * arrive, and short because the broadcasts of a machine that was suspended look late until it has passed twice.
+ * The lead of another node's clock is its minimum over this window and the one before. A window is longer than a burst of messages
+ * that were held back. It is not much longer, because after a suspension of the other machine its broadcasts look late until two windows have passed.
  */
 const WINDOW_MS = 2_000
 

@@ -243,7 +243,10 @@ class NatsMailbox implements Mailbox {
     return { box: including(box), replaced, ...isAfterHidden }
   }
 
-  /** The letter that one replaces which was put into an empty mailbox: other nodes may have put some at the same moment, of which each replaces the one before it. */
+  /**
+   * For a letter that was put into an empty mailbox. Other nodes may have put letters of the same collapse key at the same moment: each replaces only the
+   * one before it, so that no two nodes settle the same letter.
+   */
   async #lastCollapsible (deviceId: string, letter: Letter, before: number): Promise<StoredLetter | undefined> {
     let found: StoredLetter | undefined
     if (letter.collapse === undefined) return found

@@ -39,7 +39,8 @@ export function mayReplace ({ state, owner, generation }: OwnedDevice, found: St
   switch (state) {
     case 'new': return true
     case 'provisional': return !other || other.since <= since
-    // another node took this one for dead and erased the record, the other connection has not seen the record of this one, or NATS went back to an earlier state
+    // no record: another node took this one for dead and erased it. `after`: the other connection had not seen the record of this one.
+    // `generation`: NATS went back to an earlier state
     case 'owned': return !other || (other.after < generation && other.since < since) || (other.generation < generation && other.since <= since)
     case 'lost': return false
   }

@@ -85,11 +85,11 @@ export class TcpTransport implements Transport, TcpHandshakeHost {
   #accept (socket: RawSocket, context: TransportContext): void {
     const address = socket.remoteAddress
     // a TCP connection that has already ended has no address, and must not be taken for a local one
-    if (address === undefined && !this.isLocal) return this.#refuseVanished(socket, context)
+    if (address === undefined && !this.isLocal) return this.#refuseLost(socket, context)
     this.#pending.add(new TcpHandshake(socket, address, context, this))
   }
 
-  #refuseVanished (socket: RawSocket, { gateway }: TransportContext): void {
+  #refuseLost (socket: RawSocket, { gateway }: TransportContext): void {
     gateway.refused('lost', { address: undefined })
     socket.on('error', () => {})
     socket.destroy()
