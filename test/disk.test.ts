@@ -306,9 +306,8 @@ t.test('the files shrink once much has been removed and nothing is due', async t
   const many = 6_000
   await Promise.all(Array.from({ length: many }, (_, n) => mailbox.put('d', letter(String(n), { expiresAt: 1_000 }), { letters: many, bytes: 1_000_000 })))
   await mailbox.put('d', letter('kept'), { letters: many + 1, bytes: 1_000_000 })
+  const before = await size() // the first sweep that finds nothing due may end with small files
   t.equal((await expiredOf(mailbox, 1_000)).length, many)
-  await mailbox.sweep(Date.now() + 1_000)
-  const before = await size()
   await until(async () => {
     await mailbox.sweep(Date.now() + 1_000) // more than one may find nothing due
     return await size() < before / 10

@@ -58,9 +58,15 @@ export async function all<T> (items: AsyncIterable<T>): Promise<T[]> {
   return found
 }
 
-/** Polls until a condition holds. */
+const UNTIL_TIMEOUT_MS = 120_000
+
+/** Polls until a condition holds; a test that waits in vain fails by name. */
 export async function until (holds: () => boolean | Promise<boolean>): Promise<void> {
-  while (!await holds()) await new Promise(resolve => setTimeout(resolve, 2))
+  const deadline = performance.now() + UNTIL_TIMEOUT_MS
+  while (!await holds()) {
+    if (performance.now() > deadline) throw new Error(`after ${UNTIL_TIMEOUT_MS} ms still not true: ${holds}`)
+    await new Promise(resolve => setTimeout(resolve, 2))
+  }
 }
 
 /** How many of the objects are still in memory after a garbage collection. */
