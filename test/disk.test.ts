@@ -12,6 +12,9 @@ import { memoryMailbox, type MemoryMailboxOptions } from '../lib/storage/memory.
 import { diskMailbox, type DiskMailboxOptions } from '../lib/storage/disk/index.ts'
 import { withChecksum } from '../lib/storage/disk/checksum.ts'
 import { recordOf } from '../lib/storage/disk/mend.ts'
+import { Batch } from '../lib/storage/disk/batch.ts'
+import { Compactor } from '../lib/storage/disk/compactor.ts'
+import { databaseIn, END } from '../lib/storage/disk/database.ts'
 import { Journal } from '../lib/storage/disk/journal.ts'
 import { LetterCache } from '../lib/storage/disk/letter-cache.ts'
 import { entryOf } from '../lib/storage/disk/schema.ts'
@@ -314,6 +317,37 @@ t.test('the files shrink once much has been removed and nothing is due', async t
   })
   t.strictSame(await ids(mailbox, 'd'), ['kept'])
   await mailbox.close!()
+})
+
+t.test('files that a read has kept are deleted once it has ended', async t => {
+  const path = await folder(t)
+  const db = databaseIn(path, true)
+  await db.open()
+  t.teardown(() => db.close())
+  const compactor = new Compactor()
+  const write = async (fill: (batch: Batch) => void) => {
+    const batch = new Batch(db, 1)
+    fill(batch)
+    await batch.write()
+  }
+  const compact = async () => {
+    compactor.start({ db, write })
+    await compactor.running
+  }
+  const size = async () => (await Promise.all((await readdir(path)).map(async name => (await stat(join(path, name))).size))).reduce((sum, size) => sum + size)
+  const keys = Array.from({ length: 10_000 }, (_, n) => `k${n}`)
+  await write(batch => { for (const key of keys) batch.put(key, Buffer.alloc(100)) })
+  await db.compactRange(END, END)
+  const before = await size()
+  await write(batch => { for (const key of keys) batch.del(key) })
+  const read = db.iterator()
+  await read.next()
+  compactor.countRemoved(keys.length)
+  await compact()
+  t.ok(await size() > before, 'the read still needs them')
+  await read.close()
+  await compact()
+  t.ok(await size() < before / 10)
 })
 
 t.test('files with few deletions are not compacted', async t => {

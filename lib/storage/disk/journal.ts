@@ -3,7 +3,8 @@ import { Failure } from '../../protocol/errors.ts'
 import { Batch, BATCH_KEY } from './batch.ts'
 import { withoutChecksum } from './checksum.ts'
 import type { Damage } from './damage.ts'
-import { BEGIN, END, isDamage, type Database } from './database.ts'
+import { Compactor } from './compactor.ts'
+import { isDamage, type Database } from './database.ts'
 import { BATCHES_FILE, Folder } from './folder.ts'
 import { openDatabase } from './open-database.ts'
 
@@ -29,10 +30,6 @@ const REPAIR_PROBATION_MS = 60_000
 const REOPEN_DELAY_MS = 250
 /** A batch takes no further write once it has so many records: a larger one would block the event loop. */
 const MAX_BATCH_RECORDS = 500
-/** The files are compacted only after so many deletions. */
-const MIN_REMOVED_RECORDS = 10_000
-/** Typical size of a record. */
-const RECORD_BYTES = 256
 const PAGE_RECORDS = 1_000
 const PAGE_BYTES = 1_048_576
 
@@ -43,13 +40,11 @@ const PAGE_BYTES = 1_048_576
 export class Journal {
   readonly #folder: Folder
   readonly #listeners: JournalListeners
+  readonly #compactor = new Compactor()
   #db: Database
   #batch: number
   readonly #pending: PendingWrite[] = []
   #writing: Promise<void> | undefined
-  #compacting: Promise<void> | undefined
-  /** Deletions since the last compaction. */
-  #removed = 0
   /** When a failed write may be followed by another, on the monotonic clock. */
   #retryAt = 0
   /** Reverts the batch that failed: it may be on disk nevertheless. */
@@ -181,15 +176,15 @@ export class Journal {
     await this.#folder.seal()
   }
 
-  /** Starts to compact files with many deletions: LevelDB by itself compacts only while there are writes. */
+  /** Starts to shrink files with many deletions. */
   shrink (): void {
-    this.#compacting ??= this.#compact().catch(noChange).finally(() => { this.#compacting = undefined }) // the next write meets the same error
+    if (this.#folder.isInPlace) this.#compactor.start({ db: this.#db, write: fill => this.write(fill) })
   }
 
   async close (): Promise<void> {
     await this.#writing
     this.#isClosed = true
-    await this.#compacting
+    await this.#compactor.running
     await this.#db.close()
     await this.#folder.close()
   }
@@ -239,7 +234,7 @@ export class Journal {
     const batch = new Batch(this.#db, ++this.#batch)
     for (const fill of fills) fill(batch)
     await batch.write()
-    this.#removed += batch.removed
+    this.#compactor.countRemoved(batch.removed)
     this.#folder.batches.record(this.#batch)
     this.#checkFolder()
   }
@@ -253,20 +248,6 @@ export class Journal {
     const error = new Error(`The folder "${this.#folder.path}" was removed or replaced: letters are refused until it is back`)
     if (!wasGone) this.#listeners.troubled(error)
     throw error
-  }
-
-  async #compact (): Promise<void> {
-    if (this.#removed < MIN_REMOVED_RECORDS || !this.#folder.isInPlace) return
-    const size = await this.#db.approximateSize(BEGIN, END)
-    if (this.#removed * RECORD_BYTES < size / 2) return
-    this.#removed = 0
-    await this.#db.compactRange(END, END) // writes the memtable to a table
-    // LevelDB merges only tables with overlapping ranges, and these two keys span all of them
-    await this.write(batch => {
-      batch.del(BEGIN)
-      batch.del(END)
-    })
-    await this.#db.compactRange(BEGIN, END)
   }
 
   async #reopen (): Promise<void> {
