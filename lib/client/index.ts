@@ -11,7 +11,7 @@ export type { WebSocketLike } from './connection.ts'
 export type { ConnectOptions } from './options.ts'
 
 export interface CallOptions {
-  /** Milliseconds until the call fails with `timeout`, including the wait for a connection; by default that of `connect`. */
+  /** Milliseconds until the call fails with `timeout`, including the wait for a connection; by default the `timeout` of `connect`. */
   timeout?: number
   /** Aborting it makes the call fail with `dropped`. */
   signal?: AbortSignal

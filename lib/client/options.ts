@@ -4,10 +4,10 @@ import type { Backoff } from '../protocol/reconnect.ts'
 import type { WebSocketLike } from './connection.ts'
 
 export interface ConnectOptions extends Partial<Backoff> {
-  /** The id of the device: 1 to 128 of `A-Z a-z 0-9 . _ : @ + = ~ -`. */
+  /** The id of the device: 1 to 128 characters of `A-Z a-z 0-9 . _ : @ + = ~ -`. */
   deviceId: string
   /**
-   * A token for the server's `authenticate`, or a function that returns one. The function is called before each connection attempt and has `timeout` to answer.
+   * A token for the server's `authenticate`, or a function that returns one. The function is called before each connection attempt, and must return within `timeout`.
    * @default undefined
    */
   token?: string | (() => string | undefined | Promise<string | undefined>)
@@ -17,7 +17,7 @@ export interface ConnectOptions extends Partial<Backoff> {
    */
   WebSocket?: new (url: string, protocols: string[]) => WebSocketLike
   /**
-   * Milliseconds for a connection attempt, from the token to the server's `welcome`, and for a call, including its wait for a connection.
+   * Time limit in milliseconds for a connection attempt (from asking for the token to the server's `welcome`), and for a call (including its wait for a connection).
    * @default 10_000
    */
   timeout?: number

@@ -16,8 +16,8 @@ import { describeThrown } from '../protocol/user-code.ts'
 type TokenSource = string | (() => string | undefined | Promise<string | undefined>)
 
 export const DialOptionsSchema = Type.Object({
-  deviceId: Type.String({ description: 'Device id of the other side, on this node' }),
-  as: Type.Optional(Type.String({ description: 'Device id of this side, on the other; without it, none is sent' })),
+  deviceId: Type.String({ description: 'Device id by which this node knows the other side' }),
+  as: Type.Optional(Type.String({ description: 'Device id by which the other side knows this node; without it, no id is sent' })),
   token: Type.Optional(Type.Unsafe<TokenSource>(Type.Union([Type.String(), Type.Function([], Type.Unknown())], {
     description: 'A token, or a function that returns one; it is called before each connection'
   }))),
@@ -29,9 +29,9 @@ export const DialOptionsSchema = Type.Object({
 
 /** The options of `dial()`. Durations are in milliseconds. */
 export interface DialOptions {
-  /** Device id of the other side, on this node. */
+  /** Device id by which this node knows the other side. */
   deviceId: string
-  /** Device id of this side, on the other; without it, none is sent. */
+  /** Device id by which the other side knows this node; without it, no id is sent. */
   as?: string | undefined
   /** A token, or a function that returns one; it is called before each connection. */
   token?: TokenSource | undefined
@@ -53,7 +53,7 @@ export interface DialOptions {
 
 type DialSettings = Static<typeof DialOptionsSchema> & { codec: Codec }
 
-/** `stopped` is final: `close` was called, or the close code of the other side forbids to reconnect. */
+/** `stopped` is final: `close` was called, or the close code of the other side forbids reconnecting. */
 export interface DialStatus {
   state: 'connecting' | 'connected' | 'waiting' | 'stopped'
   /** How the last connection ended. */

@@ -34,7 +34,7 @@ export const OptionsSchema = Type.Object({
     default: [],
     description: 'Foreign origins whose pages may connect: a list of `https://host:port`, or a function that decides'
   })),
-  admissionTimeout: Milliseconds(5_000, 'Time limit of the handshake: `authenticate`, and over TCP the first line'),
+  admissionTimeout: Milliseconds(5_000, 'Time limit for `authenticate`, and over TCP also for the first line to arrive'),
 
   mailbox: Type.Optional(Part<Mailbox>('Keeps letters; in memory by default')),
   backplane: Type.Optional(Part<Backplane>('Connects this node to other nodes; by default there are none')),
@@ -66,7 +66,7 @@ export const OptionsSchema = Type.Object({
   maxLetters: Count(1_000, 'Maximum number of letters that wait for a device'),
   maxLetterBytes: Count(1_048_576, 'Maximum size of all letters that wait for a device'),
   maxInFlight: Count(32, 'Maximum number of letters in flight to a device'),
-  attempts: Count(5, 'Failed deliveries, by a closed connection or an internal error of the device, after which a letter is dead-lettered'),
+  attempts: Count(5, 'Number of failed deliveries after which a letter is dead-lettered; a delivery fails if the connection closes or the device answers with an internal error'),
   maxKeys: Count(10_000, 'Maximum number of idempotency keys remembered'),
   keyTtl: Milliseconds(86_400_000, 'How long an idempotency key is remembered'),
 
@@ -111,7 +111,7 @@ export interface Options {
    */
   origins?: Origins | undefined
   /**
-   * Time limit of the handshake: `authenticate`, and over TCP the first line.
+   * Time limit for `authenticate`, and over TCP also for the first line to arrive.
    * @default 5_000
    */
   admissionTimeout?: number | undefined
@@ -227,7 +227,7 @@ export interface Options {
    */
   maxInFlight?: number | undefined
   /**
-   * Failed deliveries, by a closed connection or an internal error of the device, after which a letter is dead-lettered.
+   * Number of failed deliveries after which a letter is dead-lettered; a delivery fails if the connection closes or the device answers with an internal error.
    * @default 5
    */
   attempts?: number | undefined

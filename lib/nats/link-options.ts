@@ -24,7 +24,7 @@ export interface LinkOptions extends NodeConnectionOptions {
    */
   replicas?: number
   /**
-   * Start although NATS is unreachable, and keep trying to connect.
+   * Start even if NATS is unreachable, and keep trying to connect.
    * @default false
    */
   startWithout?: boolean

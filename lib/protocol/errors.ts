@@ -57,7 +57,7 @@ export type ParamsFlaw = 'occurrence' | 'type' | 'value'
 export interface FailureOptions {
   /** The error that the other side answered with. */
   detail?: Detail | undefined
-  /** For protocols with different errors for bad parameters. */
+  /** What is wrong with bad parameters; some protocols have a different error for each kind. */
   flaw?: ParamsFlaw
   /** The cause is temporary: the same request may succeed later. */
   mayPass?: boolean

@@ -15,7 +15,7 @@ export interface JsonRpcOptions {
    */
   batch?: number
   /**
-   * How bytes are sent: in a binary frame after the message, or as `base64` in place of `data`, for lines of text.
+   * How bytes are sent. `frame`: in a binary frame, after the JSON of the message. `base64`: as a member `base64` in place of `data`, for transports of text lines.
    * @default 'frame'
    */
   bytes?: 'frame' | 'base64'

@@ -12,7 +12,7 @@ export interface OcppOptions {
    */
   path?: string
   /**
-   * The versions offered.
+   * The supported versions.
    * @default ['ocpp2.1', 'ocpp2.0.1', 'ocpp1.6']
    */
   versions?: OcppVersion[]

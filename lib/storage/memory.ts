@@ -4,12 +4,12 @@ import { checkOptionNames } from '../protocol/option-names.ts'
 
 export interface MemoryMailboxOptions {
   /**
-   * Bytes that all waiting letters may end together, 256 for each letter besides its body included.
+   * Maximum size of all waiting letters together, in bytes; each letter counts 256 bytes in addition to its body.
    * @default 268_435_456
    */
   maxBytes?: number
   /**
-   * How many receipts of letters that no longer wait are kept; the oldest is dropped first.
+   * Maximum number of receipts of ended letters that are kept; the oldest is dropped first.
    * @default 10_000
    */
   maxReceipts?: number

@@ -29,7 +29,7 @@ export interface WorkerOptions {
    */
   mailbox?: Mailbox | undefined
   /**
-   * Name of this node.
+   * Name of the worker.
    * @default a random name
    */
   node?: string | undefined
@@ -54,22 +54,22 @@ export interface WorkerOptions {
    */
   maxTtl?: Options['maxTtl']
   /**
-   * Letters that may wait for one device.
+   * Maximum number of letters that wait for a device.
    * @default 1_000
    */
   maxLetters?: Options['maxLetters']
   /**
-   * Bytes of all letters that may wait for one device.
+   * Maximum size of all letters that wait for a device, in bytes.
    * @default 1_048_576
    */
   maxLetterBytes?: Options['maxLetterBytes']
   /**
-   * Bytes of output that may wait for one device.
+   * Maximum size of the output that waits for a device, in bytes.
    * @default 1_048_576
    */
   maxBuffered?: Options['maxBuffered']
   /**
-   * Idempotency keys that are remembered.
+   * Maximum number of idempotency keys remembered.
    * @default 10_000
    */
   maxKeys?: Options['maxKeys']
@@ -79,12 +79,12 @@ export interface WorkerOptions {
    */
   keyTtl?: Options['keyTtl']
   /**
-   * Characters of a topic.
+   * Maximum length of a topic, in characters.
    * @default 255
    */
   maxTopicLength?: Options['maxTopicLength']
   /**
-   * Levels of a topic.
+   * Maximum number of levels of a topic.
    * @default 16
    */
   maxTopicLevels?: Options['maxTopicLevels']
