@@ -32,7 +32,7 @@ export interface CallSignal {
 }
 
 export interface CallOptions {
-  /** Milliseconds until the call fails. By default it waits until it is answered or the connection ends. */
+  /** Milliseconds until the call fails; by default the option `callTimeout`. */
   timeout?: number | undefined
   /** Aborting it gives the call up. */
   signal?: CallSignal | undefined
