@@ -10,10 +10,12 @@ export interface LogLine {
   words: string
 }
 
-/** A logger that records its lines. */
+/** A logger that records its lines. As pino does, it leaves out fields that are undefined. */
 export function fakeLog (): FastifyBaseLogger & { lines: LogLine[] } {
   const lines: LogLine[] = []
-  const at = (level: string) => (fields: unknown, words: string) => { lines.push({ level, fields, words }) }
+  const at = (level: string) => (fields: object, words: string) => {
+    lines.push({ level, fields: Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)), words })
+  }
   const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace']
   const log = { lines, level: 'trace', silent () {}, child: () => log, ...Object.fromEntries(levels.map(level => [level, at(level)])) }
   return log as unknown as FastifyBaseLogger & { lines: LogLine[] }

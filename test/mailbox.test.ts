@@ -88,6 +88,7 @@ t.test('the endings of letters are counted, emitted and logged', async t => {
   t.strictSame(counted(), { queued: 3, replaced: 1, delivered: 1 })
   t.strictSame(told, ['d b replaced', 'd a delivered'])
   t.strictSame(log.lines.map(({ level, fields }) => [level, fields]), [
+    ...['a', 'b', 'e'].map(letterId => ['debug', { deviceId: 'd', letterId }]),
     ['debug', { deviceId: 'd', letterId: 'b', ending: 'replaced' }],
     ['debug', { deviceId: 'd', letterId: 'a', ending: 'delivered' }]
   ])
@@ -404,9 +405,9 @@ t.test('a device that comes back gets its letters in order, as calls that it ack
   delivery.wake(it.session)
   await it.sees('text bytes c')
   t.strictSame(it.calls, [
-    { kind: 'call', id: 'text', method: 'message', params: { id: 'text', data: { at: 1 } } },
-    { kind: 'call', id: 'bytes', method: 'message', params: { id: 'bytes', data: Uint8Array.of(1, 2) } },
-    { kind: 'call', id: 'c', method: 'message', params: { id: 'c', data: 'c' } }
+    { kind: 'call', id: 'text', method: 'message', params: { id: 'text', data: { at: 1 } }, trace: undefined },
+    { kind: 'call', id: 'bytes', method: 'message', params: { id: 'bytes', data: Uint8Array.of(1, 2) }, trace: undefined },
+    { kind: 'call', id: 'c', method: 'message', params: { id: 'c', data: 'c' }, trace: undefined }
   ])
   t.equal(await status('text'), 'queued', 'it waits until it is acknowledged')
   it.acknowledge('bytes')

@@ -1,11 +1,12 @@
 import { Failure } from '../protocol/errors.ts'
 import { failureMessage, type FailureMessage } from '../protocol/message.ts'
+import type { RequestContext } from '../protocol/request-context.ts'
 
 /** What a node asks the owner of a device: its session. */
 export type SessionRequest =
-  | { kind: 'send', id: string, data: unknown }
-  | { kind: 'confirm', id: string, data: unknown, timeout: number }
-  | { kind: 'call', method: string, params: unknown, timeout: number }
+  | { kind: 'send', id: string, data: unknown, context?: RequestContext | undefined }
+  | { kind: 'confirm', id: string, data: unknown, timeout: number, context?: RequestContext | undefined }
+  | { kind: 'call', method: string, params: unknown, timeout: number, context?: RequestContext | undefined }
   | WakeRequest
   | { kind: 'describe' }
   | { kind: 'end' }
@@ -14,7 +15,7 @@ export type SessionRequest =
 
 /** What a node asks a worker: to answer a method for a device, or to confirm that all earlier requests have arrived. */
 export type WorkerRequest =
-  | { kind: 'answer', method: string, params: unknown, connection: DeviceConnection, turn: number }
+  | { kind: 'answer', method: string, params: unknown, connection: DeviceConnection, turn: number, context?: RequestContext | undefined }
   | { kind: 'reached' }
   | WakeRequest
 
@@ -83,6 +84,8 @@ export interface Publication {
   id: string
   topic: string
   data: unknown
+  /** The request that caused it. */
+  context?: RequestContext | undefined
   /** Milliseconds since it was published, if it was delayed. Devices that connected since then do not get it: they may have got it on another node. */
   age?: number | undefined
 }

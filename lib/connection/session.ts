@@ -9,6 +9,7 @@ import { callForMessage, encodeForPeer, encodeFrame } from './message-encoder.ts
 import { receiveFrame, receivePong, reportRefused, reportUnexpected, spendTokens } from './message-receiver.ts'
 import type { Call, Codec, FailureMessage, InvalidMessage, Message, NamedCall, Notice, Result } from '../protocol/message.ts'
 import { WriteQueue } from './write-queue.ts'
+import { traceFor, type RequestLike } from '../protocol/request-context.ts'
 import { Peer, type CallOptions, type InboundCall, type PeerHandler, type PeerLimits } from '../protocol/peer.ts'
 import type { AdmittedDevice, SessionHost, Socket } from './session-host.ts'
 import { invoke } from '../protocol/user-code.ts'
@@ -173,10 +174,10 @@ export class Session implements Device, PeerHandler, PeerLimits {
     return callForMessage(this.codec, id, data)
   }
 
-  call (method: string, params?: unknown, { timeout = this.#host.limits.callTimeout, signal, id }: CallOptions = {}): Promise<unknown> {
+  call (method: string, params?: unknown, { timeout = this.#host.limits.callTimeout, signal, id, request }: CallOptions = {}): Promise<unknown> {
     if (!this.#hasCallSlot()) return Promise.reject(new Failure('busy'))
     this.#outboundCalls++
-    return this.peer.call(method, params, { timeout, signal, id }).then(result => {
+    return this.peer.call(method, params, { timeout, signal, id, trace: traceFor(this.codec, request) }).then(result => {
       this.#callSettled('ok')
       return result
     }, (failure: Failure) => {
@@ -191,8 +192,8 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   /** Encodes a notice; undefined where the protocol of the device has none of ours. */
-  notice (method: 'message' | 'welcome', params: unknown): Frame | undefined {
-    return this.isForeign ? undefined : encodeFrame(this.codec, { kind: 'notice', method, params }, this.#host.limits.maxBuffered)
+  notice (method: 'message' | 'welcome', params: unknown, request?: RequestLike): Frame | undefined {
+    return this.isForeign ? undefined : encodeFrame(this.codec, { kind: 'notice', method, params, trace: traceFor(this.codec, request) }, this.#host.limits.maxBuffered)
   }
 
   /** Writes a frame; a device with too much unwritten output is disconnected. */
@@ -207,10 +208,10 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   /** Writes a message at once, or resolves once there was room for it: callers that wait send no faster than the device reads. */
-  offer (id: string, data: unknown): Promise<void> | undefined {
-    const frame = this.notice('message', { id, data })
+  offer (id: string, data: unknown, request?: RequestLike): Promise<void> | undefined {
+    const frame = this.notice('message', { id, data }, request)
     if (!this.#ensureOpen()) throw new Failure('dropped')
-    if (!frame) return void this.#sendAsCall(id, data)
+    if (!frame) return void this.#sendAsCall(id, data, request)
     const written = this.#writeQueue.offer(frame)
     if (written) return written.then(() => this.#host.stats.sent(frame.size))
     this.#host.stats.sent(frame.size)
@@ -298,11 +299,11 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   /** Sends a message as a call. Nobody waits for the answer, so a failure is only logged. */
-  #sendAsCall (id: string, data: unknown): void {
+  #sendAsCall (id: string, data: unknown, request?: RequestLike): void {
     const { method, params, ...options } = this.callFor(id, data)
     if (!this.#hasCallSlot()) throw new Failure('busy')
     this.call(method, params, options).catch(error => {
-      this.#host.log.info({ deviceId: this.id, method, reason: (error as Failure).reason }, 'message not acknowledged')
+      this.#host.log.info({ reqId: request?.id, deviceId: this.id, method, reason: (error as Failure).reason }, 'message not acknowledged')
     })
   }
 

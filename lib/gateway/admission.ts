@@ -99,7 +99,7 @@ export class Admission implements Gateway {
   open (device: AdmittedDevice, socket: Socket): Session {
     const { host, registry, subscriptions } = this.#parts
     const session = new Session(host, socket, device, registry.bucketOf(device.deviceId))
-    session.owner = new SessionOwner(session, subscriptions)
+    session.owner = new SessionOwner(session, subscriptions, host.log)
     return session
   }
 
@@ -146,13 +146,13 @@ export class Admission implements Gateway {
   }
 
   #chooseCodec (pending: PendingAdmission): void {
-    const { protocols, path } = pending.connectRequest
+    const { protocols, path, trace } = pending.connectRequest
     const available = this.#parts.codecs.filter(codec => codec.path === path)
     const offered = protocols.map(name => available.find(({ subprotocol }) => subprotocol === name))
     // a codec with a path of its own must be asked for by name
     const codec = protocols.length === 0 && path === undefined ? pending.defaultCodec ?? available[0] : offered.find(codec => codec !== undefined)
     if (!codec) throw new Failure('bad-protocol')
-    pending.codec = codec
+    pending.codec = trace ? codec.traced ?? codec : codec
   }
 
   async #authenticate (pending: PendingAdmission, authenticate: Authenticate): Promise<void> {

@@ -1,7 +1,8 @@
 import { Type } from '@sinclair/typebox'
 import { Failure } from '../protocol/errors.ts'
 import type { Events } from '../messaging/events.ts'
-import type { BuiltinContext, RemoteMethods, Methods } from './methods.ts'
+import type { BuiltinContext } from './handler-context.ts'
+import type { RemoteMethods, Methods } from './methods.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { Device } from '../connection/device.ts'
 import type { Session } from '../connection/session.ts'
@@ -48,17 +49,17 @@ export function addBuiltins (
     return { topics: [...device.topics] }
   }, true)
 
-  methods.handle('publish', { params: Publish }, async ({ topic, data = null }, { device }) => {
+  methods.handle('publish', { params: Publish }, async ({ topic, data = null }, context) => {
     if (!isTopic(topic, limits)) throw new Failure('bad-topic')
-    await authorize(device, [topic], 'publish')
-    await dispatcher.broadcast(data, topic)
+    await authorize(context.device, [topic], 'publish')
+    await dispatcher.broadcast(data, topic, context.traceparent === undefined ? undefined : context)
     return {}
   }, true)
 
   methods.handle('message', { params: Message }, ({ data = null, id }, context) => {
     const { device, signal, isNotice } = context as BuiltinContext
     if (events.hears('message')) return answerMessage(events, data, device)
-    if (workers.answers('message')) return workers.answer('message', { data, isNotice }, device, isNotice ? undefined : signal)
+    if (workers.answers('message')) return workers.answer('message', { data, isNotice }, device, context, isNotice ? undefined : signal)
     // a letter that is refused is lost; after an internal error it is sent again
     throw id === undefined ? new Failure('unknown-method') : new Failure('internal', { message: 'No message listener' })
   }, true)

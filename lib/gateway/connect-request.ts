@@ -17,6 +17,8 @@ export interface ConnectRequest extends Caller {
   protocols: string[]
   /** The path of the codec, if the device connected to a codec with a path of its own. */
   path?: string | undefined
+  /** The device asked for trace context: its frames carry `traceparent` and `tracestate`. */
+  trace?: boolean
   /** The local address of the connection; undefined on a Unix socket. */
   localAddress: string | undefined
   /** The upgrade request, over WebSocket. */

@@ -14,10 +14,18 @@ import { isDeviceId } from '../protocol/device-id.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 import type { Counters, Stats } from '../connection/stats.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
-import { BulkSender, type BulkMessage } from '../messaging/bulk.ts'
+import { BulkSender, type BulkMessage, type BulkOptions } from '../messaging/bulk.ts'
+import type { RequestLike } from '../protocol/request-context.ts'
 
 /** A device, wherever it is: its waiting letters, how its last connection to this node ended, and its connection if it has one. */
 export type DeviceDetails = { deviceId: string, waiting: number, lastDisconnect?: Disconnect } & (DeviceDescription | { connected: false })
+
+export interface BroadcastOptions {
+  /** Only the devices that are subscribed to it. */
+  topic?: string | undefined
+  /** The request that causes the message: a request of Fastify, or the context of a handler. */
+  request?: RequestLike | undefined
+}
 
 interface DevicesParts {
   registry: Registry
@@ -40,11 +48,11 @@ interface ReadResult {
 const reservedMethods = new Set(['message', 'welcome'])
 
 const sendOptions = SendOptionsSchema.properties
-const { signal: _signal, ...bulkOptions } = sendOptions
+const { signal: _signal, request: _request, ...bulkOptions } = sendOptions
 const bulkMembers = { to: true, data: true, ...bulkOptions }
-const sendManyOptions = { signal: true }
-const callOptions = { timeout: true, signal: true }
-const broadcastOptions = { topic: true }
+const sendManyOptions = { signal: true, request: true }
+const callOptions = { timeout: true, signal: true, request: true }
+const broadcastOptions = { topic: true, request: true }
 const listOptions = { limit: true, after: true, prefix: true, topic: true }
 const lettersOptions = { limit: true, after: true }
 const listenerOptions = { everywhere: true }
@@ -92,7 +100,7 @@ export class Devices {
    */
   async * sendMany (
     messages: Iterable<BulkMessage | Failure> | AsyncIterable<BulkMessage | Failure>,
-    options: { signal?: AbortSignal | undefined } = {}
+    options: BulkOptions = {}
   ): AsyncGenerator<SendResult | Failure> {
     checkOptionNames('sendMany()', options, sendManyOptions)
     const source = Symbol.asyncIterator in messages ? messages[Symbol.asyncIterator]() : messages[Symbol.iterator]()
@@ -102,7 +110,7 @@ export class Devices {
       return result
     }
     let wake!: () => void
-    const sender = new BulkSender(this.#parts.dispatcher, () => wake(), options.signal)
+    const sender = new BulkSender(this.#parts.dispatcher, () => wake(), options)
     let reading: Promise<ReadResult> | undefined = read()
     try {
       for (;;) {
@@ -130,16 +138,16 @@ export class Devices {
     if (params !== undefined && (typeof params !== 'object' || params === null)) {
       throw new Failure('bad-params', { message: 'The params of a call are an object or an array' })
     }
-    const { timeout, signal } = options
-    return await this.#parts.dispatcher.call(checkedId(deviceId), method, params, { timeout, signal })
+    const { timeout, signal, request } = options
+    return await this.#parts.dispatcher.call(checkedId(deviceId), method, params, { timeout, signal, request })
   }
 
   /** Sends a message to all devices of all nodes, or to those that are subscribed to `topic`. */
-  async broadcast (data: unknown, options: { topic?: string | undefined } = {}): Promise<PublishResult & { id: string }> {
+  async broadcast (data: unknown, options: BroadcastOptions = {}): Promise<PublishResult & { id: string }> {
     checkOptionNames('broadcast()', options, broadcastOptions)
-    const { topic } = options
+    const { topic, request } = options
     if (topic !== undefined) this.#checkTopic(topic)
-    return await this.#parts.dispatcher.broadcast(data, topic)
+    return await this.#parts.dispatcher.broadcast(data, topic, request)
   }
 
   /** Subscribes a device to a topic filter; resolves with all filters of the device. */

@@ -5,13 +5,13 @@ type LogLevel = 'error' | 'warn' | 'info' | 'debug'
 
 /** The log of the plugin within the application's: each line names the plugin. */
 export function pluginLog (log: FastifyBaseLogger): FastifyBaseLogger {
-  return safeLog(childOf(log))
+  return safeLog(childOf(log, { plugin: 'fastify-devices' }))
 }
 
 /** A logger of the application may lack `child`, or fail in it. */
-function childOf (log: FastifyBaseLogger): FastifyBaseLogger {
+function childOf (log: FastifyBaseLogger, fields: Record<string, unknown>): FastifyBaseLogger {
   try {
-    return log.child({ plugin: 'fastify-devices' })
+    return log.child(fields)
   } catch {
     return log
   }
@@ -19,7 +19,7 @@ function childOf (log: FastifyBaseLogger): FastifyBaseLogger {
 
 /** The same log, but it never throws: an error that cannot be serialized is replaced by one that says so. */
 export function safeLog (log: FastifyBaseLogger): FastifyBaseLogger {
-  return new SafeLog(log) as Pick<FastifyBaseLogger, LogLevel> as FastifyBaseLogger
+  return new SafeLog(log) as Pick<FastifyBaseLogger, LogLevel | 'child'> as FastifyBaseLogger
 }
 
 class SafeLog implements Record<LogLevel, (fields: object, message?: string) => void> {
@@ -43,6 +43,11 @@ class SafeLog implements Record<LogLevel, (fields: object, message?: string) => 
 
   debug (fields: object, message?: string): void {
     this.#write('debug', fields, message)
+  }
+
+  /** For the application: a logger of its own, with all its levels. */
+  child (fields: Record<string, unknown>): FastifyBaseLogger {
+    return childOf(this.#log, fields)
   }
 
   #write (level: LogLevel, fields: object, message?: string): void {

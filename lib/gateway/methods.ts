@@ -2,24 +2,11 @@ import { Kind, type Static, type TSchema } from '@sinclair/typebox'
 import { TypeCompiler, ValueErrorType, type TypeCheck, type ValueError } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
 import { reasons, Failure, type ParamsFlaw } from '../protocol/errors.ts'
-import { isThenable, InboundCall } from '../protocol/peer.ts'
+import { isThenable, type InboundCall } from '../protocol/peer.ts'
+import type { RequestContext, RequestLike } from '../protocol/request-context.ts'
 import type { Device } from '../connection/device.ts'
 import type { Stats } from '../connection/stats.ts'
-
-export interface HandlerContext {
-  device: Device
-  /** Aborts when the device disconnects. */
-  readonly signal: AbortSignal
-}
-
-/** A notice, which nobody answers: its signal never aborts. */
-export class InboundNotice extends InboundCall {}
-
-/** The context of a built-in method. */
-export interface BuiltinContext extends HandlerContext {
-  /** Whether nobody waits for the answer. */
-  readonly isNotice: boolean
-}
+import { CallContext, CallScope, type HandlerContext } from './handler-context.ts'
 
 export interface MethodSchemas {
   params?: TSchema
@@ -43,7 +30,7 @@ interface Method {
 export interface RemoteMethods {
   /** Whether a handler of the method is available. */
   answers (name: string): boolean
-  answer (name: string, params: unknown, device: Device, signal?: AbortSignal): Promise<unknown>
+  answer (name: string, params: unknown, device: Device, request: RequestLike, signal?: AbortSignal): Promise<unknown>
 }
 
 /** The methods that devices may call, and their handlers. */
@@ -54,11 +41,13 @@ export class Methods {
   #nextNumber = 0
   readonly #stats: Stats
   readonly #log: FastifyBaseLogger
+  readonly #scope: CallScope
   readonly #elsewhere: RemoteMethods | undefined
 
   constructor (stats: Stats, log: FastifyBaseLogger, elsewhere?: RemoteMethods) {
     this.#stats = stats
     this.#log = log
+    this.#scope = new CallScope(log)
     this.#elsewhere = elsewhere
   }
 
@@ -77,18 +66,19 @@ export class Methods {
 
   /**
    * Throws a `Failure`, or rejects with one: any other error of a handler is logged, and the device gets an internal error. `turn` is the
-   * number of the connection, if another node has given it one.
+   * number of the connection, if another node has given it one; `request` is what has caused the call, as far as it is known.
    */
-  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: InboundCall, turn?: number): unknown {
+  answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: InboundCall, request?: RequestContext, turn?: number): unknown {
     const method = this.#methodOf(name, device, turn)
+    const context = new CallContext(this.#scope, device, name, inbound, request)
     try {
       if (!method || (method.isBuiltin && device.isForeign)) throw new Failure('unknown-method')
       if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
-      const result = method.handler(params, new CallContext(device, inbound))
+      const result = method.handler(params, context)
       if (!isThenable(result)) return this.#check(name, method, result)
-      return Promise.resolve(result).then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, device, error) })
+      return Promise.resolve(result).then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, context, error) })
     } catch (error) {
-      throw this.#failed(name, device, error)
+      throw this.#failed(name, context, error)
     }
   }
 
@@ -101,7 +91,7 @@ export class Methods {
   #methodElsewhere (name: string): Method | undefined {
     const elsewhere = this.#elsewhere
     if (!elsewhere?.answers(name)) return undefined
-    return { handler: (params, { device, signal }) => elsewhere.answer(name, params, device, signal), params: undefined, result: undefined, isBuiltin: false }
+    return { handler: (params, context) => elsewhere.answer(name, params, context.device, context, context.signal), params: undefined, result: undefined, isBuiltin: false }
   }
 
   #numberOf (device: Device): number {
@@ -121,10 +111,10 @@ export class Methods {
     return value
   }
 
-  #failed (method: string, device: Device, error: unknown): Failure {
+  #failed (method: string, { device, id: reqId }: HandlerContext, error: unknown): Failure {
     const failure = error instanceof Failure ? error : new Failure('internal')
-    if (failure === error) this.#log.debug({ deviceId: device.id, method: method.slice(0, 64), reason: failure.reason }, 'call refused')
-    else this.#log.error({ err: error, deviceId: device.id, method }, 'handler failed')
+    if (failure === error) this.#log.debug({ reqId, deviceId: device.id, method: method.slice(0, 64), reason: failure.reason }, 'call refused')
+    else this.#log.error({ err: error, reqId, deviceId: device.id, method }, 'handler failed')
     this.#stats.count('answers', failure.reason)
     return failure
   }
@@ -133,24 +123,6 @@ export class Methods {
 function compiled (name: string, schema: TSchema | undefined): TypeCheck<TSchema> | undefined {
   if (schema && !(Kind in schema)) throw new TypeError(`The schemas of "${name}" must be TypeBox schemas, such as Type.Object({ ... }), not plain JSON Schema`)
   return schema && TypeCompiler.Compile(schema)
-}
-
-class CallContext implements BuiltinContext {
-  readonly device: Device
-  readonly #inbound: InboundCall
-
-  constructor (device: Device, inbound: InboundCall) {
-    this.device = device
-    this.#inbound = inbound
-  }
-
-  get signal (): AbortSignal {
-    return this.#inbound.signal
-  }
-
-  get isNotice (): boolean {
-    return this.#inbound instanceof InboundNotice
-  }
 }
 
 const occurrenceErrors = new Set([ValueErrorType.ObjectRequiredProperty, ValueErrorType.ArrayMinItems, ValueErrorType.ArrayMaxItems])

@@ -8,7 +8,8 @@ import type { Delivery } from '../messaging/delivery.ts'
 import type { Events } from '../messaging/events.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
 import { isThenable } from '../protocol/peer.ts'
-import { InboundNotice, type Methods } from './methods.ts'
+import { InboundNotice } from './handler-context.ts'
+import type { Methods } from './methods.ts'
 import type { Settings } from './options.ts'
 
 interface SessionHostParts {
@@ -33,9 +34,9 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
     flushScheduler,
     log,
 
-    answer (session, { kind, method, params }, inbound) {
-      if (kind !== 'notice' || method !== 'message') return methods.answer(method, params, session, inbound)
-      const answer = methods.answer(method, params, session, new InboundNotice())
+    answer (session, { kind, method, params, trace }, inbound) {
+      if (kind !== 'notice' || method !== 'message') return methods.answer(method, params, session, inbound, trace)
+      const answer = methods.answer(method, params, session, new InboundNotice(), trace)
       if (!isThenable(answer)) return answer
       // a notice gets no answer, so it does not count as a call in flight
       answer.then(undefined, () => {})

@@ -1,11 +1,20 @@
 import { getMaxListeners, setMaxListeners } from 'node:events'
 import { Failure } from '../protocol/errors.ts'
+import type { RequestLike } from '../protocol/request-context.ts'
 import type { Dispatcher, SendOptions, SendResult } from './dispatcher.ts'
 
 /** One message of a bulk send. */
-export interface BulkMessage extends Omit<SendOptions, 'signal'> {
+export interface BulkMessage extends Omit<SendOptions, 'signal' | 'request'> {
   to: string
   data: unknown
+}
+
+/** What the messages of a bulk send share. */
+export interface BulkOptions {
+  /** Ends all waits for acknowledgements. */
+  signal?: AbortSignal | undefined
+  /** The request that causes the messages: a request of Fastify, or the context of a handler. */
+  request?: RequestLike | undefined
 }
 
 interface PendingSend {
@@ -19,14 +28,16 @@ const MAX_CONCURRENT = 32
 export class BulkSender {
   readonly #dispatcher: Dispatcher
   readonly #signal: AbortSignal | undefined
+  readonly #request: RequestLike | undefined
   readonly #onFirstSettled: () => void
   readonly #pending: PendingSend[] = []
 
   /** Calls `onFirstSettled` when the first message was in progress and has settled. */
-  constructor (dispatcher: Dispatcher, onFirstSettled: () => void, signal?: AbortSignal) {
+  constructor (dispatcher: Dispatcher, onFirstSettled: () => void, { signal, request }: BulkOptions) {
     this.#dispatcher = dispatcher
     this.#onFirstSettled = onFirstSettled
     this.#signal = signal
+    this.#request = request
     // each concurrent send adds a listener: raise the limit, or Node warns of a leak
     if (signal) setMaxListeners(getMaxListeners(signal) + MAX_CONCURRENT, signal)
   }
@@ -60,7 +71,7 @@ export class BulkSender {
 
   #send (message: BulkMessage): SendResult | Failure | Promise<SendResult> {
     try {
-      return this.#dispatcher.send(message.to, message.data, message.confirm ? { ...message, signal: this.#signal } : message)
+      return this.#dispatcher.send(message.to, message.data, message.confirm ? { ...message, signal: this.#signal } : message, this.#request)
     } catch (error) {
       return failureOf(error)
     }

@@ -5,6 +5,7 @@ import type { Letters } from './letters.ts'
 import type { Ending, StoredLetter } from '../storage/mailbox.ts'
 import { TurnLimiter } from './turn-limiter.ts'
 import type { Session } from '../connection/session.ts'
+import { traceFor } from '../protocol/request-context.ts'
 
 export interface DeliveryLimits {
   /** Letters in flight to one device. */
@@ -134,7 +135,7 @@ export class Delivery {
       do delay = await this.#tryDelivery(session, letter)
       while (delay !== undefined && await this.#isStillQueued(session, letter, delay))
     } catch (error) {
-      this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'letter not settled')
+      this.#log.error({ err: error, reqId: letter.context?.id, deviceId: session.id, letterId: letter.id }, 'letter not settled')
     }
     state.inFlight.delete(letter.id)
     state.onRoom()
@@ -174,7 +175,7 @@ export class Delivery {
       return true
     } catch (error) {
       if (!(error instanceof Failure) || this.#paused) throw error
-      if (attempt === 1 && !isUnreachable(error)) this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'letter not settled')
+      if (attempt === 1 && !isUnreachable(error)) this.#log.error({ err: error, reqId: letter.context?.id, deviceId: session.id, letterId: letter.id }, 'letter not settled')
       return false
     }
   }
@@ -195,7 +196,7 @@ export class Delivery {
     if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
       const { method, params, id } = session.callFor(letter.id, contentOf(letter))
-      return session.peer.call(method, params, { id, timeout, answerTimeout: session.answerTimeout }).then(toUndefined, failureOf)
+      return session.peer.call(method, params, { id, timeout, answerTimeout: session.answerTimeout, trace: traceFor(session.codec, letter.context) }).then(toUndefined, failureOf)
     } catch (error) {
       return Promise.resolve(failureOf(error))
     }
@@ -209,7 +210,7 @@ export class Delivery {
       else if (attempts > 0) return Math.min(RETRY_DELAY_MS * 2 ** (attempts - 1), MAX_RETRY_DELAY_MS)
       return undefined
     } catch (error) {
-      this.#log.error({ err: error, deviceId: session.id, letterId: letter.id }, 'attempt not counted')
+      this.#log.error({ err: error, reqId: letter.context?.id, deviceId: session.id, letterId: letter.id }, 'attempt not counted')
       return RETRY_DELAY_MS
     }
   }

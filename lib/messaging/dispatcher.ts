@@ -8,6 +8,7 @@ import { isDeviceId } from '../protocol/device-id.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Letter, type Receipt } from '../storage/mailbox.ts'
 import type { CallOptions, CallSignal } from '../protocol/peer.ts'
+import { contextOf, type RequestLike } from '../protocol/request-context.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { Session } from '../connection/session.ts'
 import { flatString } from '../connection/flat-string.ts'
@@ -33,6 +34,8 @@ export interface SendOptions {
   key?: string | undefined
   /** Ends the wait for the acknowledgement. */
   signal?: CallSignal | undefined
+  /** The request that causes the message: a request of Fastify, or the context of a handler. */
+  request?: RequestLike | undefined
 }
 
 /** Documents `SendOptions`, and names its members. Their values are checked by hand, because this is done for each message. */
@@ -42,7 +45,8 @@ export const SendOptionsSchema = Type.Object({
   timeout: Type.Optional(Type.Integer({ description: 'How long to wait for the acknowledgement; `callTimeout` by default' })),
   collapse: Type.Optional(Type.String({ description: 'Replaces a waiting letter with the same collapse key' })),
   key: Type.Optional(Type.String({ description: 'Idempotency key: a retry with the same key and message gets the same result, and the message is delivered once' })),
-  signal: Type.Optional(Type.Unsafe<CallSignal>(Type.Object({}, { description: 'Ends the wait for the acknowledgement' })))
+  signal: Type.Optional(Type.Unsafe<CallSignal>(Type.Object({}, { description: 'Ends the wait for the acknowledgement' }))),
+  request: Type.Optional(Type.Unsafe<RequestLike>(Type.Object({}, { description: 'The request that causes the message: a request of Fastify, or the context of a handler' })))
 })
 
 export interface SendResult {
@@ -64,6 +68,7 @@ interface OutgoingMessage {
   id: string
   deviceId: string
   data: unknown
+  request: RequestLike | undefined
   digest?: string
 }
 
@@ -101,25 +106,28 @@ export class Dispatcher {
     this.#keys = new IdempotencyKeys(limits)
   }
 
-  /** Returns the result at once if the device is connected to this node and its write queue has room, otherwise a promise. Throws, or rejects. */
-  send (deviceId: string, data: unknown, options: SendOptions = {}): SendResult | Promise<SendResult> {
+  /**
+   * Returns the result at once if the device is connected to this node and its write queue has room, otherwise a promise. Throws, or rejects. `request` is
+   * the one that causes a bulk send, whose messages have none of their own.
+   */
+  send (deviceId: string, data: unknown, options: SendOptions = {}, request = options.request): SendResult | Promise<SendResult> {
     const { key, ttl = 0 } = options
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl must be from 0 to ${this.#limits.maxTtl} ms` })
-    if (key === undefined) return this.#post({ id: this.#nextId(), deviceId, data }, options)
+    if (key === undefined) return this.#post({ id: this.#nextId(), deviceId, data, request }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', encodeBody(data))
-    return this.#once({ id: digestOf(deviceId, key), deviceId, data, digest }, key, options)
+    return this.#once({ id: digestOf(deviceId, key), deviceId, data, request, digest }, key, options)
   }
 
-  call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal }: CallOptions): Promise<unknown> {
+  call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal, request }: CallOptions): Promise<unknown> {
     const session = this.#sessionOf(deviceId)
-    if (session) return session.call(method, params, { timeout, signal })
-    return this.reach(deviceId, { kind: 'call', method, params, timeout }, signal && abortSignalOf(signal))
+    if (session) return session.call(method, params, { timeout, signal, request })
+    return this.reach(deviceId, { kind: 'call', method, params, timeout, context: contextOf(request) }, signal && abortSignalOf(signal))
   }
 
-  async broadcast (data: unknown, topic = EVERYONE_TOPIC): Promise<PublishResult & { id: string }> {
+  async broadcast (data: unknown, topic = EVERYONE_TOPIC, request?: RequestLike): Promise<PublishResult & { id: string }> {
     const id = this.#nextId()
-    return { id, ...await this.#backplane.publish({ id, topic, data }) }
+    return { id, ...await this.#backplane.publish({ id, topic, data, context: contextOf(request) }) }
   }
 
   /** Sends a request to the owner of the device, on whichever node it is. */
@@ -160,32 +168,32 @@ export class Dispatcher {
     return this.#settled(message, options, () => this.#keys.once(`${message.deviceId} ${key}`, message.digest!, post, isFinal))
   }
 
-  #sendNow ({ id, deviceId, data = null }: OutgoingMessage): SendResult | Promise<SendResult> {
+  #sendNow ({ id, deviceId, data = null, request }: OutgoingMessage): SendResult | Promise<SendResult> {
     const sent: SendResult = { id, status: 'sent' }
     const session = this.#sessionOf(deviceId)
-    const pending = session ? session.offer(id, data) : this.reach(deviceId, { kind: 'send', id, data })
+    const pending = session ? session.offer(id, data, request) : this.reach(deviceId, { kind: 'send', id, data, context: contextOf(request) })
     return pending ? pending.then(() => sent) : sent
   }
 
-  async #confirm ({ id, deviceId, data = null }: OutgoingMessage, { timeout = this.#limits.callTimeout, signal }: SendOptions): Promise<SendResult> {
-    await this.reach(deviceId, { kind: 'confirm', id, data, timeout }, signal && abortSignalOf(signal))
+  async #confirm ({ id, deviceId, data = null, request }: OutgoingMessage, { timeout = this.#limits.callTimeout, signal }: SendOptions): Promise<SendResult> {
+    await this.reach(deviceId, { kind: 'confirm', id, data, timeout, context: contextOf(request) }, signal && abortSignalOf(signal))
     return { id, status: 'delivered' }
   }
 
-  #letterOf ({ id, deviceId, data, digest }: OutgoingMessage, { confirm, collapse }: SendOptions, ttl: number): Letter {
+  #letterOf ({ id, deviceId, data, digest, request }: OutgoingMessage, { confirm, collapse }: SendOptions, ttl: number): Letter {
     const body = encodeBody(data)
     if (sizeOf(body) > this.#limits.maxBuffered / 2) throw new Failure('too-large')
     const session = this.#registry.get(deviceId)
     if (session?.isForeign) session.callFor(id, data) // throws if the protocol of the device cannot express it
-    return { id, body, expiresAt: Date.now() + ttl, collapse: collapse && flatString(collapse), digest, awaitedBy: confirm ? this.#node : undefined }
+    return { id, body, expiresAt: Date.now() + ttl, collapse: collapse && flatString(collapse), digest, awaitedBy: confirm ? this.#node : undefined, context: contextOf(request) }
   }
 
   /** Write, then deliver, then remove: the letter is stored before its owner is woken. */
-  async #keep ({ id, deviceId, digest }: OutgoingMessage, letter: Letter): Promise<SendProgress> {
+  async #keep ({ id, deviceId, digest, request }: OutgoingMessage, letter: Letter): Promise<SendProgress> {
     const { receipt } = await this.#letters.put(deviceId, letter)
     if (receipt.digest !== digest) throw new Failure('key-mismatch')
     // also for a retry: the first attempt may have stored the letter and failed to wake the owner
-    if (receipt.status === 'queued') this.#wake(deviceId)
+    if (receipt.status === 'queued') this.#wake(deviceId, request?.id)
     return { id, status: receipt.status, device: receipt.device }
   }
 
@@ -215,20 +223,20 @@ export class Dispatcher {
     }
   }
 
-  #wake (deviceId: string): void {
+  #wake (deviceId: string, reqId: string | undefined): void {
     const session = this.#registry.get(deviceId)
     if (session?.isIn) session.wake()
-    else void this.#wakeOwner(deviceId)
+    else void this.#wakeOwner(deviceId, reqId)
   }
 
   /** Retries until the owner has answered. A device that is away gets its letters when it reconnects. */
-  async #wakeOwner (deviceId: string): Promise<void> {
+  async #wakeOwner (deviceId: string, reqId?: string): Promise<void> {
     try {
       const answer = await this.#ask(deviceId, { kind: 'wake' })
       if (answer) valueOf(answer)
     } catch (error) {
       if (this.#isClosed) return
-      if (!this.#pendingWakes.has(deviceId)) this.#log.warn({ err: error, deviceId }, 'delivery wake-up failed')
+      if (!this.#pendingWakes.has(deviceId)) this.#log.warn({ err: error, reqId, deviceId }, 'delivery wake-up failed')
       if (this.#pendingWakes.size < MAX_PENDING_WAKES) this.#pendingWakes.add(deviceId)
       this.#wakeTimer ??= setTimeout(() => this.#wakeAgain(), WAKE_RETRY_INTERVAL_MS).unref()
       return

@@ -27,8 +27,8 @@ export interface OutcomeWait {
   cancel (): void
 }
 
-/** The letter, and the node that waits for its ending. */
-type EndedLetter = Pick<Letter, 'id' | 'awaitedBy'>
+/** The letter, the node that waits for its ending, and the request that caused it. A receipt does not name the request. */
+type EndedLetter = Pick<Letter, 'id' | 'awaitedBy' | 'context'>
 
 /** The mailbox of a node: counts and logs what happens to letters, and resolves the waits for their endings on any node. */
 export class Letters {
@@ -69,7 +69,7 @@ export class Letters {
 
   async put (deviceId: string, letter: Letter): Promise<PutResult> {
     const result = await this.#mailbox.put(flatString(deviceId), letter, this.#limits)
-    if (result.fresh) this.#stats.count('letters', 'queued')
+    if (result.fresh) this.#queued(deviceId, letter)
     if (result.replaced) this.#ended(deviceId, result.replaced, { ending: 'replaced' })
     return result
   }
@@ -176,9 +176,14 @@ export class Letters {
     }
   }
 
-  #ended (deviceId: string, { id, awaitedBy }: EndedLetter, outcome: LetterOutcome): void {
+  #queued (deviceId: string, { id, context }: Letter): void {
+    this.#stats.count('letters', 'queued')
+    this.#log.debug({ reqId: context?.id, deviceId, letterId: id }, 'letter queued')
+  }
+
+  #ended (deviceId: string, { id, awaitedBy, context }: EndedLetter, outcome: LetterOutcome): void {
     this.#stats.count('letters', outcome.ending)
-    this.#log.debug({ deviceId, letterId: id, ending: outcome.ending }, 'letter settled')
+    this.#log.debug({ reqId: context?.id, deviceId, letterId: id, ending: outcome.ending }, 'letter settled')
     this.#events.emit(outcome.ending, { deviceId, id })
     this.#resolveWaits(id, outcome)
     if (awaitedBy !== undefined && awaitedBy !== this.#node) void this.#publish(awaitedBy, id, outcome)

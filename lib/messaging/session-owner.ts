@@ -1,6 +1,8 @@
 import { isDeepStrictEqual } from 'node:util'
+import type { FastifyBaseLogger } from 'fastify'
 import { answerOf, type Answer, type Owner, type Presence, type SessionRequest } from '../cluster/backplane.ts'
 import type { Session } from '../connection/session.ts'
+import type { RequestContext } from '../protocol/request-context.ts'
 import type { Subscriptions } from './subscriptions.ts'
 
 /** A confirmed message in flight. */
@@ -13,12 +15,14 @@ interface PendingConfirmation {
 export class SessionOwner implements Owner {
   readonly #session: Session
   readonly #subscriptions: Subscriptions
+  readonly #log: FastifyBaseLogger
   /** By message id. */
   readonly #confirmations = new Map<string, PendingConfirmation>()
 
-  constructor (session: Session, subscriptions: Subscriptions) {
+  constructor (session: Session, subscriptions: Subscriptions, log: FastifyBaseLogger) {
     this.#session = session
     this.#subscriptions = subscriptions
+    this.#log = log
   }
 
   get presence (): Omit<Presence, 'generation'> {
@@ -41,16 +45,21 @@ export class SessionOwner implements Owner {
   async answer (request: SessionRequest, signal?: AbortSignal): Promise<Answer> {
     const entered = this.#session.entered()
     if (entered) await entered
-    if (this.#session.left) return { ok: false, reason: 'dropped' }
-    return await answerOf(() => this.#serve(request, signal))
+    const answer: Answer = this.#session.left ? { ok: false, reason: 'dropped' } : await answerOf(() => this.#serve(request, signal))
+    if ('context' in request && request.context) this.#logAnswer(request.kind, request.context, answer)
+    return answer
+  }
+
+  #logAnswer (kind: SessionRequest['kind'], { id: reqId }: RequestContext, answer: Answer): void {
+    this.#log.debug({ reqId, deviceId: this.#session.id, kind, reason: answer.ok ? undefined : answer.reason }, 'request to device answered')
   }
 
   async #serve (request: SessionRequest, signal?: AbortSignal): Promise<unknown> {
     const session = this.#session
     switch (request.kind) {
-      case 'send': return await session.offer(request.id, request.data)
+      case 'send': return await session.offer(request.id, request.data, request.context)
       case 'confirm': return await this.#confirm(request, signal)
-      case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
+      case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal, request: request.context })
       case 'wake': return session.wake()
       case 'describe': return session.describe()
       case 'end': return session.end('removed')
@@ -61,11 +70,11 @@ export class SessionOwner implements Owner {
   }
 
   /** A repeated message, such as a retry over another node, joins the one in flight. */
-  async #confirm ({ id, data, timeout }: SessionRequest & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
+  async #confirm ({ id, data, timeout, context }: SessionRequest & { kind: 'confirm' }, signal?: AbortSignal): Promise<unknown> {
     const first = this.#confirmations.get(id)
     if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
     const { method, params, ...options } = this.#session.callFor(id, data)
-    const acknowledged = this.#session.call(method, params, { ...options, timeout, signal })
+    const acknowledged = this.#session.call(method, params, { ...options, timeout, signal, request: context })
     if (first) return await acknowledged
     this.#confirmations.set(id, { data, acknowledged })
     try {

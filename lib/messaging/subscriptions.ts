@@ -107,13 +107,13 @@ export class Subscriptions {
   }
 
   /** Encodes one frame per codec. */
-  #send ({ id, topic, data }: Publication, sessions: Iterable<Session>): number {
+  #send ({ id, topic, data, context }: Publication, sessions: Iterable<Session>): number {
     const params = topic === EVERYONE_TOPIC ? { id, data } : { id, data, topic }
     const frames = new Map<Codec, Frame | undefined>()
     let failure: unknown
     const encoded = (session: Session): Frame | undefined => {
       try {
-        return session.notice('message', params)
+        return session.notice('message', params, context)
       } catch (error) { // too large for this codec; for another it may not be
         failure = error
         return undefined

@@ -1,3 +1,4 @@
+import type { RequestContext } from '../protocol/request-context.ts'
 import type { MailboxLimits, StoredLetter, Receipt } from '../storage/mailbox.ts'
 import type { StoredRecord } from './stream-store.ts'
 import { token } from './subjects.ts'
@@ -5,6 +6,8 @@ import { token } from './subjects.ts'
 /** The header stored with a letter. All stored times are times of the clock of NATS. */
 export interface LetterHeader extends Omit<Receipt, 'status'> {
   isText: boolean
+  /** The request that caused it. */
+  context?: RequestContext | undefined
   /** Upper bound of the letters waiting for the device, this one included. */
   box: MailboxLimits
   /** Letters that NATS did not find by their subject waited when this one, or one before it, was put. */
@@ -34,7 +37,7 @@ export function keyOf (deviceId: string, letterId: string): string {
   return `${token(deviceId)}.${token(letterId)}`
 }
 
-export function entryOf ({ isText, box, isAfterHidden, ...letter }: LetterHeader, position: number): LetterEntry {
+export function entryOf ({ isText, box, isAfterHidden, context, ...letter }: LetterHeader, position: number): LetterEntry {
   return { ...letter, status: 'queued', position, attempts: 0 }
 }
 

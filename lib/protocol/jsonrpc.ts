@@ -1,6 +1,8 @@
 import { reasons, type Detail, type Reason } from './errors.ts'
 import { isSafeJson } from './safe-json.ts'
 import type { Codec, Id, Message } from './message.ts'
+import { traceIn } from './request-context.ts'
+import { tracedCodec } from './traced-codec.ts'
 import { payloadOf, bytesOf, fromBase64, invalid, isJsonObject, withoutBytes, toBase64, withData, type JsonObject } from './payload.ts'
 
 export interface JsonRpcOptions {
@@ -34,12 +36,13 @@ const reasonOf = new Map<unknown, Reason>(
 
 /** JSON-RPC 2.0, single or batch. */
 export function jsonrpc ({ bytes = 'frame', ...limits }: JsonRpcOptions = {}): Codec {
-  return bytes === 'base64' ? jsonrpcLines(limits) : jsonrpcFrames(limits)
+  const codec = bytes === 'base64' ? jsonrpcLines(limits) : jsonrpcFrames(limits, toTracedMessage)
+  return { ...codec, traced: tracedCodec(codec) }
 }
 
 /** Bytes as `base64`: a message is text in any case. */
 function jsonrpcLines (limits: Limits): Codec {
-  const frames = jsonrpcFrames(limits)
+  const frames = jsonrpcFrames(limits, toTracedMessage)
   const fromFrame = (message: Message | Message[]) => Array.isArray(message) ? message.map(fromBase64) : fromBase64(message)
   return {
     ...frames,
@@ -48,8 +51,8 @@ function jsonrpcLines (limits: Limits): Codec {
   }
 }
 
-/** Bytes in a binary frame after the message. Apart from `jsonrpc`, so that a bundle of the client holds nothing else. */
-export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits): Codec {
+/** Bytes in a binary frame after the message, and no trace. Apart from `jsonrpc`, so that a bundle of the client holds nothing else. */
+export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits, messageOf = toMessage): Codec {
   function decode (frame: string | Uint8Array): Message | Message[] {
     if (typeof frame !== 'string') return decodeBinary(frame)
     const value = parse(frame)
@@ -60,14 +63,14 @@ export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits): Codec {
 
   function decodeBinary (frame: Uint8Array): Message {
     const end = frame.indexOf(NEWLINE)
-    const value = end === -1 ? undefined : parseBytes(frame.subarray(0, end))
+    const value = end === -1 ? undefined : parse(frame.subarray(0, end))
     if (value === undefined) return invalid('unreadable')
     return attach(decodeOne(value), frame.subarray(end + 1))
   }
 
   function decodeOne (value: unknown): Message {
     if (!isJsonObject(value)) return invalid('malformed')
-    return toMessage(value, isSafeJson(value, depth))
+    return messageOf(value, isSafeJson(value, depth))
   }
 
   function encode (message: Message | Message[]): string | Uint8Array {
@@ -84,17 +87,9 @@ export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits): Codec {
   return { subprotocol: 'jsonrpc', concurrency: Infinity, decode, encode }
 }
 
-function parse (text: string): unknown {
+function parse (text: string | Uint8Array): unknown {
   try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
-}
-
-function parseBytes (head: Uint8Array): unknown {
-  try {
-    return JSON.parse(utf8.decoder.decode(head))
+    return JSON.parse(typeof text === 'string' ? text : utf8.decoder.decode(text))
   } catch {
     return undefined
   }
@@ -116,6 +111,14 @@ function toMessage (value: JsonObject, isSafe: boolean): Message {
   return knownId === null ? invalid('malformed') : { kind: 'call', id: knownId, ...request }
 }
 
+/** Keeps the trace of a call or notice. */
+function toTracedMessage (value: JsonObject, isSafe: boolean): Message {
+  const message = toMessage(value, isSafe)
+  if (value.traceparent === undefined || (message.kind !== 'call' && message.kind !== 'notice')) return message
+  const trace = traceIn(value)
+  return trace ? { ...message, trace } : message
+}
+
 function toAnswer (value: JsonObject, id: Id | null): Message {
   const { result, error } = value
   if (error === undefined && result !== undefined && id !== null) return { kind: 'result', id, result }
@@ -129,8 +132,8 @@ function toMembers (message: Message): JsonObject {
     case 'call': return { jsonrpc: '2.0', id: message.id, method: message.method, params: message.params }
     case 'notice': return { jsonrpc: '2.0', method: message.method, params: message.params }
     case 'result': return { jsonrpc: '2.0', id: message.id, result: message.result }
-    case 'failure': return { jsonrpc: '2.0', id: message.id, error: toError(message.reason, message.detail) }
-    case 'invalid': return toMembers({ kind: 'failure', id: message.id, reason: message.reason })
+    case 'failure':
+    case 'invalid': return { jsonrpc: '2.0', id: message.id, error: toError(message.reason, message.detail) }
   }
 }
 
@@ -150,8 +153,6 @@ function isDetail (error: unknown): error is Detail {
 /** Adds the bytes of a binary frame to its message as `data`; the params or the result must be an object or absent. */
 function attach (message: Message, data: Uint8Array): Message {
   const payload = payloadOf(message)
-  if (message.kind === 'invalid' || message.kind === 'failure' || !(isJsonObject(payload) || payload === undefined || payload === null)) {
-    return withoutBytes(message)
-  }
+  if (message.kind === 'invalid' || message.kind === 'failure' || !isJsonObject(payload ?? {})) return withoutBytes(message)
   return withData(message, data)
 }

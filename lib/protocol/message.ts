@@ -3,8 +3,14 @@ import { Failure, type Detail, type ParamsFlaw, type Reason } from './errors.ts'
 /** Correlates a call with its answer. */
 export type Id = string | number
 
-export interface Call { kind: 'call', id: Id, method: string, params?: unknown }
-export interface Notice { kind: 'notice', method: string, params?: unknown }
+/** The trace that a message belongs to: the headers of W3C Trace Context, well-formed. */
+export interface TraceContext {
+  traceparent: string
+  tracestate?: string
+}
+
+export interface Call { kind: 'call', id: Id, method: string, params?: unknown, trace?: TraceContext | undefined }
+export interface Notice { kind: 'notice', method: string, params?: unknown, trace?: TraceContext | undefined }
 export interface Result { kind: 'result', id: Id, result: unknown }
 export interface FailureMessage { kind: 'failure', id: Id | null, reason: Reason, detail?: Detail | undefined, flaw?: ParamsFlaw }
 
@@ -33,6 +39,10 @@ export interface Codec {
   encode (message: Message | Message[]): string | Uint8Array | undefined
   /** Makes the id of an outgoing call, if the protocol does not allow numbers from 1. */
   readonly mint?: () => string
+  /** The same protocol for devices that asked for trace context: it encodes the `trace` of calls and notices. Undefined: the protocol has no place for it. */
+  readonly traced?: Codec
+  /** It encodes the `trace` of calls and notices; any other codec is given none. */
+  readonly isTraced?: boolean
   /**
    * Only for a protocol with methods of its own, without `message`, `welcome` and `subscribe`: turns the data of a message into a call. Undefined: the data
    * does not name a call.

@@ -1,6 +1,7 @@
 import { CallQueue, type CallQueueLimits } from './call-queue.ts'
 import { Failure, type Reason } from './errors.ts'
-import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMessage, type Message, type Notice, type Result } from './message.ts'
+import { failureMessage, type Call, type FailureMessage, type Id, type InvalidMessage, type Message, type Notice, type Result, type TraceContext } from './message.ts'
+import type { RequestLike } from './request-context.ts'
 
 /** What a peer needs of its connection: it sends messages and answers requests. */
 export interface PeerHandler {
@@ -38,11 +39,15 @@ export interface CallOptions {
   signal?: CallSignal | undefined
   /** The id on the wire; by default the peer makes one. */
   id?: Id | undefined
+  /** The request that causes the call: a request of Fastify, or the context of a handler. */
+  request?: RequestLike | undefined
 }
 
-export interface QueuedOptions extends CallOptions {
+export interface QueuedOptions extends Omit<CallOptions, 'request'> {
   /** Milliseconds for the answer, from when the call is sent; only where `lingerMs` is set. */
   answerTimeout?: number | undefined
+  /** The trace to send with the call. */
+  trace?: TraceContext | undefined
 }
 
 /** A call of the other side while it is being answered. */
@@ -95,14 +100,14 @@ export class Peer {
   }
 
   /** Settles exactly once, with the result or a `Failure`. */
-  call (method: string, params?: unknown, { timeout, signal, id: givenId, answerTimeout }: QueuedOptions = {}): Promise<unknown> {
+  call (method: string, params?: unknown, { timeout, signal, id: givenId, answerTimeout, trace }: QueuedOptions = {}): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(new Failure(this.#ended))
       if (signal?.aborted) return reject(callerGaveUp())
       const id = givenId ?? this.#nextId()
       if (this.#pending?.has(id)) return reject(new Failure('busy'))
 
-      const call: Call = { kind: 'call', id, method, params }
+      const call: Call = { kind: 'call', id, method, params, trace }
       const giveUp = () => this.#giveUp(id, callerGaveUp())
       const timer = timeout === undefined ? undefined : setTimeout(() => this.#giveUp(id, new Failure('timeout')), Math.min(timeout, MAX_TIMER_MS))
       signal?.addEventListener('abort', giveUp, { once: true })

@@ -17,5 +17,5 @@ export const broadcast: Route = (app, { devices, settings }) => {
       consumes: ['application/json', 'text/plain', 'application/octet-stream'],
       querystring: Type.Object({ topic: Type.Optional(Type.String()) })
     }
-  }, async request => await devices.broadcast(messageOf(request, settings.maxDepth), { topic: request.query.topic }))
+  }, async request => await devices.broadcast(messageOf(request, settings.maxDepth), { topic: request.query.topic, request }))
 }

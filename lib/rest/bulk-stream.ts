@@ -1,6 +1,7 @@
 import { Transform, type TransformCallback } from 'node:stream'
 import { Failure } from '../protocol/errors.ts'
 import { LineSplitter } from '../protocol/line-splitter.ts'
+import type { RequestLike } from '../protocol/request-context.ts'
 import type { Dispatcher, SendResult } from '../messaging/dispatcher.ts'
 import { BulkSender, type BulkMessage } from '../messaging/bulk.ts'
 
@@ -13,6 +14,7 @@ interface BulkStreamOptions {
   parse (text: string): BulkMessage | Failure
   maxLength: number
   signal: AbortSignal
+  request?: RequestLike
 }
 
 /** Transforms lines of messages into lines of receipts, in order. Backpressure goes through: it reads no line before there is room for its send. */
@@ -32,11 +34,11 @@ export class BulkStream extends Transform {
   /** Receipts that are not pushed yet. */
   #receipts = ''
 
-  constructor ({ dispatcher, parse, maxLength, signal }: BulkStreamOptions) {
+  constructor ({ dispatcher, parse, maxLength, signal, request }: BulkStreamOptions) {
     super()
     this.#parse = parse
     this.#splitter = new LineSplitter(maxLength)
-    this.#sender = new BulkSender(dispatcher, () => { if (!this.#isYielding) this.#advance() }, signal)
+    this.#sender = new BulkSender(dispatcher, () => { if (!this.#isYielding) this.#advance() }, { signal, request })
   }
 
   override _transform (chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {

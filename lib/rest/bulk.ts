@@ -23,7 +23,7 @@ export const bulk: Route = (app, { dispatcher, settings }) => {
       schema: { ...about('messages', 'Send many messages, one per line; the response has one receipt per line', {}), consumes: ['application/x-ndjson'] }
     }, async (request, reply) => {
       if (!(request.body instanceof Readable)) throw new Failure('malformed', { message: 'The body is the messages, and it is missing' })
-      const receipts = new BulkStream({ dispatcher, parse, maxLength: settings.maxMessage, signal: hangUp(reply) })
+      const receipts = new BulkStream({ dispatcher, parse, maxLength: settings.maxMessage, signal: hangUp(reply), request })
       // `pipeline` destroys both streams when one fails; Fastify reports the error of the response stream
       pipeline(request.body, receipts, () => {})
       return await reply.type('application/x-ndjson').send(receipts)

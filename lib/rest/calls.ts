@@ -14,7 +14,7 @@ export const calls: Route = (app, { devices, settings }) => {
   }, async (request, reply) => {
     const { id, method } = request.params
     const timeout = milliseconds(request.query.timeout)
-    const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout, signal: new HangUp(reply) })
+    const result = await devices.call(id, method, paramsOf(request, settings.maxDepth), { timeout, signal: new HangUp(reply), request })
     const { bytes, rest } = splitBytes(result)
     if (bytes && !rest) return await reply.type('application/octet-stream').send(bytes)
     const body = bytes ? { ...rest, base64: Buffer.from(bytes).toString('base64') } : result

@@ -27,7 +27,8 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
       timeout: milliseconds(timeout),
       collapse,
       key: request.headers['idempotency-key'],
-      signal: confirm ? new HangUp(reply) : undefined
+      signal: confirm ? new HangUp(reply) : undefined,
+      request
     })
     // sent at once: no promise, no extra turn
     if (!(sent instanceof Promise)) return sent

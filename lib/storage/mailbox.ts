@@ -1,4 +1,5 @@
 import type { Detail } from '../protocol/errors.ts'
+import type { RequestContext } from '../protocol/request-context.ts'
 
 /** A message kept for a device until it has acknowledged it or it expires. */
 export interface Letter {
@@ -13,6 +14,8 @@ export interface Letter {
   readonly digest?: string | undefined
   /** The node on which a caller waits for the acknowledgement. */
   readonly awaitedBy?: string | undefined
+  /** The request that caused it. */
+  readonly context?: RequestContext | undefined
 }
 
 /** A letter with its position; positions grow and are never reused. */

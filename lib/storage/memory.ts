@@ -143,6 +143,6 @@ function secondOf (time: number): number {
   return Math.floor(time / 1_000)
 }
 
-function receiptOf ({ body, deviceId, position, attempts, ...letter }: WaitingLetter, status: Receipt['status'], at: number): Receipt {
+function receiptOf ({ body, deviceId, position, attempts, context, ...letter }: WaitingLetter, status: Receipt['status'], at: number): Receipt {
   return { ...letter, status, at }
 }

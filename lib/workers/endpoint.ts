@@ -66,10 +66,17 @@ export class WorkerEndpoint implements Owner {
 
   async answer (request: WorkerRequest, signal?: AbortSignal): Promise<Answer> {
     switch (request.kind) {
-      case 'answer': return await answerOf(() => this.#handle(request, signal))
+      case 'answer': return await this.#answer(request, signal)
       case 'reached':
       case 'wake': return { ok: true, value: null }
     }
+  }
+
+  async #answer (request: WorkerRequest & { kind: 'answer' }, signal?: AbortSignal): Promise<Answer> {
+    const answer = await answerOf(() => this.#handle(request, signal))
+    const { context, connection, method } = request
+    this.#parts.log.debug({ reqId: context?.id, deviceId: connection.id, method, reason: answer.ok ? undefined : answer.reason }, 'call answered')
+    return answer
   }
 
   listensTo (): boolean {

@@ -3,12 +3,14 @@ import { WORKER_DISCOVERY_TOPIC, valueOf, WORKERS_TOPIC, MAX_MISSED_ANNOUNCEMENT
 import type { Credentials, Device } from '../connection/device.ts'
 import { Failure, isUnreachable } from '../protocol/errors.ts'
 import type { RemoteMethods } from '../gateway/methods.ts'
+import { contextOf, type RequestContext, type RequestLike } from '../protocol/request-context.ts'
 
 /** A call of a device that no worker has answered yet. */
 interface PendingRequest {
   readonly method: string
   readonly params: unknown
   readonly device: Device
+  readonly context: RequestContext | undefined
   readonly signal: AbortSignal | undefined
   resolve (value: unknown): void
   reject (error: unknown): void
@@ -68,8 +70,8 @@ export class WorkerPool implements RemoteMethods {
   }
 
   /** Rejects with `dropped` if the worker is gone before it has answered. */
-  answer (method: string, params: unknown, device: Device, signal?: AbortSignal): Promise<unknown> {
-    return new Promise((resolve, reject) => this.#assign({ method, params, device, signal, resolve, reject }))
+  answer (method: string, params: unknown, device: Device, request: RequestLike, signal?: AbortSignal): Promise<unknown> {
+    return new Promise((resolve, reject) => this.#assign({ method, params, device, context: contextOf(request), signal, resolve, reject }))
   }
 
   close (): void {
@@ -143,12 +145,12 @@ export class WorkerPool implements RemoteMethods {
   }
 
   async #ask (worker: PoolMember, request: PendingRequest, turn: number): Promise<void> {
-    const { method, params, device, signal } = request
+    const { method, params, device, context, signal } = request
     const cancellation = new AbortController()
     signal?.addEventListener('abort', () => cancellation.abort(), { once: true })
     worker.pending.set(request, cancellation)
     try {
-      const answer = await this.#backplane.ask(worker.name, { kind: 'answer', method, params, connection: connectionOf(device), turn }, cancellation.signal)
+      const answer = await this.#backplane.ask(worker.name, { kind: 'answer', method, params, connection: connectionOf(device), turn, context }, cancellation.signal)
       if (!worker.pending.has(request)) return // the worker was lost meanwhile
       if (!answer) return this.#lose(worker, request)
       request.resolve(valueOf(answer))

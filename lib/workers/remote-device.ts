@@ -4,11 +4,14 @@ import { assertTimestamp, type Credentials, type Device } from '../connection/de
 import type { Devices } from '../gateway/devices.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
+import type { RequestContext } from '../protocol/request-context.ts'
 
 interface RemoteDeviceParts {
   devices: Devices
   dispatcher: Dispatcher
   log: FastifyBaseLogger
+  /** The request that caused the call of the device, as far as its gateway knows it. */
+  context: RequestContext | undefined
 }
 
 /**
@@ -46,8 +49,8 @@ export class RemoteDevice implements Device {
   }
 
   /** An `id` has no effect: the node of the device chooses it. */
-  async call (method: string, params?: unknown, { timeout, signal }: CallOptions = {}): Promise<unknown> {
-    return await this.#parts.devices.call(this.id, method, params, { timeout, signal })
+  async call (method: string, params?: unknown, { timeout, signal, request }: CallOptions = {}): Promise<unknown> {
+    return await this.#parts.devices.call(this.id, method, params, { timeout, signal, request })
   }
 
   renew (expiresAt: number): void {
@@ -61,7 +64,7 @@ export class RemoteDevice implements Device {
     try {
       await work
     } catch (error) {
-      this.#parts.log.warn({ err: error, deviceId: this.id }, failure)
+      this.#parts.log.warn({ err: error, reqId: this.#parts.context?.id, deviceId: this.id }, failure)
     }
   }
 }

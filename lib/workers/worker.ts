@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Backplane, ListPage, Presence, PublishResult } from '../cluster/backplane.ts'
-import type { DeviceDetails } from '../gateway/devices.ts'
+import type { BroadcastOptions, DeviceDetails } from '../gateway/devices.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { EventMap } from '../messaging/events.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
@@ -127,8 +127,8 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
     node,
     log,
     methods: () => methods.names.filter(name => name !== 'message' || events.hears('message')),
-    answer: ({ method, params, connection, turn }, inbound) =>
-      methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log }), inbound, turn)
+    answer: ({ method, params, connection, turn, context }, inbound) =>
+      methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log, context }), inbound, context, turn)
   })
   const close = async () => {
     await endpoint.close(settings.drainTimeout)
@@ -184,7 +184,7 @@ export class Worker {
   }
 
   /** Sends a message to all devices, or to the subscribers of a topic. */
-  async broadcast (data: unknown, options?: { topic?: string | undefined }): Promise<PublishResult & { id: string }> {
+  async broadcast (data: unknown, options?: BroadcastOptions): Promise<PublishResult & { id: string }> {
     return await this.#parts.devices.broadcast(data, options)
   }
 
@@ -229,9 +229,11 @@ const silent = Object.fromEntries(['fatal', 'error', 'warn', 'info', 'debug', 't
 export { Failure, Refusal, type Detail, type FailureOptions, type Reason } from '../protocol/errors.ts'
 export type { Backplane, ListPage, Presence, PublishResult } from '../cluster/backplane.ts'
 export type { Credentials, DeviceDescription, Device } from '../connection/device.ts'
-export type { DeviceDetails } from '../gateway/devices.ts'
+export type { BroadcastOptions, DeviceDetails } from '../gateway/devices.ts'
 export type { LetterEvent } from '../messaging/events.ts'
 export type { Mailbox } from '../storage/mailbox.ts'
-export type { Handler, HandlerContext, MethodSchemas } from '../gateway/methods.ts'
+export type { HandlerContext } from '../gateway/handler-context.ts'
+export type { Handler, MethodSchemas } from '../gateway/methods.ts'
 export type { SendResult, SendOptions } from '../messaging/dispatcher.ts'
 export type { CallOptions } from '../protocol/peer.ts'
+export type { RequestLike } from '../protocol/request-context.ts'

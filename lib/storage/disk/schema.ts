@@ -1,4 +1,5 @@
 import type { Detail } from '../../protocol/errors.ts'
+import type { RequestContext } from '../../protocol/request-context.ts'
 import { sizeOf, type Ending, type Letter, type Receipt } from '../mailbox.ts'
 import type { Batch } from './batch.ts'
 
@@ -9,6 +10,8 @@ export interface Entry extends Omit<Receipt, 'device'> {
   readonly device?: Detail | undefined
   /** Present while the letter waits. */
   readonly body?: string | Uint8Array
+  /** Present while the letter waits, if a request caused it. */
+  readonly context?: RequestContext | undefined
 }
 
 /** The entry of a waiting letter. */
@@ -86,8 +89,8 @@ export function decodeDue (value: Uint8Array): Array<[deviceId: string, letterId
   return textOf(value).split('\n').map(item => item.split('!') as [string, string])
 }
 
-export function entryOf ({ id, expiresAt, body, collapse, digest, awaitedBy }: Letter, position: number): Waiting {
-  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, attempts: 0, collapse, digest, awaitedBy, body }
+export function entryOf ({ id, expiresAt, body, collapse, digest, awaitedBy, context }: Letter, position: number): Waiting {
+  return { id, status: 'queued', at: Date.now(), expiresAt, size: sizeOf(body), position, attempts: 0, collapse, digest, awaitedBy, context, body }
 }
 
 export function endedOf ({ id, expiresAt, size, position, attempts, collapse, digest, awaitedBy }: Entry, status: Ending, device?: Detail): Entry {
@@ -110,9 +113,9 @@ export function receiptOf ({ id, status, at, expiresAt, size, collapse, digest, 
 }
 
 /** A line of JSON without absent members and what the key contains, followed by the raw body. */
-export function encodeEntry ({ status, at, expiresAt, size, position, attempts, collapse, digest, awaitedBy, device, body }: Entry): string | Uint8Array {
+export function encodeEntry ({ status, at, expiresAt, size, position, attempts, collapse, digest, awaitedBy, context, device, body }: Entry): string | Uint8Array {
   const isBytes = body instanceof Uint8Array
-  const head = JSON.stringify({ status, at, expiresAt, size, position, attempts: attempts || undefined, collapse, digest, awaitedBy, device, isBytes: isBytes || undefined })
+  const head = JSON.stringify({ status, at, expiresAt, size, position, attempts: attempts || undefined, collapse, digest, awaitedBy, context, device, isBytes: isBytes || undefined })
   if (body === undefined) return head
   return isBytes ? Buffer.concat([Buffer.from(`${head}\n`), body]) : `${head}\n${body}`
 }

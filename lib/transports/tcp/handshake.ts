@@ -103,12 +103,13 @@ export class TcpHandshake implements TcpConnectionListener {
   }
 
   #connectRequestOf ({ params }: Call | Notice): ConnectRequest {
-    const { deviceId, token } = { ...params as Record<string, unknown> }
+    const { deviceId, token, trace } = { ...params as Record<string, unknown> }
     const { localAddress } = this.#socket
     const connectRequest: ConnectRequest = {
       deviceId,
       token: typeof token === 'string' ? token : undefined,
       protocols: [],
+      trace: trace === true || trace === 1,
       address: this.#address,
       isLocal: this.#host.isLocal,
       localAddress,

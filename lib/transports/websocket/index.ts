@@ -174,6 +174,7 @@ function connectRequestOf (request: FastifyRequest, path: string | undefined): C
     ...basicOf(request.headers.authorization, deviceId),
     protocols: offered.filter(name => !name.startsWith(BEARER)),
     path,
+    trace: (request.query as RequestParams).trace === '1',
     ...callerOf(request),
     localAddress: (request.raw.socket as RawStream | undefined)?.localAddress, // an injected request has none
     request
