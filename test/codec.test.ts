@@ -9,9 +9,11 @@ import { random } from './fakes.ts'
 
 codecContract(t, 'jsonrpc()', () => jsonrpc())
 codecContract(t, "jsonrpc({ bytes: 'base64' })", () => jsonrpc({ bytes: 'base64' }))
+codecContract(t, 'jsonrpc() for devices that asked for trace context', () => jsonrpc().traced!)
 
 const invalid = (reason: string, id: string | number | null = null) => ({ kind: 'invalid', id, reason })
 const rpc = (members: object) => JSON.stringify({ jsonrpc: '2.0', ...members })
+const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
 const nested = (levels: number): unknown => levels === 0 ? 1 : [nested(levels - 1)]
 
 function binary (head: string, body: string | Uint8Array = 'bytes'): Uint8Array {
@@ -45,6 +47,20 @@ const frames: Array<[what: string, frame: string | Uint8Array, expected: unknown
   ['an internal error of the other side', rpc({ id: 1, error: { code: -32603, message: 'no' } }), { kind: 'failure', id: 1, reason: 'refused', detail: { code: -32603, message: 'no' } }],
   ['an error that claims to be a timeout', rpc({ id: 1, error: { code: -32002, message: 'no' } }), { kind: 'failure', id: 1, reason: 'refused', detail: { code: -32002, message: 'no' } }],
   ['an error about nothing in particular', rpc({ id: null, error: { code: -32700, message: 'no' } }), { kind: 'failure', id: null, reason: 'refused', detail: { code: -32700, message: 'no' } }],
+
+  // the trace of a call or notice: what is malformed is ignored
+  ['a call with a trace', rpc({ id: 1, method: 'read', traceparent, tracestate: 'a=1' }), { kind: 'call', id: 1, method: 'read', trace: { traceparent, tracestate: 'a=1' } }],
+  ['a notice with a trace', rpc({ method: 'tell', params: {}, traceparent }), { kind: 'notice', method: 'tell', params: {}, trace: { traceparent } }],
+  ['a batch with a trace', `[${rpc({ method: 'a', traceparent })},${rpc({ method: 'b' })}]`, [{ kind: 'notice', method: 'a', trace: { traceparent } }, { kind: 'notice', method: 'b' }]],
+  ['bytes and a trace', binary(rpc({ method: 'a', traceparent })), { kind: 'notice', method: 'a', params: { data: Buffer.from('bytes') }, trace: { traceparent } }],
+  ['a result with a trace', rpc({ id: 1, result: 1, traceparent }), { kind: 'result', id: 1, result: 1 }],
+  ['a trace in a message that is none', rpc({ id: 1, method: 7, traceparent }), invalid('malformed', 1)],
+  ['a trace that is a number', rpc({ id: 1, method: 'read', traceparent: 7 }), { kind: 'call', id: 1, method: 'read' }],
+  ['a trace that is null', rpc({ id: 1, method: 'read', traceparent: null }), { kind: 'call', id: 1, method: 'read' }],
+  ['a trace that is too long', rpc({ id: 1, method: 'read', traceparent: `${traceparent}${'0'.repeat(10_000)}` }), { kind: 'call', id: 1, method: 'read' }],
+  ['a state without a trace', rpc({ id: 1, method: 'read', tracestate: 'a=1' }), { kind: 'call', id: 1, method: 'read' }],
+  ['a state that is a list', rpc({ id: 1, method: 'read', traceparent, tracestate: ['a=1'] }), { kind: 'call', id: 1, method: 'read', trace: { traceparent } }],
+  ['a state that is too long', rpc({ id: 1, method: 'read', traceparent, tracestate: `a=${'1'.repeat(511)}` }), { kind: 'call', id: 1, method: 'read', trace: { traceparent } }],
 
   // text that is no message
   ['nothing', '', invalid('unreadable')],
@@ -158,6 +174,26 @@ t.test('messages are encoded as JSON-RPC specifies', async t => {
   t.equal(encode({ kind: 'failure', id: 1, reason: 'refused', detail: { code: 7, message: 'no', data: 1 } }), '{"jsonrpc":"2.0","id":1,"error":{"code":7,"message":"no","data":1}}')
 })
 
+t.test('a trace is encoded only for devices that asked for trace context', async t => {
+  const trace = { traceparent, tracestate: 'a="1"' }
+  const messages: Message[] = [{ kind: 'call', id: 1, method: 'a', params: { at: 1 }, trace }, { kind: 'notice', method: 'a', trace: { traceparent } }]
+  for (const bytes of ['frame', 'base64'] as const) {
+    const codec = jsonrpc({ bytes })
+    t.notOk(codec.isTraced)
+    t.equal(codec.traced!.isTraced, true)
+    for (const message of messages) {
+      const { trace, ...untraced } = message as Message & { kind: 'call' }
+      t.equal(codec.encode(message), codec.encode(untraced))
+      t.equal(codec.traced!.encode(untraced), codec.encode(untraced))
+      t.strictSame(JSON.parse(codec.traced!.encode(message) as string), { ...JSON.parse(codec.encode(message) as string), ...trace })
+      t.strictSame(codec.decode(codec.traced!.encode(message)!), message)
+    }
+  }
+  t.equal(jsonrpc().traced!.encode(messages[1]!), `{"traceparent":"${traceparent}","jsonrpc":"2.0","method":"a"}`)
+  const encoded = jsonrpc().traced!.encode({ kind: 'notice', method: 'a', params: { data: Buffer.from('{\ny') }, trace: { traceparent } })
+  t.equal(Buffer.from(encoded as Uint8Array).toString(), `{"traceparent":"${traceparent}","jsonrpc":"2.0","method":"a","params":{}}\n{\ny`)
+})
+
 t.test('a code that is text is replaced by a number, as JSON-RPC requires', async t => {
   const encoded = jsonrpc().encode({ kind: 'failure', id: 1, reason: 'refused', detail: { code: 'GenericError', message: 'no' } })
   t.strictSame(JSON.parse(encoded as string).error, { code: -32000, message: 'no' })
@@ -188,7 +224,7 @@ t.test('mutated frames are decoded or refused, and a decoded message can be enco
   const below = (limit: number) => Math.floor(next() * limit)
   const good = frames.map(([, frame]) => Buffer.from(frame)).filter(frame => frame.length < 2_000)
   const pieces = ['"', '{', '}', '[', ']', ',', ':', 'null', '-1', '1e999', '"id":1', '"result":', '"error":', '\\ud800', '\n', '"__proto__":', '"base64":"AA=="', ' '].map(piece => Buffer.from(piece))
-  const codecs = [jsonrpc(), jsonrpc({ bytes: 'base64' })]
+  const codecs = [jsonrpc(), jsonrpc({ bytes: 'base64' })].flatMap(codec => [codec, codec.traced!])
   const wrong: unknown[] = []
   let readable = 0
 
@@ -200,7 +236,7 @@ t.test('mutated frames are decoded or refused, and a decoded message can be enco
       bytes = Buffer.concat([bytes.subarray(0, at), piece, bytes.subarray(at + below(3))])
     }
     const frame = count % 2 === 0 ? bytes : bytes.toString()
-    const codec = codecs[below(2)]!
+    const codec = codecs[below(4)]!
     try {
       const decoded = codec.decode(frame)
       const messages = Array.isArray(decoded) ? decoded : [decoded]

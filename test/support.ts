@@ -15,6 +15,8 @@ export interface Seen {
   result?: any
   error?: { code: number, message: string, data?: unknown }
   data?: Buffer
+  traceparent?: string
+  tracestate?: string
 }
 
 /** An application with the plugin, listening on a free port of this machine, closed when the test ends. */

@@ -65,12 +65,14 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
         { id: 'bytes', body: bytes, expiresAt },
         { id: 'inside', body: inside, expiresAt },
         { id: 'no bytes', body: new Uint8Array(0), expiresAt },
-        { id: 'text', body: text, expiresAt, collapse: 'ü', digest: 'abc', awaitedBy: 'n1' }
+        { id: 'text', body: text, expiresAt, collapse: 'ü', digest: 'abc', awaitedBy: 'n1' },
+        { id: 'caused', body: bytes, expiresAt, context: { id: 'req-1 ü"\n', traceparent: '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', tracestate: 'a=1' } }
       ]
       for (const one of letters) await mailbox.put('d', one, plenty)
       for (const [at, kept] of (await all(mailbox.letters('d'))).entries()) {
-        const { id, body, collapse, digest, awaitedBy } = letters[at]!
-        t.strictSame([kept.id, kept.expiresAt, kept.collapse, kept.digest, kept.awaitedBy], [id, expiresAt, collapse, digest, awaitedBy])
+        const { id, body, collapse, digest, awaitedBy, context } = letters[at]!
+        t.strictSame([kept.id, kept.expiresAt, kept.collapse, kept.digest, kept.awaitedBy, kept.context], [id, expiresAt, collapse, digest, awaitedBy, context])
+        t.notOk('context' in (await mailbox.receipt('d', id))!, 'a receipt does not name the request')
         t.equal(typeof kept.body, typeof body)
         if (typeof kept.body === 'string') t.equal(kept.body, body)
         else t.strictSame([...kept.body], [...body as Uint8Array], id)
