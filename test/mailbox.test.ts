@@ -390,10 +390,12 @@ function delivering (t: Pick<Test, 'teardown'>, { maxInFlight = 32, attempts = 5
     t.teardown(() => device.peer.end()) // the time of a letter would keep this process
     return device
   }
-  const put = async (...ids: string[]) => { for (const id of ids) await letters.put('d', letter(id)) }
+  const put = async (...ids: string[]) => { for (const id of ids) await letters.put('d', letter(id, { context: { id: `request of ${id}` } })) }
   const status = async (id: string) => (await letters.receipt('d', id))!.status
   const errors = () => log.lines.filter(({ level }) => level === 'error').map(({ fields, words }) => [words, fields.letterId ?? fields.deviceId])
-  return { ...around, delivery, device, put, status, errors }
+  /** The ids of the requests in the lines about letters that failed. */
+  const requests = () => log.lines.filter(({ level }) => level === 'error').map(({ fields }) => fields.reqId)
+  return { ...around, delivery, device, put, status, errors, requests }
 }
 
 t.test('a device that comes back gets its letters in order, as calls that it acknowledges', async t => {
@@ -830,7 +832,7 @@ t.test('a mailbox that cannot be read is logged, and read again later', async t 
 
 t.test('a letter that cannot be settled is logged, and its device gets the others', async t => {
   const mailbox = memoryMailbox()
-  const { delivery, device, put, errors, told } = delivering(t, {
+  const { delivery, device, put, errors, requests, told } = delivering(t, {
     maxInFlight: 1,
     mailbox: {
       ...mailbox,
@@ -849,6 +851,7 @@ t.test('a letter that cannot be settled is logged, and its device gets the other
   it.acknowledge('b')
   await until(() => told.length === 1)
   t.strictSame(errors(), [['letter not settled', 'a']])
+  t.strictSame(requests(), ['request of a'])
   t.strictSame(told, ['d b delivered'])
 })
 
@@ -872,7 +875,7 @@ function failing (reason: Reason) {
 for (const [how, reason, logged] of [['away', 'unreachable', []], ['full', 'store-full', ['a', 'b']]] as const) {
   t.test(`an answer that comes while the mailbox is ${how} is settled later, and the letter is not sent again`, async t => {
     const { fails, mailbox } = failing(reason)
-    const { delivery, device, put, status, errors, told } = delivering(t, { maxInFlight: 2, attempts: 1, mailbox })
+    const { delivery, device, put, status, errors, requests, told } = delivering(t, { maxInFlight: 2, attempts: 1, mailbox })
     await put('a', 'b', 'c')
     const it = device()
     delivery.wake(it.session)
@@ -882,6 +885,7 @@ for (const [how, reason, logged] of [['away', 'unreachable', []], ['full', 'stor
     await until(() => fails.tries > 3)
     t.equal(it.handed, 'a b', 'no more are on their way than the window allows')
     t.strictSame(errors(), logged.map(id => ['letter not settled', id]))
+    t.strictSame(requests(), logged.map(id => `request of ${id}`))
     fails.now = false
     await it.sees('a b c')
     it.acknowledge('c')
@@ -938,7 +942,7 @@ t.test('an answer is settled after the device has disconnected too, unless the n
 })
 
 t.test('an attempt that cannot be counted is logged', async t => {
-  const { delivery, device, put, errors } = delivering(t, { mailbox: { ...memoryMailbox(), addAttempt: async () => { throw new Error('the disk is gone') } } })
+  const { delivery, device, put, errors, requests } = delivering(t, { mailbox: { ...memoryMailbox(), addAttempt: async () => { throw new Error('the disk is gone') } } })
   await put('a')
   const it = device()
   delivery.wake(it.session)
@@ -946,6 +950,7 @@ t.test('an attempt that cannot be counted is logged', async t => {
   it.leave()
   await until(() => errors().length > 0)
   t.strictSame(errors(), [['attempt not counted', 'a']])
+  t.strictSame(requests(), ['request of a'])
 })
 
 t.test('damage in the mailbox is counted and logged', async t => {
