@@ -156,6 +156,24 @@ export const programs: Record<string, Entry> = {
       assert.deepEqual(await $device.call('meter', { watts: 5 }), { limit: 11_000 })
       await assert.rejects($device.call('meter', { watts: 12_000 }), ({ device }: any) => device.code === 42 && device.data.max === 11_000)`
   },
+  'docs/devices.md > Request ids 1': {
+    before: `
+      const app = $Fastify()
+      await app.register($devices)`,
+    after: `
+      const $url = await $serve(app)
+      const $device = $connect($url + '/ws', { deviceId: 'abc123', WebSocket: $WebSocket })
+      $device.handle('open', () => ({ opened: true }))
+      await $until(() => app.devices.has('abc123') && $device.status.state === 'connected')
+      assert.deepEqual((await app.inject({ method: 'POST', url: '/doors/abc123/open' })).json(), { opened: true })
+      const $siren = new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=siren&trace=1')
+      const $frames: string[] = []
+      $siren.on('message', text => $frames.push(String(text)))
+      await $until(() => $frames.length === 1)
+      await $device.call('alarm')
+      await $until(() => $frames.length === 2)
+      assert.match($frames[1]!, /"tracestate":"fastify-devices=/)`
+  },
   'docs/devices.md > Events 1': {
     before: application,
     after: `

@@ -39,7 +39,10 @@ export function traceIn ({ traceparent, tracestate }: { traceparent?: unknown, t
   return members.length > 0 ? { traceparent, tracestate: members.join(',') } : { traceparent }
 }
 
-/** The trace to send with what a request causes: `tracestate` holds its id, as far as the id can be a value there. */
+/**
+ * The trace to send with what a request causes: `tracestate` holds its id, as far as the id can be a value there. The parent id stays that of the request,
+ * although the specification asks for a new one with each change of `tracestate`: nobody would record it, and what the device records would have no parent.
+ */
 export function traceOf (request: RequestLike): TraceContext | undefined {
   const { id = '', traceparent, tracestate } = contextOf(request) ?? {}
   const members = membersOf(tracestate).filter(member => !member.startsWith(ID_MEMBER))
