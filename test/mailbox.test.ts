@@ -266,9 +266,9 @@ t.test('an ending that cannot be published is logged, and the letter is settled 
   const down = new Failure('unreachable')
   const { letters, log } = lettersOn({ backplane: { ...localBackplane(), publish: async () => { throw down } } })
   await letters.put('d', letter('a', { awaitedBy: 'n2' }))
-  t.equal(await letters.settle('d', { id: 'a', awaitedBy: 'n2' }, 'delivered'), true)
+  t.equal(await letters.settle('d', { id: 'a', awaitedBy: 'n2', context: { id: 'req-1' } }, 'delivered'), true)
   await turn()
-  t.strictSame(log.lines.filter(({ level }) => level === 'warn'), [{ level: 'warn', fields: { err: down, letterId: 'a' }, words: 'letter outcome not published' }])
+  t.strictSame(log.lines.filter(({ level }) => level === 'warn'), [{ level: 'warn', fields: { err: down, reqId: 'req-1', letterId: 'a' }, words: 'letter outcome not published' }])
 })
 
 t.test('a wait ends at its timeout, when it is cancelled, or when its signal aborts', async t => {

@@ -186,18 +186,18 @@ export class Letters {
     this.#log.debug({ reqId: context?.id, deviceId, letterId: id, ending: outcome.ending }, 'letter settled')
     this.#events.emit(outcome.ending, { deviceId, id })
     this.#resolveWaits(id, outcome)
-    if (awaitedBy !== undefined && awaitedBy !== this.#node) void this.#publish(awaitedBy, id, outcome)
+    if (awaitedBy !== undefined && awaitedBy !== this.#node) void this.#publish(awaitedBy, id, outcome, context?.id)
   }
 
   #resolveWaits (letterId: string, outcome: LetterOutcome): void {
     for (const finish of this.#waits.get(letterId) ?? []) finish(outcome)
   }
 
-  async #publish (node: string, id: string, data: LetterOutcome): Promise<void> {
+  async #publish (node: string, id: string, data: LetterOutcome, reqId: string | undefined): Promise<void> {
     try {
       await this.#backplane.publish({ id, topic: lettersTopic(node), data })
     } catch (error) {
-      this.#log.warn({ err: error, letterId: id }, 'letter outcome not published')
+      this.#log.warn({ err: error, reqId, letterId: id }, 'letter outcome not published')
     }
   }
 }
