@@ -1,7 +1,8 @@
 import type { FastifyBaseLogger } from 'fastify'
+import type { MethodSchemas } from '../protocol/contract.ts'
 import { reasons, Failure } from '../protocol/errors.ts'
 import { isThenable, InboundCall } from '../protocol/peer.ts'
-import type { InputOf, OutputOf, Schema } from '../protocol/schema.ts'
+import type { InputOf, OutputOf } from '../protocol/schema.ts'
 import type { Device } from '../connection/device.ts'
 import type { Stats } from '../connection/stats.ts'
 import { compile, type Check, type SchemaFlaw } from './schema.ts'
@@ -19,11 +20,6 @@ export class InboundNotice extends InboundCall {}
 export interface BuiltinContext extends HandlerContext {
   /** Whether nobody waits for the answer. */
   readonly isNotice: boolean
-}
-
-export interface MethodSchemas {
-  params?: Schema
-  result?: Schema
 }
 
 /** Answers a method that devices call; its types are inferred from the schemas. */
