@@ -179,7 +179,7 @@ t.test('a worker checks by the contract, and so does the node that it asks', asy
 t.test('a charger that speaks OCPP is called by the contract', async t => {
   const charger = contract({ commands: { Reset: { params: Type.Object({ type: Type.String() }), result: Type.Object({ status: Type.String() }) } } })
   const app = await listen(t, { contract: charger, codecs: [jsonrpc(), ...ocpp()] })
-  const device = await connect(app.url, 'c1', { path: '/ws/c1', protocols: ['ocpp1.6'], unwelcomed: true })
+  const device = await connect(app.url, 'c1', { path: '/ocpp/c1', protocols: ['ocpp1.6'], unwelcomed: true })
   device.socket.on('message', frame => {
     const [, id, , { type }] = JSON.parse(String(frame))
     device.socket.send(JSON.stringify([3, id, { status: type === 'Soft' ? 'Accepted' : 5 }]))
