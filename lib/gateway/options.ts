@@ -2,6 +2,7 @@ import { Type, type Static, type TObject } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import type { FastifyRequest } from 'fastify'
 import type { Backplane } from '../cluster/backplane.ts'
+import type { Authorize } from './authorize.ts'
 import type { AuthorizeTopic } from './builtins.ts'
 import type { Transport } from './transport.ts'
 import type { Origins } from './origins.ts'
@@ -11,8 +12,8 @@ import type { Mailbox } from '../storage/mailbox.ts'
 import type { Codec } from '../protocol/message.ts'
 import { isThenable, MAX_TIMER_MS } from '../protocol/peer.ts'
 
-/** Decides whether a request may use REST. */
-export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
+/** Decides whether a request may use REST. Returns who the caller is, or `true` to admit it without saying so. Any other result, or an error, refuses it. */
+export type Guard = (request: FastifyRequest) => boolean | object | null | undefined | Promise<boolean | object | null | undefined>
 
 const Fn = <T>(description: string) => Type.Unsafe<T>(Type.Function([], Type.Unknown(), { description }))
 const FnOrFalse = <T>(description: string) => Type.Unsafe<T | false>(Type.Union([Type.Literal(false), Type.Function([], Type.Unknown())], { description }))
@@ -30,6 +31,7 @@ export const OptionsSchema = Type.Object({
 
   authenticate: Type.Optional(FnOrFalse<Authenticate>('Decides which devices may connect; `false` admits all. Without it, only this machine may connect')),
   guard: Type.Optional(FnOrFalse<Guard>('Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST')),
+  authorize: Type.Optional(Fn<Authorize>('Decides what a caller may do over REST. Without it, whoever may use REST may do everything')),
   authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all')),
   origins: Type.Unsafe<Origins>(Type.Union([Type.Array(Type.String({ pattern: '^[a-z][a-z0-9+.-]*://[^/]+$' })), Type.Function([], Type.Unknown())], {
     default: [],
@@ -105,6 +107,8 @@ export interface Options {
   authenticate?: Authenticate | false | undefined
   /** Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST. */
   guard?: Guard | false | undefined
+  /** Decides what a caller may do over REST. Without it, whoever may use REST may do everything. */
+  authorize?: Authorize | undefined
   /** Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all. */
   authorizeTopic?: AuthorizeTopic | undefined
   /**

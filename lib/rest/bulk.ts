@@ -1,17 +1,21 @@
 import { pipeline, Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
 import { TypeCompiler, type ValueError } from '@sinclair/typebox/compiler'
+import type { FastifyRequest } from 'fastify'
+import { isDeviceId } from '../protocol/device-id.ts'
 import { Failure } from '../protocol/errors.ts'
 import { isSafeJson } from '../protocol/safe-json.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { BulkMessage } from '../messaging/bulk.ts'
+import { does, type Authorizer } from './authorizer.ts'
 import { BulkStream } from './bulk-stream.ts'
 import { hangUp, type Route } from './route.ts'
+import { failureOf } from './refusal.ts'
 import { about, milliseconds, Seconds } from './schemas.ts'
 
 /** `/messages`: many messages in one request, one per line, answered by one receipt per line, in order. */
-export const bulk: Route = (app, { dispatcher, settings }) => {
-  const parse = lineParser(settings)
+export const bulk: Route = (app, { dispatcher, settings, authorizer }) => {
+  const parseLine = lineParser(settings)
 
   app.register(async scope => {
     scope.removeAllContentTypeParsers()
@@ -19,10 +23,12 @@ export const bulk: Route = (app, { dispatcher, settings }) => {
     scope.addContentTypeParser('*', (_request, _payload, done) => done(new Failure('bad-type', { message: 'Send application/x-ndjson' })))
 
     scope.post('/messages', {
+      config: does('send', { eachLine: true }),
       bodyLimit: Number.MAX_SAFE_INTEGER, // a stream; each line has its own limit
       schema: { ...about('messages', 'Send many messages, one per line; the response has one receipt per line', {}), consumes: ['application/x-ndjson'] }
     }, async (request, reply) => {
       if (!(request.body instanceof Readable)) throw new Failure('malformed', { message: 'The body is the messages, and it is missing' })
+      const parse = authorizer ? authorizedParser(parseLine, request, authorizer) : parseLine
       const receipts = new BulkStream({ dispatcher, parse, maxLength: settings.maxMessage, signal: hangUp(reply) })
       // `pipeline` destroys both streams when one fails; Fastify reports the error of the response stream
       pipeline(request.body, receipts, () => {})
@@ -31,7 +37,20 @@ export const bulk: Route = (app, { dispatcher, settings }) => {
   })
 }
 
-function lineParser (settings: Settings): (text: string) => BulkMessage | Failure {
+type LineParser = (text: string) => BulkMessage | Failure
+
+/** Asks for each line whether the caller may send to its device. */
+function authorizedParser (parse: LineParser, request: FastifyRequest, authorizer: Authorizer): (text: string) => ReturnType<LineParser> | Promise<ReturnType<LineParser>> {
+  return text => {
+    const line = parse(text)
+    if (line instanceof Failure || !isDeviceId(line.to)) return line
+    const refusal = authorizer.refusal(request, { action: 'send', deviceId: line.to })
+    const outcomeOf = (refusal: Error | undefined) => refusal ? failureOf(refusal) : line
+    return refusal instanceof Promise ? refusal.then(outcomeOf) : outcomeOf(refusal)
+  }
+}
+
+function lineParser (settings: Settings): LineParser {
   const Line = Type.Object({
     to: Type.String(),
     data: Type.Unknown(),

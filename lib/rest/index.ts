@@ -3,6 +3,7 @@ import type { Stats } from '../connection/stats.ts'
 import type { Devices } from '../gateway/devices.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
+import { Authorizer, authorizeRoutes } from './authorizer.ts'
 import { acceptBodies } from './body.ts'
 import { broadcast } from './broadcast.ts'
 import { bulk } from './bulk.ts'
@@ -31,11 +32,13 @@ const routes = [devices, messages, calls, topics, broadcast, bulk]
 export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {
   useDefaultCompilers(scope)
   acceptBodies(scope)
-  guardRest(scope, { settings, stats, isDraining })
+  const authorizer = settings.authorize && new Authorizer(scope, settings.authorize, stats)
+  guardRest(scope, { settings, stats, isDraining, authorizer })
+  authorizeRoutes(scope, authorizer)
   hideInternalErrors(scope)
   scope.addHook('onRoute', route => {
     route.bodyLimit ??= settings.maxMessage
     route.config = { ...route.config, ...noTransform }
   })
-  for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings })
+  for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings, authorizer })
 }
