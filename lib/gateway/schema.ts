@@ -58,6 +58,17 @@ interface Issue {
   path?: ReadonlyArray<PropertyKey | { key: PropertyKey }> | undefined
 }
 
+/** JSON Schema for documentation; `{}`, which says nothing, if there is none. `side`: a Standard Schema may transform what it takes. */
+export function jsonSchemaOf (schema: Schema | undefined, side: 'input' | 'output'): object {
+  if (!isStandard(schema)) return schema ?? {}
+  try {
+    const { $schema, ...json } = schema['~standard'].jsonSchema![side]({ target: 'draft-07' })
+    return json
+  } catch {
+    return {} // the library has no JSON Schema, or none for this schema
+  }
+}
+
 function compileTypeBox (schema: TSchema, errorOf: ErrorOf): Check {
   checkFormats(schema)
   const check = TypeCompiler.Compile(schema)

@@ -8,6 +8,8 @@ export interface StandardSchema<Input = unknown, Output = Input> {
     readonly version: 1
     readonly vendor: string
     readonly validate: (value: unknown) => unknown
+    /** https://standardschema.dev/json-schema */
+    readonly jsonSchema?: { readonly [side in 'input' | 'output']: (options: { target: string }) => Record<string, unknown> } | undefined
     readonly types?: { readonly input: Input, readonly output: Output } | undefined
   }
 }

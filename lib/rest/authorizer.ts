@@ -13,13 +13,15 @@ type IdentifiedRequest = FastifyRequest & { [CALLER]?: object }
 
 interface RouteAction {
   action: Action
+  /** The method that the route calls, if it calls only one. */
+  method?: string
   /** The route itself asks, once for each line of its body. */
-  eachLine: boolean
+  eachLine?: boolean
 }
 
 /** The `config` of a route: what its caller does. */
-export function does (action: Action, { eachLine = false } = {}): { devices: RouteAction } {
-  return { devices: { action, eachLine } }
+export function does (action: Action, details: Omit<RouteAction, 'action'> = {}): { devices: RouteAction } {
+  return { devices: { action, ...details } }
 }
 
 /** Asks the option `authorize` what callers may do. */
@@ -69,7 +71,8 @@ export function authorizeRoutes (scope: FastifyInstance, authorizer: Authorizer 
     const { devices } = (route.config ?? {}) as Partial<ReturnType<typeof does>>
     if (!devices) throw new Error(`The route ${String(route.method)} ${route.url} does not say in its config what its caller does`)
     if (!authorizer || devices.eachLine) return
-    const operationOf = operations[devices.action]
+    const { action, method } = devices
+    const operationOf = (request: FastifyRequest) => method === undefined ? operations[action](request) : { ...operations[action](request), method }
     route.preHandler = [route.preHandler ?? [], preHandler].flat()
 
     function preHandler (request: FastifyRequest, _reply: unknown, done: (error?: Error) => void): void {

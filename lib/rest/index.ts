@@ -13,6 +13,7 @@ import { devices } from './devices.ts'
 import { guardRest } from './guard.ts'
 import { hideInternalErrors } from './internal-errors.ts'
 import { messages } from './messages.ts'
+import { documentRoute } from './operation.ts'
 import { topics } from './topics.ts'
 
 interface RestParts {
@@ -22,9 +23,6 @@ interface RestParts {
   stats: Stats
   isDraining: () => boolean
 }
-
-/** The schemas are JSON Schema: a `transform` for `@fastify/swagger` that expects those of the host, such as Zod's, would throw. */
-const noTransform = { swaggerTransform: false as const }
 
 const routes = [devices, messages, calls, topics, broadcast, bulk]
 
@@ -38,7 +36,7 @@ export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, se
   hideInternalErrors(scope)
   scope.addHook('onRoute', route => {
     route.bodyLimit ??= settings.maxMessage
-    route.config = { ...route.config, ...noTransform }
+    documentRoute(route, scope.prefix)
   })
   for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings, authorizer })
 }
