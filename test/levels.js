@@ -12,7 +12,7 @@ export const levels = {
     'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'sorted-index', 'sources', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'authorize', 'bench', 'client', 'cluster', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin', 'rest', 'snippets',
+    'access', 'admission', 'authorize', 'bench', 'client', 'cluster', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets',
     'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'tmpfs', 'topics', 'transports', 'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
