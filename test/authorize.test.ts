@@ -84,7 +84,8 @@ t.test('without authorize, a caller that guard has named may do everything', asy
 })
 
 t.test('a guard that returns nothing, a list or an error admits nobody', async t => {
-  const answers: unknown[] = [undefined, null, false, 0, 'ann', [], [{}], new Error('no'), Object.setPrototypeOf(new Error('no'), null), new Failure('busy')]
+  const unreadable = new Proxy({}, { getPrototypeOf () { throw new Error('secret') } })
+  const answers: unknown[] = [undefined, null, false, 0, 'ann', [], [{}], new Error('no'), Object.setPrototypeOf(new Error('no'), null), new Failure('busy'), unreadable]
   for (const answer of answers) {
     for (const guard of [() => answer, async () => answer] as Guard[]) {
       const app = await listen(t, { guard })
