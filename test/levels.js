@@ -9,11 +9,11 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'sorted-index', 'sources', 'write-queue'
+    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'schema', 'sorted-index', 'sources', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'authorize', 'bench', 'client', 'cluster', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets',
-    'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'tmpfs', 'topics', 'transports', 'upgrades', 'worker'
+    'access', 'admission', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin',
+    'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'tmpfs', 'topics', 'transports', 'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }

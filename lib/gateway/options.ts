@@ -7,6 +7,7 @@ import type { AuthorizeTopic } from './builtins.ts'
 import type { Transport } from './transport.ts'
 import type { Origins } from './origins.ts'
 import type { Authenticate } from './connect-request.ts'
+import type { Contract } from '../protocol/contract.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
 import type { Codec } from '../protocol/message.ts'
 import { isThenable, MAX_TIMER_MS } from '../protocol/peer.ts'
@@ -41,6 +42,7 @@ export const OptionsSchema = Type.Object({
   mailbox: Type.Optional(Part<Mailbox>('Keeps letters; in memory by default')),
   backplane: Type.Optional(Part<Backplane>('Connects this node to other nodes; by default there are none')),
   codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default' })),
+  contract: Type.Optional(Part<Contract>('What devices and the server may say to each other; checked in both directions')),
 
   maxMessage: Count(65_536, 'Maximum size of an inbound message, from a device or over REST'),
   maxFragments: Count(64, 'Maximum number of fragments of an inbound message'),
@@ -125,6 +127,8 @@ export interface Options {
   backplane?: Backplane | undefined
   /** Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default. */
   codecs?: Codec[] | undefined
+  /** What devices and the server may say to each other; checked in both directions. */
+  contract?: Contract | undefined
   /**
    * Maximum size of an inbound message, from a device or over REST.
    * @default 65_536

@@ -7,8 +7,9 @@ import { digestOf, IdempotencyKeys, type KeyLimits } from './idempotency.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Letter, type Receipt } from '../storage/mailbox.ts'
-import type { CallOptions, CallSignal } from '../protocol/peer.ts'
+import { isThenable, type CallOptions, type CallSignal } from '../protocol/peer.ts'
 import type { Registry } from '../connection/registry.ts'
+import { checkedCall, type OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Session } from '../connection/session.ts'
 import { flatString } from '../connection/flat-string.ts'
 import { describeThrown } from '../protocol/user-code.ts'
@@ -80,6 +81,7 @@ export class Dispatcher {
   readonly #node: string
   readonly #limits: DispatcherLimits
   readonly #log: FastifyBaseLogger
+  readonly #checks: OutboundChecks | undefined
   readonly #keys: IdempotencyKeys
   readonly #prefix = randomBytes(6).toString('base64url')
   #lastNumber = 0
@@ -89,8 +91,8 @@ export class Dispatcher {
   #isClosed = false
 
   constructor (
-    { registry, backplane, letters, node, limits, log }:
-    { registry: Registry, backplane: Backplane, letters: Letters, node: string, limits: DispatcherLimits, log: FastifyBaseLogger }
+    { registry, backplane, letters, node, limits, log, checks }:
+    { registry: Registry, backplane: Backplane, letters: Letters, node: string, limits: DispatcherLimits, log: FastifyBaseLogger, checks?: OutboundChecks | undefined }
   ) {
     this.#registry = registry
     this.#backplane = backplane
@@ -98,14 +100,22 @@ export class Dispatcher {
     this.#node = node
     this.#limits = limits
     this.#log = log
+    this.#checks = checks
     this.#keys = new IdempotencyKeys(limits)
   }
 
   /** Returns the result at once if the device is connected to this node and its write queue has room, otherwise a promise. Throws, or rejects. */
   send (deviceId: string, data: unknown, options: SendOptions = {}): SendResult | Promise<SendResult> {
-    const { key, ttl = 0 } = options
+    const { ttl = 0 } = options
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl must be from 0 to ${this.#limits.maxTtl} ms` })
+    if (!this.#checks) return this.#send(deviceId, data, options)
+    const checked = this.#checks.message(data)
+    return isThenable(checked) ? Promise.resolve(checked).then(data => this.#send(deviceId, data, options)) : this.#send(deviceId, checked, options)
+  }
+
+  #send (deviceId: string, data: unknown, options: SendOptions): SendResult | Promise<SendResult> {
+    const { key } = options
     if (key === undefined) return this.#post({ id: this.#nextId(), deviceId, data }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', encodeBody(data))
     return this.#once({ id: digestOf(deviceId, key), deviceId, data, digest }, key, options)
@@ -114,12 +124,15 @@ export class Dispatcher {
   call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal }: CallOptions): Promise<unknown> {
     const session = this.#sessionOf(deviceId)
     if (session) return session.call(method, params, { timeout, signal })
-    return this.reach(deviceId, { kind: 'call', method, params, timeout }, signal && abortSignalOf(signal))
+    const reach = (params: unknown) => this.reach(deviceId, { kind: 'call', method, params, timeout }, signal && abortSignalOf(signal))
+    return this.#checks ? checkedCall(this.#checks, method, params, reach) : reach(params)
   }
 
-  async broadcast (data: unknown, topic = EVERYONE_TOPIC): Promise<PublishResult & { id: string }> {
+  async broadcast (given: unknown, topic?: string): Promise<PublishResult & { id: string }> {
+    const checks = this.#checks
+    const data = checks ? await (topic === undefined ? checks.message(given) : checks.publication(topic, given)) : given
     const id = this.#nextId()
-    return { id, ...await this.#backplane.publish({ id, topic, data }) }
+    return { id, ...await this.#backplane.publish({ id, topic: topic ?? EVERYONE_TOPIC, data }) }
   }
 
   /** Sends a request to the owner of the device, on whichever node it is. */

@@ -50,7 +50,7 @@ export class SessionOwner implements Owner {
     switch (request.kind) {
       case 'send': return await session.offer(request.id, request.data)
       case 'confirm': return await this.#confirm(request, signal)
-      case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal })
+      case 'call': return await session.request(request.method, request.params, { timeout: request.timeout, signal })
       case 'wake': return session.wake()
       case 'describe': return session.describe()
       case 'end': return session.end('removed')
@@ -65,7 +65,7 @@ export class SessionOwner implements Owner {
     const first = this.#confirmations.get(id)
     if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
     const { method, params, ...options } = this.#session.callFor(id, data)
-    const acknowledged = this.#session.call(method, params, { ...options, timeout, signal })
+    const acknowledged = this.#session.request(method, params, { ...options, timeout, signal })
     if (first) return await acknowledged
     this.#confirmations.set(id, { data, acknowledged })
     try {

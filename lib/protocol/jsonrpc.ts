@@ -60,7 +60,7 @@ export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits): Codec {
 
   function decodeBinary (frame: Uint8Array): Message {
     const end = frame.indexOf(NEWLINE)
-    const value = end === -1 ? undefined : parseBytes(frame.subarray(0, end))
+    const value = end === -1 ? undefined : parse(frame.subarray(0, end))
     if (value === undefined) return invalid('unreadable')
     return attach(decodeOne(value), frame.subarray(end + 1))
   }
@@ -84,17 +84,9 @@ export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits): Codec {
   return { subprotocol: 'jsonrpc', concurrency: Infinity, decode, encode }
 }
 
-function parse (text: string): unknown {
+function parse (json: string | Uint8Array): unknown {
   try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
-}
-
-function parseBytes (head: Uint8Array): unknown {
-  try {
-    return JSON.parse(utf8.decoder.decode(head))
+    return JSON.parse(typeof json === 'string' ? json : utf8.decoder.decode(json))
   } catch {
     return undefined
   }
