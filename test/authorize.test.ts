@@ -3,7 +3,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { Stats } from '../lib/connection/stats.ts'
 import devices, { Failure, type Authorize, type Guard, type Operation, type Options } from '../lib/index.ts'
-import { Authorizer, authorizeRoutes, does } from '../lib/rest/authorizer.ts'
+import { Authorizer, authorizeRoutes, routeAction } from '../lib/rest/authorizer.ts'
 import { gate } from './fakes.ts'
 import { connect, listen, open, request, until } from './support.ts'
 
@@ -222,7 +222,7 @@ t.test('a route that does not say what its caller does cannot be added', async t
   const app = Fastify()
   authorizeRoutes(app, undefined)
   t.throws(() => app.get('/new', async () => 1), { message: /GET \/new/ })
-  t.doesNotThrow(() => app.get('/old', { config: does('list') }, async () => 1))
+  t.doesNotThrow(() => app.get('/old', { config: routeAction('list') }, async () => 1))
 })
 
 t.test('the hooks that a plugin of the host has added to a route run before authorize', async t => {

@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import { messageOf } from './body.ts'
 import type { Route } from './route.ts'
 import { about } from './schemas.ts'
@@ -13,7 +13,7 @@ const BroadcastResult = Type.Object({
 /** `/broadcast` */
 export const broadcast: Route = (app, { devices, settings }) => {
   app.post('/broadcast', {
-    config: does('broadcast'),
+    config: routeAction('broadcast'),
     schema: {
       ...about('messages', 'Send a message to all devices, or to the subscribers of a topic', { 200: BroadcastResult }),
       consumes: ['application/json', 'text/plain', 'application/octet-stream'],

@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import { paramsOf } from './body.ts'
 import { HangUp, type Route } from './route.ts'
 import { about, DeviceParams, milliseconds, Seconds } from './schemas.ts'
@@ -7,7 +7,7 @@ import { about, DeviceParams, milliseconds, Seconds } from './schemas.ts'
 /** `/devices/:id/calls` */
 export const calls: Route = (app, { devices, settings }) => {
   app.post('/devices/:id/calls/:method', {
-    config: does('call'),
+    config: routeAction('call'),
     schema: {
       ...about('calls', 'Call a method of a device', { 200: Type.Unknown({ description: 'The result of the method' }) }),
       params: Type.Composite([DeviceParams, Type.Object({ method: Type.String() })]),

@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import type { Route } from './route.ts'
 import { about, DeviceParams, Limit } from './schemas.ts'
 
@@ -30,7 +30,7 @@ const Details = Type.Object({
 /** `/devices` */
 export const devices: Route = (app, { devices }) => {
   app.get('/devices', {
-    config: does('list'),
+    config: routeAction('list'),
     schema: {
       ...about('devices', 'List the connected devices of all nodes', {
         200: Type.Object({ devices: Type.Array(Presence), cursor: Type.Optional(Type.String({ description: 'Cursor of the next page' })) })
@@ -49,12 +49,12 @@ export const devices: Route = (app, { devices }) => {
   })
 
   app.get('/devices/:id', {
-    config: does('describe'),
+    config: routeAction('describe'),
     schema: { ...about('devices', 'Describe a device', { 200: Details }), params: DeviceParams }
   }, async ({ params }) => await devices.describe(params.id))
 
   app.delete('/devices/:id', {
-    config: does('disconnect'),
+    config: routeAction('disconnect'),
     schema: { ...about('devices', 'End the connection of a device', { 204: Type.Null() }), params: DeviceParams }
   }, async ({ params }, reply) => {
     await devices.disconnect(params.id)

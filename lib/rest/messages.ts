@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import { messageOf } from './body.ts'
 import { about, DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, Receipt, Seconds } from './schemas.ts'
 import { HangUp, type Route } from './route.ts'
@@ -7,7 +7,7 @@ import { HangUp, type Route } from './route.ts'
 /** `/devices/:id/messages` */
 export const messages: Route = (app, { devices, dispatcher, settings }) => {
   app.post('/devices/:id/messages', {
-    config: does('send'),
+    config: routeAction('send'),
     schema: {
       ...about('messages', 'Send a message to a device', { 200: Receipt, 202: Receipt }),
       consumes: ['application/json', 'text/plain', 'application/octet-stream'],
@@ -40,7 +40,7 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   })
 
   app.get('/devices/:id/messages', {
-    config: does('letters'),
+    config: routeAction('letters'),
     schema: {
       ...about('messages', 'List the letters that wait for a device', {
         200: Type.Object({ messages: Type.Array(FullReceipt), cursor: Type.Optional(Type.Integer({ description: 'Cursor of the next page' })) })
@@ -54,7 +54,7 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   })
 
   app.delete('/devices/:id/messages', {
-    config: does('purge'),
+    config: routeAction('purge'),
     schema: {
       ...about('messages', 'Cancel all letters that wait for a device', { 200: Type.Object({ cancelled: Type.Integer() }) }),
       params: DeviceParams
@@ -62,12 +62,12 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   }, async ({ params }) => ({ cancelled: await devices.purge(params.id) }))
 
   app.get('/devices/:id/messages/:messageId', {
-    config: does('receipt'),
+    config: routeAction('receipt'),
     schema: { ...about('messages', 'Get the receipt of a letter', { 200: FullReceipt }), params: MessageParams }
   }, async ({ params }) => await devices.receipt(params.id, params.messageId))
 
   app.delete('/devices/:id/messages/:messageId', {
-    config: does('cancel'),
+    config: routeAction('cancel'),
     schema: { ...about('messages', 'Cancel a letter that waits', { 200: FullReceipt }), params: MessageParams }
   }, async ({ params }) => await devices.cancel(params.id, params.messageId))
 }

@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import type { Route } from './route.ts'
 import { about, DeviceParams, Topics } from './schemas.ts'
 
@@ -8,12 +8,12 @@ const params = Type.Composite([DeviceParams, Type.Object({ '*': Type.String({ de
 /** `/devices/:id/topics` */
 export const topics: Route = (app, { devices }) => {
   app.put('/devices/:id/topics/*', {
-    config: does('join'),
+    config: routeAction('join'),
     schema: { ...about('topics', 'Subscribe a device to a topic filter', { 200: Topics }), params }
   }, async ({ params }) => ({ topics: await devices.join(params.id, params['*']) }))
 
   app.delete('/devices/:id/topics/*', {
-    config: does('leave'),
+    config: routeAction('leave'),
     schema: { ...about('topics', 'Unsubscribe a device from a topic filter', { 200: Topics }), params }
   }, async ({ params }) => ({ topics: await devices.leave(params.id, params['*']) }))
 }
