@@ -3,7 +3,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { Stats } from '../lib/connection/stats.ts'
 import devices, { Failure, type Authorize, type Guard, type Operation, type Options } from '../lib/index.ts'
-import { Authorizer, authorizeRoutes, does } from '../lib/rest/authorizer.ts'
+import { Authorizer, authorizeRoutes, routeAction } from '../lib/rest/authorizer.ts'
 import { gate } from './fakes.ts'
 import { connect, listen, open, request, until } from './support.ts'
 
@@ -84,7 +84,8 @@ t.test('without authorize, a caller that guard has named may do everything', asy
 })
 
 t.test('a guard that returns nothing, a list or an error admits nobody', async t => {
-  const answers: unknown[] = [undefined, null, false, 0, 'ann', [], [{}], new Error('no'), Object.setPrototypeOf(new Error('no'), null), new Failure('busy')]
+  const unreadable = new Proxy({}, { getPrototypeOf () { throw new Error('secret') } })
+  const answers: unknown[] = [undefined, null, false, 0, 'ann', [], [{}], new Error('no'), Object.setPrototypeOf(new Error('no'), null), new Failure('busy'), unreadable]
   for (const answer of answers) {
     for (const guard of [() => answer, async () => answer] as Guard[]) {
       const app = await listen(t, { guard })
@@ -221,7 +222,7 @@ t.test('a route that does not say what its caller does cannot be added', async t
   const app = Fastify()
   authorizeRoutes(app, undefined)
   t.throws(() => app.get('/new', async () => 1), { message: /GET \/new/ })
-  t.doesNotThrow(() => app.get('/old', { config: does('list') }, async () => 1))
+  t.doesNotThrow(() => app.get('/old', { config: routeAction('list') }, async () => 1))
 })
 
 t.test('the hooks that a plugin of the host has added to a route run before authorize', async t => {

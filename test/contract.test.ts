@@ -107,6 +107,23 @@ t.test('a message whose schema takes its time is sent later, or its failure logg
   await until(() => log.lines.some(({ words }) => words === 'message to device failed'))
 })
 
+t.test('authorize is asked for a command of the contract as for any other method', async t => {
+  const asked: unknown[] = []
+  const app = await listen(t, {
+    contract: kiosk,
+    authorize (_caller, operation) {
+      asked.push(operation)
+      return operation.method !== 'reboot'
+    }
+  })
+  const device = await connect(app.url, 'k1')
+  for (const method of ['reboot', 'identify', 'other']) device.handle(method, () => 'x')
+  const statuses = []
+  for (const method of ['reboot', 'identify', 'other']) statuses.push((await request(app, 'POST', `/devices/k1/calls/${method}`, {})).status)
+  t.strictSame(statuses, [403, 200, 200])
+  t.strictSame(asked, ['reboot', 'identify', 'other'].map(method => ({ action: 'call', deviceId: 'k1', method })))
+})
+
 t.test('a handler without schemas has those of the contract', async t => {
   const app = await listen(t, { contract: kiosk })
   app.devices.as(kiosk).handle('sale', ({ total }) => ({ no: total }))

@@ -5,13 +5,13 @@ export type Action =
 /** One thing that a caller asks for. */
 export interface Operation {
   action: Action
-  /** The device that it is about; undefined for `list` and `broadcast`. */
+  /** Undefined for `list` and `broadcast`. */
   deviceId?: string
   /** The filter of `join` and `leave`, or the topic of `list` and `broadcast` if the caller gave one. */
   topic?: string | undefined
   /** The method of `call`. */
   method?: string
-  /** With what the ids of `list` begin, if the caller gave it. */
+  /** The beginning of the ids to `list`, if the caller gave one. */
   prefix?: string | undefined
 }
 

@@ -20,7 +20,7 @@ interface RouteAction {
 }
 
 /** The `config` of a route: what its caller does. */
-export function does (action: Action, details: Omit<RouteAction, 'action'> = {}): { devices: RouteAction } {
+export function routeAction (action: Action, details: Omit<RouteAction, 'action'> = {}): { devices: RouteAction } {
   return { devices: { action, ...details } }
 }
 
@@ -68,7 +68,7 @@ export class Authorizer {
 /** Every route must say what its caller does. With the option `authorize` it is asked after the request has been validated, before the handler. */
 export function authorizeRoutes (scope: FastifyInstance, authorizer: Authorizer | undefined): void {
   scope.addHook('onRoute', route => {
-    const { devices } = (route.config ?? {}) as Partial<ReturnType<typeof does>>
+    const { devices } = (route.config ?? {}) as Partial<ReturnType<typeof routeAction>>
     if (!devices) throw new Error(`The route ${String(route.method)} ${route.url} does not say in its config what its caller does`)
     if (!authorizer || devices.eachLine) return
     const { action, method } = devices

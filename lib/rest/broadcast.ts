@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import { messageOf } from './body.ts'
 import type { Route } from './route.ts'
 import { bodyFailures, messageBody, operation } from './operation.ts'
@@ -13,7 +13,7 @@ const BroadcastResult = Type.Object({
 /** `/broadcast` */
 export const broadcast: Route = (app, { devices, settings }) => {
   app.post('/broadcast', {
-    config: does('broadcast'),
+    config: routeAction('broadcast'),
     schema: {
       ...operation({
         id: 'broadcast', tag: 'messages', summary: 'Send a message to all devices, or to the subscribers of a topic', responses: { 200: BroadcastResult }, failures: ['bad-topic', ...bodyFailures], document: { body: messageBody({}, 'The message') }

@@ -7,7 +7,7 @@ import { Failure } from '../protocol/errors.ts'
 import { isSafeJson } from '../protocol/safe-json.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { BulkMessage } from '../messaging/bulk.ts'
-import { does, type Authorizer } from './authorizer.ts'
+import { routeAction, type Authorizer } from './authorizer.ts'
 import { BulkStream } from './bulk-stream.ts'
 import { hangUp, type Route } from './route.ts'
 import { failureOf } from './refusal.ts'
@@ -28,7 +28,7 @@ export const bulk: Route = (app, { dispatcher, settings, authorizer }) => {
     scope.addContentTypeParser('*', (_request, _payload, done) => done(new Failure('bad-type', { message: 'Send application/x-ndjson' })))
 
     scope.post('/messages', {
-      config: does('send', { eachLine: true }),
+      config: routeAction('send', { eachLine: true }),
       bodyLimit: Number.MAX_SAFE_INTEGER, // a stream; each line has its own limit
       schema: {
         ...operation({

@@ -2,7 +2,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { MethodSchemas } from '../protocol/contract.ts'
 import { jsonSchemaOf } from '../gateway/schema.ts'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import { paramsOf } from './body.ts'
 import { answerFailures, binary, bodyFailures, messageBody, operation } from './operation.ts'
 import { HangUp, type Route } from './route.ts'
@@ -17,7 +17,7 @@ export const calls: Route = (app, { devices, settings }) => {
   const failures = [...answerFailures, ...bodyFailures]
 
   app.post('/devices/:id/calls/:method', {
-    config: does('call'),
+    config: routeAction('call'),
     schema: {
       ...operation({ id: 'call', tag: 'calls', summary: 'Call a method of a device', responses: {}, failures, document: { body: params, response: { 200: resultOf({ 'application/json': { schema: {} }, 'application/octet-stream': { schema: binary } }) } } }),
       params: Type.Composite([DeviceParams, Type.Object({ method: Type.String() })]),
@@ -27,7 +27,7 @@ export const calls: Route = (app, { devices, settings }) => {
 
   for (const [method, schemas] of Object.entries(settings.contract?.commands ?? {}).filter(([name]) => PATH_METHOD.test(name))) {
     app.post(`/devices/:id/calls/${method}`, {
-      config: does('call', { method }),
+      config: routeAction('call', { method }),
       schema: {
         ...operation({ id: `call_${method}`, tag: 'calls', summary: `Call "${method}" of a device`, responses: {}, failures, document: documentOf(schemas) }),
         params: DeviceParams,

@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import type { Route } from './route.ts'
 import { operation, ownerFailures } from './operation.ts'
 import { DeviceParams, Limit } from './schemas.ts'
@@ -33,7 +33,7 @@ const Page = Type.Object({ devices: Type.Array(Presence), cursor: Type.Optional(
 /** `/devices` */
 export const devices: Route = (app, { devices }) => {
   app.get('/devices', {
-    config: does('list'),
+    config: routeAction('list'),
     schema: {
       ...operation({ id: 'list', tag: 'devices', summary: 'List the connected devices of all nodes', responses: { 200: Page }, failures: ['bad-topic'] }),
       querystring: Type.Object({
@@ -50,12 +50,12 @@ export const devices: Route = (app, { devices }) => {
   })
 
   app.get('/devices/:id', {
-    config: does('describe'),
+    config: routeAction('describe'),
     schema: { ...operation({ id: 'describe', tag: 'devices', summary: 'Describe a device', responses: { 200: Details }, failures: [...ownerFailures, 'store-full'] }), params: DeviceParams }
   }, async ({ params }) => await devices.describe(params.id))
 
   app.delete('/devices/:id', {
-    config: does('disconnect'),
+    config: routeAction('disconnect'),
     schema: { ...operation({ id: 'disconnect', tag: 'devices', summary: 'End the connection of a device', responses: { 204: Type.Null() }, failures: ownerFailures }), params: DeviceParams }
   }, async ({ params }, reply) => {
     await devices.disconnect(params.id)

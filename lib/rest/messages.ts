@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox'
-import { does } from './authorizer.ts'
+import { routeAction } from './authorizer.ts'
 import { messageOf } from './body.ts'
 import { jsonSchemaOf } from '../gateway/schema.ts'
 import { answerFailures, bodyFailures, messageBody, operation } from './operation.ts'
@@ -11,7 +11,7 @@ const Page = Type.Object({ messages: Type.Array(FullReceipt), cursor: Type.Optio
 /** `/devices/:id/messages` */
 export const messages: Route = (app, { devices, dispatcher, settings }) => {
   app.post('/devices/:id/messages', {
-    config: does('send'),
+    config: routeAction('send'),
     schema: {
       ...operation({
         id: 'send', tag: 'messages', summary: 'Send a message to a device', responses: { 200: Receipt, 202: Receipt },
@@ -47,7 +47,7 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   })
 
   app.get('/devices/:id/messages', {
-    config: does('letters'),
+    config: routeAction('letters'),
     schema: {
       ...operation({ id: 'letters', tag: 'messages', summary: 'List the letters that wait for a device', responses: { 200: Page }, failures: ['store-full'] }),
       params: DeviceParams,
@@ -59,7 +59,7 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   })
 
   app.delete('/devices/:id/messages', {
-    config: does('purge'),
+    config: routeAction('purge'),
     schema: {
       ...operation({ id: 'purge', tag: 'messages', summary: 'Cancel all letters that wait for a device', responses: { 200: Type.Object({ cancelled: Type.Integer() }) }, failures: ['store-full'] }),
       params: DeviceParams
@@ -67,12 +67,12 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   }, async ({ params }) => ({ cancelled: await devices.purge(params.id) }))
 
   app.get('/devices/:id/messages/:messageId', {
-    config: does('receipt'),
+    config: routeAction('receipt'),
     schema: { ...operation({ id: 'receipt', tag: 'messages', summary: 'Get the receipt of a letter', responses: { 200: FullReceipt }, failures: ['unknown-message', 'store-full'] }), params: MessageParams }
   }, async ({ params }) => await devices.receipt(params.id, params.messageId))
 
   app.delete('/devices/:id/messages/:messageId', {
-    config: does('cancel'),
+    config: routeAction('cancel'),
     schema: { ...operation({ id: 'cancel', tag: 'messages', summary: 'Cancel a letter that waits', responses: { 200: FullReceipt }, failures: ['unknown-message', 'settled', 'store-full'] }), params: MessageParams }
   }, async ({ params }) => await devices.cancel(params.id, params.messageId))
 }
