@@ -15,7 +15,10 @@ const error = /"error":\{"code":-32(603,"message":"Internal error"|008,"message"
 
 /** How a use may end whose hook gave anything at all: carried out only where the hook has no say in that. */
 const outcomes: Record<string, RegExp[]> = {
-  guard: [refused, internal],
+  // an object is the caller, whatever it holds
+  guard: [refused, internal, /^200 \{"id":/],
+  authorize: [refused, internal],
+  'authorize of lines': [/^200 (\{"statusCode":403,"code":"FORBIDDEN","message":"[^"]*"\}\n){2}$/, /^200 (\{"statusCode":500,"code":"INTERNAL_ERROR","message":"Internal error"\}\n){2}$/],
   // an object is credentials, whatever it holds
   authenticate: [refused, internal, /^101$/],
   'authenticate over TCP': [/^\{"jsonrpc":"2.0","id":1,"error":.*\n\{"jsonrpc":"2.0","method":"close","params":\{"code":(450[13]|1013),/, /^\{"jsonrpc":"2.0","id":1,"result":\{\}\}\n/],
@@ -51,8 +54,13 @@ const outcomes: Record<string, RegExp[]> = {
   'client on message': [/^connected 200 .*"status":"sent"/],
   'client on status': [/^connected$/],
   'client on error': [/^waiting$/],
-  'worker handler': [error, /"result":/]
+  'worker handler': [error, /"result":/],
+  'worker on message': [/"error":\{"code":-32603,"message":"Internal error"\}\}$/, /"result":\{\}\}$/],
+  'worker on a notice': [pong]
 }
+
+/** What a guard may give to admit a caller. */
+const callers = new Set(['a circle', 'an object that throws when it is read', 'an object that throws when it is written', 'a frozen object'])
 
 /** What these give is told to whoever asked; of all others nothing gets out. */
 const told = /handler$/
@@ -68,6 +76,11 @@ t.test('whatever a function of the application gives or throws, the process goes
   t.strictSame(new Set(found.map(({ thing }) => thing)), new Set(Object.keys(things)))
   t.strictSame(found.filter(({ hook, outcome }) => !outcomes[hook]!.some(pattern => pattern.test(outcome))), [])
   t.strictSame(found.filter(({ hook, outcome }) => outcome.includes('secret') && !told.test(hook)), [])
+  const admitted = found.filter(({ hook, outcome }) => hook === 'guard' && outcome.startsWith('200'))
+  t.strictSame(new Set(admitted.map(({ way }) => way)), new Set(['gives', 'resolves with']))
+  t.strictSame(new Set(admitted.map(({ thing }) => thing)), callers)
+  const failed = found.filter(({ hook, outcome }) => hook === 'worker on message' && outcome.includes('-32603'))
+  t.strictSame(new Set(failed.map(({ way }) => way)), new Set(['throws', 'rejects with', 'gives', 'resolves with']), 'the listener of the worker was reached')
   t.comment(`${found.length} uses of ${Object.keys(outcomes).length} hooks`)
 })
 

@@ -57,14 +57,20 @@ const backplane: Backplane = part('backplane', {
 let tellTrouble: (error: unknown) => void = () => {}
 let tellDamage: (damage: any) => void = () => {}
 
-type Reached = FastifyInstance & { url: string, tcpPort: number }
+type Reached = FastifyInstance & {
+  url: string
+  tcpPort: number
+  /** Another node without a listener for messages: its workers get them. */
+  quiet: FastifyInstance & { url: string }
+}
 
 async function serve (): Promise<Reached> {
   const app = Fastify({ logger: { level: 'trace', stream: { write () {} } } }) as unknown as FastifyInstance
   const entry = tcp({ port: 0 })
   await app.register(devices, {
     authenticate: hook('authenticate', () => true as const),
-    guard: hook('guard', () => true),
+    guard: hook<unknown[], boolean | object>('guard', () => true),
+    authorize: hook('authorize', () => true),
     authorizeTopic: hook('authorizeTopic', () => true),
     origins: hook('origins', () => true),
     codecs: [jsonrpc(), codec],
@@ -80,19 +86,25 @@ async function serve (): Promise<Reached> {
   app.devices.on('message', hook('on message', () => {}))
   app.devices.on('delivered', hook('on delivered', () => {}))
   app.devices.on('connected', hook('on connected everywhere', () => {}), { everywhere: true })
+  const quiet = Fastify()
+  await quiet.register(devices, { backplane: shared, rate: 1_000_000, burst: 1_000_000 })
+  app.addHook('onClose', () => quiet.close())
+  return Object.assign(app, { url: await urlOf(app), tcpPort: (entry.address as AddressInfo).port, quiet: Object.assign(quiet, { url: await urlOf(quiet) }) })
+}
+
+async function urlOf (app: FastifyInstance): Promise<string> {
   await app.listen({ port: 0, host: '127.0.0.1' })
-  const { port } = app.server.address() as AddressInfo
-  return Object.assign(app, { url: `http://127.0.0.1:${port}`, tcpPort: (entry.address as AddressInfo).port })
+  return `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`
 }
 
 /** How an HTTP request ended. */
-async function ask (app: Reached, method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<string> {
+async function ask (app: { url: string }, method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<string> {
   const answer = await request(app, method, path, body, headers)
   return `${answer.status} ${JSON.stringify(answer.body)}`
 }
 
 /** What a device that speaks a protocol of ours, or theirs, gets; it is gone again when that is known. */
-async function withDevice (app: Reached, act: (device: TestDevice) => Promise<unknown>, protocols: string[] = []): Promise<string> {
+async function withDevice (app: FastifyInstance & { url: string }, act: (device: TestDevice) => Promise<unknown>, protocols: string[] = []): Promise<string> {
   const device = await connect(app.url, 'd', { protocols, unwelcomed: protocols.length === 0 })
   const ended = device.closed.then(({ code }) => `closed ${code}`)
   const outcome = await Promise.race([act(device).then(answer => JSON.stringify(answer)), ended])
@@ -152,6 +164,11 @@ const message = (app: Reached, query: string) => ask(app, 'POST', `/devices/d/me
 /** Uses each hook once. */
 const uses: Record<string, (app: Reached) => Promise<string>> = {
   guard: app => ask(app, 'POST', '/broadcast', { secret: 1 }),
+  authorize: app => ask(app, 'POST', '/broadcast', { secret: 1 }),
+  'authorize of lines': async app => {
+    const { status, body } = await request(app, 'POST', '/messages', '{"to":"d","data":"secret"}\n{"to":"e","data":"secret"}\n', { 'content-type': 'application/x-ndjson' })
+    return `${status} ${String(body)}`
+  },
   authenticate: app => upgrade(app),
   'authenticate over TCP': app => overTcp(app),
   origins: app => ask(app, 'POST', '/broadcast', { secret: 1 }, foreign),
@@ -189,11 +206,26 @@ const uses: Record<string, (app: Reached) => Promise<string>> = {
   'client on message': app => client(app, {}, async () => await message(app, 'ttl=0')),
   'client on status': app => client(app, {}),
   'client on error': app => client(app, { token: () => { throw new Error('no token') } }),
-  worker: app => worker(app)
+  worker: app => worker(app),
+  'worker on message': app => workerListens(app, async device => {
+    for (;;) {
+      const answer = await device.ask('message', { data: 1 })
+      if (answer.error?.code !== -32601) return answer
+    }
+  }),
+  'worker on a notice': app => workerListens(app, async (device, isHeard) => {
+    while (!isHeard()) {
+      device.notify('message', { data: 1 })
+      await device.ask('ping')
+    }
+    return await device.ask('ping')
+  })
 }
 
 /** Some of them are about the same hook. */
-const hooks: Record<string, string> = { 'authenticate over TCP': 'authenticate', 'origins of an upgrade': 'origins', worker: 'worker handler' }
+const hooks: Record<string, string> = {
+  'authorize of lines': 'authorize', 'authenticate over TCP': 'authenticate', 'origins of an upgrade': 'origins', worker: 'worker handler', 'worker on a notice': 'worker on message'
+}
 
 let thing: () => unknown = () => undefined
 
@@ -225,6 +257,20 @@ async function worker (app: Reached): Promise<string> {
       if (answer.error?.code !== -32601) return answer
     }
   })
+  await staff.close()
+  return outcome
+}
+
+/** A worker listens to the messages of a device that is connected to a node without a listener. */
+async function workerListens ({ quiet }: Reached, act: (device: TestDevice, isHeard: () => boolean) => Promise<unknown>): Promise<string> {
+  const staff = await createWorker({ backplane: shared })
+  const listener = hook('worker on message', () => {})
+  let heard = false
+  staff.on('message', () => {
+    heard = true
+    return listener()
+  })
+  const outcome = await withDevice(quiet, async device => await act(device, () => heard))
   await staff.close()
   return outcome
 }

@@ -9,11 +9,11 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'request-context', 'sorted-index', 'sources', 'write-queue'
+    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'request-context', 'schema', 'sorted-index', 'sources', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'bench', 'client', 'cluster', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin', 'rest', 'snippets',
-    'stream-store', 'synced', 'takeover', 'tcp', 'tmpfs', 'topics', 'trace', 'transports', 'upgrades', 'worker'
+    'access', 'admission', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'page',
+    'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'tmpfs', 'topics', 'trace', 'transports', 'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }

@@ -233,6 +233,80 @@ export const programs: Record<string, Entry> = {
     notRun: part
   },
 
+  'docs/recipes.md > @fastify/jwt 1': {
+    before: `Object.assign(process.env, { SECRET: 'secret' })`,
+    after: `
+      const $url = await $serve(app)
+      const $sign = (claims: object) => app.jwt.sign(claims, { expiresIn: '1h' })
+      const $status = async (method: 'GET' | 'POST', path: string, token: string) =>
+        (await app.inject({ method, url: path, headers: { authorization: 'Bearer ' + token }, ...(method === 'POST' && { payload: {} }) })).statusCode
+      const $device = $connect($url + '/ws', { deviceId: 'd', token: $sign({ sub: 'd', aud: 'devices' }), WebSocket: $WebSocket })
+      await $until(() => $device.status.state === 'connected')
+      const $credentials = app.devices.get('d')!.credentials
+      assert.equal($credentials.expiresAt, ($credentials.exp as number) * 1_000)
+      for (const claims of [{ sub: 'e', aud: 'devices' }, { sub: 'd', aud: 'rest' }]) {
+        const $other = $connect($url + '/ws', { deviceId: 'd', token: $sign(claims), WebSocket: $WebSocket })
+        await $until(() => $other.status.state !== 'connecting')
+        assert.notEqual($other.status.state, 'connected')
+        $other.close()
+      }
+      const $caller = $sign({ sub: 'ann', aud: 'rest', scope: 'list describe' })
+      assert.equal(await $status('GET', '/devices', $caller), 200)
+      assert.equal(await $status('POST', '/broadcast', $caller), 403)
+      assert.equal(await $status('GET', '/devices', $sign({ sub: 'd', aud: 'devices', scope: 'list' })), 401)
+      assert.equal(await $status('GET', '/devices', app.jwt.sign({ sub: 'ann', aud: 'rest', scope: 'list' })), 401)
+      assert.equal((await app.inject('/devices')).json().code, 'FST_JWT_NO_AUTHORIZATION_IN_HEADER')`
+  },
+  'docs/recipes.md > @fastify/jwt 2': {
+    before: `
+      const [app, devices] = [$Fastify(), $devices]
+      const credentialsOf = (deviceId: string, token = '') => token === 'token-of-' + deviceId ? { expiresAt: Date.now() + 60_000 } : undefined`,
+    after: `
+      const $url = (await $serve(app)).replace('http', 'ws')
+      for (const path of ['/ws?deviceId=d&token=token-of-d', '/ws/d?token=token-of-d']) await $once(new $WebSocket($url + path), 'open')
+      await $once(new $WebSocket($url + '/ws?deviceId=e&token=token-of-d'), 'error')`
+  },
+  'docs/recipes.md > Tenants 1': {
+    after: `
+      const $url = await $serve(app)
+      const $devices2 = ['acme:door-1', 'globex:door-1'].map(deviceId => $connect($url + '/ws', { deviceId, token: 'key-of-' + deviceId.split(':')[0], WebSocket: $WebSocket }))
+      await $until(() => $devices2.every(({ status }) => status.state === 'connected'))
+      await $once(new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=globex:door-1', { headers: { authorization: 'Bearer key-of-acme' } }), 'error')
+      await $devices2[0]!.call('subscribe', { topics: ['acme/alarms'] })
+      await assert.rejects($devices2[0]!.call('subscribe', { topics: ['globex/alarms'] }))
+      const $ask = async (method: 'GET' | 'POST', path: string, payload?: string, type = 'application/json') => await app.inject({
+        method, url: path, headers: { authorization: 'Bearer key-of-acme', ...(payload && { 'content-type': type }) }, ...(payload && { payload })
+      })
+      assert.deepEqual((await $ask('GET', '/devices?prefix=acme:')).json().devices.map(({ deviceId }: any) => deviceId), ['acme:door-1'])
+      assert.equal((await $ask('GET', '/devices')).statusCode, 403)
+      assert.equal((await $ask('POST', '/broadcast?topic=acme/alarms', '1')).json().sent, 1)
+      assert.equal((await $ask('POST', '/broadcast', '1')).statusCode, 403)
+      for (const id of ['globex:door-1', 'globex:none']) assert.equal((await $ask('GET', '/devices/' + id)).statusCode, 403)
+      const $lines = (await $ask('POST', '/messages', '{"to":"globex:door-1","data":1}\\n{"to":"acme:door-1","data":1}', 'application/x-ndjson')).body
+      assert.deepEqual($lines.trim().split('\\n').map(line => JSON.parse(line).code), ['FORBIDDEN', undefined])
+      assert.equal((await app.inject('/devices?prefix=acme:')).statusCode, 401)`
+  },
+  'docs/recipes.md > @fastify/rate-limit 1': {
+    replace: [['max: 100', 'max: 2']],
+    after: `
+      const $url = await $serve(app)
+      const $statuses = async (key: string) => {
+        const answers: number[] = []
+        for (let asked = 0; asked < 3; asked++) answers.push((await app.inject({ url: '/devices', headers: { authorization: 'Bearer ' + key } })).statusCode)
+        return answers
+      }
+      assert.deepEqual(await $statuses('key-1'), [200, 200, 429])
+      assert.deepEqual(await $statuses('key-2'), [200, 200, 429])
+      assert.deepEqual(await $statuses('key-3'), [403, 403, 403])
+      const $limited = await app.inject({ url: '/devices', headers: { authorization: 'Bearer key-1' } })
+      assert.ok(Number($limited.headers['retry-after']) > 0)
+      for (const id of ['a', 'b', 'c', 'd']) await $once(new $WebSocket($url.replace('http', 'ws') + '/ws/' + id), 'open')`
+  },
+  'docs/recipes.md > CommonJS 1': { notRun: 'test/recipes.test.ts runs it', notChecked: 'is CommonJS' },
+  'docs/recipes.md > @fastify/autoload 1': { notRun: 'test/recipes.test.ts runs it' },
+  'docs/recipes.md > @fastify/autoload 2': { notRun: 'test/recipes.test.ts runs it' },
+  'docs/recipes.md > @fastify/autoload 3': { notRun: 'test/recipes.test.ts runs it', notChecked: 'is CommonJS' },
+
   'docs/security.md > Who is this device: `authenticate` 1': {
     before: `Object.assign(process.env, { SECRET: 'secret', ADMIN_TOKEN: 'admin', PORT: '0' })`,
     replace: [['logger: true, ', ''], [/^export const /gm, 'const ']],

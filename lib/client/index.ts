@@ -1,21 +1,19 @@
+import type { Contract } from '../protocol/contract.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { Call, Notice } from '../protocol/message.ts'
 import { MAX_TIMER_MS, type InboundCall } from '../protocol/peer.ts'
 import { reconnectDelay } from '../protocol/reconnect.ts'
 import { matches } from '../protocol/topics.ts'
 import { ClientConnection, ABNORMAL_CLOSURE, type ConnectionHandler } from './connection.ts'
-import { clientOptions, type ClientOptions, type ConnectOptions } from './options.ts'
+import { clientOptions, type CallOptions, type ClientOptions, type ConnectOptions } from './options.ts'
+import type { Received } from './received.ts'
+import type { Typed } from './typed.ts'
 
 export { Failure, Refusal, type Detail, type Reason } from '../protocol/errors.ts'
 export type { WebSocketLike } from './connection.ts'
-export type { ConnectOptions } from './options.ts'
-
-export interface CallOptions {
-  /** Milliseconds until the call fails with `timeout`, including the wait for a connection; by default the `timeout` of `connect`. */
-  timeout?: number
-  /** Aborting it makes the call fail with `dropped`. */
-  signal?: AbortSignal
-}
+export { contract, type Contract, type MethodSchemas } from '../protocol/contract.ts'
+export type { CallOptions, ConnectOptions } from './options.ts'
+export type { Received } from './received.ts'
 
 export interface Status {
   /** `waiting`: another attempt follows. `stopped`: final, because `close` was called or the server forbade reconnecting. */
@@ -25,12 +23,6 @@ export interface Status {
   reason?: string
   /** Milliseconds until the next connection attempt. */
   retryIn?: number
-}
-
-export interface Received {
-  id: string
-  data: any
-  topic?: string
 }
 
 export type MethodHandler = (params: any, context: { signal: AbortSignal }) => unknown
@@ -57,8 +49,10 @@ const STABLE_AFTER_DELAYS = 5
 /**
  * Connects a device and reconnects it until `close` is called or the server forbids it. Throws at once if an option or the URL is invalid, or if there is no
  * WebSocket. An attempt that the server refuses over HTTP (401, 403, ...) is retried with backoff and a new token, like one that cannot reach the server:
- * browsers do not reveal the status. Call `close` to stop.
+ * browsers do not reveal the status. Call `close` to stop. With a contract the client has its types.
  */
+export function connect<C extends Contract> (url: string, options: ConnectOptions & { contract: C }): Typed<Client, C>
+export function connect (url: string, options: ConnectOptions): Client
 export function connect (url: string, options: ConnectOptions): Client {
   return new Client(url, options)
 }

@@ -1,7 +1,15 @@
+import type { Contract } from '../protocol/contract.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import { MAX_TIMER_MS } from '../protocol/peer.ts'
 import type { Backoff } from '../protocol/reconnect.ts'
 import type { WebSocketLike } from './connection.ts'
+
+export interface CallOptions {
+  /** Milliseconds until the call fails with `timeout`, including the wait for a connection; by default the `timeout` of `connect`. */
+  timeout?: number
+  /** Aborting it makes the call fail with `dropped`. */
+  signal?: AbortSignal
+}
 
 export interface ConnectOptions extends Partial<Backoff> {
   /** The id of the device: 1 to 128 characters of `A-Z a-z 0-9 . _ : @ + = ~ -`. */
@@ -36,13 +44,18 @@ export interface ConnectOptions extends Partial<Backoff> {
    * @default 30_000
    */
   maxDelay?: number
+  /**
+   * The contract of the server, for the types of the client. The server checks what it names; the client checks nothing.
+   * @default undefined
+   */
+  contract?: Contract
 }
 
-export type ClientOptions = Required<Omit<ConnectOptions, 'token'>> & { token: ConnectOptions['token'] | undefined }
+export type ClientOptions = Required<Omit<ConnectOptions, 'token' | 'contract'>> & { token: ConnectOptions['token'] | undefined }
 
 /** Checks the options and fills in the defaults. */
 export function clientOptions (options: ConnectOptions): ClientOptions {
-  const { deviceId, token, WebSocket = (globalThis as any).WebSocket, timeout = 10_000, maxWaiting = 100, minDelay = 1_000, maxDelay = 30_000, ...rest } = options
+  const { deviceId, token, WebSocket = (globalThis as any).WebSocket, timeout = 10_000, maxWaiting = 100, minDelay = 1_000, maxDelay = 30_000, contract: _contract, ...rest } = options
   for (const name in rest) throw new TypeError(`Unknown option "${name}"`)
   if (!isDeviceId(deviceId)) throw new TypeError('The option "deviceId" is invalid')
   if (!WebSocket) throw new Error('The option "WebSocket" is missing')

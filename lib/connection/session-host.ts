@@ -5,6 +5,7 @@ import type { Credentials } from './device.ts'
 import type { FlushScheduler } from './flush-scheduler.ts'
 import type { HeartbeatLimits, HeartbeatSocket } from './heartbeat.ts'
 import type { Stats } from './stats.ts'
+import type { OutboundChecks } from './outbound-checks.ts'
 import type { RateLimit } from './token-bucket.ts'
 import type { WriteTarget } from './write-queue.ts'
 
@@ -30,6 +31,8 @@ export interface SessionHost<Session> {
   readonly stats: Stats
   readonly flushScheduler: FlushScheduler
   readonly log: FastifyBaseLogger
+  /** Checks what the application sends to a device, if there is a contract. */
+  readonly checks?: OutboundChecks | undefined
   answer (session: Session, request: Call | Notice, inbound: InboundCall): unknown
   onClosed (session: Session): void
   /** Delivers the letters that wait for the device, if there are any. */

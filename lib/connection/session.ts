@@ -4,6 +4,7 @@ import { clock } from './clock.ts'
 import { assertTimestamp, type Credentials, type DeviceDescription, type Device, type Disconnect } from './device.ts'
 import { Failure, closeCodes, type CloseReason, type Reason } from '../protocol/errors.ts'
 import type { Frame } from './frame.ts'
+import { checkedCall, checkedSend } from './outbound-checks.ts'
 import { Liveness } from './heartbeat.ts'
 import { callForMessage, encodeForPeer, encodeFrame } from './message-encoder.ts'
 import { receiveFrame, receivePong, reportRefused, reportUnexpected, spendTokens } from './message-receiver.ts'
@@ -157,6 +158,10 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   send (data: unknown): void {
+    checkedSend(this.#host, this.id, data, data => this.#send(data))
+  }
+
+  #send (data: unknown): void {
     const id = `${this.generation}.${++this.#messageCount}`
     const frame = this.notice('message', { id, data: data ?? null })
     if (frame) this.write(frame)
@@ -174,7 +179,13 @@ export class Session implements Device, PeerHandler, PeerLimits {
     return callForMessage(this.codec, id, data)
   }
 
-  call (method: string, params?: unknown, { timeout = this.#host.limits.callTimeout, signal, id, request }: CallOptions = {}): Promise<unknown> {
+  call (method: string, params?: unknown, options?: CallOptions): Promise<unknown> {
+    const { checks } = this.#host
+    return checks ? checkedCall(checks, method, params, params => this.request(method, params, options)) : this.request(method, params, options)
+  }
+
+  /** A call without the checks of the contract: the node where it began has made them. */
+  request (method: string, params?: unknown, { timeout = this.#host.limits.callTimeout, signal, id, request }: CallOptions = {}): Promise<unknown> {
     if (!this.#hasCallSlot()) return Promise.reject(new Failure('busy'))
     this.#outboundCalls++
     return this.peer.call(method, params, { timeout, signal, id, trace: traceFor(this.codec, request) }).then(result => {
@@ -302,7 +313,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
   #sendAsCall (id: string, data: unknown, request?: RequestLike): void {
     const { method, params, ...options } = this.callFor(id, data)
     if (!this.#hasCallSlot()) throw new Failure('busy')
-    this.call(method, params, options).catch(error => {
+    this.request(method, params, options).catch(error => {
       this.#host.log.info({ reqId: request?.id, deviceId: this.id, method, reason: (error as Failure).reason }, 'message not acknowledged')
     })
   }

@@ -7,6 +7,8 @@ import { Events } from '../messaging/events.ts'
 import { Letters } from '../messaging/letters.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
 import { Methods, type RemoteMethods } from './methods.ts'
+import { ContractChecks } from './contract-checks.ts'
+import type { OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Settings } from './options.ts'
 import { Dispatcher } from '../messaging/dispatcher.ts'
 import { Registry } from '../connection/registry.ts'
@@ -30,6 +32,8 @@ export interface NodeParts {
   /** The name of the node. */
   node: string
   topic: TopicLimits
+  /** Those of the contract, if there is one. */
+  checks: OutboundChecks | undefined
   stats: Stats
   events: Events
   registry: Registry
@@ -45,13 +49,15 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials 
   }
   const node = settings.node ?? randomBytes(6).toString('base64url')
   const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }
+  const { contract } = settings
+  const checks = contract && new ContractChecks(contract, topic)
   const stats = new Stats()
   const events = new Events(log)
   const registry = new Registry()
   const letterLimits = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
   const letters = new Letters({ mailbox, backplane, node, limits: letterLimits, stats, events, log })
-  const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log })
+  const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log, checks })
   const methods = new Methods(stats, log, elsewhere)
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic })
-  return { node, topic, stats, events, registry, letters, dispatcher, methods, devices }
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic, contract })
+  return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices }
 }

@@ -20,6 +20,9 @@ const Message = Type.Object({ data: Type.Optional(Type.Unknown()), id: Type.Opti
 /** A long list of filters costs more of the rate limit than one message. */
 const FILTERS_PER_TOKEN = 8
 
+/** Methods of devices that only the server itself calls. */
+export const reservedMethods: ReadonlySet<string> = new Set(['message', 'welcome'])
+
 export const builtins: ReadonlySet<string> = new Set(['subscribe', 'unsubscribe', 'publish', 'message', 'ping'])
 
 /** Adds the methods that every device may call, except one whose protocol has none of our methods. */

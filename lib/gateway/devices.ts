@@ -1,11 +1,13 @@
 import type { Backplane, ListPage, Presence, PublishResult, Unwatch } from '../cluster/backplane.ts'
-import { builtins } from './builtins.ts'
+import { builtins, reservedMethods } from './builtins.ts'
+import type { Contract, MethodSchemas } from '../protocol/contract.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { DialConnection, DialOptions, Dialer } from './dial.ts'
 import type { EventMap, Events, EverywhereMap } from '../messaging/events.ts'
 import type { Letters, LettersPage } from '../messaging/letters.ts'
 import type { Receipt } from '../storage/mailbox.ts'
-import type { Handler, Methods, MethodSchemas } from './methods.ts'
+import type { Handler, Methods } from './methods.ts'
+import type { Typed } from './typed.ts'
 import { SendOptionsSchema, type Dispatcher, type SendOptions, type SendResult } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import type { Registry } from '../connection/registry.ts'
@@ -38,14 +40,12 @@ interface DevicesParts {
   /** A worker has none, and no method that needs it. */
   dials: Dialer | undefined
   topic: TopicLimits
+  contract: Contract | undefined
 }
 
 interface ReadResult {
   message: IteratorResult<BulkMessage | Failure, unknown>
 }
-
-/** Methods that only the server itself calls. */
-const reservedMethods = new Set(['message', 'welcome'])
 
 const sendOptions = SendOptionsSchema.properties
 const { signal: _signal, request: _request, ...bulkOptions } = sendOptions
@@ -222,12 +222,21 @@ export class Devices {
     return this.#parts.dials!.dial(url, options)
   }
 
-  /** Adds a handler for a method that devices call. Several handlers of a method share the devices: each connection stays with one. */
+  /** Returns this object, typed by the contract, which is the one of the option `contract`. */
+  as<C extends Contract> (contract: C): Typed<this, C> {
+    if (contract !== this.#parts.contract) throw new Error('as() takes the contract of the option "contract"')
+    return this as unknown as Typed<this, C>
+  }
+
+  /**
+   * Adds a handler for a method that devices call. Several handlers of a method share the devices: each connection stays with one.
+   * Without schemas it has those of the contract.
+   */
   handle<S extends MethodSchemas> (method: string, schemas: S, handler: Handler<S>): this
   handle (method: string, handler: Handler): this
   handle (method: string, ...rest: [Handler] | [MethodSchemas, Handler]): this {
     if (builtins.has(method)) throw new Error(`The method "${method}" is built in`)
-    const [schemas, handler] = rest.length === 1 ? [{}, rest[0]] : rest
+    const [schemas, handler] = rest.length === 1 ? [methodOf(this.#parts.contract, method), rest[0]] : rest
     this.#parts.methods.handle(method, schemas, handler)
     return this
   }
@@ -258,6 +267,11 @@ export class Devices {
   stats (): Counters {
     return this.#parts.stats.read(this.size)
   }
+}
+
+function methodOf (contract: Contract | undefined, name: string): MethodSchemas {
+  const methods = contract?.methods
+  return methods && Object.hasOwn(methods, name) ? methods[name]! : {}
 }
 
 function checkedId (deviceId: string): string {

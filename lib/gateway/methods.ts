@@ -1,28 +1,22 @@
-import { Kind, type Static, type TSchema } from '@sinclair/typebox'
-import { TypeCompiler, ValueErrorType, type TypeCheck, type ValueError } from '@sinclair/typebox/compiler'
 import type { FastifyBaseLogger } from 'fastify'
-import { reasons, Failure, type ParamsFlaw } from '../protocol/errors.ts'
+import type { MethodSchemas } from '../protocol/contract.ts'
+import { reasons, Failure } from '../protocol/errors.ts'
 import { isThenable, type InboundCall } from '../protocol/peer.ts'
 import type { RequestContext, RequestLike } from '../protocol/request-context.ts'
+import type { InputOf, OutputOf } from '../protocol/schema.ts'
 import type { Device } from '../connection/device.ts'
 import type { Stats } from '../connection/stats.ts'
 import { CallContext, CallScope, type HandlerContext } from './handler-context.ts'
-
-export interface MethodSchemas {
-  params?: TSchema
-  result?: TSchema
-}
-
-type TypeOf<Schema> = Schema extends TSchema ? Static<Schema> : unknown
+import { compile, type Check, type SchemaFlaw } from './schema.ts'
 
 /** Answers a method that devices call; its types are inferred from the schemas. */
 export type Handler<S extends MethodSchemas = MethodSchemas> =
-  (params: TypeOf<S['params']>, context: HandlerContext) => TypeOf<S['result']> | Promise<TypeOf<S['result']>>
+  (params: OutputOf<S['params']>, context: HandlerContext) => InputOf<S['result']> | Promise<InputOf<S['result']>>
 
 interface Method {
   handler: (params: unknown, context: HandlerContext) => unknown
-  params: TypeCheck<TSchema> | undefined
-  result: TypeCheck<TSchema> | undefined
+  params: Check | undefined
+  result: Check | undefined
   isBuiltin: boolean
 }
 
@@ -58,7 +52,13 @@ export class Methods {
   /** Several handlers of a method share the connections round-robin. */
   handle<S extends MethodSchemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
     if (typeof handler !== 'function') throw new TypeError(`The handler of "${name}" is not a function`)
-    const method = { handler: handler as Method['handler'], params: compiled(name, schemas.params), result: compiled(name, schemas.result), isBuiltin }
+    const { params, result } = schemas
+    const method = {
+      handler: handler as Method['handler'],
+      params: params && compile(`The schema "params" of "${name}"`, params, badParams),
+      result: result && compile(`The schema "result" of "${name}"`, result, flaw => badResult(name, flaw)),
+      isBuiltin
+    }
     const handlers = this.#methods.get(name)
     if (handlers) handlers.push(method)
     else this.#methods.set(name, [method])
@@ -73,13 +73,18 @@ export class Methods {
     const context = new CallContext(this.#scope, device, name, inbound, request)
     try {
       if (!method || (method.isBuiltin && device.isForeign)) throw new Failure('unknown-method')
-      if (method.params?.Check(params) === false) throw badParams(method.params.Errors(params).First()!)
-      const result = method.handler(params, context)
-      if (!isThenable(result)) return this.#check(name, method, result)
-      return Promise.resolve(result).then(value => this.#check(name, method, value)).catch(error => { throw this.#failed(name, context, error) })
+      const result = this.#run(name, method, params, context)
+      return isThenable(result) ? Promise.resolve(result).catch(error => { throw this.#failed(name, context, error) }) : result
     } catch (error) {
       throw this.#failed(name, context, error)
     }
+  }
+
+  /** A promise only if the handler or a schema needs one. */
+  #run (name: string, method: Method, params: unknown, context: HandlerContext): unknown {
+    const checked = method.params ? method.params(params) : params
+    const result = isThenable(checked) ? Promise.resolve(checked).then(value => method.handler(value, context)) : method.handler(checked, context)
+    return isThenable(result) ? Promise.resolve(result).then(value => this.#finish(name, method, value)) : this.#finish(name, method, result)
   }
 
   #methodOf (name: string, device: Device, turn?: number): Method | undefined {
@@ -100,11 +105,12 @@ export class Methods {
     return number
   }
 
-  #check (name: string, { result }: Method, value: unknown): unknown {
-    if (result?.Check(value) === false) {
-      const { path, message } = result.Errors(value).First()!
-      throw new Error(`The result of "${name}" does not fit its schema at "${path}": ${message}`)
-    }
+  #finish (name: string, { result }: Method, value: unknown): unknown {
+    const checked = result ? result(value) : value
+    return isThenable(checked) ? Promise.resolve(checked).then(value => this.#answered(name, value)) : this.#answered(name, checked)
+  }
+
+  #answered (name: string, value: unknown): unknown {
     // JSON.stringify leaves these out, and a response without a result is invalid
     if (typeof value === 'function' || typeof value === 'symbol') throw new TypeError(`The result of "${name}" is a ${typeof value}`)
     this.#stats.count('answers', 'ok')
@@ -120,18 +126,11 @@ export class Methods {
   }
 }
 
-function compiled (name: string, schema: TSchema | undefined): TypeCheck<TSchema> | undefined {
-  if (schema && !(Kind in schema)) throw new TypeError(`The schemas of "${name}" must be TypeBox schemas, such as Type.Object({ ... }), not plain JSON Schema`)
-  return schema && TypeCompiler.Compile(schema)
+function badParams ({ path, message, kind }: SchemaFlaw): Failure {
+  const text = `params${path}: ${message}`
+  return new Failure('bad-params', { message: text, detail: { code: reasons['bad-params'].rpc, message: text }, flaw: kind })
 }
 
-const occurrenceErrors = new Set([ValueErrorType.ObjectRequiredProperty, ValueErrorType.ArrayMinItems, ValueErrorType.ArrayMaxItems])
-const typeErrors = new Set([
-  ValueErrorType.Array, ValueErrorType.Boolean, ValueErrorType.Integer, ValueErrorType.Null, ValueErrorType.Number, ValueErrorType.Object, ValueErrorType.String
-])
-
-function badParams ({ type, path, message }: ValueError): Failure {
-  const text = `params${path}: ${message}`
-  const flaw: ParamsFlaw = occurrenceErrors.has(type) ? 'occurrence' : typeErrors.has(type) ? 'type' : 'value'
-  return new Failure('bad-params', { message: text, detail: { code: reasons['bad-params'].rpc, message: text }, flaw })
+function badResult (name: string, { path, message }: SchemaFlaw): Error {
+  return new Error(`The result of "${name}" does not fit its schema at "${path}": ${message}`)
 }

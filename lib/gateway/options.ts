@@ -2,16 +2,18 @@ import { Type, type Static, type TObject } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import type { FastifyRequest } from 'fastify'
 import type { Backplane } from '../cluster/backplane.ts'
+import type { Authorize } from './authorize.ts'
 import type { AuthorizeTopic } from './builtins.ts'
 import type { Transport } from './transport.ts'
 import type { Origins } from './origins.ts'
 import type { Authenticate } from './connect-request.ts'
+import type { Contract } from '../protocol/contract.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
 import type { Codec } from '../protocol/message.ts'
 import { isThenable, MAX_TIMER_MS } from '../protocol/peer.ts'
 
-/** Decides whether a request may use REST. */
-export type Guard = (request: FastifyRequest) => boolean | Promise<boolean>
+/** Decides whether a request may use REST. Returns who the caller is, or `true` to admit it without saying so. Any other result, or an error, refuses it. */
+export type Guard = (request: FastifyRequest) => boolean | object | null | undefined | Promise<boolean | object | null | undefined>
 
 const Fn = <T>(description: string) => Type.Unsafe<T>(Type.Function([], Type.Unknown(), { description }))
 const FnOrFalse = <T>(description: string) => Type.Unsafe<T | false>(Type.Union([Type.Literal(false), Type.Function([], Type.Unknown())], { description }))
@@ -29,6 +31,7 @@ export const OptionsSchema = Type.Object({
 
   authenticate: Type.Optional(FnOrFalse<Authenticate>('Decides which devices may connect; `false` admits all. Without it, only this machine may connect')),
   guard: Type.Optional(FnOrFalse<Guard>('Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST')),
+  authorize: Type.Optional(Fn<Authorize>('Decides what a caller may do over REST. Without it, whoever may use REST may do everything')),
   authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all')),
   origins: Type.Unsafe<Origins>(Type.Union([Type.Array(Type.String({ pattern: '^[a-z][a-z0-9+.-]*://[^/]+$' })), Type.Function([], Type.Unknown())], {
     default: [],
@@ -39,6 +42,7 @@ export const OptionsSchema = Type.Object({
   mailbox: Type.Optional(Part<Mailbox>('Keeps letters; in memory by default')),
   backplane: Type.Optional(Part<Backplane>('Connects this node to other nodes; by default there are none')),
   codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default' })),
+  contract: Type.Optional(Part<Contract>('What devices and the server may say to each other; checked in both directions')),
 
   maxMessage: Count(65_536, 'Maximum size of an inbound message, from a device or over REST'),
   maxFragments: Count(64, 'Maximum number of fragments of an inbound message'),
@@ -103,6 +107,8 @@ export interface Options {
   authenticate?: Authenticate | false | undefined
   /** Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST. */
   guard?: Guard | false | undefined
+  /** Decides what a caller may do over REST. Without it, whoever may use REST may do everything. */
+  authorize?: Authorize | undefined
   /** Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all. */
   authorizeTopic?: AuthorizeTopic | undefined
   /**
@@ -121,6 +127,8 @@ export interface Options {
   backplane?: Backplane | undefined
   /** Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default. */
   codecs?: Codec[] | undefined
+  /** What devices and the server may say to each other; checked in both directions. */
+  contract?: Contract | undefined
   /**
    * Maximum size of an inbound message, from a device or over REST.
    * @default 65_536

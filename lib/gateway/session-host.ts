@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { FlushScheduler } from '../connection/flush-scheduler.ts'
+import type { OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { Session } from '../connection/session.ts'
 import type { SessionHost } from '../connection/session-host.ts'
@@ -23,16 +24,18 @@ interface SessionHostParts {
   delivery: Delivery
   subscriptions: Subscriptions
   events: Events
+  checks: OutboundChecks | undefined
 }
 
 /** What the sessions of a node share: its limits, its methods, its letters, and the clean-up when one of them ends. */
-export function sessionHost ({ node, settings, stats, flushScheduler, log, methods, registry, delivery, subscriptions, events }: SessionHostParts): SessionHost<Session> {
+export function sessionHost ({ node, settings, stats, flushScheduler, log, methods, registry, delivery, subscriptions, events, checks }: SessionHostParts): SessionHost<Session> {
   return {
     node,
     limits: settings,
     stats,
     flushScheduler,
     log,
+    checks,
 
     answer (session, { kind, method, params, trace }, inbound) {
       if (kind !== 'notice' || method !== 'message') return methods.answer(method, params, session, inbound, trace)

@@ -31,6 +31,8 @@ export class BulkSender {
   readonly #request: RequestLike | undefined
   readonly #onFirstSettled: () => void
   readonly #pending: PendingSend[] = []
+  /** Resolves when every message that was added has been sent; undefined if all have. */
+  #turn: Promise<void> | undefined
 
   /** Calls `onFirstSettled` when the first message was in progress and has settled. */
   constructor (dispatcher: Dispatcher, onFirstSettled: () => void, { signal, request }: BulkOptions) {
@@ -50,9 +52,12 @@ export class BulkSender {
     return this.#pending.length >= MAX_CONCURRENT
   }
 
-  /** Sends one more message. A failure is not sent: it is the outcome in that place. */
-  add (message: BulkMessage | Failure): void {
-    const outcome = message instanceof Failure ? message : this.#send(message)
+  /**
+   * Sends one more message. A failure is not sent: it is the outcome in that place. A promise is awaited; messages are sent in the order in which they were
+   * added, so those after it wait too.
+   */
+  add (message: BulkMessage | Failure | Promise<BulkMessage | Failure>): void {
+    const outcome = this.#turn || message instanceof Promise ? this.#sendInTurn(message) : this.#send(message)
     if (!(outcome instanceof Promise)) return void this.#pending.push({ outcome })
     const pending: PendingSend = { outcome: undefined }
     this.#pending.push(pending)
@@ -69,7 +74,16 @@ export class BulkSender {
     return outcome
   }
 
-  #send (message: BulkMessage): SendResult | Failure | Promise<SendResult> {
+  #sendInTurn (message: BulkMessage | Failure | Promise<BulkMessage | Failure>): Promise<SendResult | Failure> {
+    const ready = Promise.all([message instanceof Promise ? message.catch(failureOf) : message, this.#turn])
+    const outcome = ready.then(([message]) => this.#send(message))
+    const turn = ready.then(() => { if (this.#turn === turn) this.#turn = undefined })
+    this.#turn = turn
+    return outcome
+  }
+
+  #send (message: BulkMessage | Failure): SendResult | Failure | Promise<SendResult> {
+    if (message instanceof Failure) return message
     try {
       return this.#dispatcher.send(message.to, message.data, message.confirm ? { ...message, signal: this.#signal } : message, this.#request)
     } catch (error) {

@@ -7,9 +7,10 @@ import { digestOf, IdempotencyKeys, type KeyLimits } from './idempotency.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Letter, type Receipt } from '../storage/mailbox.ts'
-import type { CallOptions, CallSignal } from '../protocol/peer.ts'
+import { isThenable, type CallOptions, type CallSignal } from '../protocol/peer.ts'
 import { contextOf, type RequestLike } from '../protocol/request-context.ts'
 import type { Registry } from '../connection/registry.ts'
+import { checkedCall, type OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Session } from '../connection/session.ts'
 import { flatString } from '../connection/flat-string.ts'
 import { describeThrown } from '../protocol/user-code.ts'
@@ -85,6 +86,7 @@ export class Dispatcher {
   readonly #node: string
   readonly #limits: DispatcherLimits
   readonly #log: FastifyBaseLogger
+  readonly #checks: OutboundChecks | undefined
   readonly #keys: IdempotencyKeys
   readonly #prefix = randomBytes(6).toString('base64url')
   #lastNumber = 0
@@ -94,8 +96,8 @@ export class Dispatcher {
   #isClosed = false
 
   constructor (
-    { registry, backplane, letters, node, limits, log }:
-    { registry: Registry, backplane: Backplane, letters: Letters, node: string, limits: DispatcherLimits, log: FastifyBaseLogger }
+    { registry, backplane, letters, node, limits, log, checks }:
+    { registry: Registry, backplane: Backplane, letters: Letters, node: string, limits: DispatcherLimits, log: FastifyBaseLogger, checks?: OutboundChecks | undefined }
   ) {
     this.#registry = registry
     this.#backplane = backplane
@@ -103,6 +105,7 @@ export class Dispatcher {
     this.#node = node
     this.#limits = limits
     this.#log = log
+    this.#checks = checks
     this.#keys = new IdempotencyKeys(limits)
   }
 
@@ -111,9 +114,16 @@ export class Dispatcher {
    * the one that causes a bulk send, whose messages have none of their own.
    */
   send (deviceId: string, data: unknown, options: SendOptions = {}, request = options.request): SendResult | Promise<SendResult> {
-    const { key, ttl = 0 } = options
+    const { ttl = 0 } = options
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl must be from 0 to ${this.#limits.maxTtl} ms` })
+    if (!this.#checks) return this.#send(deviceId, data, options, request)
+    const checked = this.#checks.message(data)
+    return isThenable(checked) ? Promise.resolve(checked).then(data => this.#send(deviceId, data, options, request)) : this.#send(deviceId, checked, options, request)
+  }
+
+  #send (deviceId: string, data: unknown, options: SendOptions, request: RequestLike | undefined): SendResult | Promise<SendResult> {
+    const { key } = options
     if (key === undefined) return this.#post({ id: this.#nextId(), deviceId, data, request }, options)
     const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', encodeBody(data))
     return this.#once({ id: digestOf(deviceId, key), deviceId, data, request, digest }, key, options)
@@ -122,12 +132,15 @@ export class Dispatcher {
   call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal, request }: CallOptions): Promise<unknown> {
     const session = this.#sessionOf(deviceId)
     if (session) return session.call(method, params, { timeout, signal, request })
-    return this.reach(deviceId, { kind: 'call', method, params, timeout, context: contextOf(request) }, signal && abortSignalOf(signal))
+    const reach = (params: unknown) => this.reach(deviceId, { kind: 'call', method, params, timeout, context: contextOf(request) }, signal && abortSignalOf(signal))
+    return this.#checks ? checkedCall(this.#checks, method, params, reach) : reach(params)
   }
 
-  async broadcast (data: unknown, topic = EVERYONE_TOPIC, request?: RequestLike): Promise<PublishResult & { id: string }> {
+  async broadcast (given: unknown, topic?: string, request?: RequestLike): Promise<PublishResult & { id: string }> {
+    const checks = this.#checks
+    const data = checks ? await (topic === undefined ? checks.message(given) : checks.publication(topic, given)) : given
     const id = this.#nextId()
-    return { id, ...await this.#backplane.publish({ id, topic, data, context: contextOf(request) }) }
+    return { id, ...await this.#backplane.publish({ id, topic: topic ?? EVERYONE_TOPIC, data, context: contextOf(request) }) }
   }
 
   /** Sends a request to the owner of the device, on whichever node it is. */

@@ -59,7 +59,7 @@ export class SessionOwner implements Owner {
     switch (request.kind) {
       case 'send': return await session.offer(request.id, request.data, request.context)
       case 'confirm': return await this.#confirm(request, signal)
-      case 'call': return await session.call(request.method, request.params, { timeout: request.timeout, signal, request: request.context })
+      case 'call': return await session.request(request.method, request.params, { timeout: request.timeout, signal, request: request.context })
       case 'wake': return session.wake()
       case 'describe': return session.describe()
       case 'end': return session.end('removed')
@@ -74,7 +74,7 @@ export class SessionOwner implements Owner {
     const first = this.#confirmations.get(id)
     if (first && isDeepStrictEqual(first.data, data)) return await first.acknowledged
     const { method, params, ...options } = this.#session.callFor(id, data)
-    const acknowledged = this.#session.call(method, params, { ...options, timeout, signal, request: context })
+    const acknowledged = this.#session.request(method, params, { ...options, timeout, signal, request: context })
     if (first) return await acknowledged
     this.#confirmations.set(id, { data, acknowledged })
     try {

@@ -87,17 +87,16 @@ export class Failure extends Error {
     }
   }
 
-  constructor (reason: Reason, options: FailureOptions = {}) {
+  constructor (reason: Reason, { message: given, detail, ...rest }: FailureOptions = {}) {
     const { status, code, message, retryAfter } = reasons[reason] ?? commonReasons.internal
-    super(options.message ?? message)
+    super(given ?? message)
+    Object.assign(this, rest) // first, so that it replaces none of the members below
     this.name = 'Failure'
     this.reason = reason
     this.statusCode = status
     this.code = code
     this.headers = retryAfter ? { 'retry-after': String(retryAfter) } : {}
-    Object.defineProperty(this, 'device', { value: options.detail })
-    if (options.flaw) this.flaw = options.flaw
-    if (options.mayPass) this.mayPass = true
+    Object.defineProperty(this, 'device', { value: detail })
   }
 }
 

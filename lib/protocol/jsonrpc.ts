@@ -87,9 +87,9 @@ export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits, messageOf = t
   return { subprotocol: 'jsonrpc', concurrency: Infinity, decode, encode }
 }
 
-function parse (text: string | Uint8Array): unknown {
+function parse (json: string | Uint8Array): unknown {
   try {
-    return JSON.parse(typeof text === 'string' ? text : utf8.decoder.decode(text))
+    return JSON.parse(typeof json === 'string' ? json : utf8.decoder.decode(json))
   } catch {
     return undefined
   }

@@ -242,7 +242,7 @@ export class Peer {
 
 /** A promise or another thenable, such as a query builder. */
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
+  return typeof (value as { then?: unknown } | null | undefined)?.then === 'function'
 }
 
 function wantsReply (message: Message): boolean {

@@ -1,7 +1,8 @@
 import { Type } from '@sinclair/typebox'
+import { routeAction } from './authorizer.ts'
 import { messageOf } from './body.ts'
 import type { Route } from './route.ts'
-import { about } from './schemas.ts'
+import { bodyFailures, messageBody, operation } from './operation.ts'
 
 const BroadcastResult = Type.Object({
   id: Type.String({ description: 'Message id' }),
@@ -12,9 +13,11 @@ const BroadcastResult = Type.Object({
 /** `/broadcast` */
 export const broadcast: Route = (app, { devices, settings }) => {
   app.post('/broadcast', {
+    config: routeAction('broadcast'),
     schema: {
-      ...about('messages', 'Send a message to all devices, or to the subscribers of a topic', { 200: BroadcastResult }),
-      consumes: ['application/json', 'text/plain', 'application/octet-stream'],
+      ...operation({
+        id: 'broadcast', tag: 'messages', summary: 'Send a message to all devices, or to the subscribers of a topic', responses: { 200: BroadcastResult }, failures: ['bad-topic', ...bodyFailures], document: { body: messageBody({}, 'The message') }
+      }),
       querystring: Type.Object({ topic: Type.Optional(Type.String()) })
     }
   }, async request => await devices.broadcast(messageOf(request, settings.maxDepth), { topic: request.query.topic, request }))

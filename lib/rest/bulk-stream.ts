@@ -11,7 +11,7 @@ const END_OF_LINE = Buffer.from('\n')
 
 interface BulkStreamOptions {
   dispatcher: Dispatcher
-  parse (text: string): BulkMessage | Failure
+  parse (text: string): BulkMessage | Failure | Promise<BulkMessage | Failure>
   maxLength: number
   signal: AbortSignal
   request?: RequestLike

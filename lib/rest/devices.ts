@@ -1,6 +1,8 @@
 import { Type } from '@sinclair/typebox'
+import { routeAction } from './authorizer.ts'
 import type { Route } from './route.ts'
-import { about, DeviceParams, Limit } from './schemas.ts'
+import { operation, ownerFailures } from './operation.ts'
+import { DeviceParams, Limit } from './schemas.ts'
 
 const Presence = Type.Object({
   deviceId: Type.String(),
@@ -26,13 +28,14 @@ const Details = Type.Object({
   lastDisconnect: Type.Optional(LastDisconnect)
 })
 
+const Page = Type.Object({ devices: Type.Array(Presence), cursor: Type.Optional(Type.String({ description: 'Cursor of the next page' })) })
+
 /** `/devices` */
 export const devices: Route = (app, { devices }) => {
   app.get('/devices', {
+    config: routeAction('list'),
     schema: {
-      ...about('devices', 'List the connected devices of all nodes', {
-        200: Type.Object({ devices: Type.Array(Presence), cursor: Type.Optional(Type.String({ description: 'Cursor of the next page' })) })
-      }),
+      ...operation({ id: 'list', tag: 'devices', summary: 'List the connected devices of all nodes', responses: { 200: Page }, failures: ['bad-topic'] }),
       querystring: Type.Object({
         limit: Limit,
         cursor: Type.Optional(Type.String()),
@@ -47,11 +50,13 @@ export const devices: Route = (app, { devices }) => {
   })
 
   app.get('/devices/:id', {
-    schema: { ...about('devices', 'Describe a device', { 200: Details }), params: DeviceParams }
+    config: routeAction('describe'),
+    schema: { ...operation({ id: 'describe', tag: 'devices', summary: 'Describe a device', responses: { 200: Details }, failures: [...ownerFailures, 'store-full'] }), params: DeviceParams }
   }, async ({ params }) => await devices.describe(params.id))
 
   app.delete('/devices/:id', {
-    schema: { ...about('devices', 'End the connection of a device', { 204: Type.Null() }), params: DeviceParams }
+    config: routeAction('disconnect'),
+    schema: { ...operation({ id: 'disconnect', tag: 'devices', summary: 'End the connection of a device', responses: { 204: Type.Null() }, failures: ownerFailures }), params: DeviceParams }
   }, async ({ params }, reply) => {
     await devices.disconnect(params.id)
     return await reply.code(204).send()

@@ -1,3 +1,4 @@
+import { isNativeError } from 'node:util/types'
 import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify'
 import { Failure } from '../protocol/errors.ts'
 import { callerOf } from '../gateway/caller.ts'
@@ -5,34 +6,42 @@ import { refuseForeign } from '../gateway/origins.ts'
 import { protect } from '../gateway/protected-mode.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { Stats } from '../connection/stats.ts'
-import { invoke, refusalStatusOf } from '../protocol/user-code.ts'
+import { isThenable } from '../protocol/peer.ts'
+import { invoke } from '../protocol/user-code.ts'
 import { safeLog } from '../gateway/log.ts'
+import type { Authorizer } from './authorizer.ts'
+import { reasonOf, refusalOf } from './refusal.ts'
 
 interface GuardOptions {
   settings: Pick<Settings, 'guard' | 'origins'>
   stats: Stats
   isDraining: () => boolean
+  authorizer: Authorizer | undefined
 }
 
 /** Refuses callers that may not use REST, before their body is read. The hooks use callbacks, so that a synchronous guard does not delay a request. */
-export function guardRest (app: FastifyInstance, { settings: { guard, origins }, stats, isDraining }: GuardOptions): void {
+export function guardRest (app: FastifyInstance, { settings: { guard, origins }, stats, isDraining, authorizer }: GuardOptions): void {
   app.addHook('onRequest', (request, _reply, done) => {
     const log = safeLog(request.log)
     const refuse = (error: unknown) => {
-      const failure = failureOf(error, log)
-      stats.count('refusals', failure instanceof Failure ? failure.reason : 'guard')
-      done(failure)
+      const refusal = refusalOf('guard', error, log)
+      stats.count('refusals', reasonOf('guard', refusal))
+      done(refusal)
     }
-    const decide = (allowed: unknown) => allowed === true ? done() : refuse(refusalOf(request))
-    let allowed: unknown = true
+    const decide = (answer: unknown) => {
+      if (answer !== true && !isCaller(answer)) return refuse(unknownCaller(request))
+      if (answer !== true) authorizer?.identify(request, answer)
+      done()
+    }
+    let answer: unknown = true
     try {
       check(request, log)
-      if (guard) allowed = guard(request)
+      if (guard) answer = guard(request)
+      if (isThenable(answer)) return void invoke(() => answer).then(decide, refuse)
     } catch (error) {
       return refuse(error)
     }
-    if (typeof allowed === 'object' && allowed !== null) invoke(() => allowed).then(decide, refuse)
-    else decide(allowed)
+    decide(answer)
   })
 
   // the limits of the schemas do not apply to NaN and Infinity
@@ -56,13 +65,15 @@ export function guardRest (app: FastifyInstance, { settings: { guard, origins },
   }
 }
 
-function refusalOf ({ headers }: FastifyRequest): Failure {
+function unknownCaller ({ headers }: FastifyRequest): Failure {
   return new Failure(headers.authorization === undefined ? 'unauthenticated' : 'forbidden')
 }
 
-/** A guard may throw an error with a status below 500. Any other error is logged, and the caller gets an internal error. */
-function failureOf (thrown: unknown, log: FastifyBaseLogger): Error {
-  if (refusalStatusOf(thrown) !== undefined) return thrown as Error
-  log.error({ err: thrown }, 'guard failed')
-  return new Failure('internal')
+/** Never throws. A list is no caller: it may be the empty result of a database query. */
+function isCaller (answer: unknown): answer is object {
+  try {
+    return typeof answer === 'object' && answer !== null && !Array.isArray(answer) && !(answer instanceof Error) && !isNativeError(answer)
+  } catch {
+    return false
+  }
 }

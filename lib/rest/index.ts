@@ -3,6 +3,7 @@ import type { Stats } from '../connection/stats.ts'
 import type { Devices } from '../gateway/devices.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
+import { Authorizer, authorizeRoutes } from './authorizer.ts'
 import { acceptBodies } from './body.ts'
 import { broadcast } from './broadcast.ts'
 import { bulk } from './bulk.ts'
@@ -12,6 +13,7 @@ import { devices } from './devices.ts'
 import { guardRest } from './guard.ts'
 import { hideInternalErrors } from './internal-errors.ts'
 import { messages } from './messages.ts'
+import { documentRoute } from './operation.ts'
 import { topics } from './topics.ts'
 
 interface RestParts {
@@ -22,20 +24,19 @@ interface RestParts {
   isDraining: () => boolean
 }
 
-/** The schemas are JSON Schema: a `transform` for `@fastify/swagger` that expects those of the host, such as Zod's, would throw. */
-const noTransform = { swaggerTransform: false as const }
-
 const routes = [devices, messages, calls, topics, broadcast, bulk]
 
 /** Adds the REST routes to a scope of their own: its body parsers, compilers and hooks do not reach the host. */
 export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {
   useDefaultCompilers(scope)
   acceptBodies(scope)
-  guardRest(scope, { settings, stats, isDraining })
+  const authorizer = settings.authorize && new Authorizer(scope, settings.authorize, stats)
+  guardRest(scope, { settings, stats, isDraining, authorizer })
+  authorizeRoutes(scope, authorizer)
   hideInternalErrors(scope)
   scope.addHook('onRoute', route => {
     route.bodyLimit ??= settings.maxMessage
-    route.config = { ...route.config, ...noTransform }
+    documentRoute(route, scope.prefix)
   })
-  for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings })
+  for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings, authorizer })
 }

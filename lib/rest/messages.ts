@@ -1,14 +1,23 @@
 import { Type } from '@sinclair/typebox'
+import { routeAction } from './authorizer.ts'
 import { messageOf } from './body.ts'
-import { about, DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, Receipt, Seconds } from './schemas.ts'
+import { jsonSchemaOf } from '../gateway/schema.ts'
+import { answerFailures, bodyFailures, messageBody, operation } from './operation.ts'
+import { DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, Receipt, Seconds } from './schemas.ts'
 import { HangUp, type Route } from './route.ts'
+
+const Page = Type.Object({ messages: Type.Array(FullReceipt), cursor: Type.Optional(Type.Integer({ description: 'Cursor of the next page' })) })
 
 /** `/devices/:id/messages` */
 export const messages: Route = (app, { devices, dispatcher, settings }) => {
   app.post('/devices/:id/messages', {
+    config: routeAction('send'),
     schema: {
-      ...about('messages', 'Send a message to a device', { 200: Receipt, 202: Receipt }),
-      consumes: ['application/json', 'text/plain', 'application/octet-stream'],
+      ...operation({
+        id: 'send', tag: 'messages', summary: 'Send a message to a device', responses: { 200: Receipt, 202: Receipt },
+        failures: [...answerFailures, ...bodyFailures, 'mailbox-full', 'key-mismatch', 'settled', 'store-full'],
+        document: { body: messageBody(jsonSchemaOf(settings.contract?.message, 'input'), 'The message') }
+      }),
       params: DeviceParams,
       querystring: Type.Object({
         ttl: Type.Optional(Seconds('Seconds that the message may wait for its device; with 0 it is sent now or not at all', settings.maxTtl)),
@@ -39,10 +48,9 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   })
 
   app.get('/devices/:id/messages', {
+    config: routeAction('letters'),
     schema: {
-      ...about('messages', 'List the letters that wait for a device', {
-        200: Type.Object({ messages: Type.Array(FullReceipt), cursor: Type.Optional(Type.Integer({ description: 'Cursor of the next page' })) })
-      }),
+      ...operation({ id: 'letters', tag: 'messages', summary: 'List the letters that wait for a device', responses: { 200: Page }, failures: ['store-full'] }),
       params: DeviceParams,
       querystring: Type.Object({ limit: Limit, cursor: Type.Optional(Type.Integer({ minimum: 0 })) })
     }
@@ -52,17 +60,20 @@ export const messages: Route = (app, { devices, dispatcher, settings }) => {
   })
 
   app.delete('/devices/:id/messages', {
+    config: routeAction('purge'),
     schema: {
-      ...about('messages', 'Cancel all letters that wait for a device', { 200: Type.Object({ cancelled: Type.Integer() }) }),
+      ...operation({ id: 'purge', tag: 'messages', summary: 'Cancel all letters that wait for a device', responses: { 200: Type.Object({ cancelled: Type.Integer() }) }, failures: ['store-full'] }),
       params: DeviceParams
     }
   }, async ({ params }) => ({ cancelled: await devices.purge(params.id) }))
 
   app.get('/devices/:id/messages/:messageId', {
-    schema: { ...about('messages', 'Get the receipt of a letter', { 200: FullReceipt }), params: MessageParams }
+    config: routeAction('receipt'),
+    schema: { ...operation({ id: 'receipt', tag: 'messages', summary: 'Get the receipt of a letter', responses: { 200: FullReceipt }, failures: ['unknown-message', 'store-full'] }), params: MessageParams }
   }, async ({ params }) => await devices.receipt(params.id, params.messageId))
 
   app.delete('/devices/:id/messages/:messageId', {
-    schema: { ...about('messages', 'Cancel a letter that waits', { 200: FullReceipt }), params: MessageParams }
+    config: routeAction('cancel'),
+    schema: { ...operation({ id: 'cancel', tag: 'messages', summary: 'Cancel a letter that waits', responses: { 200: FullReceipt }, failures: ['unknown-message', 'settled', 'store-full'] }), params: MessageParams }
   }, async ({ params }) => await devices.cancel(params.id, params.messageId))
 }

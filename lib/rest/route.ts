@@ -5,6 +5,7 @@ import type { Devices } from '../gateway/devices.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { CallSignal } from '../protocol/peer.ts'
+import type { Authorizer } from './authorizer.ts'
 
 interface TypeBoxProvider extends FastifyTypeProvider {
   validator: this['schema'] extends TSchema ? Static<this['schema']> : unknown
@@ -12,8 +13,16 @@ interface TypeBoxProvider extends FastifyTypeProvider {
 
 export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxProvider>
 
-/** Adds the routes of one REST resource. Each route calls one method of `app.devices`, or of the dispatcher. */
-export type Route = (app: App, context: { devices: Devices, dispatcher: Dispatcher, settings: Settings }) => void
+export interface RouteContext {
+  devices: Devices
+  dispatcher: Dispatcher
+  settings: Settings
+  /** Undefined without the option `authorize`. */
+  authorizer: Authorizer | undefined
+}
+
+/** Adds the routes of one REST resource. Each route calls one method of `app.devices`, which its `config` names, or of the dispatcher. */
+export type Route = (app: App, context: RouteContext) => void
 
 /** Aborts when the caller disconnects before the response is complete. */
 export function hangUp (reply: Pick<FastifyReply, 'raw'>): AbortSignal {

@@ -1,13 +1,16 @@
-import { Type, type TInteger, type TSchema } from '@sinclair/typebox'
+import { Type, type TInteger } from '@sinclair/typebox'
+import type { SendResult } from '../messaging/dispatcher.ts'
 import { DEVICE_ID } from '../protocol/device-id.ts'
 
 export const DeviceParams = Type.Object({ id: Type.String({ description: 'Device id', pattern: DEVICE_ID }) })
 
 export const MessageParams = Type.Composite([DeviceParams, Type.Object({ messageId: Type.String() })])
 
+const statuses: Array<SendResult['status']> = ['sent', 'queued', 'delivered', 'expired', 'cancelled', 'replaced', 'refused', 'dead-lettered', 'damaged']
+
 export const Receipt = Type.Object({
   id: Type.String({ description: 'Message id' }),
-  status: Type.String({ description: 'sent, queued, delivered, expired, cancelled, replaced, refused or dead-lettered' })
+  status: Type.Unsafe<SendResult['status']>({ type: 'string', enum: statuses })
 })
 
 export const FullReceipt = Type.Composite([Receipt, Type.Object({
@@ -17,15 +20,6 @@ export const FullReceipt = Type.Composite([Receipt, Type.Object({
   collapse: Type.Optional(Type.String()),
   device: Type.Optional(Type.Unknown({ description: 'The error of the device, if it refused the message' }))
 })])
-
-/** No member is required: the error handler of the host may respond with another shape. */
-export const ErrorBody = Type.Partial(Type.Object({
-  statusCode: Type.Integer(),
-  code: Type.String({ description: 'Stable; see the table of errors' }),
-  error: Type.String(),
-  message: Type.String(),
-  device: Type.Unknown({ description: 'The error that the device answered with: code, message, data' })
-}), { additionalProperties: true })
 
 export const Topics = Type.Object({ topics: Type.Array(Type.String()) })
 
@@ -38,10 +32,3 @@ export function milliseconds (seconds: number | undefined): number | undefined {
 
 /** A caller may leave it out. The validator fills in the default, so the type has it always. */
 export const Limit = Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000, default: 100, description: 'Maximum number of entries on a page' })) as unknown as TInteger
-
-/** The parts of a schema that all routes have. */
-export const about = (tag: string, summary: string, response: Record<number, TSchema>) => ({
-  tags: [tag],
-  summary,
-  response: { ...response, '4xx': ErrorBody, '5xx': ErrorBody }
-})

@@ -6,7 +6,9 @@ import type { EventMap } from '../messaging/events.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
 import { noMailbox } from '../storage/none.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
-import type { Handler, MethodSchemas } from '../gateway/methods.ts'
+import type { Contract, MethodSchemas } from '../protocol/contract.ts'
+import type { Handler } from '../gateway/methods.ts'
+import type { Typed } from '../gateway/typed.ts'
 import { assemble, type NodeParts } from '../gateway/assembly.ts'
 import { answerMessage } from '../gateway/builtins.ts'
 import { settingsOf, type Options } from '../gateway/options.ts'
@@ -28,6 +30,11 @@ export interface WorkerOptions {
    * @default none
    */
   mailbox?: Mailbox | undefined
+  /**
+   * What devices and the server may say to each other: the contract of the gateways.
+   * @default none
+   */
+  contract?: Options['contract']
   /**
    * Name of the worker.
    * @default a random name
@@ -91,7 +98,7 @@ export interface WorkerOptions {
 }
 
 const OPTION_NAMES: Record<keyof WorkerOptions, true> = {
-  backplane: true, mailbox: true, node: true, log: true, drainTimeout: true, callTimeout: true, maxTtl: true, maxLetters: true, maxLetterBytes: true,
+  backplane: true, mailbox: true, contract: true, node: true, log: true, drainTimeout: true, callTimeout: true, maxTtl: true, maxLetters: true, maxLetterBytes: true,
   maxBuffered: true, maxKeys: true, keyTtl: true, maxTopicLength: true, maxTopicLevels: true
 }
 
@@ -150,6 +157,12 @@ export class Worker {
 
   constructor (parts: WorkerParts) {
     this.#parts = parts
+  }
+
+  /** Returns this worker, typed by the contract, which is the one of the option `contract`. */
+  as<C extends Contract> (contract: C): Typed<this, C> {
+    this.#parts.devices.as(contract)
+    return this as unknown as Typed<this, C>
   }
 
   /** Adds a handler for a method that devices call. Several handlers of one method share the connections; each connection stays with one handler. */
@@ -232,8 +245,9 @@ export type { Credentials, DeviceDescription, Device } from '../connection/devic
 export type { BroadcastOptions, DeviceDetails } from '../gateway/devices.ts'
 export type { LetterEvent } from '../messaging/events.ts'
 export type { Mailbox } from '../storage/mailbox.ts'
+export { contract, type Contract, type MethodSchemas } from '../protocol/contract.ts'
 export type { HandlerContext } from '../gateway/handler-context.ts'
-export type { Handler, MethodSchemas } from '../gateway/methods.ts'
+export type { Handler } from '../gateway/methods.ts'
 export type { SendResult, SendOptions } from '../messaging/dispatcher.ts'
 export type { CallOptions } from '../protocol/peer.ts'
 export type { RequestLike } from '../protocol/request-context.ts'
