@@ -72,8 +72,9 @@ async function refusalOf (promise: Promise<unknown>): Promise<unknown[]> {
 
 t.test('a call is answered with the result of the other side', async t => {
   const { ours, theirs } = pair(({ method, params }) => ({ method, params }))
-  t.strictSame(await ours.peer.call('read', { at: 1 }), { method: 'read', params: { at: 1 } })
-  t.strictSame(theirs.asked, [{ kind: 'call', id: 1, method: 'read', params: { at: 1 } }])
+  const trace = { traceparent: '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01' }
+  t.strictSame(await ours.peer.call('read', { at: 1 }, { trace }), { method: 'read', params: { at: 1 } })
+  t.strictSame(theirs.asked, [{ kind: 'call', id: 1, method: 'read', params: { at: 1 }, trace }])
   t.strictSame(theirs.sent, [{ kind: 'result', id: 1, result: { method: 'read', params: { at: 1 } } }])
   t.equal(ours.peer.inFlight, 0)
 })
@@ -268,7 +269,7 @@ t.test('a call may be given an id, which is unique among the pending calls', asy
   const ours = new End()
   const first = ours.peer.call('read', {}, { id: 'letter' })
   t.equal(await reasonOf(ours.peer.call('read', {}, { id: 'letter' })), 'busy')
-  t.strictSame(ours.sent, [{ kind: 'call', id: 'letter', method: 'read', params: {} }])
+  t.strictSame(ours.sent, [{ kind: 'call', id: 'letter', method: 'read', params: {}, trace: undefined }])
   ours.peer.receive({ kind: 'result', id: 'letter', result: 1 })
   t.equal(await first, 1)
   const again = ours.peer.call('read', {}, { id: 'letter' })

@@ -312,3 +312,20 @@ t.test('letters on disk keep the trace, also over a restart', async t => {
   t.teardown(() => rm(path, { recursive: true, force: true }))
   await keepsTrace(t, async () => await diskMailbox({ path }), async () => await diskMailbox({ path }))
 })
+
+t.test('with a contract a request is passed on as without', async t => {
+  const { contract } = await import('../lib/index.ts')
+  const kiosk = contract({ commands: { reboot: {} }, topics: { news: {} } })
+  const app = await node(t, { contract: kiosk })
+  const typed = app.devices.as(kiosk)
+  const device = (await connect(app.url, 'd', traced('d'))).handle('reboot', () => ({}))
+  await device.ask('subscribe', { topics: ['news'] })
+  const request = { id: 'order-17', traceparent }
+  await typed.call('d', 'reboot', undefined, { request })
+  await typed.send('d', 1, { request })
+  await typed.broadcast(2, { request })
+  await typed.broadcast({}, { topic: 'news', request })
+  for await (const outcome of typed.sendMany([{ to: 'd', data: 3 }], { request })) if (outcome instanceof Failure) throw outcome
+  const seen = device.seen.filter(({ method }) => method !== undefined && method !== 'welcome')
+  t.strictSame(seen.map(traceOf), Array.from({ length: 5 }, () => [traceparent, 'fastify-devices=order-17']))
+})
