@@ -58,6 +58,6 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials 
   const letters = new Letters({ mailbox, backplane, node, limits: letterLimits, stats, events, log })
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log, checks })
   const methods = new Methods(stats, log, elsewhere)
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic, contract })
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic, contract, address: settings.prefix + settings.path })
   return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices }
 }

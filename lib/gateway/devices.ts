@@ -1,4 +1,5 @@
 import type { Backplane, ListPage, Presence, PublishResult, Unwatch } from '../cluster/backplane.ts'
+import { asyncApiOf } from './asyncapi.ts'
 import { builtins, reservedMethods } from './builtins.ts'
 import type { Contract, MethodSchemas } from '../protocol/contract.ts'
 import { Failure } from '../protocol/errors.ts'
@@ -33,6 +34,8 @@ interface DevicesParts {
   dials: Dialer | undefined
   topic: TopicLimits
   contract: Contract | undefined
+  /** Where devices connect. */
+  address: string
 }
 
 interface ReadResult {
@@ -253,6 +256,12 @@ export class Devices {
 
   #checkTopic (topic: string): void {
     if (!isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
+  }
+
+  /** Describes the WebSocket of devices as an AsyncAPI 3 document. */
+  asyncapi (): object {
+    const { address, contract } = this.#parts
+    return asyncApiOf({ address, contract })
   }
 
   /** Returns the counters of this node. */
