@@ -62,7 +62,7 @@ t.test('two scopes each have their own devices', async t => {
   const sizes: Array<() => number> = []
   for (const prefix of ['/one', '/two']) {
     await app.register(async scope => {
-      await scope.register(devices, { closeTimeout: 100 })
+      await scope.register(devices, { closeTimeout: 100, drainTimeout: 500 })
       sizes.push(() => scope.devices.size)
     }, { prefix })
   }
@@ -161,7 +161,7 @@ t.test('every REST route is described for swagger', async t => {
 
 t.test('it answers inject and injectWS', async t => {
   const app = Fastify()
-  await app.register(devices, { closeTimeout: 100 })
+  await app.register(devices, { closeTimeout: 100, drainTimeout: 500 })
   await app.ready()
   let device: TestDevice
   const socket = await app.injectWS('/ws?deviceId=d', {}, { onInit: socket => { device = new TestDevice(socket as unknown as WebSocket) } })
