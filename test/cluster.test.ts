@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
-import { fileURLToPath } from 'node:url'
+import { join as joinPath } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
@@ -13,6 +13,7 @@ import { freePort } from './campaigns/port.ts'
 import { fakeLog, gate } from './fakes.ts'
 import { expected, leaving, outcomes, ROOM, settings } from './outcomes.ts'
 import { withProgram } from './programs.ts'
+import { root } from './root.ts'
 import { connect, listen, request, until } from './support.ts'
 
 type Node = FastifyInstance & { url: string }
@@ -310,7 +311,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   t.test('the example starts NATS and three nodes that reach each other, and stops all of them', async t => {
     const first = await freePorts(3)
     const { NODE_OPTIONS: _, ...env } = process.env
-    const script = spawn(fileURLToPath(new URL('../example/cluster.sh', import.meta.url)), {
+    const script = spawn(joinPath(root, 'example/cluster.sh'), {
       env: { ...env, PORT: String(first), NATS_PORT: String(await freePort()), LOG_LEVEL: 'silent' }, stdio: 'ignore'
     })
     const exited = once(script, 'exit')

@@ -18,9 +18,9 @@ export const levels = {
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }
 
-/** The paths of the files of a level. */
+/** The paths of the files of a level, as compiled. */
 export function filesOf (level) {
-  return levels[level].map(name => `test/${name}.test.ts`)
+  return levels[level].map(name => `dist/test/${name}.test.js`)
 }
 
 // As a program it prints them: tap $(node test/levels.js unit)

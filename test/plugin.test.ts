@@ -14,8 +14,8 @@ import WebSocket from 'ws'
 import { builtins } from '../lib/gateway/builtins.ts'
 import { pluginLog } from '../lib/gateway/log.ts'
 import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Presence } from '../lib/index.ts'
-import { built } from './built.ts'
 import { fakeLog, gate } from './fakes.ts'
+import { root } from './root.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
 
 /** A client that upgrades by hand and then sends nothing, no close frame either. */
@@ -62,7 +62,7 @@ t.test('two scopes each have their own devices', async t => {
   const sizes: Array<() => number> = []
   for (const prefix of ['/one', '/two']) {
     await app.register(async scope => {
-      await scope.register(devices, { closeTimeout: 100 })
+      await scope.register(devices, { closeTimeout: 100, drainTimeout: 500 })
       sizes.push(() => scope.devices.size)
     }, { prefix })
   }
@@ -161,7 +161,7 @@ t.test('every REST route is described for swagger', async t => {
 
 t.test('it answers inject and injectWS', async t => {
   const app = Fastify()
-  await app.register(devices, { closeTimeout: 100 })
+  await app.register(devices, { closeTimeout: 100, drainTimeout: 500 })
   await app.ready()
   let device: TestDevice
   const socket = await app.injectWS('/ws?deviceId=d', {}, { onInit: socket => { device = new TestDevice(socket as unknown as WebSocket) } })
@@ -467,7 +467,7 @@ t.test('a device that is being admitted when the node drains is refused', async 
 /** Runs the gateway of the example as a user would. */
 async function gateway (t: { teardown (end: () => unknown): void }, env: Record<string, string>) {
   const data = await mkdtemp(join(tmpdir(), 'gateway-'))
-  const child = spawn(process.execPath, [built('example/gateway.js')], {
+  const child = spawn(process.execPath, [join(root, 'dist/example/gateway.js')], {
     env: { PATH: process.env.PATH!, PORT: '0', DATA: data, ...env }, stdio: ['ignore', 'pipe', 'inherit']
   })
   const exited = once(child, 'exit')
