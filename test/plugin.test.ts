@@ -424,6 +424,18 @@ t.test('connections that remain at the deadline are cut', async t => {
   await cut
 })
 
+t.test('an upgrade that is not answered at the deadline is cut', async t => {
+  const app = Fastify()
+  const asked = gate()
+  app.addHook('preHandler', () => { asked.open(); return new Promise(() => {}) })
+  await app.register(devices, { drainTimeout: 300 })
+  const { url } = await open(t, app)
+  const cut = once(muteClient(url, '/ws?deviceId=d').resume(), 'close')
+  await asked.opened
+  await app.close()
+  await cut
+})
+
 t.test('neither waiting callers nor idle connections delay the close', async t => {
   const app = await listen(t, { drainTimeout: 500 })
   const silent = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
