@@ -4,8 +4,8 @@ import { InjectedDevice } from './injected-device.ts'
 import { injectSettings, type InjectOptions } from './options.ts'
 
 export { ConnectionError } from './connection-error.ts'
-export type { InjectedDevice, InjectedMessage, Welcome } from './injected-device.ts'
-export type { InjectOptions } from './options.ts'
+export type { InjectedDevice, Welcome } from './injected-device.ts'
+export type { InjectedMessage, InjectOptions } from './options.ts'
 export { Failure, Refusal } from '../protocol/errors.ts'
 
 /** As much of a Fastify application as an injection needs. */

@@ -8,14 +8,8 @@ import { withDeadline } from '../protocol/deadline.ts'
 import { jsonrpcFrames } from '../protocol/jsonrpc.ts'
 import { decodeWith, type Message } from '../protocol/message.ts'
 import { endedBeforeWelcome, readRefusal, type ConnectionError } from './connection-error.ts'
-import type { InjectSettings } from './options.ts'
+import type { InjectedMessage, InjectSettings } from './options.ts'
 import { SocketEnd } from './socket-end.ts'
-
-/** A message that a device has received. */
-export interface InjectedMessage extends Received {
-  /** The server waits for its acknowledgement: it is a letter, or was sent with `confirm`. */
-  isLetter: boolean
-}
 
 /** What the server says first. */
 export interface Welcome {

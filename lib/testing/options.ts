@@ -1,6 +1,11 @@
-import type { MethodHandler } from '../client/index.ts'
-import type { InjectedMessage } from './injected-device.ts'
+import type { MethodHandler, Received } from '../client/index.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
+
+/** A message that a device has received. */
+export interface InjectedMessage extends Received {
+  /** The server waits for its acknowledgement: it is a letter, or was sent with `confirm`. */
+  isLetter: boolean
+}
 
 export interface InjectOptions {
   /** Id of the device. */
