@@ -9,7 +9,7 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'sorted-index', 'sources', 'testing', 'write-queue'
+    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'sorted-index', 'sources', 'testing', 'write-queue'
   ],
   integration: [
     'access', 'admission', 'bench', 'client', 'cluster', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin', 'rest', 'snippets',

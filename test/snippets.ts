@@ -49,6 +49,9 @@ $device.handle('reboot', ({ delay }) => ({ in: delay }))
 await $until(() => app.devices.has('abc123') && $device.status.state === 'connected')
 `
 
+/** An application that listens to no port; a test that keeps it open would not end. */
+const injected: Entry = { before: 'const app = $Fastify()\nawait app.register($devices)', after: 'await app.close()' }
+
 const sees = (...messages: unknown[]) => `
 await $until(() => $seen.length >= ${messages.length})
 assert.deepEqual($seen, ${JSON.stringify(messages)})
@@ -108,7 +111,7 @@ export const programs: Record<string, Entry> = {
   'docs/architecture.md > The seams 1': {
     before: `
       import type {
-        Answer, Detail, Ending, ExpiredLetter, Gateway as $Gateway, Letter, Listener, ListPage, MailboxLimits, Message, NamedCall, Owner, Ownership, Presence, PresenceChange,
+        Answer, Detail, Ending, ExpiredLetter, Gateway as $Gateway, Health, Letter, Listener, ListPage, MailboxLimits, Message, NamedCall, Owner, Ownership, Presence, PresenceChange,
         Publication, PublishResult, PutResult, Receipt, Request, StoredLetter, TransportContext, Unwatch,
         Backplane as $Backplane, Codec as $Codec, Mailbox as $Mailbox, Transport as $Transport
       } from 'fastify-devices'
@@ -165,6 +168,23 @@ export const programs: Record<string, Entry> = {
     prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
   },
   'docs/devices.md > Look 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
+
+  'docs/devices.md > Readiness 1': { ...injected, after: 'assert.equal(ok, true)\nawait app.close()' },
+  'docs/devices.md > @fastify/under-pressure 1': {
+    before: `
+      import { memoryMailbox } from 'fastify-devices'
+      let $isFull = false
+      const app = $Fastify()
+      await app.register($devices, { mailbox: { ...memoryMailbox(), health: async () => $isFull ? { ok: false, reason: 'disk full' } : { ok: true } } })`,
+    after: `
+      const $statusOf = async (url: string) => (await app.inject(url)).statusCode
+      assert.deepEqual([await $statusOf('/status'), await $statusOf('/devices')], [200, 200])
+      $isFull = true
+      assert.deepEqual([await $statusOf('/status'), await $statusOf('/devices')], [503, 200])
+      $isFull = false
+      assert.equal(await $statusOf('/status'), 200)
+      await app.close()`
+  },
 
   'docs/dial.md > Connections from the server 1': {
     before: `${application}${listener}`,

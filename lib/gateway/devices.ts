@@ -4,6 +4,7 @@ import { Failure } from '../protocol/errors.ts'
 import type { DialConnection, DialOptions, Dialer } from './dial.ts'
 import type { EventMap, Events, EverywhereMap } from '../messaging/events.ts'
 import type { Letters, LettersPage } from '../messaging/letters.ts'
+import type { NodeHealth, Readiness } from './readiness.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods, MethodSchemas } from './methods.ts'
 import { SendOptionsSchema, type Dispatcher, type SendOptions, type SendResult } from '../messaging/dispatcher.ts'
@@ -30,6 +31,7 @@ interface DevicesParts {
   /** A worker has none, and no method that needs it. */
   dials: Dialer | undefined
   topic: TopicLimits
+  readiness: Readiness
 }
 
 interface ReadResult {
@@ -244,6 +246,16 @@ export class Devices {
 
   #checkTopic (topic: string): void {
     if (!isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
+  }
+
+  /** Resolves once the mailbox and the backplane can be used; rejects with `NODE_DRAINING` when the application closes. */
+  async ready (): Promise<void> {
+    await this.#parts.readiness.ready()
+  }
+
+  /** Whether the mailbox and the backplane can be used, and if not, why. For readiness probes: never rejects, and takes a second at most. */
+  async health (): Promise<NodeHealth> {
+    return await this.#parts.readiness.health()
   }
 
   /** Returns the counters of this node. */
