@@ -13,7 +13,7 @@ export const levels = {
   ],
   integration: [
     'access', 'admission', 'bench', 'client', 'cluster', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'options', 'page', 'plugin', 'rest', 'snippets',
-    'stream-store', 'synced', 'takeover', 'tcp', 'tmpfs', 'topics', 'transports', 'upgrades', 'worker'
+    'stream-store', 'synced', 'takeover', 'tcp', 'testing-guide', 'tmpfs', 'topics', 'transports', 'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }

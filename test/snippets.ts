@@ -278,6 +278,18 @@ export const programs: Record<string, Entry> = {
     after: `await $until(() => app.devices.has('abc123') && app.devices.has('def456'))`
   },
 
+  'docs/testing.md > A first test 1': { replace: [['export async', 'async']], notRun: 'test/testing-guide.test.ts runs it' },
+  'docs/testing.md > A first test 2': {
+    replace: [[/^import assert.*$/m, ''], [/^import \{ build \}.*$/m, 'declare function build (): Promise<FastifyInstance>']],
+    notRun: 'test/testing-guide.test.ts runs it'
+  },
+  'docs/testing.md > Letters 1': injected,
+  'docs/testing.md > Letters 2': injected,
+  'docs/testing.md > Calls 1': injected,
+  'docs/testing.md > Refusals 1': injected,
+  'docs/testing.md > Several devices 1': injected,
+  'docs/testing.md > With a real port 1': { replace: [[/^import type \{ AddressInfo \}.*$/m, '']] },
+
   'docs/workers.md > Workers 1': {
     before: `
       const $backplane = $localBackplane()
