@@ -235,13 +235,22 @@ t.test('protected mode admits an injected device as a local one, and only becaus
   }
 })
 
-t.test('devices of an application over TLS are injected without a certificate', async t => {
-  const app = Fastify({ https: {} })
+t.test('devices of an application over TLS are injected without a certificate, also beside HTTP/2', async t => {
+  for (const options of [{ https: {} }, { http2: true, https: { allowHTTP1: true } }] as Array<{ https: {} }>) {
+    const app = Fastify(options)
+    await app.register(devices)
+    t.teardown(() => app.close())
+    const device = await injectDevice(app, { deviceId: 'd' })
+    await app.devices.send('d', 1)
+    t.match(await device.next(), { data: 1 })
+  }
+})
+
+t.test('an application over HTTP/2 alone takes no WebSocket', async t => {
+  const app = Fastify({ http2: true })
   await app.register(devices)
   t.teardown(() => app.close())
-  const device = await injectDevice(app, { deviceId: 'd' })
-  await app.devices.send('d', 1)
-  t.match(await device.next(), { data: 1 })
+  await t.rejects(injectDevice(app, { deviceId: 'd' }), { name: 'ConnectionError' })
 })
 
 t.test('an application that closes before the device is admitted refuses it', async t => {

@@ -22,6 +22,9 @@ export async function injectDevice (app: InjectableApp, options: InjectOptions):
   const settings = injectSettings(options)
   await app.ready()
   const { server } = app
-  const device = new InjectedDevice(settings, end => server.emit(server instanceof TlsServer ? 'secureConnection' : 'connection', end))
+  const device = new InjectedDevice(settings, end => {
+    Object.assign(end, { alpnProtocol: 'http/1.1', server }) // an HTTP/2 server with `allowHTTP1` reads them
+    server.emit(server instanceof TlsServer ? 'secureConnection' : 'connection', end)
+  })
   return await device.welcomed
 }
