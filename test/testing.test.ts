@@ -136,6 +136,7 @@ t.test('`next` waits for a message, for as long as there can be one', async t =>
   await app.devices.send('d', 1)
   await app.devices.send('d', 2)
   t.strictSame((await both).map(({ data }) => data), [1, 2])
+  await t.rejects(device.next({ timeot: 1 } as object), { message: 'next() has no option "timeot"' })
   await t.rejects(device.next({ timeout: 1 }), { message: 'No message arrived at "d" within 1 ms' })
   await app.devices.send('d', 3)
   const [third, none] = [device.next(), device.next()]

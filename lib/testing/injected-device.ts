@@ -7,6 +7,7 @@ import { connect, type CallOptions, type Client, type MethodHandler, type Receiv
 import { withDeadline } from '../protocol/deadline.ts'
 import { jsonrpcFrames } from '../protocol/jsonrpc.ts'
 import { decodeWith, type Message } from '../protocol/message.ts'
+import { checkOptionNames } from '../protocol/option-names.ts'
 import { endedBeforeWelcome, readRefusal, type ConnectionError } from './connection-error.ts'
 import type { InjectedMessage, InjectSettings } from './options.ts'
 import { SocketEnd } from './socket-end.ts'
@@ -25,6 +26,7 @@ export interface Welcome {
 }
 
 const LOCAL_ADDRESS = '127.0.0.1'
+const NEXT_OPTION_NAMES = { timeout: true }
 const codec = jsonrpcFrames({ depth: 1_000 })
 
 /** A device in this process: the client of `fastify-devices/client` over a connection without a port. It does not reconnect. */
@@ -40,6 +42,7 @@ export class InjectedDevice {
   readonly welcomed: Promise<this>
   readonly #client: Client
   readonly #timeout: number
+  /** Ids of messages that the client has not passed on yet and that the server wants acknowledged. */
   readonly #letterIds = new Set<string>()
   readonly #arrivalListeners = new Set<() => void>()
   #welcome: Welcome | undefined
@@ -86,7 +89,9 @@ export class InjectedDevice {
   }
 
   /** Returns the first message that no earlier `next` has returned; waits for it if it has not arrived. Rejects once the connection has ended, or after `timeout` milliseconds. */
-  async next ({ timeout = this.#timeout }: { timeout?: number } = {}): Promise<InjectedMessage> {
+  async next (options: { timeout?: number } = {}): Promise<InjectedMessage> {
+    checkOptionNames('next()', options, NEXT_OPTION_NAMES)
+    const { timeout = this.#timeout } = options
     while (this.#taken >= this.messages.length) {
       if (this.#closeNotice) throw new Error(`The connection of "${this.id}" has ended with code ${this.#closeNotice.code}: no further message arrives`)
       const arrival = new Promise<void>(resolve => this.#arrivalListeners.add(resolve))
