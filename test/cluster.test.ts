@@ -10,7 +10,7 @@ import { memoryMailbox, type Options } from '../lib/index.ts'
 import { nats, natsBackplane, natsMailbox, type NatsOptions } from '../lib/nats/index.ts'
 import { natsServer, type NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
-import { fakeLog, gate } from './fakes.ts'
+import { fakeLog, gate, reasonOf } from './fakes.ts'
 import { expected, leaving, outcomes, ROOM, settings } from './outcomes.ts'
 import { withProgram } from './programs.ts'
 import { root } from './root.ts'
@@ -215,6 +215,35 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     await again.ask('subscribe', { topics: ['news'] })
     t.match(await request(a, 'POST', '/broadcast?topic=news', 1), { body: { sent: 1, nodes: 1 } })
     void late
+  })
+
+  t.test('the health of a node says what it cannot reach, and `ready` waits for it', async t => {
+    const own = await natsServer(t, path)
+    await own.stop()
+    const over = { prefix: prefix(), startWithout: true }
+    const [a, b] = await Promise.all(['n1', 'n2'].map(node => join(t, own, node, {}, over))) as [Node, Node]
+    const unreachable = { ok: false, reason: 'NATS unreachable' }
+    t.strictSame(await a.devices.health(), { ok: false, mailbox: unreachable, backplane: unreachable, draining: false })
+    const ready = Promise.all([a.devices.ready(), b.devices.ready()])
+    await own.start()
+    await ready
+    const fine = { ok: true, mailbox: { ok: true }, backplane: { ok: true }, draining: false }
+    t.strictSame(await a.devices.health(), fine)
+
+    await own.stop('SIGKILL')
+    await until(async () => !(await a.devices.health()).ok)
+    t.strictSame(await a.devices.health(), { ok: false, mailbox: unreachable, backplane: unreachable, draining: false })
+    const waiting = reasonOf(b.devices.ready())
+    await b.close()
+    t.equal(await waiting, 'draining')
+    await own.start()
+    await a.devices.ready()
+
+    await own.hold()
+    await until(async () => (await a.devices.health()).mailbox.reason === 'NATS streams unreachable')
+    own.release()
+    await a.devices.ready()
+    t.strictSame(await a.devices.health(), fine)
   })
 
   t.test('letters whose wake-up was lost are delivered once NATS is back', async t => {

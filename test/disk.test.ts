@@ -185,6 +185,34 @@ t.test('a disk that is full refuses, forgets nothing, and works again by itself'
   await mailbox.close!()
 })
 
+t.test('its health says why letters cannot be written, and becomes good again without other writes', async t => {
+  const path = await folder(t)
+  const mailbox = await diskMailbox({ path })
+  const isHealthy = async () => (await mailbox.health!()).ok
+  t.strictSame(await mailbox.health!(), { ok: true })
+  for (const [error, reason] of [
+    [new Error('IO error: No space left on device'), 'disk full'],
+    [new Error('not open', { cause: new Error('ENOSPC: no space left') }), 'disk full'],
+    [new Error('IO error: the sync failed'), 'the last write failed']
+  ] as const) {
+    const { restore } = intercept(t, async () => { throw error })
+    t.equal(await reasonOf(mailbox.put('d', letter('b'), plenty)), 'store-full')
+    for (let looks = 0; looks < 10; looks++) t.strictSame(await mailbox.health!(), { ok: false, reason })
+    restore()
+    await until(isHealthy)
+  }
+
+  const elsewhere = `${path}-elsewhere`
+  await rename(path, elsewhere)
+  t.strictSame(await mailbox.health!(), { ok: false, reason: 'folder removed' }, 'without a write')
+  t.equal(await reasonOf(mailbox.put('d', letter('c'), plenty)), 'store-full')
+  await rename(elsewhere, path)
+  t.strictSame(await mailbox.health!(), { ok: false, reason: 'folder removed' }, 'the database is not open again yet')
+  await until(isHealthy)
+  await mailbox.put('d', letter('d'), plenty)
+  await mailbox.close!()
+})
+
 /** Letters in a folder that has been opened twice, so that they are in a table. */
 async function keepTwenty (path: string): Promise<void> {
   const mailbox = await diskMailbox({ path })
@@ -910,6 +938,7 @@ t.test('what the database cannot read is reported and mended, and until then rea
   t.strictSame(damages, [], 'closed is not damaged')
   prototype.getSync = broken('LEVEL_CORRUPTION')
   t.equal(await reasonOf(mailbox.receipt('d', 'a')), 'store-full')
+  t.strictSame(await mailbox.health!(), { ok: false, reason: 'damaged files are being mended' })
   prototype.iterator = broken('LEVEL_CORRUPTION')
   t.equal(await reasonOf(ids(mailbox, 'd')), 'store-full')
   Object.assign(prototype, { getSync, iterator })

@@ -9,11 +9,12 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'schema', 'sorted-index', 'sources', 'write-queue'
+    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'schema', 'sorted-index', 'sources', 'testing', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'page',
-    'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'tmpfs', 'topics', 'transports', 'upgrades', 'worker'
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp',
+    'openapi', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'transports',
+    'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }

@@ -6,6 +6,7 @@ import { Failure } from '../protocol/errors.ts'
 import type { DialConnection, DialOptions, Dialer } from './dial.ts'
 import type { EventMap, Events, EverywhereMap } from '../messaging/events.ts'
 import type { Letters, LettersPage } from '../messaging/letters.ts'
+import type { NodeHealth, Readiness } from './readiness.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods } from './methods.ts'
 import type { Typed } from './typed.ts'
@@ -36,6 +37,7 @@ interface DevicesParts {
   contract: Contract | undefined
   /** Where devices connect. */
   address: string
+  readiness: Readiness
 }
 
 interface ReadResult {
@@ -262,6 +264,16 @@ export class Devices {
   asyncapi (): object {
     const { address, contract } = this.#parts
     return asyncApiOf({ address, contract })
+  }
+
+  /** Resolves once the mailbox and the backplane can be used; rejects with `NODE_DRAINING` when the application closes. */
+  async ready (): Promise<void> {
+    await this.#parts.readiness.ready()
+  }
+
+  /** Whether the mailbox and the backplane can be used, and if not, why. For readiness probes: never rejects, and takes a second at most. */
+  async health (): Promise<NodeHealth> {
+    return await this.#parts.readiness.health()
   }
 
   /** Returns the counters of this node. */
