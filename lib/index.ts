@@ -11,6 +11,8 @@ export type { Transport, TransportLimits, Gateway, TransportContext } from './ga
 export type { Action, Authorize, Operation } from './gateway/authorize.ts'
 export type { AuthorizeTopic } from './gateway/builtins.ts'
 export type { BroadcastOptions, Devices, DeviceDetails } from './gateway/devices.ts'
+export type { NodeHealth } from './gateway/readiness.ts'
+export type { Health } from './protocol/health.ts'
 export type { EventMap, EverywhereMap, LetterEvent } from './messaging/events.ts'
 export type { Authenticate, ConnectRequest } from './gateway/connect-request.ts'
 export type { MailboxLimits, Ending, ExpiredLetter, StoredLetter, Letter, Mailbox, PutResult, Receipt } from './storage/mailbox.ts'

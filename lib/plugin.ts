@@ -72,6 +72,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   sweeper.start()
   app.addHook('preClose', async () => {
     draining = true
+    node.readiness.close()
     await closeConnections({ app, limits: settings, registry, transports, delivery, letters, log })
   })
   app.addHook('onClose', async () => await stopNode({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane }))

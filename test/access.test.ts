@@ -1,5 +1,4 @@
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { connect as connectHttp2, type Http2ServerRequest, type OutgoingHttpHeaders } from 'node:http2'
 import { request as requestHttp } from 'node:http'
@@ -15,10 +14,10 @@ import devices, { type Options } from '../lib/index.ts'
 import { proxyHeaders } from '../lib/gateway/protected-mode.ts'
 import { tcp, type TcpTransport } from '../lib/transports/tcp/index.ts'
 import { upgradeRequest } from './campaigns/raw.ts'
+import { certificate } from './certificates.ts'
 import { connect, connectLines, listen, open, request, until } from './support.ts'
 
-const secret = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
-const certificate = { key: secret('server.key'), cert: secret('server.pem') }
+const serverCertificate = { key: certificate('server.key'), cert: certificate('server.pem') }
 
 const broadcast = 'POST /broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}'
 const takeover = upgradeRequest('d').replace('127.0.0.1', 'localhost')
@@ -56,7 +55,7 @@ const refusals = (app: FastifyInstance) => app.devices.stats().refusals
 for (const [title, server, send] of [
   ['over HTTP', {}, sendAndReset],
   ['where proxies are trusted', { trustProxy: true }, sendAndReset],
-  ['over TLS', { https: certificate }, sendOverTlsAndReset]
+  ['over TLS', { https: serverCertificate }, sendOverTlsAndReset]
 ] as unknown as Array<[string, FastifyServerOptions, typeof sendAndReset]>) {
   t.test(`protected mode refuses requests whose connection was reset, ${title}`, async t => {
     const app = await seat(t, { server })
@@ -147,7 +146,7 @@ t.test('protected mode refuses every header of a proxy or a CDN that it knows', 
 
 for (const [title, server, scheme] of [
   ['in clear text', { http2: true }, 'http'],
-  ['over TLS', { http2: true, https: certificate }, 'https']
+  ['over TLS', { http2: true, https: serverCertificate }, 'https']
 ] as unknown as Array<[string, FastifyServerOptions, string]>) {
   t.test(`over HTTP/2 ${title}, :authority stands for Host`, async t => {
     const app = await seat(t, { server, options: { origins: ['https://shop.example'] } })

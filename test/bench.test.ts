@@ -1,13 +1,9 @@
-import { pathToFileURL } from 'node:url'
 import t from 'tap'
-import type { Candidate, candidatesFor } from '../bench/candidates.ts'
+import { candidatesFor, type Candidate } from '../bench/candidates.ts'
 import type { Cluster } from '../bench/cluster.ts'
-import { built } from './built.ts'
 import { withProgram } from './programs.ts'
 
-/** The candidates of each kind of row, of the compiled bench: its servers are child processes. */
-const { candidatesFor: kinds } = await import(pathToFileURL(built('bench/candidates.js')).href) as { candidatesFor: typeof candidatesFor }
-const { cluster: nodes, ...singles } = kinds
+const { cluster: nodes, ...singles } = candidatesFor
 
 t.test('every server of the bench starts, and tells its port and its heap', async t => {
   const candidates = new Map<string, Candidate>()

@@ -16,6 +16,7 @@ import devices from '../lib/index.ts'
 import { launch } from './browser.ts'
 import { gate, reasonOf } from './fakes.ts'
 import { withProgram } from './programs.ts'
+import { root } from './root.ts'
 import { listen, open, until } from './support.ts'
 
 const quick = { minDelay: 10, maxDelay: 50, WebSocket }
@@ -671,7 +672,7 @@ t.test('a subscription is told again to a server that has too much to do, until 
 
 /** The client as an application would bundle it, minified. */
 async function bundled (outfile: string): Promise<Uint8Array> {
-  const entry = new URL('../lib/client/index.ts', import.meta.url).pathname
+  const entry = join(root, 'lib/client/index.ts')
   const { outputFiles } = await build({ entryPoints: [entry], outfile, bundle: true, minify: true, format: 'esm', platform: 'browser', write: false })
   return outputFiles[0]!.contents
 }

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
-import { fileURLToPath } from 'node:url'
+import { join as joinPath } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
@@ -10,9 +10,10 @@ import { memoryMailbox, type Options } from '../lib/index.ts'
 import { nats, natsBackplane, natsMailbox, type NatsOptions } from '../lib/nats/index.ts'
 import { natsServer, type NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
-import { fakeLog, gate } from './fakes.ts'
+import { fakeLog, gate, reasonOf } from './fakes.ts'
 import { expected, leaving, outcomes, ROOM, settings } from './outcomes.ts'
 import { withProgram } from './programs.ts'
+import { root } from './root.ts'
 import { connect, listen, request, until } from './support.ts'
 
 type Node = FastifyInstance & { url: string }
@@ -216,6 +217,35 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     void late
   })
 
+  t.test('the health of a node says what it cannot reach, and `ready` waits for it', async t => {
+    const own = await natsServer(t, path)
+    await own.stop()
+    const over = { prefix: prefix(), startWithout: true }
+    const [a, b] = await Promise.all(['n1', 'n2'].map(node => join(t, own, node, {}, over))) as [Node, Node]
+    const unreachable = { ok: false, reason: 'NATS unreachable' }
+    t.strictSame(await a.devices.health(), { ok: false, mailbox: unreachable, backplane: unreachable, draining: false })
+    const ready = Promise.all([a.devices.ready(), b.devices.ready()])
+    await own.start()
+    await ready
+    const fine = { ok: true, mailbox: { ok: true }, backplane: { ok: true }, draining: false }
+    t.strictSame(await a.devices.health(), fine)
+
+    await own.stop('SIGKILL')
+    await until(async () => !(await a.devices.health()).ok)
+    t.strictSame(await a.devices.health(), { ok: false, mailbox: unreachable, backplane: unreachable, draining: false })
+    const waiting = reasonOf(b.devices.ready())
+    await b.close()
+    t.equal(await waiting, 'draining')
+    await own.start()
+    await a.devices.ready()
+
+    await own.hold()
+    await until(async () => (await a.devices.health()).mailbox.reason === 'NATS streams unreachable')
+    own.release()
+    await a.devices.ready()
+    t.strictSame(await a.devices.health(), fine)
+  })
+
   t.test('letters whose wake-up was lost are delivered once NATS is back', async t => {
     const own = await natsServer(t, path)
     const [a, b] = await three(t, own, prefix())
@@ -310,7 +340,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   t.test('the example starts NATS and three nodes that reach each other, and stops all of them', async t => {
     const first = await freePorts(3)
     const { NODE_OPTIONS: _, ...env } = process.env
-    const script = spawn(fileURLToPath(new URL('../example/cluster.sh', import.meta.url)), {
+    const script = spawn(joinPath(root, 'example/cluster.sh'), {
       env: { ...env, PORT: String(first), NATS_PORT: String(await freePort()), LOG_LEVEL: 'silent' }, stdio: 'ignore'
     })
     const exited = once(script, 'exit')

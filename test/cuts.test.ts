@@ -1,5 +1,4 @@
 import t from 'tap'
-import { built } from './built.ts'
 import { cutsInChromium, cutsInNode } from './campaigns/cuts.ts'
 import { passes } from './passes.ts'
 import { withProgram } from './programs.ts'
@@ -11,6 +10,5 @@ t.test('whatever cuts the connection of a client, nothing is lost, duplicated or
 })
 
 withProgram(t, 'chromium', 'the same in a browser', async (t, path) => {
-  built('test/campaigns/traffic.js') // the page loads it
   await passes(t, cutsInChromium({ cuts: 10, seed: Date.now() }, path))
 })

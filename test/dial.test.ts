@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync } from 'node:fs'
+import { mkdtempSync } from 'node:fs'
 import { connect as connectTcp, createServer, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,10 +9,10 @@ import { connect as connectClient, type Client, type ConnectOptions } from '../l
 import { tcpSocket, type TcpSocketOptions } from '../lib/client/tcp.ts'
 import { jsonrpc, localBackplane, type Codec, type DialConnection, type DialOptions, type DialStatus, type Options } from '../lib/index.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
+import { certificate } from './certificates.ts'
 import { gate } from './fakes.ts'
 import { connect, connectLines, listen, request, until } from './support.ts'
 
-const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
 const ca = certificate('ca.pem')
 const tls = { key: certificate('server.key'), cert: certificate('server.pem') }
 const quick = { minDelay: 10, maxDelay: 50 }

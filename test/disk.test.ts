@@ -19,9 +19,9 @@ import { Journal } from '../lib/storage/disk/journal.ts'
 import { LetterCache } from '../lib/storage/disk/letter-cache.ts'
 import { entryOf } from '../lib/storage/disk/schema.ts'
 import { BatchCounter } from '../lib/storage/disk/batch-counter.ts'
-import { built } from './built.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, turn } from './fakes.ts'
+import { root } from './root.ts'
 import { listen, request, until } from './support.ts'
 import { interceptWrites } from './writes.ts'
 
@@ -82,7 +82,7 @@ t.test('a letter of any size and script comes back as it was', async t => {
 
 t.test('acknowledged letters survive a kill', async t => {
   const path = await folder(t)
-  const child = spawn(process.execPath, [built('test/campaigns/writer.js'), path], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(process.execPath, [join(root, 'dist/test/campaigns/writer.js'), path], { stdio: ['ignore', 'pipe', 'inherit'] })
   const exited = once(child, 'exit')
   const promised: string[] = []
   for await (const id of createInterface(child.stdout)) {
@@ -182,6 +182,34 @@ t.test('a disk that is full refuses, forgets nothing, and works again by itself'
   restore()
   await until(async () => await reasonOf(mailbox.put('d', letter('c'), plenty)) === 'it did not fail')
   t.strictSame(await ids(mailbox, 'd'), ['a', 'c'])
+  await mailbox.close!()
+})
+
+t.test('its health says why letters cannot be written, and becomes good again without other writes', async t => {
+  const path = await folder(t)
+  const mailbox = await diskMailbox({ path })
+  const isHealthy = async () => (await mailbox.health!()).ok
+  t.strictSame(await mailbox.health!(), { ok: true })
+  for (const [error, reason] of [
+    [new Error('IO error: No space left on device'), 'disk full'],
+    [new Error('not open', { cause: new Error('ENOSPC: no space left') }), 'disk full'],
+    [new Error('IO error: the sync failed'), 'the last write failed']
+  ] as const) {
+    const { restore } = intercept(t, async () => { throw error })
+    t.equal(await reasonOf(mailbox.put('d', letter('b'), plenty)), 'store-full')
+    for (let looks = 0; looks < 10; looks++) t.strictSame(await mailbox.health!(), { ok: false, reason })
+    restore()
+    await until(isHealthy)
+  }
+
+  const elsewhere = `${path}-elsewhere`
+  await rename(path, elsewhere)
+  t.strictSame(await mailbox.health!(), { ok: false, reason: 'folder removed' }, 'without a write')
+  t.equal(await reasonOf(mailbox.put('d', letter('c'), plenty)), 'store-full')
+  await rename(elsewhere, path)
+  t.strictSame(await mailbox.health!(), { ok: false, reason: 'folder removed' }, 'the database is not open again yet')
+  await until(isHealthy)
+  await mailbox.put('d', letter('d'), plenty)
   await mailbox.close!()
 })
 
@@ -821,7 +849,7 @@ t.test('a place that has no letter is reported when the letters are read, and me
       mailbox = await diskMailbox({ path })
       const damages: string[] = []
       mailbox.onDamage!(({ key }) => damages.push(key))
-      t.strictSame(await ids(mailbox, 'd'), ['b'], what)
+      t.strictSame(await Promise.all([ids(mailbox, 'd'), ids(mailbox, 'd')]), [['b'], ['b']], `${what}, read twice at the same moment`)
       t.strictSame(await ids(mailbox, 'd'), ['b'], what)
       t.strictSame(damages, look === 'found' ? ['l!d!0000000000000001'] : [], `${what}: told once`)
       t.equal(await mailbox.waiting('d'), 1, what)
@@ -910,6 +938,7 @@ t.test('what the database cannot read is reported and mended, and until then rea
   t.strictSame(damages, [], 'closed is not damaged')
   prototype.getSync = broken('LEVEL_CORRUPTION')
   t.equal(await reasonOf(mailbox.receipt('d', 'a')), 'store-full')
+  t.strictSame(await mailbox.health!(), { ok: false, reason: 'damaged files are being mended' })
   prototype.iterator = broken('LEVEL_CORRUPTION')
   t.equal(await reasonOf(ids(mailbox, 'd')), 'store-full')
   Object.assign(prototype, { getSync, iterator })

@@ -2,16 +2,14 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { reasons, closeCodes } from '../lib/protocol/errors.ts'
 import { proxyHeaders } from '../lib/gateway/protected-mode.ts'
 import { Devices } from '../lib/gateway/devices.ts'
 import { OptionsSchema } from '../lib/gateway/options.ts'
-import { built } from './built.ts'
+import { root } from './root.ts'
 import { connect, request, until } from './support.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
 
 /** The text between a heading of the second level and the next. */
@@ -98,7 +96,7 @@ t.test('the first program of the README sends to a device and answers its call',
       return listen.call(this, { ...options, port: options.port === 3000 ? 0 : options.port }, ...rest)
     }`
   const { NODE_OPTIONS: _, ...env } = process.env
-  const program = spawn(process.execPath, ['--import', `data:text/javascript,${encodeURIComponent(elsewhere)}`, built('example/first.js')], {
+  const program = spawn(process.execPath, ['--import', `data:text/javascript,${encodeURIComponent(elsewhere)}`, join(root, 'dist/example/first.js')], {
     env, stdio: ['ignore', 'ignore', 'inherit', 'ipc']
   })
   const exited = once(program, 'exit')
@@ -170,7 +168,7 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
   t.strictSame(packages('client/index.ts'), [])
   t.strictSame(packages('workers/worker.ts').filter(name => !/^(node:|@sinclair\/typebox|@fastify\/ajv-compiler$)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
-  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts']) t.notOk(imports.some(({ to }) => to === optional), `${optional} is loaded only by those who ask for it`)
+  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'testing/index.ts']) t.notOk(imports.some(({ to }) => to === optional), `${optional} is loaded only by those who ask for it`)
 })
 
 t.test('the architecture names every room, and each imports only what its row names', async t => {

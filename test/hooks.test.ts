@@ -1,11 +1,12 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import Fastify from 'fastify'
 import t from 'tap'
 import devices, { jsonrpc, type Codec, type Transport } from '../lib/index.ts'
 import { things, ways } from './anything.ts'
 import type { Found } from './hooks.ts'
+import { root } from './root.ts'
 import { connect, listen } from './support.ts'
 
 const internal = /^500 \{"statusCode":500,"code":"INTERNAL_ERROR","error":"Internal Server Error","message":"Internal error"\}$/
@@ -66,7 +67,7 @@ const callers = new Set(['a circle', 'an object that throws when it is read', 'a
 const told = /handler$/
 
 t.test('whatever a function of the application gives or throws, the process goes on, and nothing is let in or told', async t => {
-  const child = fork(fileURLToPath(new URL('hooks.ts', import.meta.url)), ['run'], { execArgv: [...process.execArgv, '--unhandled-rejections=strict'] })
+  const child = fork(join(root, 'dist/test/hooks.js'), ['run'], { execArgv: [...process.execArgv, '--unhandled-rejections=strict'] })
   const found: Found[] = []
   child.on('message', one => found.push(one as Found))
   const [code, signal] = await once(child, 'exit')

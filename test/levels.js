@@ -9,18 +9,19 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'registry', 'request-context', 'schema', 'sorted-index', 'sources', 'write-queue'
+    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'schema', 'sorted-index', 'sources', 'testing', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'page',
-    'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'tmpfs', 'topics', 'trace', 'transports', 'upgrades', 'worker'
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp',
+    'openapi', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace',
+    'transports', 'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }
 
-/** The paths of the files of a level. */
+/** The paths of the files of a level, as compiled. */
 export function filesOf (level) {
-  return levels[level].map(name => `test/${name}.test.ts`)
+  return levels[level].map(name => `dist/test/${name}.test.js`)
 }
 
 // As a program it prints them: tap $(node test/levels.js unit)

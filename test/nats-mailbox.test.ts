@@ -8,15 +8,27 @@ import { natsMailbox, type NatsMailboxOptions } from '../lib/nats/index.ts'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
 import { LetterReader } from '../lib/nats/letter-reader.ts'
 import { ServerClock } from '../lib/nats/server-clock.ts'
+import { StreamStore } from '../lib/nats/stream-store.ts'
+import { Failure } from '../lib/protocol/errors.ts'
 import { natsServer } from './campaigns/nats.ts'
 import { Proxy } from './campaigns/proxy.ts'
 import { letter } from './contracts/mailbox.ts'
-import { all, reasonOf, until } from './fakes.ts'
+import { all, gate, reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 import { listen } from './support.ts'
 
 const plenty = { letters: 1_000, bytes: 1_000_000 }
 const MINUTE = 60_000
+
+/** Until the test ends, waits before each write; the write fails if that rejects. */
+function beforeAppend (t: Test, wait: (...args: Parameters<StreamStore['append']> extends [string, ...infer Rest] ? Rest : never) => Promise<void>): void {
+  const { append } = StreamStore.prototype
+  t.teardown(() => { StreamStore.prototype.append = append })
+  StreamStore.prototype.append = async function (subject, ...rest) {
+    await wait(...rest)
+    return await append.call(this, subject, ...rest)
+  }
+}
 
 t.test('the clock of NATS is read once a minute, and after an invalidation', async t => {
   const { now } = performance
@@ -271,6 +283,61 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.equal(await settle(), 0, 'there is none')
     await mailbox.put('d', letter('a'), plenty)
     t.equal(await settle(), 1)
+  })
+
+  t.test('of two nodes that settle a letter at the same moment, one reports it', async t => {
+    const over = { prefix: prefix() }
+    const nodes = [await open(t, over), await open(t, over)]
+    await nodes[0]!.put('d', letter('a'), plenty)
+    const both = gate()
+    let writes = 0
+    beforeAppend(t, async (_data, { after } = {}) => {
+      if (after !== 0) return
+      if (++writes === 2) both.open()
+      await both.opened
+    })
+    t.strictSame((await Promise.all(nodes.map(node => node.settle('d', 'a', 'delivered')))).toSorted(), [false, true])
+    t.equal(writes, 2, 'both found no receipt')
+    t.match(await nodes[0]!.receipt('d', 'a'), { status: 'delivered' })
+  })
+
+  t.test('a letter whose put broke off and is repeated while another node settles it leaves no entry', async t => {
+    const over = { prefix: prefix() }
+    const mailbox = await open(t, over)
+    const other = await open(t, over)
+    let breaks = true
+    let settled: boolean | undefined
+    beforeAppend(t, async data => {
+      if (!String(data).includes('"position"')) return
+      if (breaks) throw new Failure('unreachable')
+      settled = await other.settle('d', 'a', 'delivered')
+    })
+    t.equal(await reasonOf(mailbox.put('d', letter('a'), plenty)), 'unreachable')
+    breaks = false
+    await mailbox.put('d', letter('a'), plenty)
+    t.equal(settled, true)
+    t.equal(await mailbox.addAttempt('d', 'a'), 0, 'there is no entry')
+    t.strictSame(await reading(mailbox), [])
+    t.match(await mailbox.receipt('d', 'a'), { status: 'delivered' })
+  })
+
+  t.test('a letter whose put broke off and is repeated by two nodes has one entry', async t => {
+    const over = { prefix: prefix() }
+    const mailbox = await open(t, over)
+    const other = await open(t, over)
+    let breaks = true
+    let repeats = 0
+    beforeAppend(t, async (data, { id } = {}) => {
+      if (breaks && String(data).includes('"position"')) throw new Failure('unreachable')
+      if (!breaks && id !== undefined && ++repeats === 1) await other.put('d', letter('a'), plenty)
+    })
+    t.equal(await reasonOf(mailbox.put('d', letter('a'), plenty)), 'unreachable')
+    breaks = false
+    t.match(await mailbox.put('d', letter('a'), plenty), { fresh: false, receipt: { status: 'queued' } })
+    t.equal(repeats, 2)
+    t.equal(await mailbox.addAttempt('d', 'a'), 1)
+    t.equal(await mailbox.settle('d', 'a', 'delivered'), true)
+    t.equal(await other.addAttempt('d', 'a'), 0)
   })
 
   t.test('an aborted sweep starts nothing more', async t => {

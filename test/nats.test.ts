@@ -15,6 +15,7 @@ import { LatenessTracker } from '../lib/nats/lateness.ts'
 import { Membership } from '../lib/nats/membership.ts'
 import { ownerRecordOf } from '../lib/nats/owner-record.ts'
 import { OwnershipTable } from '../lib/nats/ownership.ts'
+import { RetryQueue } from '../lib/nats/retry-queue.ts'
 import type { StoredRecord } from '../lib/nats/stream-store.ts'
 import { subjectOf, textOf, token } from '../lib/nats/subjects.ts'
 import { decode, encode } from '../lib/nats/encoding.ts'
@@ -56,6 +57,23 @@ class Connection implements Owner {
     this.yielded++
   }
 }
+
+t.test('of much work that fails, only a part is tried before the next delay, and all is done in the end', async t => {
+  const [troubles, done] = [[] as unknown[], new Set<number>()]
+  let [fails, tries] = [true, 0]
+  const queue = new RetryQueue<number>({ up: true, trouble: (error: unknown) => troubles.push(error) } as never, async item => {
+    tries++
+    if (fails) throw new Failure('timeout')
+    done.add(item)
+    return true
+  })
+  queue.add(Array.from({ length: 1_000 }, (_, at) => at))
+  await until(() => troubles.length === 1)
+  t.ok(tries < 1_000, `${tries} tries`)
+  fails = false
+  await until(() => done.size === 1_000)
+  t.equal(troubles.length, 1, 'reported once')
+})
 
 t.test('a token has no special characters of a subject, and differs for each text', async t => {
   const texts = ['', '=', '.', '*', '>', 'a.b', 'a b', '$SYS', 'a=b', 'a%b', 'ü€😀', '~-_!\'()', 'a', 'A', '=2E', '\n']
@@ -766,7 +784,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     const timers: Array<NodeJS.Timeout & { _destroyed?: boolean }> = []
     const noted = (set: (...args: any[]) => NodeJS.Timeout) => Object.assign((...args: any[]) => {
       const timer = set(...args)
-      if (new Error().stack!.includes('/lib/nats/engine.ts')) timers.push(timer) // earlier tests and the client of NATS have timers, too
+      if (new Error().stack!.includes('/lib/nats/engine.')) timers.push(timer) // earlier tests and the client of NATS have timers, too
       return timer
     }, set)
     t.teardown(() => { Object.assign(globalThis, { setInterval, setTimeout }) })

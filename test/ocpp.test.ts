@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Type } from '@sinclair/typebox'
 import { createRPCError, RPCClient } from 'ocpp-rpc'
@@ -10,9 +11,9 @@ import { ocpp, type OcppVersion } from '../lib/protocol/ocpp.ts'
 import { reasons, Failure, Refusal, type Reason } from '../lib/protocol/errors.ts'
 import { jsonrpc, type Options } from '../lib/index.ts'
 import type { Codec } from '../lib/protocol/message.ts'
-import { built } from './built.ts'
 import { codecContract } from './contracts/codec.ts'
 import { reasonOf, turn, until } from './fakes.ts'
+import { root } from './root.ts'
 import { connect, listen, refusal, request } from './support.ts'
 
 const versions = ['ocpp1.6', 'ocpp2.0.1', 'ocpp2.1'] as const
@@ -439,7 +440,7 @@ t.test('a name and a password are handed to authenticate', async t => {
 
 t.test('the example is a central system', async t => {
   const { NODE_OPTIONS: _, ...env } = process.env
-  const program = spawn(process.execPath, [built('example/ocpp.js')], { env: { ...env, PORT: '0', PASSWORD: 'sesame' }, stdio: ['ignore', 'pipe', 'inherit'] })
+  const program = spawn(process.execPath, [join(root, 'dist/example/ocpp.js')], { env: { ...env, PORT: '0', PASSWORD: 'sesame' }, stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => program.kill('SIGKILL'))
   let url = ''
   for await (const line of createInterface(program.stdout)) {

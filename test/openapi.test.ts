@@ -1,6 +1,6 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { pathToFileURL } from 'node:url'
 import swagger from '@fastify/swagger'
 import { createConfig, lintFromString } from '@redocly/openapi-core'
 import { Validator } from '@seriousme/openapi-schema-validator'
@@ -12,6 +12,7 @@ import * as typebox1 from 'typebox'
 import ts from 'typescript'
 import { z } from 'zod'
 import devices, { contract, memoryMailbox, type Options } from '../lib/index.ts'
+import { root } from './root.ts'
 import { outcomes, ROOM, settings } from './outcomes.ts'
 import { connect, open, request } from './support.ts'
 
@@ -68,6 +69,7 @@ t.test('every operation has an id, every body its content types, and every comma
   const { paths } = documentOf(app)
   const ids = Object.entries(paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, { operationId }]) => [`${method} ${path}`, operationId]))
   t.strictSame(Object.fromEntries(ids), {
+    'get /asyncapi.json': 'asyncapi',
     'get /devices': 'list',
     'get /devices/{id}': 'describe',
     'delete /devices/{id}': 'disconnect',
@@ -159,7 +161,6 @@ t.test('a client generated from the document sends, calls and reads receipts wit
   const { url } = await open(t, app)
   const device = await connect(url, 'k1')
   device.handle('reboot', ({ delay }) => ({ at: String(delay) })).handle('none', () => { throw { code: -32601, message: 'No' } }) // eslint-disable-line
-  const root = fileURLToPath(new URL('..', import.meta.url))
   // in the checkout, so that its packages are found
   await mkdir(join(root, '.tap'), { recursive: true })
   const folder = await mkdtemp(join(root, '.tap', 'openapi-'))

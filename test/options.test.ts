@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import type { Static, TObject } from '@sinclair/typebox'
 import Fastify from 'fastify'
 import t from 'tap'
@@ -9,6 +9,7 @@ import { DialOptionsSchema, type DialOptions } from '../lib/gateway/dial.ts'
 import { OptionsSchema, type Options, type Settings } from '../lib/gateway/options.ts'
 import devices from '../lib/index.ts'
 import { SendOptionsSchema, type SendOptions } from '../lib/messaging/dispatcher.ts'
+import { root } from './root.ts'
 import { listen } from './support.ts'
 
 interface DocumentedOption {
@@ -20,7 +21,7 @@ interface DocumentedOption {
 
 /** The members of an interface, as an editor shows them. */
 function optionsIn (path: string, name: string): DocumentedOption[] {
-  const file = ts.createSourceFile(path, readFileSync(fileURLToPath(new URL(`../${path}`, import.meta.url)), 'utf8'), ts.ScriptTarget.Latest, true)
+  const file = ts.createSourceFile(path, readFileSync(join(root, path), 'utf8'), ts.ScriptTarget.Latest, true)
   const declaration = file.statements.find(statement => ts.isInterfaceDeclaration(statement) && statement.name.text === name) as ts.InterfaceDeclaration
   return declaration.members.map(member => {
     const [doc] = ts.getJSDocCommentsAndTags(member) as ts.JSDoc[]

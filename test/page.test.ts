@@ -1,12 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { join } from 'node:path'
 import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { withBrowser, type OpenOptions } from './browser.ts'
-import { built } from './built.ts'
+import { root } from './root.ts'
 import { connect, request } from './support.ts'
 
-const program = built('example/gateway.js')
+const program = join(root, 'dist/example/gateway.js')
 
 interface Running {
   url: string

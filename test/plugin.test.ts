@@ -8,14 +8,14 @@ import { createInterface } from 'node:readline'
 import fastifySwagger from '@fastify/swagger'
 import fastifyWebsocket from '@fastify/websocket'
 import { Type } from '@sinclair/typebox'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import WebSocket from 'ws'
 import { builtins } from '../lib/gateway/builtins.ts'
 import { pluginLog } from '../lib/gateway/log.ts'
 import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Presence } from '../lib/index.ts'
-import { built } from './built.ts'
 import { fakeLog, gate } from './fakes.ts'
+import { root } from './root.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
 
 /** A client that upgrades by hand and then sends nothing, no close frame either. */
@@ -62,16 +62,17 @@ t.test('two scopes each have their own devices', async t => {
   const sizes: Array<() => number> = []
   for (const prefix of ['/one', '/two']) {
     await app.register(async scope => {
-      await scope.register(devices, { closeTimeout: 100 })
+      await scope.register(devices, { drainTimeout: 500 })
       sizes.push(() => scope.devices.size)
     }, { prefix })
   }
   const { url } = await open(t, app)
   const one = await connect(url, 'd', { path: '/one/ws/d' })
-  await connect(url, 'd', { path: '/two/ws/d' })
-  await connect(url, 'e', { path: '/two/ws/e' })
+  const others = [await connect(url, 'd', { path: '/two/ws/d' }), await connect(url, 'e', { path: '/two/ws/e' })]
   t.strictSame(sizes.map(size => size()), [1, 2])
   t.ok((await one.ask('ping')).result)
+  await app.close()
+  for (const device of [one, ...others]) t.equal((await device.closed).code, 1012, 'one scope does not cut the devices of the other')
 })
 
 t.test('it works beside the WebSocket routes of its host, with limits of its own', async t => {
@@ -161,7 +162,7 @@ t.test('every REST route is described for swagger', async t => {
 
 t.test('it answers inject and injectWS', async t => {
   const app = Fastify()
-  await app.register(devices, { closeTimeout: 100 })
+  await app.register(devices)
   await app.ready()
   let device: TestDevice
   const socket = await app.injectWS('/ws?deviceId=d', {}, { onInit: socket => { device = new TestDevice(socket as unknown as WebSocket) } })
@@ -172,6 +173,30 @@ t.test('it answers inject and injectWS', async t => {
   await t.rejects(app.injectWS('/ws?deviceId=!'))
   socket.terminate()
   await until(() => app.devices.size === 0)
+  await app.close()
+})
+
+/** An application that closes only when nothing keeps it: its deadline lies beyond that of the test. */
+async function patient (): Promise<FastifyInstance> {
+  const app = Fastify({ pluginTimeout: 0 })
+  await app.register(devices, { closeTimeout: 90_000, drainTimeout: 180_000 })
+  await app.ready()
+  return app
+}
+
+t.test('an injected device that answers the close frame does not delay the close', { timeout: 30_000 }, async () => {
+  const app = await patient()
+  await app.injectWS('/ws?deviceId=d')
+  const closing = await app.injectWS('/ws?deviceId=e')
+  closing.close()
+  await until(() => !app.devices.has('e'))
+  await app.close()
+})
+
+t.test('an injected device that was refused does not delay the close', { timeout: 30_000 }, async t => {
+  const app = await patient()
+  await t.rejects(app.injectWS('/ws?deviceId=!'), { message: /400/ })
+  await t.rejects(app.injectWS('/nowhere'), { message: /404/ })
   await app.close()
 })
 
@@ -399,6 +424,18 @@ t.test('connections that remain at the deadline are cut', async t => {
   await cut
 })
 
+t.test('an upgrade that is not answered at the deadline is cut', async t => {
+  const app = Fastify()
+  const asked = gate()
+  app.addHook('preHandler', () => { asked.open(); return new Promise(() => {}) })
+  await app.register(devices, { drainTimeout: 300 })
+  const { url } = await open(t, app)
+  const cut = once(muteClient(url, '/ws?deviceId=d').resume(), 'close')
+  await asked.opened
+  await app.close()
+  await cut
+})
+
 t.test('neither waiting callers nor idle connections delay the close', async t => {
   const app = await listen(t, { drainTimeout: 500 })
   const silent = connectTcp(Number(new URL(app.url).port), '127.0.0.1')
@@ -467,7 +504,7 @@ t.test('a device that is being admitted when the node drains is refused', async 
 /** Runs the gateway of the example as a user would. */
 async function gateway (t: { teardown (end: () => unknown): void }, env: Record<string, string>) {
   const data = await mkdtemp(join(tmpdir(), 'gateway-'))
-  const child = spawn(process.execPath, [built('example/gateway.js')], {
+  const child = spawn(process.execPath, [join(root, 'dist/example/gateway.js')], {
     env: { PATH: process.env.PATH!, PORT: '0', DATA: data, ...env }, stdio: ['ignore', 'pipe', 'inherit']
   })
   const exited = once(child, 'exit')

@@ -1,16 +1,14 @@
 import { execFile } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import rateLimit from '@fastify/rate-limit'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import devices from '../lib/index.ts'
-import { built } from './built.ts'
+import { root } from './root.ts'
 import { connect, open, refusal } from './support.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
 const page = readFileSync(join(root, 'docs/recipes.md'), 'utf8')
 
 /** The snippets of JavaScript under a heading. */
@@ -27,7 +25,6 @@ $1await app.close()`)
 
 /** Runs one of the files in an application that has the package, as it was built, among its modules. Returns what it prints. */
 async function run (t: Test, main: string, files: Record<string, string>): Promise<string> {
-  built('lib/index.js')
   const folder = mkdtempSync(join(root, 'dist/recipe-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   mkdirSync(join(folder, 'node_modules'))

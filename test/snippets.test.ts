@@ -2,18 +2,16 @@ import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import ts from 'typescript'
-import { built } from './built.ts'
 import { withProgram } from './programs.ts'
+import { root } from './root.ts'
 import { header, programs, shellsNotRun } from './snippets.ts'
 import { connect, listen } from './support.ts'
 
 // Every snippet of the documentation is type-checked and run, or the tables of test/snippets.ts say why not.
 
-const root = fileURLToPath(new URL('..', import.meta.url))
 const pages = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)]
 
 interface Snippet {
@@ -113,7 +111,6 @@ const driver = `
 
 t.test('the programs of the snippets run', async t => {
   // within the package, so that they import it by its name, as it was built
-  built('lib/index.js') // the programs import the package
   const folder = mkdtempSync(join(root, 'dist/snippets-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const run = ofKind('program').filter(({ name }) => programs[name] && programs[name].notRun === undefined)

@@ -49,6 +49,9 @@ $device.handle('reboot', ({ delay }) => ({ in: delay }))
 await $until(() => app.devices.has('abc123') && $device.status.state === 'connected')
 `
 
+/** An application that listens to no port; a test that keeps it open would not end. */
+const injected: Entry = { before: 'const app = $Fastify()\nawait app.register($devices)', after: 'await app.close()' }
+
 const sees = (...messages: unknown[]) => `
 await $until(() => $seen.length >= ${messages.length})
 assert.deepEqual($seen, ${JSON.stringify(messages)})
@@ -108,7 +111,7 @@ export const programs: Record<string, Entry> = {
   'docs/architecture.md > The seams 1': {
     before: `
       import type {
-        Answer, Detail, Ending, ExpiredLetter, Gateway as $Gateway, Letter, Listener, ListPage, MailboxLimits, Message, NamedCall, Owner, Ownership, Presence, PresenceChange,
+        Answer, Detail, Ending, ExpiredLetter, Gateway as $Gateway, Health, Letter, Listener, ListPage, MailboxLimits, Message, NamedCall, Owner, Ownership, Presence, PresenceChange,
         Publication, PublishResult, PutResult, Receipt, Request, StoredLetter, TransportContext, Unwatch,
         Backplane as $Backplane, Codec as $Codec, Mailbox as $Mailbox, Transport as $Transport
       } from 'fastify-devices'
@@ -183,6 +186,23 @@ export const programs: Record<string, Entry> = {
     prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
   },
   'docs/devices.md > Look 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
+
+  'docs/devices.md > Readiness 1': { ...injected, after: 'assert.equal(ok, true)\nawait app.close()' },
+  'docs/devices.md > @fastify/under-pressure 1': {
+    before: `
+      import { memoryMailbox } from 'fastify-devices'
+      let $isFull = false
+      const app = $Fastify()
+      await app.register($devices, { mailbox: { ...memoryMailbox(), health: async () => $isFull ? { ok: false, reason: 'disk full' } : { ok: true } } })`,
+    after: `
+      const $statusOf = async (url: string) => (await app.inject(url)).statusCode
+      assert.deepEqual([await $statusOf('/status'), await $statusOf('/devices')], [200, 200])
+      $isFull = true
+      assert.deepEqual([await $statusOf('/status'), await $statusOf('/devices')], [503, 200])
+      $isFull = false
+      assert.equal(await $statusOf('/status'), 200)
+      await app.close()`
+  },
 
   'docs/dial.md > Connections from the server 1': {
     before: `${application}${listener}`,
@@ -349,6 +369,18 @@ export const programs: Record<string, Entry> = {
     replace: [[`'tcp://127.0.0.1:4000', { deviceId: 'abc123'`, `\`tcp://127.0.0.1:\${($transports[0] as any).address.port}\`, { deviceId: 'abc123'`], [`'unix:/run/devices.sock', { deviceId: 'abc123'`, `\`unix:\${process.cwd()}/devices.sock\`, { deviceId: 'def456'`], [`'tcp://gateway.example:4000'`, `'tcp://127.0.0.1:9'`]],
     after: `await $until(() => app.devices.has('abc123') && app.devices.has('def456'))`
   },
+
+  'docs/testing.md > A first test 1': { replace: [['export async', 'async']], notRun: 'test/testing-guide.test.ts runs it' },
+  'docs/testing.md > A first test 2': {
+    replace: [[/^import assert.*$/m, ''], [/^import \{ build \}.*$/m, 'declare function build (): Promise<FastifyInstance>']],
+    notRun: 'test/testing-guide.test.ts runs it'
+  },
+  'docs/testing.md > Letters 1': injected,
+  'docs/testing.md > Letters 2': injected,
+  'docs/testing.md > Calls 1': injected,
+  'docs/testing.md > Refusals 1': injected,
+  'docs/testing.md > Several devices 1': injected,
+  'docs/testing.md > With a real port 1': { replace: [[/^import type \{ AddressInfo \}.*$/m, '']] },
 
   'docs/workers.md > Workers 1': {
     before: `

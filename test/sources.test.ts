@@ -1,10 +1,10 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { pathToFileURL } from 'node:url'
 import t from 'tap'
+import { root } from './root.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-const { levels }: { levels: Record<'unit' | 'integration' | 'campaigns', string[]> } = await import(new URL('levels.js', import.meta.url).href)
+const { levels }: { levels: Record<'unit' | 'integration' | 'campaigns', string[]> } = await import(pathToFileURL(join(root, 'test/levels.js')).href)
 
 const files = ['bench', 'example', 'test'].flatMap(folder =>
   (readdirSync(join(root, folder), { recursive: true }) as string[]).filter(name => name.endsWith('.ts')).map(name => join(folder, name))
@@ -32,7 +32,7 @@ t.test('every test file has one level', async t => {
 t.test('unit tests start no server and no program', async t => {
   for (const name of levels.unit) {
     const all = [...reached(`test/${name}.test.ts`)]
-    t.strictSame(all.filter(file => /^test\/(support|programs|browser|built)\.ts$|^test\/campaigns\//.test(file)), [], name)
+    t.strictSame(all.filter(file => /^test\/(support|programs|browser)\.ts$|^test\/campaigns\//.test(file)), [], name)
     t.strictSame(all.filter(file => /from 'node:(child_process|net|http|tls)'/.test(readFileSync(join(root, file), 'utf8'))), [], name)
   }
 })

@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
-import { built } from './built.ts'
 import { lanes } from './campaigns/campaign.ts'
 import { Host } from './campaigns/host.ts'
 import { withProgram } from './programs.ts'
+import { root } from './root.ts'
 import { request } from './support.ts'
 
 /** A system call that succeeded: its file or socket, what went through it, and the lines of the trace where it began and returned. */
@@ -25,7 +25,7 @@ const WIDTH = 32
 const [BLOCK, HEADER] = [32_768, 7]
 const traced = 'trace=read,readv,recvfrom,recvmsg,write,writev,pwrite64,sendto,sendmsg,fsync,fdatasync'
 const [reading, writing, syncing] = [/^(read|recv)/, /^(p?write|send)/, /^(fsync|fdatasync)$/]
-const gateway = pathToFileURL(built('test/campaigns/kill.js')).href
+const gateway = pathToFileURL(join(root, 'dist/test/campaigns/kill.js')).href
 
 withProgram(t, 'strace', 'between reading a message and answering 202, its letter is written and synced', async (t, strace) => {
   if (spawnSync(strace, ['-f', '-o', '/dev/null', 'true']).status !== 0) return t.plan(0, 'needs ptrace, which this machine does not permit')

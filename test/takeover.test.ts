@@ -3,8 +3,10 @@ import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { connect as connectClient } from '../lib/client/index.ts'
-import type { Options } from '../lib/index.ts'
+import type { Socket as GatewaySocket } from '../lib/connection/session-host.ts'
+import { jsonrpc, localBackplane, type Backplane, type Gateway, type Options, type Owner } from '../lib/index.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
+import { reasonOf } from './fakes.ts'
 import { connect, connectLines, LineSocket, listen, TestDevice, until } from './support.ts'
 
 const listenWithTcp = async (t: Pick<Test, 'teardown'>, options: Options = {}) => {
@@ -56,6 +58,30 @@ t.test('a new connection is probed only if there is an older one', async t => {
   second.socket.pong(await second.pinged)
   await second.next(({ method }) => method === 'welcome')
   t.match(await first.closed, { code: 4509 })
+})
+
+t.test('a device that has left is not alive, one on a socket that cannot probe is', async t => {
+  const shared = localBackplane()
+  const owners: Owner[] = []
+  const backplane: Backplane = {
+    ...shared,
+    async own (deviceId, owner) {
+      owners.push(owner)
+      return await shared.own(deviceId, owner)
+    }
+  }
+  let gateway: Gateway
+  const app = await listen(t, { backplane, transports: [{ async open (context) { ({ gateway } = context) }, async close () {} }] })
+  const device = await connect(app.url, 'd')
+  await device.close()
+  await until(() => app.devices.size === 0)
+  t.equal(await reasonOf(owners[0]!.confirmAlive!()), 'departed')
+
+  const socket: GatewaySocket = { isOpen: true, sent: 0, buffered: 0, send () {}, onDrain () {}, close () {} }
+  const session = gateway!.open({ deviceId: 'e', address: undefined, localAddress: undefined, credentials: {}, codec: jsonrpc() }, socket)
+  await gateway!.enter(session)
+  t.equal(await owners[1]!.confirmAlive!(), undefined)
+  session.end('removed')
 })
 
 t.test('messages sent before the welcome are received after it, complete and in order', async t => {

@@ -11,12 +11,13 @@ import devices, { Failure, localBackplane, type ConnectRequest, type Options } f
 import { LineSplitter } from '../lib/protocol/line-splitter.ts'
 import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/index.ts'
 import { TcpOptionsSchema } from '../lib/transports/tcp/options.ts'
+import { certificate } from './certificates.ts'
 import { gate, random } from './fakes.ts'
 import { programAt } from './programs.ts'
+import { root } from './root.ts'
 import { connect, connectLines, listen, until } from './support.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'devices-'))
-const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
 const ca = certificate('ca.pem')
 const rpc = (members: object) => `${JSON.stringify({ jsonrpc: '2.0', ...members })}\n`
 const connectLine = (deviceId: unknown, more: object = {}) => rpc({ id: 1, method: 'connect', params: { deviceId, ...more } })
@@ -61,7 +62,7 @@ const closeLine = (code: number, reason: string | RegExp) => ({ method: 'close',
 
 /** The scripts in the docs, each with its output. */
 function scripts (): Array<{ script: string, output: string }> {
-  const text = readFileSync(new URL('../docs/tcp.md', import.meta.url), 'utf8')
+  const text = readFileSync(join(root, 'docs/tcp.md'), 'utf8')
   return [...text.matchAll(/```sh\n([\s\S]*?)```\n\n```\n([\s\S]*?)```/g)].map(([, script, output]) => ({ script: script!, output: output! }))
 }
 
@@ -410,7 +411,7 @@ t.test('a wrong or unknown option is named', async t => {
 })
 
 t.test('an editor shows the description and the default of every option', async t => {
-  const source = readFileSync(new URL('../lib/transports/tcp/options.ts', import.meta.url), 'utf8')
+  const source = readFileSync(join(root, 'lib/transports/tcp/options.ts'), 'utf8')
   const documented = [...source.matchAll(/\/\*\*\n {3}\* (.+)\.\n {3}\*\n {3}\* @default (.+)\n {3}\*\/\n {2}(\w+)\?:/g)]
   const shown = (value: unknown) => typeof value === 'number' ? value.toLocaleString('en').replaceAll(',', '_') : typeof value === 'string' ? `'${value}'` : String(value)
   t.strictSame(

@@ -103,7 +103,8 @@ async function serve (t: Parameters<typeof open>[0], shared: Options): Promise<N
   app.addHook('onRoute', ({ method, url }) => { for (const one of [method].flat()) routes.add(`${one} ${url}`) })
   await app.register(devices, { authenticate: false, authorizeTopic: () => true, ...options, ...shared })
   const node = await open(t, app)
-  for (const route of routes) if (/ \/ws\b/.test(route)) routes.delete(route) // where devices connect
+  // where devices connect, and what says nothing of any device
+  for (const route of routes) if (/ \/(ws\b|asyncapi\.json$)/.test(route)) routes.delete(route)
   routesOf.set(node, routes)
   return node
 }

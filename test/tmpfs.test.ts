@@ -54,11 +54,13 @@ t.test('a full disk: no promise that is not kept, live traffic goes on, and it w
   t.match(await request(app, 'POST', '/devices/here/messages', { live: true }), { status: 200 })
   t.match(await device.message(), { params: { data: { live: true } } })
   t.match(await request(app, 'POST', '/devices/away/messages?ttl=600', 1), { status: 507, body: { code: 'STORE_FULL' } })
+  t.strictSame((await app.devices.health()).mailbox, { ok: false, reason: 'disk full' })
 
   await free()
   const freed = Date.now()
   await until(async () => await put() === 202)
   t.comment(`works again after ${Date.now() - freed} ms`)
+  await app.devices.ready()
   const seen: string[] = []
   const away = await connect(app.url, 'away')
   away.handle('message', ({ id }) => { seen.push(id); return {} })

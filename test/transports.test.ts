@@ -1,16 +1,16 @@
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, readFileSync } from 'node:fs'
+import { mkdtempSync } from 'node:fs'
 import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
 import t from 'tap'
 import { tcp, type TcpTransport, type TcpOptions } from '../lib/transports/tcp/index.ts'
+import { certificate } from './certificates.ts'
 import { transportContract, type TransportFixture } from './contracts/transport.ts'
 import { fakeLog } from './fakes.ts'
 import { connect, connectLines, listen, refusal, request, until, type TestDevice } from './support.ts'
 
-const certificate = (name: string) => readFileSync(new URL(`certificates/${name}`, import.meta.url))
 const serverCertificate = { key: certificate('server.key'), cert: certificate('server.pem') }
 const ca = certificate('ca.pem')
 const folder = mkdtempSync(join(tmpdir(), 'devices-'))

@@ -1,5 +1,4 @@
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { connect as connectTcp, type AddressInfo, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { text } from 'node:stream/consumers'
@@ -7,11 +6,11 @@ import fastifyWebsocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import devices, { type Options } from '../lib/index.ts'
+import { certificate } from './certificates.ts'
 import { gate } from './fakes.ts'
 import { connect, open, until } from './support.ts'
 
-const certificates = new URL('certificates/', import.meta.url)
-const tlsOptions = { key: readFileSync(new URL('server.key', certificates)), cert: readFileSync(new URL('server.pem', certificates)) }
+const tlsOptions = { key: certificate('server.key'), cert: certificate('server.pem') }
 
 /** The headers of curl and Java before they know whether the server speaks HTTP/2. */
 const H2C = ['Connection: Upgrade, HTTP2-Settings', 'Upgrade: h2c', 'HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA']

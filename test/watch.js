@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { watch } from 'node:fs'
 import { filesOf } from './levels.js'
 
-// Runs the tests of a level, by default the unit tests; whenever a file is saved, those that load a changed file.
+// Builds, and runs the tests of a level, by default the unit tests; whenever a file is saved, those that load a changed file.
 
 const SETTLE_MS = 100
 const files = filesOf(process.argv[2] ?? 'unit')
@@ -14,7 +14,7 @@ function run () {
   again = running
   if (running) return
   running = true
-  spawn('tap', ['--changed', ...files], { stdio: 'inherit' }).once('exit', () => {
+  spawn(`npm run -s build && tap --changed ${files.join(' ')}`, { stdio: 'inherit', shell: true }).once('exit', () => {
     running = false
     if (again) run()
   })

@@ -5,7 +5,7 @@ import { WORKER_DISCOVERY_TOPIC, WORKERS_TOPIC, type WorkerAnnouncement, type Ba
 import { localBackplane, memoryMailbox, type Devices } from '../lib/index.ts'
 import { noMailbox } from '../lib/storage/none.ts'
 import type { Session } from '../lib/connection/session.ts'
-import { createWorker, Failure, Refusal, type Device, type Worker, type WorkerOptions } from '../lib/workers/worker.ts'
+import { createWorker, Failure, Refusal, type Device, type Health, type Worker, type WorkerOptions } from '../lib/workers/worker.ts'
 import { all, countKept, fakeLog, gate, reasonOf, turn, until } from './fakes.ts'
 import { severable } from './severable.ts'
 import { connect, listen, type TestDevice } from './support.ts'
@@ -809,6 +809,19 @@ t.test('a wrong option of a worker is named, and a mailbox that is not shared re
   await t.rejects(createWorker({ backplane, crew: 7 } as WorkerOptions), { message: 'createWorker() has no option "crew"' })
   await t.rejects(createWorker({ backplane, pingInterval: 7 } as WorkerOptions), { message: 'createWorker() has no option "pingInterval"' }, 'nor one of the plugin that concerns no worker')
   await t.rejects(createWorker({ backplane: { ...backplane, remote: true }, mailbox: memoryMailbox() }), { message: /"mailbox" must be one that all nodes share/ })
+})
+
+t.test('a worker says whether it can reach the others', async t => {
+  let backplaneHealth: Health = { ok: false, reason: 'NATS unreachable' }
+  const worker = await employ(t, { backplane: { ...localBackplane(), health: async () => backplaneHealth } })
+  t.strictSame(await worker.health(), { ok: false, mailbox: { ok: true }, backplane: backplaneHealth, draining: false })
+  const ready = worker.ready()
+  backplaneHealth = { ok: true }
+  await ready
+  t.match(await worker.health(), { ok: true })
+  await worker.close()
+  t.match(await worker.health(), { ok: false, draining: true })
+  t.equal(await reasonOf(worker.ready()), 'draining')
 })
 
 t.test('a gateway that closes waits for what its workers have to answer', async t => {

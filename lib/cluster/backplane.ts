@@ -1,4 +1,5 @@
 import { Failure } from '../protocol/errors.ts'
+import type { Health } from '../protocol/health.ts'
 import { failureMessage, type FailureMessage } from '../protocol/message.ts'
 import type { RequestContext } from '../protocol/request-context.ts'
 
@@ -133,6 +134,8 @@ export interface Backplane {
   onLink? (listener: (up: boolean) => void): void
   /** Reports errors that no caller waits for. */
   onTrouble? (listener: (error: unknown) => void): void
+  /** Whether the other nodes can be reached now; a backplane without it always can. Called by readiness probes, so it must be cheap. */
+  health? (): Promise<Health>
   close? (): Promise<void>
 }
 

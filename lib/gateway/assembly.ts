@@ -6,6 +6,7 @@ import type { Dialer } from './dial.ts'
 import { Events } from '../messaging/events.ts'
 import { Letters } from '../messaging/letters.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
+import { Readiness } from './readiness.ts'
 import { Methods, type RemoteMethods } from './methods.ts'
 import { ContractChecks } from './contract-checks.ts'
 import type { OutboundChecks } from '../connection/outbound-checks.ts'
@@ -41,6 +42,7 @@ export interface NodeParts {
   dispatcher: Dispatcher
   methods: Methods
   devices: Devices
+  readiness: Readiness
 }
 
 export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials }: AssemblyOptions): NodeParts {
@@ -58,6 +60,7 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials 
   const letters = new Letters({ mailbox, backplane, node, limits: letterLimits, stats, events, log })
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log, checks })
   const methods = new Methods(stats, log, elsewhere)
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic, contract })
-  return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices }
+  const readiness = new Readiness({ mailbox, backplane })
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic, contract, address: settings.prefix + settings.path, readiness })
+  return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices, readiness }
 }

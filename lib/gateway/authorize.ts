@@ -1,11 +1,11 @@
 /** What a caller does over REST: the name of the method of `app.devices` that the route calls. */
 export type Action =
-  'list' | 'describe' | 'disconnect' | 'send' | 'call' | 'broadcast' | 'join' | 'leave' | 'letters' | 'receipt' | 'cancel' | 'purge'
+  'list' | 'describe' | 'disconnect' | 'send' | 'call' | 'broadcast' | 'join' | 'leave' | 'letters' | 'receipt' | 'cancel' | 'purge' | 'asyncapi'
 
 /** One thing that a caller asks for. */
 export interface Operation {
   action: Action
-  /** Undefined for `list` and `broadcast`. */
+  /** Undefined for `list`, `broadcast` and `asyncapi`. */
   deviceId?: string
   /** The filter of `join` and `leave`, or the topic of `list` and `broadcast` if the caller gave one. */
   topic?: string | undefined

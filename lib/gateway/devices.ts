@@ -1,10 +1,12 @@
 import type { Backplane, ListPage, Presence, PublishResult, Unwatch } from '../cluster/backplane.ts'
+import { asyncApiOf } from './asyncapi.ts'
 import { builtins, reservedMethods } from './builtins.ts'
 import type { Contract, MethodSchemas } from '../protocol/contract.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { DialConnection, DialOptions, Dialer } from './dial.ts'
 import type { EventMap, Events, EverywhereMap } from '../messaging/events.ts'
 import type { Letters, LettersPage } from '../messaging/letters.ts'
+import type { NodeHealth, Readiness } from './readiness.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods } from './methods.ts'
 import type { Typed } from './typed.ts'
@@ -41,6 +43,9 @@ interface DevicesParts {
   dials: Dialer | undefined
   topic: TopicLimits
   contract: Contract | undefined
+  /** Where devices connect. */
+  address: string
+  readiness: Readiness
 }
 
 interface ReadResult {
@@ -261,6 +266,22 @@ export class Devices {
 
   #checkTopic (topic: string): void {
     if (!isTopic(topic, this.#parts.topic)) throw new Failure('bad-topic')
+  }
+
+  /** Describes the WebSocket of devices as an AsyncAPI 3 document. */
+  asyncapi (): object {
+    const { address, contract } = this.#parts
+    return asyncApiOf({ address, contract })
+  }
+
+  /** Resolves once the mailbox and the backplane can be used; rejects with `NODE_DRAINING` when the application closes. */
+  async ready (): Promise<void> {
+    await this.#parts.readiness.ready()
+  }
+
+  /** Whether the mailbox and the backplane can be used, and if not, why. For readiness probes: never rejects, and takes a second at most. */
+  async health (): Promise<NodeHealth> {
+    return await this.#parts.readiness.health()
   }
 
   /** Returns the counters of this node. */

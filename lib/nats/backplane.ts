@@ -5,6 +5,7 @@ import { PresenceList } from './presence.ts'
 import { PubSub } from './pubsub.ts'
 import { Link, type Prepare } from './link.ts'
 import type { LinkOptions } from './link-options.ts'
+import { healthOver } from './health.ts'
 import { Membership } from './membership.ts'
 import { OwnershipTable } from './ownership.ts'
 import { StreamStore } from './stream-store.ts'
@@ -52,6 +53,7 @@ export function backplaneOver (link: Link): LinkedBackplane {
     flush: () => link.flush(),
     onLink: listener => link.onChange(listener),
     onTrouble: listener => link.onTrouble(listener),
+    health: () => healthOver(link),
     async close () {
       audit.close()
       await owners.close()

@@ -6,6 +6,7 @@ import { ServerClock } from './server-clock.ts'
 import { FirstLetters, type FirstLetter } from './first-letters.ts'
 import { decodeLetter, encodeLetter, entryOf, keyOf, parse, receiptOf, type ReceiptRecord, type LetterEntry, type LetterHeader } from './letter-format.ts'
 import { LetterReader } from './letter-reader.ts'
+import { healthOver } from './health.ts'
 import { Link, type Prepare } from './link.ts'
 import type { LinkOptions } from './link-options.ts'
 import { StreamStore, type StoredRecord } from './stream-store.ts'
@@ -66,6 +67,7 @@ export function mailboxOver (link: Link, { keepReceipts = DAY_MS, maxBytes = -1 
 
 class NatsMailbox implements Mailbox {
   readonly shared = true
+  readonly health: Required<Mailbox>['health']
   /** One subject per device; the position of a letter is its sequence number. */
   readonly #letters: StreamStore
   /** By device and letter: the entry of each waiting letter. */
@@ -93,6 +95,7 @@ class NatsMailbox implements Mailbox {
     this.#clock = new ServerClock(this.#receipts)
     this.#expiries = new ExpiryIndex(() => this.#toServerTime(Date.now()))
     this.#scan = new StreamScan(this.#entries)
+    this.health = () => healthOver(link, this.#entries) // each sweep reads entries
     link.onChange(() => this.#clock.invalidate())
   }
 

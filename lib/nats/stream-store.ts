@@ -49,6 +49,7 @@ export class StreamStore {
   readonly #subjectPrefix: string
   readonly #config: Partial<StreamConfig>
   #isPrepared = false
+  #isReachable = true
 
   /** `subjectPrefix` is the prefix of all its subjects. */
   private constructor (link: Link, name: string, subjectPrefix: string, config: Partial<StreamConfig>) {
@@ -66,6 +67,11 @@ export class StreamStore {
 
   static stream (link: Link, name: string, config: Partial<StreamConfig> = {}): StreamStore {
     return new StreamStore(link, `${link.prefix}_${name}`, `${link.prefix}.${name}.`, config)
+  }
+
+  /** False: the last request failed, and not because of what it asked. */
+  get isReachable (): boolean {
+    return this.#isReachable
   }
 
   /** Creates the stream. An existing one is changed only when the node starts, so that running nodes with older options do not change it back. */
@@ -173,11 +179,16 @@ export class StreamStore {
   /** Resolves with undefined if NATS refuses with an expected code. */
   async #request<T> (work: (manager: JetStreamManager) => Promise<T>, expectedCodes?: Set<ErrorCode>): Promise<T | undefined> {
     try {
-      return await this.#link.manage(work)
+      const result = await this.#link.manage(work)
+      this.#isReachable = true
+      return result
     } catch (error) {
       const code = codeOf(error)
-      if (code !== undefined && expectedCodes?.has(code)) return undefined
-      throw FULL_CODES.has(code) ? new Failure('store-full') : new Failure('unreachable', { message: (error as Error).message })
+      const isAnswer = FULL_CODES.has(code) || (code !== undefined && expectedCodes?.has(code) === true)
+      this.#isReachable = isAnswer
+      if (!isAnswer) throw new Failure('unreachable', { message: (error as Error).message })
+      if (FULL_CODES.has(code)) throw new Failure('store-full')
+      return undefined
     }
   }
 }

@@ -104,5 +104,6 @@ const operations: Record<Action, (request: any) => Operation> = {
   letters: aboutDevice('letters'),
   receipt: aboutDevice('receipt'),
   cancel: aboutDevice('cancel'),
-  purge: aboutDevice('purge')
+  purge: aboutDevice('purge'),
+  asyncapi: () => ({ action: 'asyncapi' })
 }

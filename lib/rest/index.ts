@@ -3,6 +3,7 @@ import type { Stats } from '../connection/stats.ts'
 import type { Devices } from '../gateway/devices.ts'
 import type { Settings } from '../gateway/options.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
+import { asyncapi } from './asyncapi.ts'
 import { Authorizer, authorizeRoutes } from './authorizer.ts'
 import { acceptBodies } from './body.ts'
 import { broadcast } from './broadcast.ts'
@@ -24,7 +25,7 @@ interface RestParts {
   isDraining: () => boolean
 }
 
-const routes = [devices, messages, calls, topics, broadcast, bulk]
+const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi]
 
 /** Adds the REST routes to a scope of their own: its body parsers, compilers and hooks do not reach the host. */
 export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {

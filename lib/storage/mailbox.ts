@@ -1,4 +1,5 @@
 import type { Detail } from '../protocol/errors.ts'
+import type { Health } from '../protocol/health.ts'
 import type { RequestContext } from '../protocol/request-context.ts'
 
 /** A message kept for a device until it has acknowledged it or it expires. */
@@ -82,6 +83,8 @@ export interface Mailbox {
   onDamage? (listener: (damage: { key: string, reason: string }) => void): void
   /** Reports errors that no caller waits for. */
   onTrouble? (listener: (error: unknown) => void): void
+  /** Whether letters can be written and read now; a mailbox without it always can. Called by readiness probes, so it must be cheap. */
+  health? (): Promise<Health>
   close? (): Promise<void>
 }
 

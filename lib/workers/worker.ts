@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Backplane, ListPage, Presence, PublishResult } from '../cluster/backplane.ts'
 import type { BroadcastOptions, DeviceDetails } from '../gateway/devices.ts'
+import type { NodeHealth } from '../gateway/readiness.ts'
 import { Failure } from '../protocol/errors.ts'
 import type { EventMap } from '../messaging/events.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
@@ -119,7 +120,7 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
   const settings = settingsOf(options)
   const { backplane } = options
   const parts = assemble({ settings, mailbox: settings.mailbox ?? noMailbox(), backplane, log })
-  const { node, methods, events, devices, dispatcher, letters } = parts
+  const { node, methods, events, devices, dispatcher, letters, readiness } = parts
   methods.handle('message', {}, (params, { device }) => {
     const { data, isNotice } = params as { data: unknown, isNotice: boolean }
     if (!events.hears('message')) throw new Failure('unknown-method')
@@ -138,6 +139,7 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
       methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log, context }), inbound, context, turn)
   })
   const close = async () => {
+    readiness.close()
     await endpoint.close(settings.drainTimeout)
     dispatcher.close()
     try {
@@ -230,6 +232,16 @@ export class Worker {
     return await this.#parts.devices.list(page)
   }
 
+  /** Resolves once the mailbox and the backplane can be used; rejects with `NODE_DRAINING` when the worker closes. */
+  async ready (): Promise<void> {
+    await this.#parts.devices.ready()
+  }
+
+  /** Whether the mailbox and the backplane can be used, and if not, why. Never rejects, and takes a second at most. */
+  async health (): Promise<NodeHealth> {
+    return await this.#parts.devices.health()
+  }
+
   /** Accepts no new requests, waits for running handlers up to `drainTimeout`, then closes its backplane and mailbox. */
   close (): Promise<void> {
     this.#closed ??= this.#parts.close()
@@ -243,6 +255,8 @@ export { Failure, Refusal, type Detail, type FailureOptions, type Reason } from 
 export type { Backplane, ListPage, Presence, PublishResult } from '../cluster/backplane.ts'
 export type { Credentials, DeviceDescription, Device } from '../connection/device.ts'
 export type { BroadcastOptions, DeviceDetails } from '../gateway/devices.ts'
+export type { NodeHealth } from '../gateway/readiness.ts'
+export type { Health } from '../protocol/health.ts'
 export type { LetterEvent } from '../messaging/events.ts'
 export type { Mailbox } from '../storage/mailbox.ts'
 export { contract, type Contract, type MethodSchemas } from '../protocol/contract.ts'

@@ -5,7 +5,6 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, normalize } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import WebSocket from 'ws'
 import type { Status } from '../../lib/client/index.ts'
@@ -15,6 +14,7 @@ import { diskMailbox } from '../../lib/storage/disk/index.ts'
 import type { Session } from '../../lib/connection/session.ts'
 import { launch } from '../browser.ts'
 import { programAt } from '../programs.ts'
+import { root } from '../root.ts'
 import { request, until } from '../support.ts'
 import { seededRandom, command, settled, Verdict, type Outcome } from './campaign.ts'
 import { Host, quietApp, countByName, type HostedApp } from './host.ts'
@@ -331,8 +331,6 @@ const outcomeOf: Record<number, string> = { 404: 'offline', 429: 'busy', 502: 'd
 
 /** Serves the page and the built modules. */
 async function serveFiles (): Promise<Server> {
-  const built = fileURLToPath(new URL('../../', import.meta.url))
-  const root = built.endsWith('/dist/') ? built : join(built, 'dist')
   const page = `<!doctype html><title>cuts</title><link rel="icon" href="data:,"><script type="module">
     import { Traffic } from '/test/campaigns/traffic.js'
     const { url, seed } = Object.fromEntries(new URLSearchParams(location.search))
@@ -342,7 +340,7 @@ async function serveFiles (): Promise<Server> {
     const { pathname } = new URL(request.url!, 'http://localhost')
     if (pathname === '/') return void response.setHeader('content-type', 'text/html').end(page)
     try {
-      const text = await readFile(join(root, normalize(pathname)))
+      const text = await readFile(join(root, 'dist', normalize(pathname)))
       response.setHeader('content-type', 'text/javascript').end(text)
     } catch {
       response.writeHead(404).end()

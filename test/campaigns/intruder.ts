@@ -1,10 +1,10 @@
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify, { type FastifyInstance } from 'fastify'
 import devices, { Failure, type Options } from '../../lib/index.ts'
 import { tcp } from '../../lib/transports/tcp/index.ts'
+import { certificate } from '../certificates.ts'
 import { connect, type TestDevice } from '../support.ts'
 import { command, settled, Verdict, type Outcome } from './campaign.ts'
 import { Host, quietApp, countByName, type HostedApp } from './host.ts'
@@ -75,8 +75,6 @@ export async function intruder ({ requests, seed }: Size): Promise<Outcome> {
 const shortTimeouts = { requestTimeout: 1_500, keepAliveTimeout: 500 }
 const checks = { headersTimeout: 1_000, connectionsCheckingInterval: 100 }
 
-const certificates = new URL(import.meta.url.endsWith('.ts') ? '../certificates/' : '../../../test/certificates/', import.meta.url)
-const certificate = (name: string) => readFileSync(new URL(name, certificates))
 const takesTime = () => sleep(Math.random() * MAX_REFUSAL_MS)
 const isVictim = ({ token }: { token: string | undefined }) => token === VICTIM
 

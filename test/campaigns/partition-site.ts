@@ -67,7 +67,7 @@ export class Site {
 
   async startNode (name: string): Promise<void> {
     const settings: NodeSettings = { name, servers: serversOf(name).map(server => this.server(server).servers), log: join(this.#logs, `${name}.log`) }
-    const host = Host.load(new URL(`./partition-node${import.meta.url.slice(-3)}`, import.meta.url).href, Network.on(name))
+    const host = Host.load(new URL('./partition-node.js', import.meta.url).href, Network.on(name))
     await host.begin(settings, PORT, this.network.address(name))
     this.#faults.push(host.faults)
     this.#nodes.set(name, host)

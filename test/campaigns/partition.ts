@@ -29,7 +29,7 @@ export async function partition ({ only, logs, ...size }: Size, watch: (line: st
   const unknown = chosen.filter(kind => !Object.hasOwn(kinds, kind))
   if (unknown.length > 0) throw new Error(`There is no fault ${unknown.join(', ')}; there are ${Object.keys(kinds).join(', ')}`)
   const settings: RunSettings = { ...size, kinds: chosen, logs: logs === '' ? join('/run', 'logs') : logs }
-  return await confined(new URL(`./partition-run${import.meta.url.slice(-3)}`, import.meta.url).href, settings, watch)
+  return await confined(new URL('./partition-run.js', import.meta.url).href, settings, watch)
 }
 
 await command(import.meta.url, { devices: 200, faults: 60, seed: Date.now() % 1_000_000, longest: 12_000, patience: 60_000, only: '', logs: '' }, partition)

@@ -68,6 +68,11 @@ export function backplaneContract (t: Test, name: string, make: () => Promise<Jo
       return { heard, listen }
     }
 
+    t.test('nodes that reach each other are healthy', async t => {
+      const { a, b } = await join(t)
+      for (const node of [a, b]) t.strictSame(await node.health?.() ?? { ok: true }, { ok: true })
+    })
+
     t.test('the generations of a device grow with every connection, on whichever node', async t => {
       const { a, b } = await join(t)
       let last = 0

@@ -79,6 +79,12 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       }
     })
 
+    t.test('a mailbox that works is healthy', async t => {
+      const mailbox = await fresh(t)
+      await put(mailbox, 'd', 'a')
+      t.strictSame(await mailbox.health?.() ?? { ok: true }, { ok: true })
+    })
+
     t.test('letters of one device do not affect those of another', async t => {
       const mailbox = await fresh(t)
       const neighbours = ['d', 'd1', 'D', 'd.1', 'd~', 'd:1', 'd+', 'x'.repeat(128)]

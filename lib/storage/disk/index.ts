@@ -1,4 +1,5 @@
 import type { Detail } from '../../protocol/errors.ts'
+import type { Health } from '../../protocol/health.ts'
 import { checkOptionNames } from '../../protocol/option-names.ts'
 import type { MailboxLimits, Ending, ExpiredLetter, StoredLetter, Letter, Mailbox, PutResult, Receipt } from '../mailbox.ts'
 import { DeviceCounts } from './device-counts.ts'
@@ -170,6 +171,10 @@ class DiskMailbox implements Mailbox {
       await this.#journal.seal()
     }
     return []
+  }
+
+  async health (): Promise<Health> {
+    return this.#journal.health()
   }
 
   async close (): Promise<void> {

@@ -1,10 +1,11 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { Failure } from '../../protocol/errors.ts'
+import type { Health } from '../../protocol/health.ts'
 import { Batch, BATCH_KEY } from './batch.ts'
 import { withoutChecksum } from './checksum.ts'
 import type { Damage } from './damage.ts'
 import { Compactor } from './compactor.ts'
-import { isDamage, type Database } from './database.ts'
+import { isDamage, isDiskFull, type Database } from './database.ts'
 import { BATCHES_FILE, Folder } from './folder.ts'
 import { openDatabase } from './open-database.ts'
 
@@ -30,6 +31,7 @@ const REPAIR_PROBATION_MS = 60_000
 const REOPEN_DELAY_MS = 250
 /** A batch takes no further write once it has so many records: a larger one would block the event loop. */
 const MAX_BATCH_RECORDS = 500
+const FOLDER_REMOVED = 'folder removed'
 const PAGE_RECORDS = 1_000
 const PAGE_BYTES = 1_048_576
 
@@ -47,6 +49,8 @@ export class Journal {
   #writing: Promise<void> | undefined
   /** When a failed write may be followed by another, on the monotonic clock. */
   #retryAt = 0
+  /** Why the last write failed. */
+  #failure = ''
   /** Reverts the batch that failed: it may be on disk nevertheless. */
   #undo: Fill[] = []
   /** A failed batch may be visible to reads until it is reverted. */
@@ -172,6 +176,14 @@ export class Journal {
     })
   }
 
+  /** Whether records can be written. After a failure it starts the next try: there may be no other write while a readiness probe keeps requests away. */
+  health (): Health {
+    if (!this.#folder.isInPlace) return { ok: false, reason: FOLDER_REMOVED }
+    if (this.#retryAt === 0 && !this.#isCorrupt) return { ok: true }
+    if (!this.#writing && performance.now() >= this.#retryAt) this.write(noChange).catch(noChange)
+    return { ok: false, reason: this.#isCorrupt ? 'damaged files are being mended' : this.#failure }
+  }
+
   async seal (): Promise<void> {
     await this.#folder.seal()
   }
@@ -225,6 +237,7 @@ export class Journal {
       this.#retryAt = 0
     } catch (error) {
       this.#noteCorruption(this.#folder.path, error)
+      this.#failure = this.#isGone ? FOLDER_REMOVED : isDiskFull(error) ? 'disk full' : 'the last write failed'
       this.#retryAt = performance.now() + REOPEN_DELAY_MS
       throw error
     }

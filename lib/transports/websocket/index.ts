@@ -14,6 +14,7 @@ import type { Settings } from '../../gateway/options.ts'
 import type { AdmittedDevice } from '../../connection/session-host.ts'
 import { compressedForm } from './deflate.ts'
 import { WebSocketConnection, type RawStream } from './connection.ts'
+import { UpgradeTracker } from './upgrade-tracker.ts'
 import { forWebSocketOnly, ignoreOtherUpgrades } from './upgrades.ts'
 
 type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
@@ -34,10 +35,7 @@ export class WebSocketTransport implements Transport {
   /** Devices by the request that was admitted; undefined for one that speaks no protocol of its path, which gets a close code after the handshake. */
   readonly #admitted = new WeakMap<IncomingMessage, AdmittedDevice | undefined>()
   readonly #connections = new Set<WebSocketConnection>()
-  /** Sockets with an upgrade request that has not become a device: not answered yet, or upgraded by a route of the host. */
-  readonly #upgrading = new Map<Duplex, AbortController | undefined>()
-  /** One listener for all of them, because every connection would retain a closure of its own. */
-  readonly #onSocketClose: (this: Duplex) => void
+  #upgrades!: UpgradeTracker
 
   constructor (settings: WebSocketSettings) {
     this.#settings = settings
@@ -59,11 +57,6 @@ export class WebSocketTransport implements Transport {
       }
     }
     this.#server = new WebSocketServer(limits)
-    const upgrading = this.#upgrading
-    this.#onSocketClose = function () {
-      upgrading.get(this)?.abort(new Failure('departed'))
-      upgrading.delete(this)
-    }
   }
 
   /** Sends the upgrades that this plugin admitted to a WebSocket server with its limits, whoever registered `@fastify/websocket`. */
@@ -83,7 +76,8 @@ export class WebSocketTransport implements Transport {
       setImmediate(uncork, socket)
       this.#server.handleUpgrade(request, socket, head, done)
     }
-    const onUpgrade = forWebSocketOnly((_request, socket) => this.#destroyIfRefused(socket))
+    this.#upgrades = UpgradeTracker.of(app.server)
+    const onUpgrade = forWebSocketOnly((request, socket) => this.#destroyIfRefused(request, socket))
     app.server.on('upgrade', onUpgrade)
     // as early as @fastify/websocket removes its listener: without one, Node answers upgrades as plain requests
     app.addHook('preClose', async () => { app.server.removeListener('upgrade', onUpgrade) })
@@ -99,23 +93,19 @@ export class WebSocketTransport implements Transport {
 
   /** Resolves when every connection has ended; cuts those that are left at the deadline. */
   async close (deadline: number): Promise<void> {
-    while (this.#connections.size + this.#upgrading.size > 0 && Date.now() < deadline) await sleep(CLOSE_POLL_INTERVAL_MS)
+    while (this.#connections.size + this.#upgrades.size > 0 && Date.now() < deadline) await sleep(CLOSE_POLL_INTERVAL_MS)
     for (const connection of this.#connections) connection.cut()
-    for (const socket of this.#upgrading.keys()) socket.destroy()
+    this.#upgrades.destroyAll()
   }
 
   /**
    * Destroys the socket of an upgrade once a plain response has been written. @fastify/websocket does so only where its own hooks ran,
    * not where a hook of the host or the router refused first.
    */
-  #destroyIfRefused (socket: RawStream): void {
-    this.#track(socket)
+  #destroyIfRefused (request: IncomingMessage, socket: RawStream): void {
+    if (!request.socket) return // `injectWS`: there is no connection, and its stream never closes by itself
+    this.#upgrades.track(socket)
     socket._httpMessage?.on('finish', destroySocket)
-  }
-
-  #track (socket: Duplex, departure = this.#upgrading.get(socket)): void {
-    if (!this.#upgrading.has(socket)) socket.on('close', this.#onSocketClose)
-    this.#upgrading.set(socket, departure)
   }
 
   #route (app: FastifyInstance, gateway: Gateway, url: string, path?: string): void {
@@ -126,7 +116,7 @@ export class WebSocketTransport implements Transport {
       schema: { hide: true } as object,
       preHandler: request => this.#admit(request, gateway, path),
       handler: async () => { throw new Failure(gateway.isDraining ? 'draining' : 'not-websocket') },
-      wsHandler: (socket, request) => this.#enter(socket, this.#admitted.get(request.raw), gateway)
+      wsHandler: (socket, request) => this.#enter(socket, request, gateway)
     })
   }
 
@@ -136,7 +126,7 @@ export class WebSocketTransport implements Transport {
     const departure = new AbortController()
     // a hook of the host may have taken so long that `close` has already fired
     if (socket?.destroyed) departure.abort(new Failure('departed'))
-    else if (socket) this.#track(socket, departure)
+    else if (socket) this.#upgrades.track(socket, departure)
     try {
       this.#admitted.set(request.raw, await gateway.admit(connectRequestOf(request, path), departure))
     } catch (error) {
@@ -146,11 +136,12 @@ export class WebSocketTransport implements Transport {
     }
   }
 
-  #enter (socket: WebSocket, device: AdmittedDevice | undefined, gateway: Gateway): void {
+  #enter (socket: WebSocket, { raw }: FastifyRequest, gateway: Gateway): void {
+    const device = this.#admitted.get(raw)
     if (!device) return socket.close(closeCodes['no-protocol'].code, closeCodes['no-protocol'].message)
     const connection = new WebSocketConnection(socket, this.#connections, this.#form)
-    this.#upgrading.delete(connection.stream)
-    connection.stream.removeListener('close', this.#onSocketClose)
+    this.#upgrades.release(connection.stream)
+    if (!raw.socket) connection.stream.once('end', destroyStream)
     const session = connection.session = gateway.open(device, connection)
     connection.pause() // until the welcome
     void gateway.enter(session).finally(() => connection.resume())
@@ -159,6 +150,11 @@ export class WebSocketTransport implements Transport {
 
 function destroySocket (this: ServerResponse): void {
   this.socket?.destroy()
+}
+
+/** The stream of `injectWS` does not close once both sides have ended it. */
+function destroyStream (this: Duplex): void {
+  this.destroy()
 }
 
 function uncork (socket: Duplex): void {
