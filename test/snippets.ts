@@ -81,6 +81,16 @@ const $address = \`ws://127.0.0.1:\${($listener.address() as AddressInfo).port}\
 const importOfContract = `import { kiosk } from './kiosk.js'`
 const contractOfGuide = /```ts\n(?<code>[\s\S]*?)```/.exec(readFileSync(join(root, 'docs/contract.md'), 'utf8'))!.groups!.code!
 
+/** Uses the handler and the route of the recipes for schemas. */
+const sellsAndAsks = `
+const $url = await $serve(app as unknown as FastifyInstance)
+const $device = $connect($url + '/ws', { deviceId: 'k1', WebSocket: $WebSocket })
+$device.handle('price', () => 95)
+assert.deepEqual(await $device.call('sale', { total: 12.4 }), { no: 12 })
+await assert.rejects($device.call('sale', { total: -1 }), ({ device }: any) => device.code === -32602)
+assert.deepEqual(await (await fetch($url + '/kiosks/k1/price')).json(), { cents: 95 })
+`
+
 const part = 'is a part of the options, not a program'
 
 /** Each TypeScript and JavaScript snippet, by its page, its heading and its place under that heading. */
@@ -341,6 +351,13 @@ export const programs: Record<string, Entry> = {
       assert.ok(Number($limited.headers['retry-after']) > 0)
       for (const id of ['a', 'b', 'c', 'd']) await $once(new $WebSocket($url.replace('http', 'ws') + '/ws/' + id), 'open')`
   },
+  'docs/recipes.md > Zod 1': {
+    after: `
+      ${sellsAndAsks}
+      await app.ready()
+      assert.ok(['/kiosks/{id}/price', '/devices/{id}/messages'].every(path => Object.hasOwn(app.swagger().paths!, path)))`
+  },
+  'docs/recipes.md > TypeBox 1 1': { after: sellsAndAsks },
   'docs/recipes.md > CommonJS 1': { notRun: 'test/recipes.test.ts runs it', notChecked: 'is CommonJS' },
   'docs/recipes.md > @fastify/autoload 1': { notRun: 'test/recipes.test.ts runs it' },
   'docs/recipes.md > @fastify/autoload 2': { notRun: 'test/recipes.test.ts runs it' },
