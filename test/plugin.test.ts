@@ -146,15 +146,15 @@ t.test('every REST route is described for swagger', async t => {
   await app.ready()
   const { paths } = app.swagger() as { paths: Record<string, Record<string, any>> }
   t.strictSame(Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map(method => `${method} ${path}`)).toSorted(), [
-    'delete /devices/{id}', 'delete /devices/{id}/messages', 'delete /devices/{id}/messages/{messageId}', 'delete /devices/{id}/topics/{*}',
-    'get /devices', 'get /devices/{id}', 'get /devices/{id}/messages', 'get /devices/{id}/messages/{messageId}',
-    'post /broadcast', 'post /devices/{id}/calls/{method}', 'post /devices/{id}/messages', 'post /messages', 'put /devices/{id}/topics/{*}'
+    'delete /devices/{id}', 'delete /devices/{id}/messages', 'delete /devices/{id}/messages/{messageId}', 'delete /devices/{id}/topics/{topic}',
+    'get /asyncapi.json', 'get /devices', 'get /devices/{id}', 'get /devices/{id}/messages', 'get /devices/{id}/messages/{messageId}',
+    'post /broadcast', 'post /devices/{id}/calls/{method}', 'post /devices/{id}/messages', 'post /messages', 'put /devices/{id}/topics/{topic}'
   ])
   for (const methods of Object.values(paths)) {
     for (const { summary, tags, responses } of Object.values(methods)) {
       t.type(summary, 'string')
       t.equal(tags.length, 1)
-      t.ok(responses['4XX'])
+      t.ok(responses[401])
     }
   }
   await app.close()

@@ -1,3 +1,7 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { root } from './root.ts'
+
 /** What a snippet of the documentation needs to be a program. */
 export interface Entry {
   /** Code before the snippet; names that begin with `$` are those of `header`. */
@@ -71,6 +75,20 @@ $listener.on('connection', socket => socket.on('message', text => {
   if (id !== undefined) socket.send(JSON.stringify({ jsonrpc: '2.0', id, result: params ?? {} }))
 }))
 const $address = \`ws://127.0.0.1:\${($listener.address() as AddressInfo).port}\`
+`
+
+/** What two snippets of a page import from the first. */
+const importOfContract = `import { kiosk } from './kiosk.js'`
+const contractOfGuide = /```ts\n(?<code>[\s\S]*?)```/.exec(readFileSync(join(root, 'docs/contract.md'), 'utf8'))!.groups!.code!
+
+/** Uses the handler and the route of the recipes for schemas. */
+const sellsAndAsks = `
+const $url = await $serve(app as unknown as FastifyInstance)
+const $device = $connect($url + '/ws', { deviceId: 'k1', WebSocket: $WebSocket })
+$device.handle('price', () => 95)
+assert.deepEqual(await $device.call('sale', { total: 12.4 }), { no: 12 })
+await assert.rejects($device.call('sale', { total: -1 }), ({ device }: any) => device.code === -32602)
+assert.deepEqual(await (await fetch($url + '/kiosks/k1/price')).json(), { cents: 95 })
 `
 
 const part = 'is a part of the options, not a program'
@@ -147,6 +165,35 @@ export const programs: Record<string, Entry> = {
   'docs/cluster.md > More than one machine 1': {
     before: 'const app = $Fastify()',
     notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS'
+  },
+
+  'docs/contract.md > Contracts 1': { after: 'assert.ok(kiosk.methods.sale.params)' },
+  'docs/contract.md > Contracts 2': {
+    replace: [[importOfContract, contractOfGuide]],
+    after: `
+      const $url = await $serve(app)
+      const $device = $connect($url + '/ws', { deviceId: 'k1', WebSocket: $WebSocket, contract: kiosk })
+      const $seen: unknown[] = []
+      $device.handle('reboot', () => ({ at: 'noon' })).on('message', ({ data }) => { $seen.push(data) })
+      $device.subscribe('prices/+', () => {})
+      await $until(() => $seen.length === 2)
+      assert.deepEqual($seen, [{ show: 'restarting at noon' }, { cents: 95 }])
+      assert.deepEqual(await $device.call('sale', { total: 12.4 }), { no: 12 })`
+  },
+  'docs/contract.md > Contracts 3': {
+    replace: [[importOfContract, contractOfGuide], [`'ws://127.0.0.1:3000/ws'`, `$url + '/ws'`], ['const device', `
+      const app = $Fastify()
+      await app.register($devices, { contract: kiosk })
+      app.devices.as(kiosk).handle('sale', ({ total }) => ({ no: Math.ceil(total) }))
+      const $url = await $serve(app)
+      Object.assign(globalThis, { WebSocket: $WebSocket })
+      const device`]],
+    after: `
+      assert.equal(no, 13)
+      assert.ok((await app.devices.as(kiosk).call('k1', 'reboot', { delay: 5 })).at)
+      await app.devices.broadcast({ cents: 95 }, { topic: 'prices/milk' })
+      await device.call('ping')`,
+    prints: ['95']
   },
 
   'docs/devices.md > Send 1': { before: device, after: sees({ hello: 'world' }, { open: 'door' }, { open: 'door' }, { level: 3 }, { pay: 5 }) },
@@ -322,6 +369,13 @@ export const programs: Record<string, Entry> = {
       assert.ok(Number($limited.headers['retry-after']) > 0)
       for (const id of ['a', 'b', 'c', 'd']) await $once(new $WebSocket($url.replace('http', 'ws') + '/ws/' + id), 'open')`
   },
+  'docs/recipes.md > Zod 1': {
+    after: `
+      ${sellsAndAsks}
+      await app.ready()
+      assert.ok(['/kiosks/{id}/price', '/devices/{id}/messages'].every(path => Object.hasOwn(app.swagger().paths!, path)))`
+  },
+  'docs/recipes.md > TypeBox 1 1': { after: sellsAndAsks },
   'docs/recipes.md > CommonJS 1': { notRun: 'test/recipes.test.ts runs it', notChecked: 'is CommonJS' },
   'docs/recipes.md > @fastify/autoload 1': { notRun: 'test/recipes.test.ts runs it' },
   'docs/recipes.md > @fastify/autoload 2': { notRun: 'test/recipes.test.ts runs it' },
@@ -411,6 +465,7 @@ export const shellsNotRun: Record<string, string> = {
   'docs/cluster.md > More than one machine 1': 'needs a registry that has the package',
   'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/page.test.ts and test/cluster.test.ts start nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
+  'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
   'docs/gateway.md > The example gateway 1': 'installs the dependencies; test/page.test.ts starts the gateway',
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
