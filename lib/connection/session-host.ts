@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Call, Codec, Notice } from '../protocol/message.ts'
-import type { InboundCall } from '../protocol/peer.ts'
+import type { InboundCall, PeerLimits } from '../protocol/peer.ts'
 import type { Credentials } from './device.ts'
 import type { FlushScheduler } from './flush-scheduler.ts'
 import type { HeartbeatLimits, HeartbeatSocket } from './heartbeat.ts'
@@ -33,6 +33,8 @@ export interface SessionHost<Session> {
   readonly log: FastifyBaseLogger
   /** Checks what the application sends to a device, if there is a contract. */
   readonly checks?: OutboundChecks | undefined
+  /** Those of all sessions with this codec. */
+  peerLimits (codec: Codec): PeerLimits
   answer (session: Session, request: Call | Notice, inbound: InboundCall): unknown
   onClosed (session: Session): void
   /** Delivers the letters that wait for the device, if there are any. */

@@ -11,7 +11,7 @@ import { receiveFrame, receivePong, reportRefused, reportUnexpected, spendTokens
 import type { Call, Codec, FailureMessage, InvalidMessage, Message, NamedCall, Notice, Result } from '../protocol/message.ts'
 import { WriteQueue } from './write-queue.ts'
 import { traceFor, type RequestLike } from '../protocol/request-context.ts'
-import { Peer, type CallOptions, type InboundCall, type PeerHandler, type PeerLimits } from '../protocol/peer.ts'
+import { Peer, type CallOptions, type InboundCall, type PeerHandler } from '../protocol/peer.ts'
 import type { AdmittedDevice, SessionHost, Socket } from './session-host.ts'
 import { invoke } from '../protocol/user-code.ts'
 
@@ -19,7 +19,7 @@ import { invoke } from '../protocol/user-code.ts'
  * One live connection of one device. A node holds tens of thousands of them, most of them idle: fields that only some sessions need are
  * created on first use, and limits that all share are not copied.
  */
-export class Session implements Device, PeerHandler, PeerLimits {
+export class Session implements Device, PeerHandler {
   readonly id: string
   readonly since: number
   readonly address: string | undefined
@@ -60,7 +60,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
     this.#liveness = new Liveness(host.limits, now)
     this.bucket = bucket ?? new TokenBucket(host.limits, now)
     this.#expiresAt = expiresAt
-    this.peer = new Peer(this, this)
+    this.peer = new Peer(this, host.peerLimits(codec))
   }
 
   get topics (): Set<string> {
@@ -73,7 +73,7 @@ export class Session implements Device, PeerHandler, PeerLimits {
 
   /** How many milliseconds a call may block others where the protocol limits the calls on the wire; undefined where it does not. */
   get answerTimeout (): number | undefined {
-    return this.codec.concurrency === Infinity ? undefined : this.#host.limits.callTimeout
+    return this.#host.peerLimits(this.codec).lingerMs
   }
 
   /** The protocol has calls of its own and none of ours. */
@@ -271,22 +271,6 @@ export class Session implements Device, PeerHandler, PeerLimits {
   }
 
   /** As `Peer` needs them, from here on. */
-  get concurrency (): number {
-    return this.codec.concurrency
-  }
-
-  get maxInbound (): number {
-    return this.#host.limits.maxCalls
-  }
-
-  get lingerMs (): number | undefined {
-    return this.answerTimeout
-  }
-
-  get nextId (): (() => string) | undefined {
-    return this.codec.mint
-  }
-
   transmit (message: Message | Message[]): void {
     this.write(encodeForPeer(this, this.#host, message))
   }

@@ -8,7 +8,8 @@ import type { Stats } from '../connection/stats.ts'
 import type { Delivery } from '../messaging/delivery.ts'
 import type { Events } from '../messaging/events.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
-import { isThenable } from '../protocol/peer.ts'
+import type { Codec } from '../protocol/message.ts'
+import { isThenable, type PeerLimits } from '../protocol/peer.ts'
 import { InboundNotice } from './handler-context.ts'
 import type { Methods } from './methods.ts'
 import type { Settings } from './options.ts'
@@ -29,6 +30,7 @@ interface SessionHostParts {
 
 /** What the sessions of a node share: its limits, its methods, its letters, and the clean-up when one of them ends. */
 export function sessionHost ({ node, settings, stats, flushScheduler, log, methods, registry, delivery, subscriptions, events, checks }: SessionHostParts): SessionHost<Session> {
+  const peerLimits = new WeakMap<Codec, PeerLimits>()
   return {
     node,
     limits: settings,
@@ -36,6 +38,14 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
     flushScheduler,
     log,
     checks,
+
+    peerLimits (codec) {
+      const limits = peerLimits.get(codec)
+      if (limits) return limits
+      const created = peerLimitsOf(codec, settings)
+      peerLimits.set(codec, created)
+      return created
+    },
 
     answer (session, { kind, method, params, trace }, inbound) {
       if (kind !== 'notice' || method !== 'message') return methods.answer(method, params, session, inbound, trace)
@@ -57,4 +67,8 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
 
     wake: session => delivery.wake(session)
   }
+}
+
+function peerLimitsOf ({ concurrency, mint }: Codec, { maxCalls, callTimeout }: Settings): PeerLimits {
+  return { concurrency, maxInbound: maxCalls, nextId: mint, lingerMs: concurrency === Infinity ? undefined : callTimeout }
 }
