@@ -393,6 +393,14 @@ t.test('files with few deletions are not compacted', async t => {
   t.strictSame(await tables(), before)
 })
 
+t.test('a mailbox whose folder was removed has nothing to sweep or to seal', async t => {
+  const path = await folder(t)
+  const mailbox = await diskMailbox({ path })
+  await rm(path, { recursive: true })
+  t.strictSame(await mailbox.sweep(Date.now() + 3_600_000), [])
+  await mailbox.close!()
+})
+
 t.test('a write into a folder that was moved away is not acknowledged', async t => {
   const path = await folder(t)
   const elsewhere = `${path}-elsewhere`

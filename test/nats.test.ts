@@ -594,6 +594,18 @@ t.test('of two provisional owners the newer one wins, although NATS accepted bot
   t.equal(heldBy(stored), 'a')
 })
 
+t.test('a provisional owner that is told to yield is compared with the record', async t => {
+  const { owners, script, foreign, demand } = stage(t)
+  script.before = async what => { if (what !== 'request') throw new Failure('unreachable') }
+  const connection = new Connection('d', 'a')
+  await owners.own('d', connection)
+  demand({ deviceId: 'd', generation: 1_000 })
+  t.equal(connection.yielded, 0, 'its generation cannot be compared')
+  foreign(Date.now() + 1_000)
+  script.before = async () => {}
+  await until(() => connection.yielded === 1)
+})
+
 t.test('owned devices are compared with their records continuously', async t => {
   const { owners, stored, foreign } = stage(t)
   const [erased, taken] = [new Connection('e', 'a'), new Connection('d', 'a')]

@@ -7,7 +7,7 @@ import type { FastifySerializerCompiler } from 'fastify/types/schema.js'
 export function useDefaultCompilers (scope: FastifyInstance): void {
   const serializer = SerializerSelector()({}, {}) as FastifySerializerCompiler<unknown>
   scope.setValidatorCompiler(AjvCompiler()({}, { customOptions: {} }))
-  scope.setSerializerCompiler<unknown>(route => /^[45]/.test(route.httpStatus ?? '') ? errorSerializer(serializer(route)) : serializer(route))
+  scope.setSerializerCompiler<unknown>(route => /^[45]/.test(route.httpStatus!) ? errorSerializer(serializer(route)) : serializer(route))
 }
 
 /** The error handler of the host may respond with anything else than an error. */
