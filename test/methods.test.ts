@@ -323,7 +323,7 @@ t.test('a wrong option throws and is named', async t => {
     [{ authenticate: true }, 'fastify-devices: the option "authenticate" is wrong: Expected union value (Decides which devices may connect; `false` admits all. Without it, only this machine may connect)'],
     [{ authorizeTopic: false }, 'fastify-devices: the option "authorizeTopic" is wrong: Expected function (Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all)'],
     [{ origins: ['https://a', 7] }, 'fastify-devices: the option "origins" is wrong: Expected union value (Foreign origins whose pages may connect: a list of `https://host:port`, or a function that decides)'],
-    [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default)'],
+    [{ codecs: [] }, 'fastify-devices: the option "codecs" is wrong: Expected array length to be greater or equal to 1 (Wire protocols, chosen by subprotocol. A device that offers no subprotocol gets the first codec of the list. JSON-RPC by default)'],
     [{ mailbox: 'disk' }, 'fastify-devices: the option "mailbox" is wrong: Expected object (Keeps letters; in memory by default)'],
     [{ mailbox: Promise.resolve({}) }, 'fastify-devices: the option "mailbox" is a promise: await it'],
     [{ toString: 1 }, 'fastify-devices has no option "toString"']

@@ -26,12 +26,12 @@ export const OptionsSchema = Type.Object({
   prefix: Type.String({ default: '', description: 'Prefix of every route' }),
   rest: Type.Boolean({ default: true, description: 'Adds the REST routes' }),
   path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Path where devices connect' }),
-  transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Further transports, such as `tcp({ port: 4000 })`' }),
+  transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Transports in addition to WebSocket, such as `tcp({ port: 4000 })`' }),
   node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$', description: 'Name of this node; random by default' })),
 
   authenticate: Type.Optional(FnOrFalse<Authenticate>('Decides which devices may connect; `false` admits all. Without it, only this machine may connect')),
   guard: Type.Optional(FnOrFalse<Guard>('Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST')),
-  authorize: Type.Optional(Fn<Authorize>('Decides what a caller may do over REST. Without it, whoever may use REST may do everything')),
+  authorize: Type.Optional(Fn<Authorize>('Decides what a caller may do over REST. Without it, every REST caller may do everything')),
   authorizeTopic: Type.Optional(Fn<AuthorizeTopic>('Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all')),
   origins: Type.Unsafe<Origins>(Type.Union([Type.Array(Type.String({ pattern: '^[a-z][a-z0-9+.-]*://[^/]+$' })), Type.Function([], Type.Unknown())], {
     default: [],
@@ -40,8 +40,8 @@ export const OptionsSchema = Type.Object({
   admissionTimeout: Milliseconds(5_000, 'Time limit for `authenticate`, and over TCP also for the first line to arrive'),
 
   mailbox: Type.Optional(Part<Mailbox>('Keeps letters; in memory by default')),
-  backplane: Type.Optional(Part<Backplane>('Connects this node to other nodes; by default there are none')),
-  codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default' })),
+  backplane: Type.Optional(Part<Backplane>('Connects this node to other nodes. Without it, there is only this node')),
+  codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols, chosen by subprotocol. A device that offers no subprotocol gets the first codec of the list. JSON-RPC by default' })),
   contract: Type.Optional(Part<Contract>('What devices and the server may say to each other; checked in both directions')),
 
   maxMessage: Count(65_536, 'Maximum size of an inbound message, from a device or over REST'),
@@ -56,7 +56,7 @@ export const OptionsSchema = Type.Object({
   maxTopics: Count(128, 'Maximum number of topics per device'),
   maxTopicLength: Count(255, 'Maximum length of a topic, in characters'),
   maxTopicLevels: Count(16, 'Maximum number of levels of a topic'),
-  maxBuffered: Count(1_048_576, 'Maximum size of the output that waits for a device; beyond it sends fail, and other output ends the connection', 4_096),
+  maxBuffered: Count(1_048_576, 'Maximum size of the output that waits for a device. Above it, sends fail, and any other output ends the connection', 4_096),
   stallTimeout: Milliseconds(10_000, 'How long output may wait while the device reads nothing; then the connection ends', 100),
   rate: Count(100, 'Messages per second that a device may send'),
   burst: Count(200, 'Messages that a device may send at once'),
@@ -97,7 +97,7 @@ export interface Options {
    */
   path?: string | undefined
   /**
-   * Further transports, such as `tcp({ port: 4000 })`.
+   * Transports in addition to WebSocket, such as `tcp({ port: 4000 })`.
    * @default []
    */
   transports?: Transport[] | undefined
@@ -107,7 +107,7 @@ export interface Options {
   authenticate?: Authenticate | false | undefined
   /** Decides who may use REST; `false` admits everyone. Without it, only this machine may use REST. */
   guard?: Guard | false | undefined
-  /** Decides what a caller may do over REST. Without it, whoever may use REST may do everything. */
+  /** Decides what a caller may do over REST. Without it, every REST caller may do everything. */
   authorize?: Authorize | undefined
   /** Decides which topics a device may subscribe or publish to. Without it: none if `authenticate` is a function, otherwise all. */
   authorizeTopic?: AuthorizeTopic | undefined
@@ -123,9 +123,9 @@ export interface Options {
   admissionTimeout?: number | undefined
   /** Keeps letters; in memory by default. */
   mailbox?: Mailbox | undefined
-  /** Connects this node to other nodes; by default there are none. */
+  /** Connects this node to other nodes. Without it, there is only this node. */
   backplane?: Backplane | undefined
-  /** Wire protocols, chosen by subprotocol. A device that offers none gets the first of the list. JSON-RPC by default. */
+  /** Wire protocols, chosen by subprotocol. A device that offers no subprotocol gets the first codec of the list. JSON-RPC by default. */
   codecs?: Codec[] | undefined
   /** What devices and the server may say to each other; checked in both directions. */
   contract?: Contract | undefined
@@ -175,7 +175,7 @@ export interface Options {
    */
   maxTopicLevels?: number | undefined
   /**
-   * Maximum size of the output that waits for a device; beyond it sends fail, and other output ends the connection.
+   * Maximum size of the output that waits for a device. Above it, sends fail, and any other output ends the connection.
    * @default 1_048_576
    */
   maxBuffered?: number | undefined
