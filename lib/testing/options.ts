@@ -11,7 +11,7 @@ export interface InjectOptions {
   /** Id of the device. */
   deviceId: string
   /**
-   * The methods that the server may call on the device. What a handler throws is the error that the server gets; a `Refusal` with its code, message and data.
+   * The methods that the server may call on the device. A handler refuses with a `Refusal`, whose code, message and data the server gets; any other error is an internal error.
    * @default {}
    */
   handlers?: Record<string, MethodHandler>
