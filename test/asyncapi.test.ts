@@ -37,6 +37,20 @@ t.test('the document of the socket is valid AsyncAPI 3, and every reference in i
   }
 })
 
+t.test('names that are alike, and those that end like the name of an answer, stay apart', async t => {
+  const method = { params: Type.Object({}), result: Type.Object({ mark: Type.String() }) }
+  const app = await listen(t, { contract: contract({ methods: { a_error: method, a: method, a_result: method, 'a-result': method, 'a.b': method, a_b: method } }) })
+  const { operations, channels: { socket: { messages } } } = app.devices.asyncapi() as unknown as Document & { operations: Record<string, { summary: string }> }
+  const own = Object.values(operations).filter(({ summary }) => summary.startsWith('A device calls'))
+  t.equal(own.length, 6)
+  const referred = own.flatMap(({ messages, reply }) => messages.concat(reply!.messages)).map(({ $ref }) => $ref.split('/').at(-1)!)
+  t.equal(new Set(referred).size, 18)
+  for (const [at, name] of referred.entries()) {
+    const { properties } = messages[name]!.payload as { properties: object }
+    t.ok(Object.hasOwn(properties, ['method', 'result', 'error'][at % 3]!), name)
+  }
+})
+
 t.test('what goes over the socket fits the document', async t => {
   const app = await listen(t, { contract: kiosk })
   app.devices.as(kiosk).handle('sale', ({ total }) => ({ no: total }))

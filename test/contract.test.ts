@@ -7,7 +7,7 @@ import { contract, localBackplane, jsonrpc, type Contract } from '../lib/index.t
 import { ocpp } from '../lib/protocol/ocpp.ts'
 import { createWorker } from '../lib/workers/worker.ts'
 import { all, fakeLog, reasonOf } from './fakes.ts'
-import { connect, listen, request, until } from './support.ts'
+import { connect, listen, request } from './support.ts'
 
 const kiosk = contract({
   methods: { sale: { params: Type.Object({ total: Type.Number() }), result: Type.Object({ no: Type.Integer() }) } },
@@ -17,6 +17,11 @@ const kiosk = contract({
   },
   topics: { 'prices/+': Type.Object({ cents: Type.Integer() }), 'news/#': Type.String() },
   message: Type.Object({ show: Type.String() })
+})
+
+const overlapping = contract({
+  topics: { 'x/+': Type.Object({ a: Type.Number() }), 'x/#': Type.Object({ b: Type.Number() }) },
+  commands: { maybe: { params: z.object({}).optional() } }
 })
 
 const invalid = (message: string) => ({ statusCode: 400, code: 'PARAMS_INVALID', message })
@@ -95,18 +100,6 @@ t.test('what a handler sends to its device and calls there is checked', async t 
   t.equal((await device.ask('try', { data: { show: 'x' } })).error!.code, -32602)
 })
 
-t.test('a message whose schema takes its time is sent later, or its failure logged', async t => {
-  const log = fakeLog()
-  const app = await listen(t, { contract: contract({ message: z.string().refine(async text => text !== 'no') }) }, { loggerInstance: log })
-  app.devices.on('connected', device => {
-    device.send('x')
-    device.send('no')
-  })
-  const device = await connect(app.url, 'k1')
-  t.equal((await device.message()).params.data, 'x')
-  await until(() => log.lines.some(({ words }) => words === 'message to device failed'))
-})
-
 t.test('authorize is asked for a command of the contract as for any other method', async t => {
   const asked: unknown[] = []
   const app = await listen(t, {
@@ -143,6 +136,12 @@ t.test('a wrong contract throws at registration and is named', async t => {
     [{ commands: { welcome: {} } }, /the command "welcome", which is built in/],
     [{ commands: { reboot: { result: odd } } }, /The schema "result" of the command "reboot" cannot be compiled/],
     [{ topics: { 'a/#/b': {} } }, /a topic "a\/#\/b", which is not a valid filter/],
+    [{ methods: [] }, /The member "methods" of the contract is not an object/],
+    [{ commands: new Map() }, /The member "commands" of the contract is not an object/],
+    [{ topics: null }, /The member "topics" of the contract is not an object/],
+    [{ commands: { reboot: null } }, /The command "reboot" of the contract is not an object of schemas/],
+    [{ commands: { reboot: { params: null } } }, /The schema "params" of the command "reboot" cannot be compiled: it is not a schema/],
+    [{ message: false }, /The schema "message" cannot be compiled: it is not a schema/],
     [{ topics: { a: odd } }, /The schema of the topic "a" cannot be compiled/],
     [{ message: Type.String({ format: 'colour' }) }, /The schema "message" cannot be compiled: unknown format "colour"/]
   ]
@@ -155,25 +154,81 @@ t.test('the devices are typed by their own contract only', async t => {
   t.throws(() => app.devices.as(contract({})), { message: 'as() takes the contract of the option "contract"' })
 })
 
-t.test('schemas of a contract may transform, and take their time', async t => {
-  const later = contract({
-    commands: { time: { params: z.object({ at: z.number() }).transform(async ({ at }) => ({ at: at + 1 })), result: z.string().transform(text => new Date(text)) } },
-    topics: { 'a/+': z.string().transform(async text => `${text}b`), 'a/#': z.string().transform(text => `${text}c`) },
-    message: z.string().transform(async text => text.toUpperCase())
+t.test('schemas of a contract may transform; where several filters match, what was given is sent', async t => {
+  const changing = contract({
+    commands: { time: { params: z.object({ at: z.number() }).transform(({ at }) => ({ at: at + 1 })), result: z.string().transform(text => new Date(text)) } },
+    topics: { 'a/+': z.string().transform(text => `${text}b`), 'a/#': z.string().transform(Number) },
+    message: z.string().transform(text => text.toUpperCase())
   })
-  const app = await listen(t, { contract: later })
-  const devices = app.devices.as(later)
+  const app = await listen(t, { contract: changing })
+  const devices = app.devices.as(changing)
   const device = await connect(app.url, 'k1')
   device.handle('time', ({ at }) => new Date(at).toISOString())
   const time: Date = await devices.call('k1', 'time', { at: 0 })
   t.equal(time.getTime(), 1)
   t.match(await devices.send('k1', 'x'), { status: 'sent' })
-  t.equal(await reasonOf(app.devices.send('k1', 5)), 'bad-params')
   await device.ask('subscribe', { topics: ['a/#'] })
-  await devices.broadcast('x', { topic: 'a/b' })
-  const received = [(await device.message()).params.data, (await device.message()).params.data]
-  t.equal(received[0], 'X')
-  t.match(received[1], /^x(bc|cb)$/)
+  await devices.broadcast('5', { topic: 'a/b' })
+  await devices.broadcast('5', { topic: 'a/b/c' })
+  const received = []
+  while (received.length < 3) received.push((await device.message()).params.data)
+  t.strictSame(received, ['X', '5', 5])
+})
+
+t.test('a retry gets the same result, although the schema makes something else of the same message', async t => {
+  let count = 0
+  const app = await listen(t, { contract: contract({ message: z.string().transform(text => `${text} ${++count}`) }) })
+  const device = await connect(app.url, 'k1')
+  const first = await app.devices.send('k1', 'x', { key: '1' })
+  t.strictSame(await app.devices.send('k1', 'x', { key: '1' }), first)
+  t.equal(await reasonOf(app.devices.send('k1', 'y', { key: '1' })), 'key-mismatch')
+  await device.ask('ping')
+  t.strictSame(device.seen.filter(({ method }) => method === 'message').map(({ params }) => params.data), ['x 1'])
+})
+
+t.test('what is sent to a device arrives in order', async t => {
+  const app = await listen(t, { contract: kiosk })
+  app.devices.on('connected', device => {
+    device.call('identify').catch(() => {})
+    device.send({ show: '0' })
+  })
+  const device = await connect(app.url, 'k1')
+  device.handle('identify', () => 'x')
+  await device.message()
+  const sent = [app.devices.broadcast({ show: '1' }), app.devices.send('k1', { show: '2' }), app.devices.call('k1', 'identify'), app.devices.send('k1', { show: '3' })]
+  await Promise.all(sent)
+  await device.ask('ping')
+  const received = device.seen.filter(({ method }) => method === 'message' || method === 'identify').map(({ method, params }) => params?.data?.show ?? method)
+  t.strictSame(received, ['identify', '0', '1', '2', 'identify', '3'])
+})
+
+t.test('a schema that is asynchronous, or fails, is an internal error, and logged', async t => {
+  const log = fakeLog()
+  const odd = contract({
+    message: z.string().refine(async () => true),
+    topics: { broken: z.string().transform(() => { throw new Error('broken') }) },
+    commands: { late: { params: { '~standard': { version: 1 as const, vendor: 'test', validate: () => Promise.reject(new Error('late')) } } } }
+  })
+  const app = await listen(t, { contract: odd }, { loggerInstance: log })
+  const device = await connect(app.url, 'k1')
+  t.equal(await reasonOf(app.devices.send('k1', 'x')), 'internal')
+  t.match(await all(app.devices.sendMany([{ to: 'k1', data: 'x' }])), [{ reason: 'internal' }])
+  t.equal(await reasonOf(app.devices.broadcast('x', { topic: 'broken' })), 'internal')
+  t.equal(await reasonOf(app.devices.call('k1', 'late', {})), 'internal')
+  t.equal(await reasonOf(app.devices.get('k1')!.call('late', {})), 'internal')
+  t.equal((await device.ask('publish', { topic: 'broken', data: 'x' })).error!.code, -32603)
+  const failed = log.lines.filter(({ level, words }) => level === 'error' && words.endsWith(' failed')).map(({ words }) => words)
+  t.strictSame(failed, [
+    'The schema "message" failed', 'The schema "message" failed', 'The schema of the topic "broken" failed', 'The schema "params" of the command "late" failed',
+    'The schema "params" of the command "late" failed', 'The schema of the topic "broken" failed'
+  ])
+})
+
+t.test('a command keeps its name where the router ignores case', async t => {
+  const app = await listen(t, { contract: contract({ commands: { reset: {}, Reset: {} } }) }, { routerOptions: { caseSensitive: false, maxParamLength: 128 } } as object)
+  const device = await connect(app.url, 'k1')
+  for (const method of ['reset', 'Reset']) device.handle(method, () => method)
+  for (const method of ['reset', 'Reset']) t.equal((await request(app, 'POST', `/devices/k1/calls/${method}`, {})).body, method)
 })
 
 t.test('a worker checks by the contract, and so does the node that it asks', async t => {
@@ -256,6 +311,21 @@ t.test('the compiler finds a wrong name, param, result and topic', async t => {
       // @ts-expect-error another topic has that
       await server.broadcast({ cents: 5 }, { topic: 'news/a' })
     }
+    for (const id of ['milk']) await kiosks.broadcast({ cents: 5 }, { topic: `prices/${id}` })
+    // @ts-expect-error no filter matches it
+    await kiosks.broadcast({ cents: 5 }, { topic: 'prices/milk/extra' })
+    // @ts-expect-error a filter is no topic
+    await kiosks.broadcast({ cents: 5 }, { topic: 'prices/+' })
+    // @ts-expect-error no such method after another
+    kiosks.handle('sale', () => ({ no: 1 })).handle('sales', () => ({ no: 1 }))
+    const several = (await listen(t, { contract: overlapping })).devices.as(overlapping)
+    await several.broadcast({ a: 1, b: 2 }, { topic: 'x/y' })
+    // @ts-expect-error the other filter matches, too
+    await several.broadcast({ a: 1 }, { topic: 'x/y' })
+    await several.call('d', 'maybe')
+    const typed = connectClient<typeof kiosk>('ws://localhost/ws', { deviceId: 'd' })
+    // @ts-expect-error no such command, by the type alone
+    typed.handle('rebot', () => ({ at: '' }))
     // @ts-expect-error no such message in bulk
     kiosks.sendMany([{ to: 'k1', data: { display: 'x' } }])
     // @ts-expect-error no such method

@@ -25,6 +25,7 @@ t.test('a handler that is not a function and a schema that cannot be compiled th
   const { methods } = serving()
   t.throws(() => methods.handle('odd', {}, 'x' as never), { message: /"odd" is not a function/ })
   for (const role of ['params', 'result']) t.throws(() => methods.handle('odd', { [role]: { type: 'text' } }, () => ({})), { message: new RegExp(`^The schema "${role}" of "odd" cannot be compiled: `) })
+  t.throws(() => methods.handle('odd', { reslt: {} } as object, () => ({})), { message: /The schemas of "odd" has no option "reslt"/ })
   t.strictSame(methods.names, [])
 })
 

@@ -42,7 +42,8 @@ const kiosk = contract({
     show: { params: z.object({ text: z.string().default('') }), result: z.object({ shown: z.boolean() }).transform(({ shown }) => shown) },
     turn: { params: typebox1.Object({ degrees: typebox1.Number() }) },
     plain: { result: { type: 'string' } },
-    'a/b': {}
+    'a/b': {},
+    bare: {}
   },
   message: Type.Object({ show: Type.String() })
 })
@@ -79,6 +80,7 @@ t.test('every operation has an id, every body its content types, and every comma
     'get /devices/{id}/messages/{messageId}': 'receipt',
     'delete /devices/{id}/messages/{messageId}': 'cancel',
     'post /devices/{id}/calls/{method}': 'call',
+    'post /devices/{id}/calls/bare': 'call_bare',
     'post /devices/{id}/calls/reboot': 'call_reboot',
     'post /devices/{id}/calls/show': 'call_show',
     'post /devices/{id}/calls/turn': 'call_turn',
@@ -94,13 +96,38 @@ t.test('every operation has an id, every body its content types, and every comma
   t.strictSame(Object.keys(paths['/messages']!.post!.responses['200']!.content!), ['application/x-ndjson'])
   const schemas = (name: string) => {
     const { requestBody, responses } = paths[`/devices/{id}/calls/${name}`]!.post!
-    return [requestBody!.content['application/json']!.schema, responses['200']!.content!['application/json']!.schema]
+    return [requestBody?.content['application/json']!.schema, responses['200']!.content!['application/json']!.schema]
   }
   t.match(schemas('reboot'), [{ properties: { delay: { type: 'number' } } }, { properties: { at: { type: 'string' } } }])
   t.match(schemas('show'), [{ properties: { text: { type: 'string', default: '' } } }, {}])
   t.match(schemas('turn'), [{ properties: { degrees: { type: 'number' } } }, {}])
-  t.match(schemas('plain'), [{}, { type: 'string' }])
+  t.match(schemas('plain'), [undefined, { type: 'string' }])
   t.match(paths['/devices/{id}/messages']!.post!.requestBody!.content['application/json']!.schema, { properties: { show: { type: 'string' } } })
+})
+
+t.test('references of a schema are resolved in the document, and what leads back to itself says nothing', async t => {
+  interface Node { name: string, children: Node[] }
+  const node: z.ZodType<Node> = z.lazy(() => z.object({ name: z.string(), children: z.array(node) }))
+  const foreign = () => ({ properties: { a: { enum: [1, [2]] }, b: { $ref: '#/none/at/all' }, c: { $ref: 'none' } } })
+  const app = await documented({
+    contract: contract({
+      commands: {
+        zod: { params: z.object({ root: node }) },
+        typebox: { params: Type.Recursive(This => Type.Object({ name: Type.String(), child: Type.Optional(This) })) },
+        json: { params: { type: 'object', properties: { a: { $ref: '#/definitions/a~1b' } }, definitions: { 'a/b': { type: 'string' } } } },
+        foreign: { params: { '~standard': { version: 1 as const, vendor: 'test', validate: (value: unknown) => ({ value }), jsonSchema: { input: foreign, output: foreign } } } }
+      }
+    })
+  })
+  t.teardown(() => app.close())
+  await app.ready()
+  const text = JSON.stringify([app.swagger(), app.devices.asyncapi()])
+  t.strictSame([...text.matchAll(/"\$ref":"(?<ref>[^"]*)"/g)].map(({ groups }) => groups!.ref!).filter(ref => !ref.startsWith('#/channels/')), [])
+  const bodyOf = (name: string) => documentOf(app).paths[`/devices/{id}/calls/${name}`]!.post!.requestBody!.content['application/json']!.schema
+  t.match(bodyOf('zod'), { properties: { root: { properties: { name: { type: 'string' }, children: { type: 'array', items: {} } } } } })
+  t.match(bodyOf('typebox'), { properties: { name: { type: 'string' }, child: {} } })
+  t.strictSame(bodyOf('json'), { type: 'object', properties: { a: { type: 'string' } } })
+  t.strictSame(bodyOf('foreign'), { properties: { a: { enum: [1, [2]] }, b: {}, c: {} } })
 })
 
 t.test('every status and code that a route answers with is in its document', async t => {

@@ -77,8 +77,15 @@ t.test('a format that is known is checked, and any other is named when the schem
   t.equal(flawOf(Type.Object({ format: Type.String() }, { default: { format: 'no format' } }), { format: 'x' }), undefined, 'a member may have that name')
 })
 
+t.test('a reference may lead to the schema itself, or to its definitions', async t => {
+  const tree = { type: 'object', properties: { child: { $ref: '#' }, name: { $ref: '#/definitions/name' } }, definitions: { name: { type: 'string' } } }
+  t.equal(flawOf(tree, { child: { child: { name: 'x' } } }), undefined)
+  t.strictSame(flawOf(tree, { child: { child: { name: 1 } } }), { path: '/child/child/name', kind: 'type' })
+})
+
 t.test('what is no schema throws at once', async t => {
   for (const odd of ['string', null, 5, [], () => {}]) t.throws(() => checkOf(odd as object), { message: /^The schema cannot be compiled: it is not a schema/ })
+  t.throws(() => checkOf({ $async: true, type: 'string' }), { message: /asynchronous JSON Schema is not supported/ })
   t.throws(() => checkOf({ type: 'text' }), { message: /^The schema cannot be compiled: / })
   t.throws(() => checkOf({ type: 'string', minimumLength: 1 }), { message: /unknown keyword: "minimumLength"/ })
 })
@@ -92,6 +99,8 @@ t.test('a Standard Schema may be a function, take its time, and describe a path 
   const later = standard(async value => even['~standard'].validate(value))
   t.equal(await checkOf(later)(4), 4)
   await t.rejects(checkOf(later)(1) as Promise<unknown>, { message: 'odd' })
+  class Path extends Array {} // as ArkType's
+  t.strictSame(flawOf(standard(() => ({ issues: [{ message: 'root', path: new Path() }] })), 1), { path: '', kind: 'value' })
   t.strictSame(flawOf(standard(() => ({ issues: [{ message: 'no path' }] })), 1), { path: '', kind: 'value' })
 })
 

@@ -51,8 +51,8 @@ const STABLE_AFTER_DELAYS = 5
  * WebSocket. An attempt that the server refuses over HTTP (401, 403, ...) is retried with backoff and a new token, like one that cannot reach the server:
  * browsers do not reveal the status. Call `close` to stop. With a contract the client has its types.
  */
-export function connect<C extends Contract> (url: string, options: ConnectOptions & { contract: C }): Typed<Client, C>
-export function connect (url: string, options: ConnectOptions): Client
+export function connect (url: string, options: Omit<ConnectOptions, 'contract'>): Client
+export function connect<C extends Contract> (url: string, options: ConnectOptions & { contract?: C }): Typed<Client, C>
 export function connect (url: string, options: ConnectOptions): Client {
   return new Client(url, options)
 }

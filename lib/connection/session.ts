@@ -4,7 +4,7 @@ import { clock } from './clock.ts'
 import { assertTimestamp, type Credentials, type DeviceDescription, type Device, type Disconnect } from './device.ts'
 import { Failure, closeCodes, type CloseReason, type Reason } from '../protocol/errors.ts'
 import type { Frame } from './frame.ts'
-import { checkedCall, checkedSend } from './outbound-checks.ts'
+import { checkedCall } from './outbound-checks.ts'
 import { Liveness } from './heartbeat.ts'
 import { callForMessage, encodeForPeer, encodeFrame } from './message-encoder.ts'
 import { receiveFrame, receivePong, reportRefused, reportUnexpected, spendTokens } from './message-receiver.ts'
@@ -157,11 +157,9 @@ export class Session implements Device, PeerHandler {
     return spendTokens(this, this.#host, count)
   }
 
-  send (data: unknown): void {
-    checkedSend(this.#host, this.id, data, data => this.#send(data))
-  }
-
-  #send (data: unknown): void {
+  send (given: unknown): void {
+    const { checks } = this.#host
+    const data = checks ? checks.message(given) : given
     const id = `${this.generation}.${++this.#messageCount}`
     const frame = this.notice('message', { id, data: data ?? null })
     if (frame) this.write(frame)

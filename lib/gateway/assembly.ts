@@ -52,7 +52,7 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials 
   const node = settings.node ?? randomBytes(6).toString('base64url')
   const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }
   const { contract } = settings
-  const checks = contract && new ContractChecks(contract, topic)
+  const checks = contract && new ContractChecks(contract, topic, log)
   const stats = new Stats()
   const events = new Events(log)
   const registry = new Registry()

@@ -1,7 +1,7 @@
 import type { Contract } from '../protocol/contract.ts'
 import { DEVICE_ID } from '../protocol/device-id.ts'
 import type { Schema } from '../protocol/schema.ts'
-import { jsonSchemaOf } from './schema.ts'
+import { jsonSchemaOf } from './json-schema.ts'
 
 interface SocketDescription {
   /** Where devices connect. */
@@ -63,11 +63,12 @@ function messageExchange (summary: string, schema: Schema | undefined, members: 
   return { summary, action: 'send', method: 'message', params: object({ id: text, ...members, data: jsonSchemaOf(schema, 'output') }), result: { type: 'object' } }
 }
 
-/** Names of the document are of letters, digits and `_`. */
+/** Names of the document are of letters, digits and `_`. The messages of an exchange have its name as it is, and before `_result` and `_error`. */
 function freeName (name: string, taken: ReadonlyMap<string, unknown>): string {
   const plain = name.replaceAll(/\W/g, '_')
+  const isTaken = (name: string) => taken.has(name) || taken.has(name.replace(/_(result|error)$/, '')) || taken.has(`${name}_result`) || taken.has(`${name}_error`)
   let free = plain
-  for (let number = 2; taken.has(free); number++) free = `${plain}_${number}`
+  for (let number = 2; isTaken(free); number++) free = `${plain}_${number}`
   return free
 }
 

@@ -1,8 +1,10 @@
+import type { FastifyBaseLogger } from 'fastify'
 import type { OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Contract, MethodSchemas } from '../protocol/contract.ts'
 import { Failure } from '../protocol/errors.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 import { isThenable } from '../protocol/peer.ts'
+import type { Schema } from '../protocol/schema.ts'
 import { isFilter, Topics, type TopicLimits } from '../protocol/topics.ts'
 import { builtins, reservedMethods } from './builtins.ts'
 import { compile, type Check, type SchemaFlaw } from './schema.ts'
@@ -20,18 +22,20 @@ export class ContractChecks implements OutboundChecks {
   readonly #commands = new Map<string, MethodChecks>()
   readonly #topics = new Topics<Check>()
   readonly #message: Check | undefined
+  readonly #log: FastifyBaseLogger
 
-  /** Throws if the contract is wrong, and names the member. */
-  constructor (contract: Contract, limits: TopicLimits) {
+  /** Throws if the contract is wrong, and names the part. */
+  constructor (contract: Contract, limits: TopicLimits, log: FastifyBaseLogger) {
+    this.#log = log
     checkOptionNames('contract', contract, contractMembers)
-    const { methods = {}, commands = {}, topics = {}, message } = contract
-    for (const [name, schemas] of Object.entries(methods)) compiledMethod(`method "${name}"`, schemas, builtins.has(name))
-    for (const [name, schemas] of Object.entries(commands)) this.#commands.set(name, compiledMethod(`command "${name}"`, schemas, reservedMethods.has(name)))
-    for (const [filter, schema] of Object.entries(topics)) {
+    const { message } = contract
+    for (const [name, schemas] of membersOf(contract, 'methods')) this.#methodChecks(`method "${name}"`, schemas as MethodSchemas, builtins.has(name))
+    for (const [name, schemas] of membersOf(contract, 'commands')) this.#commands.set(name, this.#methodChecks(`command "${name}"`, schemas as MethodSchemas, reservedMethods.has(name)))
+    for (const [filter, schema] of membersOf(contract, 'topics')) {
       if (!isFilter(filter, limits)) throw new TypeError(`The contract names a topic "${filter}", which is not a valid filter`)
-      this.#topics.add(filter, compile(`The schema of the topic "${filter}"`, schema, invalidMessage))
+      this.#topics.add(filter, this.#check(`The schema of the topic "${filter}"`, schema as Schema, invalidMessage))
     }
-    this.#message = message && compile('The schema "message"', message, invalidMessage)
+    this.#message = message === undefined ? undefined : this.#check('The schema "message"', message, invalidMessage)
   }
 
   params (method: string, params: unknown): unknown {
@@ -48,23 +52,56 @@ export class ContractChecks implements OutboundChecks {
     return this.#message ? this.#message(data) : data
   }
 
-  /** Every filter that matches has a say, one after the other. */
+  /** Every filter that matches must accept what was given. If there are several, that is also what is sent: they may transform it in different ways. */
   publication (topic: string, data: unknown): unknown {
+    const checks = this.#topics.match(topic)
     let checked = data
-    for (const check of this.#topics.match(topic)) checked = isThenable(checked) ? Promise.resolve(checked).then(check) : check(checked)
-    return checked
+    for (const check of checks) checked = check(data)
+    return checks.size > 1 ? data : checked
+  }
+
+  #methodChecks (subject: string, schemas: MethodSchemas, isReserved: boolean): MethodChecks {
+    if (isReserved) throw new TypeError(`The contract names the ${subject}, which is built in`)
+    if (!isPlainObject(schemas)) throw new TypeError(`The ${subject} of the contract is not an object of schemas`)
+    checkOptionNames(`The ${subject} of the contract`, schemas, schemaMembers)
+    const { params, result } = schemas
+    return {
+      params: params === undefined ? undefined : this.#check(`The schema "params" of the ${subject}`, params, flaw => invalid('params', flaw)),
+      result: result === undefined ? undefined : this.#check(`The schema "result" of the ${subject}`, result, ({ path, message }) =>
+        new Failure('answer-invalid', { message: `The result does not fit the contract: result${path}: ${message}` }))
+    }
+  }
+
+  /** A check that throws nothing but a `Failure`. */
+  #check (subject: string, schema: Schema, errorOf: (flaw: SchemaFlaw) => Failure): Check {
+    const check = compile(subject, schema, errorOf)
+    return value => {
+      try {
+        return synchronous(check(value))
+      } catch (error) {
+        if (error instanceof Failure) throw error
+        this.#log.error({ err: error }, `${subject} failed`)
+        throw new Failure('internal')
+      }
+    }
   }
 }
 
-function compiledMethod (subject: string, schemas: MethodSchemas, isReserved: boolean): MethodChecks {
-  if (isReserved) throw new TypeError(`The contract names the ${subject}, which is built in`)
-  checkOptionNames(`The ${subject} of the contract`, schemas, schemaMembers)
-  const { params, result } = schemas
-  return {
-    params: params && compile(`The schema "params" of the ${subject}`, params, flaw => invalid('params', flaw)),
-    result: result && compile(`The schema "result" of the ${subject}`, result, ({ path, message }) =>
-      new Failure('answer-invalid', { message: `The result does not fit the contract: result${path}: ${message}` }))
-  }
+/** Messages would overtake each other while an asynchronous schema decides. */
+function synchronous (checked: unknown): unknown {
+  if (!isThenable(checked)) return checked
+  checked.then(undefined, () => {})
+  throw new TypeError('The schema is asynchronous, which a contract cannot be for what the server sends')
+}
+
+function membersOf (contract: Contract, name: 'methods' | 'commands' | 'topics'): Array<[name: string, member: unknown]> {
+  const { [name]: members = {} } = contract
+  if (!isPlainObject(members)) throw new TypeError(`The member "${name}" of the contract is not an object`)
+  return Object.entries(members)
+}
+
+function isPlainObject (value: unknown): value is object {
+  return Object.prototype.toString.call(value) === '[object Object]'
 }
 
 function invalidMessage (flaw: SchemaFlaw): Failure {

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { MethodSchemas } from '../protocol/contract.ts'
 import { reasons, Failure } from '../protocol/errors.ts'
+import { checkOptionNames } from '../protocol/option-names.ts'
 import { isThenable, type InboundCall } from '../protocol/peer.ts'
 import type { RequestContext, RequestLike } from '../protocol/request-context.ts'
 import type { InputOf, OutputOf } from '../protocol/schema.ts'
@@ -19,6 +20,8 @@ interface Method {
   result: Check | undefined
   isBuiltin: boolean
 }
+
+const schemaNames = { params: true, result: true }
 
 /** Answers methods that have no handler on this node. */
 export interface RemoteMethods {
@@ -52,11 +55,12 @@ export class Methods {
   /** Several handlers of a method share the connections round-robin. */
   handle<S extends MethodSchemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
     if (typeof handler !== 'function') throw new TypeError(`The handler of "${name}" is not a function`)
+    checkOptionNames<MethodSchemas>(`The schemas of "${name}"`, schemas, schemaNames)
     const { params, result } = schemas
     const method = {
       handler: handler as Method['handler'],
-      params: params && compile(`The schema "params" of "${name}"`, params, badParams),
-      result: result && compile(`The schema "result" of "${name}"`, result, flaw => badResult(name, flaw)),
+      params: params === undefined ? undefined : compile(`The schema "params" of "${name}"`, params, badParams),
+      result: result === undefined ? undefined : compile(`The schema "result" of "${name}"`, result, flaw => badResult(name, flaw)),
       isBuiltin
     }
     const handlers = this.#methods.get(name)

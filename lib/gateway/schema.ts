@@ -35,7 +35,7 @@ function compilerOf (schema: Schema): (schema: never, errorOf: ErrorOf) => Check
 }
 
 /** ArkType's schemas are functions. */
-function isStandard (schema: unknown): schema is StandardSchema {
+export function isStandard (schema: unknown): schema is StandardSchema {
   return (typeof schema === 'object' || typeof schema === 'function') && schema !== null && '~standard' in schema
 }
 
@@ -45,7 +45,7 @@ function compileStandard (schema: StandardSchema, errorOf: ErrorOf): Check {
     const { issues, value } = outcome as { issues?: ReadonlyArray<Issue>, value?: unknown }
     if (!issues) return value
     const [{ path = [], message }] = issues as [Issue]
-    throw errorOf({ path: path.map(step => `/${String(typeof step === 'object' ? step.key : step)}`).join(''), message, kind: 'value' })
+    throw errorOf({ path: Array.from(path, step => `/${String(typeof step === 'object' ? step.key : step)}`).join(''), message, kind: 'value' })
   }
   return value => {
     const outcome = validate(value)
@@ -56,17 +56,6 @@ function compileStandard (schema: StandardSchema, errorOf: ErrorOf): Check {
 interface Issue {
   message: string
   path?: ReadonlyArray<PropertyKey | { key: PropertyKey }> | undefined
-}
-
-/** JSON Schema for documentation; `{}`, which says nothing, if there is none. `side`: a Standard Schema may transform what it takes. */
-export function jsonSchemaOf (schema: Schema | undefined, side: 'input' | 'output'): object {
-  if (!isStandard(schema)) return schema ?? {}
-  try {
-    const { $schema, ...json } = schema['~standard'].jsonSchema![side]({ target: 'draft-07' })
-    return json
-  } catch {
-    return {} // the library has no JSON Schema, or none for this schema
-  }
 }
 
 function compileTypeBox (schema: TSchema, errorOf: ErrorOf): Check {
@@ -95,11 +84,12 @@ function checkFormats (schema: unknown): void {
 }
 
 /** The values are checked, not changed. Console output of Ajv about its stricter rules is no use here. */
-const ajvOptions = { coerceTypes: false, useDefaults: false, removeAdditional: false, strictTypes: false, strictTuples: false } as const
+const ajvOptions = { coerceTypes: false, useDefaults: false, removeAdditional: false, strictTypes: false, strictTuples: false, addUsedSchema: true } as const
 
 function compileJsonSchema (schema: object, errorOf: ErrorOf): Check {
   const compiler = AjvCompiler()({}, { customOptions: ajvOptions })
   const validate = compiler({ schema, method: '', url: '', httpPart: 'body' }) as AjvFunction
+  if ('$async' in schema) throw new TypeError('asynchronous JSON Schema is not supported')
   return value => {
     if (validate(value)) return value
     const { instancePath, message, keyword } = validate.errors![0]!

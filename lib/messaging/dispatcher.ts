@@ -7,7 +7,7 @@ import { digestOf, IdempotencyKeys, type KeyLimits } from './idempotency.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Letter, type Receipt } from '../storage/mailbox.ts'
-import { isThenable, type CallOptions, type CallSignal } from '../protocol/peer.ts'
+import type { CallOptions, CallSignal } from '../protocol/peer.ts'
 import { contextOf, type RequestLike } from '../protocol/request-context.ts'
 import type { Registry } from '../connection/registry.ts'
 import { checkedCall, type OutboundChecks } from '../connection/outbound-checks.ts'
@@ -113,19 +113,13 @@ export class Dispatcher {
    * Returns the result at once if the device is connected to this node and its write queue has room, otherwise a promise. Throws, or rejects. `request` is
    * the one that causes a bulk send, whose messages have none of their own.
    */
-  send (deviceId: string, data: unknown, options: SendOptions = {}, request = options.request): SendResult | Promise<SendResult> {
-    const { ttl = 0 } = options
+  send (deviceId: string, given: unknown, options: SendOptions = {}, request = options.request): SendResult | Promise<SendResult> {
+    const { key, ttl = 0 } = options
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl must be from 0 to ${this.#limits.maxTtl} ms` })
-    if (!this.#checks) return this.#send(deviceId, data, options, request)
-    const checked = this.#checks.message(data)
-    return isThenable(checked) ? Promise.resolve(checked).then(data => this.#send(deviceId, data, options, request)) : this.#send(deviceId, checked, options, request)
-  }
-
-  #send (deviceId: string, data: unknown, options: SendOptions, request: RequestLike | undefined): SendResult | Promise<SendResult> {
-    const { key } = options
+    const data = this.#checks ? this.#checks.message(given) : given
     if (key === undefined) return this.#post({ id: this.#nextId(), deviceId, data, request }, options)
-    const digest = digestOf(data instanceof Uint8Array ? 'bytes' : 'json', encodeBody(data))
+    const digest = digestOf(given instanceof Uint8Array ? 'bytes' : 'json', encodeBody(given))
     return this.#once({ id: digestOf(deviceId, key), deviceId, data, request, digest }, key, options)
   }
 
@@ -138,7 +132,7 @@ export class Dispatcher {
 
   async broadcast (given: unknown, topic?: string, request?: RequestLike): Promise<PublishResult & { id: string }> {
     const checks = this.#checks
-    const data = checks ? await (topic === undefined ? checks.message(given) : checks.publication(topic, given)) : given
+    const data = checks ? topic === undefined ? checks.message(given) : checks.publication(topic, given) : given
     const id = this.#nextId()
     return { id, ...await this.#backplane.publish({ id, topic: topic ?? EVERYONE_TOPIC, data, context: contextOf(request) }) }
   }

@@ -35,32 +35,40 @@ export type CommandOf<C extends Contract, Name extends CommandName<C>> = Schemas
 
 /** The arguments of a call after the name of the method. */
 export type CallArguments<S extends MethodSchemas, Options> =
-  S extends { params: Schema } ? [params: InputOf<S['params']>, options?: Options] : [params?: unknown, options?: Options]
+  S extends { params: Schema }
+    ? undefined extends InputOf<S['params']> ? [params?: InputOf<S['params']>, options?: Options] : [params: InputOf<S['params']>, options?: Options]
+    : [params?: unknown, options?: Options]
 
 export type ResultOf<S extends MethodSchemas> = OutputOf<S['result']>
 
-/** The topics that a filter matches. */
-type TopicsOf<Filter extends string> =
-  Filter extends '#' ? string :
-  Filter extends `${infer Above}/#` ? TopicsOf<Above> | `${TopicsOf<Above>}/${string}` :
-  Filter extends `${infer First}/${infer Rest}` ? `${LevelOf<First>}/${TopicsOf<Rest>}` : LevelOf<Filter>
-
-type LevelOf<Level extends string> = Level extends '+' ? string : Level
-
 type FilterOf<C extends Contract> = keyof Members<C['topics']> & string
 
-export type TopicName<C extends Contract> = TopicsOf<FilterOf<C>>
+/** `true` if the filter matches the topic. */
+type Matches<Filter extends string, Topic extends string> =
+  Filter extends '#' ? true :
+  Filter extends `${infer First}/${infer Rest}`
+    ? Topic extends `${infer Level}/${infer Below}` ? LevelMatches<First, Level> extends true ? Matches<Rest, Below> : false
+      : Rest extends '#' ? LevelMatches<First, Topic> : false
+    : Topic extends `${string}/${string}` ? false : LevelMatches<Filter, Topic>
+
+type LevelMatches<First extends string, Level extends string> =
+  Level extends `${string}${'+' | '#'}${string}` ? false : First extends '+' ? true : Level extends First ? true : false
+
+/** The topic, if a filter of the contract matches it. */
+export type TopicOf<C extends Contract, Topic extends string> = true extends Matches<FilterOf<C>, Topic> ? Topic : never
 
 /** A filter of the contract, or a topic that one of them matches. */
-export type SubscriptionName<C extends Contract> = FilterOf<C> | TopicName<C>
+export type SubscriptionOf<C extends Contract, Filter extends string> = Filter extends FilterOf<C> ? Filter : TopicOf<C, Filter>
 
-/** The schemas of the filters that match a topic. */
-type SchemaOfTopic<C extends Contract, Topic extends string> = { [F in FilterOf<C>]: Topic extends TopicsOf<F> ? Members<C['topics']>[F] : never }[FilterOf<C>]
+/** What fits the schemas of all filters that match a topic. */
+export type PublicationOf<C extends Contract, Topic extends string> =
+  { [F in FilterOf<C>]: Matches<F, Topic> extends true ? (data: InputOf<Members<C['topics']>[F]>) => void : never }[FilterOf<C>] extends (data: infer Data) => void ? Data : never
 
-export type PublicationOf<C extends Contract, Topic extends string> = InputOf<SchemaOfTopic<C, Topic>>
+type OutputOfTopic<C extends Contract, Topic extends string> =
+  { [F in FilterOf<C>]: Matches<F, Topic> extends true ? OutputOf<Members<C['topics']>[F]> : never }[FilterOf<C>]
 
 /** What a device receives that subscribes to a filter. */
 export type ReceivedOf<C extends Contract, Filter extends string> =
-  Filter extends FilterOf<C> ? OutputOf<Members<C['topics']>[Filter]> : OutputOf<SchemaOfTopic<C, Filter>>
+  Filter extends FilterOf<C> ? OutputOf<Members<C['topics']>[Filter]> : OutputOfTopic<C, Filter>
 
 export type MessageOf<C extends Contract> = InputOf<C['message']>

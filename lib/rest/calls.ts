@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { MethodSchemas } from '../protocol/contract.ts'
-import { jsonSchemaOf } from '../gateway/schema.ts'
+import { jsonSchemaOf } from '../gateway/json-schema.ts'
 import { routeAction } from './authorizer.ts'
 import { paramsOf } from './body.ts'
 import { answerFailures, binary, bodyFailures, messageBody, operation } from './operation.ts'
@@ -25,7 +25,9 @@ export const calls: Route = (app, { devices, settings }) => {
     }
   }, async (request, reply) => await call(request, reply, request.params.method))
 
-  for (const [method, schemas] of Object.entries(settings.contract?.commands ?? {}).filter(([name]) => PATH_METHOD.test(name))) {
+  // a router that ignores case takes `Reboot` for the path of `reboot`, and methods are two
+  const commands = app.initialConfig.routerOptions?.caseSensitive === false ? {} : settings.contract?.commands ?? {}
+  for (const [method, schemas] of Object.entries(commands).filter(([name]) => PATH_METHOD.test(name))) {
     app.post(`/devices/:id/calls/${method}`, {
       config: routeAction('call', { method }),
       schema: {
@@ -47,7 +49,7 @@ type CallRequest = FastifyRequest & { params: { id: string }, query: { timeout?:
 const params = messageBody({ type: ['object', 'array'], items: {} }, 'The params: a JSON object, a JSON array, or bytes; none without a body')
 
 const documentOf = ({ params, result }: MethodSchemas) => ({
-  body: { content: { 'application/json': { schema: jsonSchemaOf(params, 'input') } } },
+  ...(params && { body: { content: { 'application/json': { schema: jsonSchemaOf(params, 'input') } } } }),
   response: { 200: resultOf({ 'application/json': { schema: jsonSchemaOf(result, 'output') } }) }
 })
 
@@ -57,7 +59,7 @@ async function sendResult (reply: FastifyReply, result: unknown): Promise<Fastif
   const { bytes, rest } = splitBytes(result)
   if (bytes && !rest) return await reply.type('application/octet-stream').send(bytes)
   const body = bytes ? { ...rest, base64: Buffer.from(bytes).toString('base64') } : result
-  return await reply.type('application/json; charset=utf-8').send(JSON.stringify(body))
+  return await reply.type('application/json; charset=utf-8').send(JSON.stringify(body ?? null))
 }
 
 /** Separates the bytes of a result, which came in a binary frame, from its other members. */

@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { routeAction } from './authorizer.ts'
 import { messageOf } from './body.ts'
-import { jsonSchemaOf } from '../gateway/schema.ts'
+import { jsonSchemaOf } from '../gateway/json-schema.ts'
 import { answerFailures, bodyFailures, messageBody, operation } from './operation.ts'
 import { DeviceParams, FullReceipt, Limit, MessageParams, milliseconds, Receipt, Seconds } from './schemas.ts'
 import { HangUp, type Route } from './route.ts'
