@@ -9,7 +9,7 @@ export interface NodeHealth {
   ok: boolean
   mailbox: Health
   backplane: Health
-  /** `app.close()` was called. */
+  /** The node has begun to close. */
   draining: boolean
 }
 
