@@ -113,7 +113,7 @@ t.test('references of a schema are resolved in the document, and what leads back
     contract: contract({
       commands: {
         zod: { params: z.object({ root: node }) },
-        typebox: { params: Type.Recursive(This => Type.Object({ name: Type.String(), child: Type.Optional(This) })) },
+        typebox: { params: Type.Object({ tree: Type.Recursive(This => Type.Object({ name: Type.String(), child: Type.Optional(This) })) }) },
         json: { params: { type: 'object', properties: { a: { $ref: '#/definitions/a~1b' } }, definitions: { 'a/b': { type: 'string' } } } },
         foreign: { params: { '~standard': { version: 1 as const, vendor: 'test', validate: (value: unknown) => ({ value }), jsonSchema: { input: foreign, output: foreign } } } }
       }
@@ -125,7 +125,7 @@ t.test('references of a schema are resolved in the document, and what leads back
   t.strictSame([...text.matchAll(/"\$ref":"(?<ref>[^"]*)"/g)].map(({ groups }) => groups!.ref!).filter(ref => !ref.startsWith('#/channels/')), [])
   const bodyOf = (name: string) => documentOf(app).paths[`/devices/{id}/calls/${name}`]!.post!.requestBody!.content['application/json']!.schema
   t.match(bodyOf('zod'), { properties: { root: { properties: { name: { type: 'string' }, children: { type: 'array', items: {} } } } } })
-  t.match(bodyOf('typebox'), { properties: { name: { type: 'string' }, child: {} } })
+  t.match(bodyOf('typebox'), { properties: { tree: { properties: { name: { type: 'string' }, child: {} } } } })
   t.strictSame(bodyOf('json'), { type: 'object', properties: { a: { type: 'string' } } })
   t.strictSame(bodyOf('foreign'), { properties: { a: { enum: [1, [2]] }, b: {}, c: {} } })
 })
