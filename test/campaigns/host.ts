@@ -62,8 +62,8 @@ export class Host {
 
   /** A process that has loaded a module and waits for `begin`. `under` is a program, with arguments, that runs it, such as strace. */
   static load (module: string, under: string[] = []): Host {
-    const [execPath, ...execArgv] = [...under, process.execPath, ...process.execArgv, '--expose-gc']
-    return new Host(fork(fileURLToPath(module), ['serve'], { execPath: execPath!, execArgv }))
+    const [execPath, ...execArgv] = [...under, process.execPath, ...process.execArgv.filter(option => !option.startsWith('--import')), '--expose-gc']
+    return new Host(fork(fileURLToPath(module), ['serve'], { execPath: execPath!, execArgv, env: uninstrumented() }))
   }
 
   /** Resolves once it listens. */
@@ -173,4 +173,9 @@ export function countByName (names: string[]): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const name of names.toSorted()) counts[name] = (counts[name] ?? 0) + 1
   return counts
+}
+
+/** The environment without the hooks and the coverage of the test runner: a host runs as it would in production. */
+function uninstrumented (): NodeJS.ProcessEnv {
+  return { ...process.env, NODE_OPTIONS: '', _TAPJS_PROCESSINFO_COVERAGE_: '0' }
 }
