@@ -11,7 +11,7 @@ import { addBuiltins } from './gateway/builtins.ts'
 import type { Devices } from './gateway/devices.ts'
 import { Dialer } from './gateway/dial.ts'
 import { clusterLinkLogger, pluginLog } from './gateway/log.ts'
-import { settingsOf, type Options, type Settings } from './gateway/options.ts'
+import { registerOptions, settingsOf, type Options, type Settings } from './gateway/options.ts'
 import { sessionHost } from './gateway/session-host.ts'
 import { closeConnections, stopNode } from './gateway/shutdown.ts'
 import { Delivery } from './messaging/delivery.ts'
@@ -46,7 +46,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const { mailbox = memoryMailbox(), backplane = localBackplane() } = settings
   const codecs = settings.codecs ?? [jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch })]
   const lineCodec = jsonrpc({ depth: settings.maxDepth, batch: settings.maxBatch, bytes: 'base64' })
-  const log = pluginLog(app.log)
+  const log = pluginLog(app.log, settings.logLevel)
   const workers = new WorkerPool(backplane, log)
   const dialer = dialerFor(codecs[0]!, lineCodec)
   const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer })
@@ -65,7 +65,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const transports = [new WebSocketTransport(settings), dialer, ...settings.transports]
   for (const transport of transports) await transport.open({ app, gateway, limits: settings, codec: lineCodec, log })
   app.decorate('devices', devices)
-  if (settings.rest) await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, settings, stats, isDraining }), { prefix: settings.prefix })
+  if (settings.rest) await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, settings, stats, isDraining }), registerOptions(settings))
 
   const heartbeat = new Heartbeat(registry, settings)
   const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => letters.expired(expired) })

@@ -37,6 +37,21 @@ t.test('each log line of the plugin names it, also where the logger of the host 
   t.match(log.lines, [{ words: 'without a child' }, { words: 'instead of a child' }])
 })
 
+t.test('the level and the serializers of the log that are given at register hold for the plugin and its routes', async t => {
+  const lines: Array<{ msg: string, plugin?: string, req?: unknown }> = []
+  const stream = { write: (line: string) => { lines.push(JSON.parse(line)) } }
+  const app = Fastify({ logger: { level: 'info', stream } })
+  await app.register(async quiet => await quiet.register(devices, { logLevel: 'warn' }))
+  await app.register(async loud => await loud.register(devices, { prefix: '/loud', logSerializers: { req: () => 'serialized' } }))
+  const { url } = await open(t, app)
+  await connect(url, 'd')
+  await request({ url }, 'GET', '/devices')
+  t.strictSame(lines.filter(({ plugin, req }) => plugin ?? req), [])
+  await connect(url, 'd', { path: '/loud/ws?deviceId=d' })
+  await request({ url }, 'GET', '/loud/devices')
+  t.match(lines.filter(({ plugin, req }) => plugin ?? req), [{ req: 'serialized' }, { msg: 'device connected' }, { req: 'serialized' }])
+})
+
 t.test('a prefix goes before every route', async t => {
   const app = await listen(t, { prefix: '/iot' })
   await connect(app.url, 'd', { path: '/iot/ws?deviceId=d' })

@@ -4,14 +4,14 @@ import type { FastifyBaseLogger } from 'fastify'
 type LogLevel = 'error' | 'warn' | 'info' | 'debug'
 
 /** The log of the plugin within the application's: each line names the plugin. */
-export function pluginLog (log: FastifyBaseLogger): FastifyBaseLogger {
-  return safeLog(childOf(log, { plugin: 'fastify-devices' }))
+export function pluginLog (log: FastifyBaseLogger, level?: string): FastifyBaseLogger {
+  return safeLog(childOf(log, { plugin: 'fastify-devices' }, level))
 }
 
 /** A logger of the application may lack `child`, or fail in it. */
-function childOf (log: FastifyBaseLogger, fields: Record<string, unknown>): FastifyBaseLogger {
+function childOf (log: FastifyBaseLogger, fields: Record<string, unknown>, level?: string): FastifyBaseLogger {
   try {
-    return log.child(fields)
+    return log.child(fields, level === undefined ? undefined : { level })
   } catch {
     return log
   }

@@ -1,6 +1,6 @@
 import { Type, type Static, type TObject } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyRequest, LogLevel, RegisterOptions } from 'fastify'
 import type { Backplane } from '../cluster/backplane.ts'
 import type { Authorize } from './authorize.ts'
 import type { AuthorizeTopic } from './builtins.ts'
@@ -24,6 +24,8 @@ export const Milliseconds = (value: number, description: string, minimum = 1) =>
 /** The options of the plugin, each with its default, its limits and a description. `Options` says the same to editors. */
 export const OptionsSchema = Type.Object({
   prefix: Type.String({ default: '', description: 'Prefix of every route' }),
+  logLevel: Type.Optional(Type.Unsafe<LogLevel>(Type.String({ description: 'Level of the log of the plugin and of its routes, as at `register` of any Fastify plugin' }))),
+  logSerializers: Type.Optional(Part<Record<string, (value: any) => string>>('Serializers of the log of the routes, as at `register` of any Fastify plugin')),
   rest: Type.Boolean({ default: true, description: 'Adds the REST routes' }),
   path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Path where devices connect' }),
   transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Transports in addition to WebSocket, such as `tcp({ port: 4000 })`' }),
@@ -86,6 +88,10 @@ export interface Options {
    * @default ''
    */
   prefix?: string
+  /** Level of the log of the plugin and of its routes, as at `register` of any Fastify plugin. */
+  logLevel?: LogLevel
+  /** Serializers of the log of the routes, as at `register` of any Fastify plugin. */
+  logSerializers?: Record<string, (value: any) => string>
   /**
    * Adds the REST routes.
    * @default true
@@ -285,4 +291,9 @@ export function complete<S extends TObject> (owner: string, schema: S, options: 
   const option = Object.hasOwn(schema.properties, name) ? schema.properties[name] : undefined
   if (!option) throw new Error(`${owner} has no option "${name}"`)
   throw new Error(`${owner}: the option "${name}" is wrong: ${error.message} (${option.description})`)
+}
+
+/** The options that Fastify itself understands where routes are registered. */
+export function registerOptions ({ prefix, logLevel, logSerializers }: Pick<Settings, 'prefix' | 'logLevel' | 'logSerializers'>): RegisterOptions {
+  return { prefix, ...(logLevel && { logLevel }), ...(logSerializers && { logSerializers }) }
 }

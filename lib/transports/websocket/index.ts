@@ -10,14 +10,14 @@ import { Failure, closeCodes } from '../../protocol/errors.ts'
 import type { Form } from '../../connection/frame.ts'
 import { callerOf } from '../../gateway/caller.ts'
 import { basicOf, tokenOf, type ConnectRequest } from '../../gateway/connect-request.ts'
-import type { Settings } from '../../gateway/options.ts'
+import { registerOptions, type Settings } from '../../gateway/options.ts'
 import type { AdmittedDevice } from '../../connection/session-host.ts'
 import { compressedForm } from './deflate.ts'
 import { WebSocketConnection, type RawStream } from './connection.ts'
 import { UpgradeTracker } from './upgrade-tracker.ts'
 import { forWebSocketOnly, ignoreOtherUpgrades } from './upgrades.ts'
 
-type WebSocketSettings = Pick<Settings, 'prefix' | 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
+type WebSocketSettings = Pick<Settings, 'prefix' | 'logLevel' | 'logSerializers' | 'path' | 'codecs' | 'maxMessage' | 'maxFragments' | 'closeTimeout' | 'compression'>
 
 const MAX_BUFFERED_CHUNKS = 4_096
 const MAX_PENDING_PONGS = 16
@@ -82,7 +82,7 @@ export class WebSocketTransport implements Transport {
     // as early as @fastify/websocket removes its listener: without one, Node answers upgrades as plain requests
     app.addHook('preClose', async () => { app.server.removeListener('upgrade', onUpgrade) })
     ignoreOtherUpgrades(app)
-    await app.register(async scope => this.#addRoutes(scope, gateway), { prefix: this.#settings.prefix })
+    await app.register(async scope => this.#addRoutes(scope, gateway), registerOptions(this.#settings))
   }
 
   #addRoutes (app: FastifyInstance, gateway: Gateway): void {
