@@ -5,6 +5,7 @@ import { z } from 'zod'
 import { connect as connectClient } from '../lib/client/index.ts'
 import { contract, localBackplane, jsonrpc, type Contract } from '../lib/index.ts'
 import { ocpp } from '../lib/protocol/ocpp.ts'
+import { injectDevice } from '../lib/testing/index.ts'
 import { createWorker } from '../lib/workers/worker.ts'
 import { all, fakeLog, reasonOf } from './fakes.ts'
 import { connect, listen, request } from './support.ts'
@@ -275,6 +276,23 @@ t.test('the client has the types of the contract, and works with it', async t =>
   await device.call('ping')
   await device.publish('prices/milk', { cents: 3 })
   t.equal(await priced, 3)
+})
+
+t.test('an injected device has the types of the contract, and works with it', async t => {
+  const app = await listen(t, { contract: kiosk })
+  app.devices.as(kiosk).handle('sale', ({ total }) => ({ no: total }))
+  const device = await injectDevice(app, { deviceId: 'k1', contract: kiosk, handlers: { reboot: ({ delay }) => ({ at: `${delay}` }) } })
+  const { no }: { no: number } = await device.call('sale', { total: 4 })
+  t.equal(no, 4)
+  t.strictSame(await app.devices.as(kiosk).call('k1', 'reboot', { delay: 5 }), { at: '5' })
+  await device.publish('prices/milk', { cents: 3 })
+  const wrong = async () => {
+    // @ts-expect-error no such method
+    await device.call('sales', { total: 1 })
+    // @ts-expect-error no such result
+    await injectDevice(app, { deviceId: 'k2', contract: kiosk, handlers: { reboot: () => ({ on: '' }) } })
+  }
+  t.type(wrong, 'function')
 })
 
 t.test('the compiler finds a wrong name, param, result and topic', async t => {

@@ -14,6 +14,7 @@ export type { WebSocketLike } from './connection.ts'
 export { contract, type Contract, type MethodSchemas } from '../protocol/contract.ts'
 export type { CallOptions, ConnectOptions } from './options.ts'
 export type { Received } from './received.ts'
+export type { Typed } from './typed.ts'
 
 export interface Status {
   /** `waiting`: another attempt follows. `stopped`: final, because `close` was called or the server forbade reconnecting. */

@@ -3,7 +3,7 @@ import type { InputOf, OutputOf } from '../protocol/schema.ts'
 import type { CallOptions } from './options.ts'
 import type { Received } from './received.ts'
 
-type CommandHandler<C extends Contract, Name extends CommandName<C>> =
+export type CommandHandler<C extends Contract, Name extends CommandName<C>> =
   (params: OutputOf<CommandOf<C, Name>['params']>, context: { signal: AbortSignal }) => InputOf<CommandOf<C, Name>['result']> | Promise<InputOf<CommandOf<C, Name>['result']>>
 
 // `NoInfer`: from the schemas the compiler would infer the name of the method, without end

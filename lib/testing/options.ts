@@ -1,4 +1,5 @@
 import type { MethodHandler, Received } from '../client/index.ts'
+import type { Contract } from '../protocol/contract.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 
 /** A message that a device has received. */
@@ -10,6 +11,11 @@ export interface InjectedMessage extends Received {
 export interface InjectOptions {
   /** Id of the device. */
   deviceId: string
+  /**
+   * The contract of the server, for the types of the device. The server checks what it names; the device checks nothing.
+   * @default undefined
+   */
+  contract?: Contract
   /**
    * The methods that the server may call on the device. A handler refuses with a `Refusal`, whose code, message and data the server gets; any other error is an internal error.
    * @default {}
@@ -57,10 +63,10 @@ export interface InjectOptions {
   timeout?: number
 }
 
-export type InjectSettings = Required<Omit<InjectOptions, 'token'>> & { token: string | undefined }
+export type InjectSettings = Required<Omit<InjectOptions, 'token' | 'contract'>> & { token: string | undefined }
 
 const OPTION_NAMES: Record<keyof InjectOptions, true> = {
-  deviceId: true, handlers: true, onMessage: true, token: true, headers: true, query: true, path: true, protocol: true, remoteAddress: true, timeout: true
+  deviceId: true, contract: true, handlers: true, onMessage: true, token: true, headers: true, query: true, path: true, protocol: true, remoteAddress: true, timeout: true
 }
 
 /** Checks the names of the options and fills in the defaults. */
