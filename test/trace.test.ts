@@ -1,9 +1,11 @@
+import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { connect as connectTcp } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
+import WebSocket from 'ws'
 import devices, { Failure, jsonrpc, localBackplane, type HandlerContext, type Mailbox, type Options } from '../lib/index.ts'
 import { nats, natsBackplane, natsMailbox } from '../lib/nats/index.ts'
 import { ocpp } from '../lib/protocol/ocpp.ts'
@@ -200,6 +202,24 @@ t.test('a device asks for trace context in its connect line too', async t => {
     device.socket.close(1000, '')
     await until(() => app.devices.size === 0)
   }
+})
+
+t.test('a request that throws when it is read fails the call, and takes no place in flight', async t => {
+  const app = await listen(t, { maxCalls: 1 })
+  const device = await connect(app.url, 'd', traced('d'))
+  device.handle('m', () => 'x')
+  const request = { get id (): string { throw new Error('odd') } }
+  await t.rejects(app.devices.call('d', 'm', {}, { request }), { message: 'odd' })
+  await t.rejects(async () => await app.devices.get('d')!.call('m', {}, { request }), { message: 'odd' })
+  t.equal(await app.devices.call('d', 'm'), 'x')
+})
+
+t.test('a codec that wraps the one for JSON-RPC encodes for every device, also for one that asks for a trace', async t => {
+  const inner = jsonrpc()
+  const app = await listen(t, { codecs: [{ ...inner, encode: message => `\n${String(inner.encode(message))}` }] })
+  const socket = new WebSocket(`${app.url.replace('http', 'ws')}${traced('d').path}`)
+  const [frame] = await once(socket, 'message')
+  t.match(String(frame), /^\n\{"jsonrpc"/)
 })
 
 t.test('bytes are sent with a trace', async t => {

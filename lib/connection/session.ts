@@ -184,9 +184,10 @@ export class Session implements Device, PeerHandler {
 
   /** A call without the checks of the contract: the node where it began has made them. */
   request (method: string, params?: unknown, { timeout = this.#host.limits.callTimeout, signal, id, request }: CallOptions = {}): Promise<unknown> {
+    const trace = traceFor(this.codec, request) // first: a request of the application may throw when it is read
     if (!this.#hasCallSlot()) return Promise.reject(new Failure('busy'))
     this.#outboundCalls++
-    return this.peer.call(method, params, { timeout, signal, id, trace: traceFor(this.codec, request) }).then(result => {
+    return this.peer.call(method, params, { timeout, signal, id, trace }).then(result => {
       this.#callSettled('ok')
       return result
     }, (failure: Failure) => {
@@ -294,9 +295,10 @@ export class Session implements Device, PeerHandler {
   /** Sends a message as a call. Nobody waits for the answer, so a failure is only logged. */
   #sendAsCall (id: string, data: unknown, request?: RequestLike): void {
     const { method, params, ...options } = this.callFor(id, data)
+    const reqId = request?.id
     if (!this.#hasCallSlot()) throw new Failure('busy')
     this.request(method, params, options).catch(error => {
-      this.#host.log.info({ reqId: request?.id, deviceId: this.id, method, reason: (error as Failure).reason }, 'message not acknowledged')
+      this.#host.log.info({ reqId, deviceId: this.id, method, reason: (error as Failure).reason }, 'message not acknowledged')
     })
   }
 

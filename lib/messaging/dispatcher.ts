@@ -196,11 +196,11 @@ export class Dispatcher {
   }
 
   /** Write, then deliver, then remove: the letter is stored before its owner is woken. */
-  async #keep ({ id, deviceId, digest, request }: OutgoingMessage, letter: Letter): Promise<SendProgress> {
+  async #keep ({ id, deviceId, digest }: OutgoingMessage, letter: Letter): Promise<SendProgress> {
     const { receipt } = await this.#letters.put(deviceId, letter)
     if (receipt.digest !== digest) throw new Failure('key-mismatch')
     // also for a retry: the first attempt may have stored the letter and failed to wake the owner
-    if (receipt.status === 'queued') this.#wake(deviceId, request?.id)
+    if (receipt.status === 'queued') this.#wake(deviceId, letter.context?.id)
     return { id, status: receipt.status, device: receipt.device }
   }
 

@@ -37,7 +37,8 @@ const reasonOf = new Map<unknown, Reason>(
 /** JSON-RPC 2.0, single or batch. */
 export function jsonrpc ({ bytes = 'frame', ...limits }: JsonRpcOptions = {}): Codec {
   const codec = bytes === 'base64' ? jsonrpcLines(limits) : jsonrpcFrames(limits, toTracedMessage)
-  return { ...codec, traced: tracedCodec(codec) }
+  // not enumerable: a codec that an application makes of this one by spreading it has another `encode`
+  return Object.defineProperty({ ...codec }, 'traced', { value: tracedCodec(codec) })
 }
 
 /** Bytes as `base64`: a message is text in any case. */
