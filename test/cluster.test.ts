@@ -231,7 +231,7 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.strictSame(await a.devices.health(), fine)
 
     await own.stop('SIGKILL')
-    await until(async () => !(await a.devices.health()).ok)
+    for (const { devices } of [a, b]) await until(async () => !(await devices.health()).ok)
     t.strictSame(await a.devices.health(), { ok: false, mailbox: unreachable, backplane: unreachable, draining: false })
     const waiting = reasonOf(b.devices.ready())
     await b.close()
