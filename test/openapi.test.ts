@@ -115,6 +115,7 @@ t.test('references of a schema are resolved in the document, and what leads back
         zod: { params: z.object({ root: node }) },
         typebox: { params: Type.Object({ tree: Type.Recursive(This => Type.Object({ name: Type.String(), child: Type.Optional(This) })) }) },
         json: { params: { type: 'object', properties: { a: { $ref: '#/definitions/a~1b' } }, definitions: { 'a/b': { type: 'string' } } } },
+        named: { params: Type.Object({ definitions: Type.String(), $id: Type.Number() }) },
         foreign: { params: { '~standard': { version: 1 as const, vendor: 'test', validate: (value: unknown) => ({ value }), jsonSchema: { input: foreign, output: foreign } } } }
       }
     })
@@ -127,6 +128,7 @@ t.test('references of a schema are resolved in the document, and what leads back
   t.match(bodyOf('zod'), { properties: { root: { properties: { name: { type: 'string' }, children: { type: 'array', items: {} } } } } })
   t.match(bodyOf('typebox'), { properties: { tree: { properties: { name: { type: 'string' }, child: {} } } } })
   t.strictSame(bodyOf('json'), { type: 'object', properties: { a: { type: 'string' } } })
+  t.strictSame(Object.keys((bodyOf('named') as { properties: object }).properties), ['definitions'], 'a member of a value may have the name of one of a schema; $id would stop the document')
   t.strictSame(bodyOf('foreign'), { properties: { a: { enum: [1, [2]] }, b: {}, c: {} } })
 })
 

@@ -3,6 +3,9 @@ import type { Schema } from '../protocol/schema.ts'
 
 type JsonObject = Record<string, unknown>
 
+/** Members whose own members have names that the application has chosen. */
+const mapMembers = new Set(['properties', 'patternProperties'])
+
 /** Members that only a reference needs. */
 const definitionMembers = new Set(['$id', '$defs', 'definitions', '$schema'])
 
@@ -29,8 +32,14 @@ function resolved (node: unknown, root: JsonObject, path: unknown[]): unknown {
   if (Array.isArray(node)) return node.map(item => resolved(item, root, path))
   const { $ref } = node as JsonObject
   if (typeof $ref === 'string') return resolved(targetOf($ref, root), root, [...path, node])
+  const next = [...path, node]
   const members = Object.entries(node).filter(([name]) => !definitionMembers.has(name))
-  return Object.fromEntries(members.map(([name, member]) => [name, resolved(member, root, [...path, node])]))
+  return Object.fromEntries(members.map(([name, member]) => [name, mapMembers.has(name) ? resolvedMap(member, root, next) : resolved(member, root, next)]))
+}
+
+/** Without a member `$id`, which @fastify/swagger would take for the id of a schema. */
+function resolvedMap (map: object, root: JsonObject, path: unknown[]): object {
+  return Object.fromEntries(Object.entries(map).filter(([name]) => name !== '$id').map(([name, member]) => [name, resolved(member, root, path)]))
 }
 
 /** What a reference refers to: a JSON pointer, or the `$id` of a part. */
