@@ -8,7 +8,7 @@ import type { Session } from './connection/session.ts'
 import { Admission } from './gateway/admission.ts'
 import { assemble } from './gateway/assembly.ts'
 import { addBuiltins } from './gateway/builtins.ts'
-import type { Devices } from './gateway/devices.ts'
+import type { Devices, Protect } from './gateway/devices.ts'
 import { Dialer } from './gateway/dial.ts'
 import { clusterLinkLogger, pluginLog } from './gateway/log.ts'
 import { registerOptions, settingsOf, type Options, type Settings } from './gateway/options.ts'
@@ -21,6 +21,7 @@ import { jsonrpc } from './protocol/jsonrpc.ts'
 import type { Codec } from './protocol/message.ts'
 import './protocol/node-reasons.ts'
 import { addRestRoutes } from './rest/index.ts'
+import { protectScope } from './rest/protect.ts'
 import { memoryMailbox } from './storage/memory.ts'
 import { connectTcp, connectWebSocket } from './transports/outbound.ts'
 import { WebSocketTransport } from './transports/websocket/index.ts'
@@ -49,7 +50,10 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const log = pluginLog(app.log, settings.logLevel)
   const workers = new WorkerPool(backplane, log)
   const dialer = dialerFor(codecs[0]!, lineCodec)
-  const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer })
+  let draining = false
+  const isDraining = () => draining
+  const protect: Protect = (scope, action) => protectScope(scope, action, { settings, stats, isDraining })
+  const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer, protect })
   const { registry, letters, dispatcher, devices, stats } = node
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
@@ -58,8 +62,6 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const host = sessionHost({ ...node, settings, flushScheduler: new FlushScheduler(), log, delivery, subscriptions })
   watchLink(backplane, { registry, log, node: node.node })
 
-  let draining = false
-  const isDraining = () => draining
   const maxIdLength = settings.rest ? app.initialConfig.routerOptions?.maxParamLength ?? DEFAULT_MAX_PARAM_LENGTH : Infinity
   const gateway = new Admission({ ...node, host, codecs, rules: settings, maxIdLength, isDraining, backplane, subscriptions })
   const transports = [new WebSocketTransport(settings), dialer, ...settings.transports]

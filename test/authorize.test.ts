@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { Stats } from '../lib/connection/stats.ts'
 import devices, { Failure, type Authorize, type Guard, type Operation, type Options } from '../lib/index.ts'
 import { Authorizer, authorizeRoutes, routeAction } from '../lib/rest/authorizer.ts'
-import { gate } from './fakes.ts'
+import { fakeLog, gate } from './fakes.ts'
 import { connect, listen, open, request, until } from './support.ts'
 
 type App = FastifyInstance & { url: string }
@@ -211,9 +211,37 @@ t.test('an error that changes while it is read fails its line, and nothing else'
   }
 })
 
+t.test('routes of the application that it protects ask guard and authorize like the REST routes', async t => {
+  const asked: unknown[] = []
+  const options: Options = { guard: ({ headers }) => headers.authorization !== undefined && { name: headers.authorization }, authorize: (caller, operation) => { asked.push(operation); return caller.name === 'ann' } }
+  for (const shared of [options, {}, { ...options, rest: false }, { ...options, prefix: '/api' }]) {
+    const app = Fastify()
+    await app.register(devices, { authenticate: false, ...shared })
+    await app.register(async scope => {
+      app.devices.protect(scope, 'metrics')
+      scope.get('/figures', async () => 'figures')
+    })
+    app.get('/open', async () => 'open')
+    const statusOf = async (url: string, request: object) => (await app.inject({ url, ...request })).statusCode
+    const foreign = { headers: { host: 'example.com' }, remoteAddress: '192.0.2.1' }
+    t.equal(await statusOf('/open', foreign), 200)
+    t.equal(await statusOf('/figures', { headers: { origin: 'https://other.example', authorization: 'ann' } }), 403, 'the origin')
+    if (shared.guard) {
+      t.equal(await statusOf('/figures', foreign), 401)
+      t.equal(await statusOf('/figures', { headers: { authorization: 'bob' } }), 403)
+      t.equal(await statusOf('/figures', { headers: { authorization: 'ann' } }), 200)
+      t.strictSame(asked.splice(0), [{ action: 'metrics' }, { action: 'metrics' }])
+    } else {
+      t.equal(await statusOf('/figures', foreign), 403, 'protected mode')
+      t.equal(await statusOf('/figures', {}), 200)
+    }
+    await app.close()
+  }
+})
+
 t.test('a decision that is no promise is no promise inside', async t => {
   const app = Fastify()
-  const authorizer = new Authorizer(app, (_caller, { action }) => action === 'list', new Stats())
+  const authorizer = new Authorizer(app, (_caller, { action }) => action === 'list', new Stats(fakeLog()))
   const request = { log: app.log } as never
   t.equal(authorizer.refusal(request, { action: 'list' }), undefined)
   t.match(authorizer.refusal(request, { action: 'broadcast' }), { reason: 'forbidden' })

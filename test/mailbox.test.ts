@@ -62,7 +62,7 @@ t.test('the memory mailbox bounds the number of receipts', async t => {
 
 /** Everything around a mailbox, with nodes of one process. */
 function lettersOn ({ mailbox = memoryMailbox(), backplane = localBackplane(), node = 'n1', limits = plenty }: { mailbox?: Mailbox, backplane?: Backplane, node?: string, limits?: typeof plenty } = {}) {
-  const stats = new Stats()
+  const stats = new Stats(fakeLog())
   const log = fakeLog()
   const events = new Events(log)
   const letters = new Letters({ mailbox, backplane, node, limits, stats, events, log })

@@ -13,7 +13,7 @@ const Reading = Type.Object({ sensor: Type.String(), value: Type.Number({ minimu
 const Verdict = Type.Object({ ok: Type.Boolean() })
 
 function serving () {
-  const stats = new Stats()
+  const stats = new Stats(fakeLog())
   const log = fakeLog()
   const methods = new Methods(stats, log)
   const device = { id: 'd1' } as Device

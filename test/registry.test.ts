@@ -254,7 +254,7 @@ t.test('one timer checks all connections until it is stopped', async t => {
 })
 
 t.test('every event is counted', async t => {
-  const stats = new Stats()
+  const stats = new Stats(fakeLog())
   t.strictSame(stats.read(0), {
     sessions: 0, admissions: 0, refusals: {}, closeCodes: {}, messages: { in: 0, out: 0 }, bytes: { in: 0, out: 0 }, calls: {}, answers: {}, letters: {}, unexpected: {}
   })
@@ -287,19 +287,40 @@ t.test('every event is counted', async t => {
 })
 
 t.test('unknown close codes share one counter', async t => {
-  const stats = new Stats()
+  const stats = new Stats(fakeLog())
   for (const code of [3000, 4000, 4999, 1004, 0]) stats.disconnected(code)
   stats.disconnected(1006)
   t.strictSame(stats.read(0).closeCodes, { 0: 5, 1006: 1 })
 })
 
 t.test('counters that were read are a copy', async t => {
-  const stats = new Stats()
+  const stats = new Stats(fakeLog())
   const read = stats.read(0)
   read.messages.in = 7
   read.calls.ok = 7
   t.strictSame(stats.read(0).messages, { in: 0, out: 0 })
   t.strictSame(stats.read(0).calls, {})
+})
+
+t.test('observers get each call that ends and each pong until they are removed; one that throws is logged', async t => {
+  const log = fakeLog()
+  const stats = new Stats(log)
+  const heard: unknown[] = []
+  t.equal(stats.startTime(), 0)
+  stats.settled('out', 'reboot', 'ok', 0)
+  stats.ponged(3)
+  const broken = stats.observe({ call () { throw new Error('broken') } })
+  const stop = stats.observe({ call: ({ duration, ...report }) => { heard.push(report); t.ok(duration >= 0) }, pong: delay => { heard.push(delay) } })
+  stats.settled('out', 'reboot', 'timeout', stats.startTime())
+  stats.settled('in', 'sale', 'ok', 0)
+  broken()
+  stats.settled('in', 'sale', 'ok', stats.startTime())
+  stats.ponged(12)
+  stop()
+  stats.settled('in', 'sale', 'ok', stats.startTime())
+  t.strictSame(heard, [{ direction: 'out', method: 'reboot', outcome: 'timeout' }, { direction: 'in', method: 'sale', outcome: 'ok' }, 12])
+  t.match(log.lines.map(({ words }) => words), ['observer failed'])
+  t.match(stats.read(0), { calls: { ok: 1, timeout: 1 }, answers: { ok: 3 } })
 })
 
 t.test('listeners get events with their arguments until they are removed', async t => {

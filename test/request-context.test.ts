@@ -93,7 +93,7 @@ t.test('a trace is made only for a device that asked for it', async t => {
 
 /** Calls a handler, and returns its context. */
 function contextFor (request?: RequestContext, log: FastifyBaseLogger = fakeLog()): HandlerContext {
-  const methods = new Methods(new Stats(), pluginLog(log))
+  const methods = new Methods(new Stats(fakeLog()), pluginLog(log))
   let seen: HandlerContext
   methods.handle('look', {}, (_params, context) => { seen = context })
   methods.answer('look', undefined, { id: 'd1' } as Device, new InboundCall(), request)
@@ -107,7 +107,7 @@ t.test('a handler is given the id of the request and the trace, if its device se
 })
 
 t.test('a handler that no known request has caused is given an id of its own', async t => {
-  const methods = new Methods(new Stats(), fakeLog())
+  const methods = new Methods(new Stats(fakeLog()), fakeLog())
   const ids: string[] = []
   methods.handle('look', {}, (_params, context) => { ids.push(context.id, context.id) })
   for (const request of [undefined, { traceparent }, { traceparent, tracestate: 'a=1' }]) methods.answer('look', undefined, { id: 'd1' } as Device, new InboundCall(), request)
@@ -134,7 +134,7 @@ t.test('the log of a handler names the request, the device and the method, and i
 
 t.test('the lines about a call that fails have the id that its handler was given', async t => {
   const log = fakeLog()
-  const methods = new Methods(new Stats(), log)
+  const methods = new Methods(new Stats(fakeLog()), log)
   const ids: string[] = []
   methods.handle('fail', {}, (_params, { id }) => {
     ids.push(id)

@@ -105,7 +105,7 @@ t.test('a Standard Schema may be a function, take its time, and describe a path 
 })
 
 t.test('a handler waits for schemas that take their time, gets what they give, and sends what they give', async t => {
-  const methods = new Methods(new Stats(), fakeLog())
+  const methods = new Methods(new Stats(fakeLog()), fakeLog())
   const answer = (name: string, params: unknown) => methods.answer(name, params, { id: 'd' } as Device, new InboundCall())
   const Params = z.object({ n: z.string().transform(async text => Number(text)) })
   methods.handle('double', { params: standard(value => Params['~standard'].validate(value)) as typeof Params, result: z.number().transform(async n => `${n}`) }, ({ n }) => 2 * n)
@@ -120,7 +120,7 @@ t.test('whatever a Standard Schema does wrong is an internal error, and logged',
   for (const validate of [() => undefined, () => null, fail(new Error('broken')), fail(undefined), async () => undefined, () => Promise.reject(new Error('broken')), () => ({ issues: [] })]) {
     for (const schemas of [{ params: standard(validate) }, { result: standard(validate) }]) {
       const log = fakeLog()
-      const methods = new Methods(new Stats(), log)
+      const methods = new Methods(new Stats(fakeLog()), log)
       methods.handle('odd', schemas, () => 1)
       t.equal(await reasonOf(async () => await methods.answer('odd', {}, { id: 'd' } as Device, new InboundCall())), 'internal', String(validate))
       t.equal(log.lines.length, 1)

@@ -233,6 +233,8 @@ export const programs: Record<string, Entry> = {
     prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
   },
   'docs/devices.md > Look 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
+  'docs/devices.md > Look 2': { before: device },
+  'docs/devices.md > Routes of your own 1': { ...injected, after: `assert.deepEqual((await app.inject('/kiosks')).json(), [])\nawait app.close()` },
 
   'docs/devices.md > Readiness 1': { ...injected, after: 'assert.equal(ok, true)\nawait app.close()' },
   'docs/devices.md > @fastify/under-pressure 1': {

@@ -43,6 +43,11 @@ export class Liveness {
     return this.#pongDeadline !== undefined
   }
 
+  /** Milliseconds since the ping that has not been answered yet. */
+  sincePing (now: number): number {
+    return now - (this.#pongDeadline! - this.#limits.pongTimeout)
+  }
+
   /** Any message proves life. */
   heard (): void {
     this.#pongDeadline = undefined

@@ -46,7 +46,8 @@ export function receiveFrame (session: ReceivingSession, host: ReceivingHost, li
 
 /** Unsolicited pongs count against the rate of the device. */
 export function receivePong (session: ReceivingSession, host: ReceivingHost, liveness: Liveness): void {
-  if (!liveness.isAwaiting) spendTokens(session, host, 1)
+  if (liveness.isAwaiting) host.stats.ponged(liveness.sincePing(clock()))
+  else spendTokens(session, host, 1)
   liveness.heard()
 }
 

@@ -187,11 +187,12 @@ export class Session implements Device, PeerHandler {
     const trace = traceFor(this.codec, request) // first: a request of the application may throw when it is read
     if (!this.#hasCallSlot()) return Promise.reject(new Failure('busy'))
     this.#outboundCalls++
+    const startTime = this.#host.stats.startTime()
     return this.peer.call(method, params, { timeout, signal, id, trace }).then(result => {
-      this.#callSettled('ok')
+      this.#callSettled(method, 'ok', startTime)
       return result
     }, (failure: Failure) => {
-      this.#callSettled(failure.reason)
+      this.#callSettled(method, failure.reason, startTime)
       throw failure
     })
   }
@@ -308,9 +309,9 @@ export class Session implements Device, PeerHandler {
     return false
   }
 
-  #callSettled (outcome: Reason | 'ok'): void {
+  #callSettled (method: string, outcome: Reason | 'ok', startTime: number): void {
     this.#outboundCalls--
-    this.#host.stats.count('calls', outcome)
+    this.#host.stats.settled('out', method, outcome, startTime)
   }
 
   #notifyEntryListeners (): void {

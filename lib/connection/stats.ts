@@ -1,3 +1,4 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { closeCodes } from '../protocol/errors.ts'
 
 /** Counters since the start. Every refusal, close code and outcome is counted. */
@@ -19,7 +20,30 @@ export interface Counters {
   unexpected: Record<string, number>
 }
 
+/** A call that has ended. */
+export interface CallReport {
+  /** `out`: to a device; `in`: of a device. */
+  direction: 'in' | 'out'
+  /** As the caller named it: devices can make up any number of names. */
+  method: string
+  /** `ok`, or the reason of its failure. */
+  outcome: string
+  /** In milliseconds. */
+  duration: number
+}
+
+/** What a monitoring system is told beyond the counters. */
+export interface Observer {
+  /** A call that began after `observe` has ended. */
+  call? (report: CallReport): void
+  /** A device has answered a ping, after this many milliseconds. */
+  pong? (delay: number): void
+}
+
 export class Stats {
+  readonly #log: FastifyBaseLogger
+  /** Undefined until the first one: calls are not timed. */
+  #observers: Set<Observer> | undefined
   readonly #counters: Omit<Counters, 'sessions'> = {
     admissions: 0,
     refusals: {},
@@ -30,6 +54,33 @@ export class Stats {
     answers: {},
     letters: {},
     unexpected: {}
+  }
+
+  constructor (log: FastifyBaseLogger) {
+    this.#log = log
+  }
+
+  /** Returns a function that removes the observer. */
+  observe (observer: Observer): () => void {
+    const observers = this.#observers ??= new Set()
+    observers.add(observer)
+    return () => { observers.delete(observer) }
+  }
+
+  /** When a call begins, for `settled`; 0 if nobody observes calls. */
+  startTime (): number {
+    return this.#observers ? performance.now() : 0
+  }
+
+  /** A call that began at `startTime` has ended. */
+  settled (direction: 'in' | 'out', method: string, outcome: string, startTime: number): void {
+    this.count(direction === 'out' ? 'calls' : 'answers', outcome)
+    if (startTime > 0) this.#notify(observer => observer.call?.({ direction, method, outcome, duration: performance.now() - startTime }))
+  }
+
+  /** A device has answered a ping. */
+  ponged (delay: number): void {
+    if (this.#observers) this.#notify(observer => observer.pong?.(delay))
   }
 
   admitted (): void {
@@ -57,6 +108,16 @@ export class Stats {
 
   read (sessions: number): Counters {
     return { sessions, ...structuredClone(this.#counters) }
+  }
+
+  #notify (notify: (observer: Observer) => void): void {
+    for (const observer of this.#observers ?? []) {
+      try {
+        notify(observer)
+      } catch (error) {
+        this.#log.error({ err: error }, 'observer failed')
+      }
+    }
   }
 }
 

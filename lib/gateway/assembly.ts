@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Backplane } from '../cluster/backplane.ts'
-import { Devices } from './devices.ts'
+import { Devices, type Protect } from './devices.ts'
 import type { Dialer } from './dial.ts'
 import { Events } from '../messaging/events.ts'
 import { Letters } from '../messaging/letters.ts'
@@ -26,6 +26,8 @@ export interface AssemblyOptions {
   elsewhere?: RemoteMethods
   /** Opens outbound connections; a worker has none. */
   dials?: Dialer
+  /** Protects routes of other plugins; a worker has no routes. */
+  protect?: Protect
 }
 
 /** The parts that every node has. */
@@ -45,7 +47,7 @@ export interface NodeParts {
   readiness: Readiness
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials }: AssemblyOptions): NodeParts {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of nats(): a device that reconnects to another node would not get the letters of this one')
   }
@@ -53,7 +55,7 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials 
   const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }
   const { contract } = settings
   const checks = contract && new ContractChecks(contract, topic, log)
-  const stats = new Stats()
+  const stats = new Stats(log)
   const events = new Events(log)
   const registry = new Registry()
   const letterLimits = { letters: settings.maxLetters, bytes: settings.maxLetterBytes }
@@ -61,6 +63,6 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials 
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log, checks })
   const methods = new Methods(stats, log, elsewhere)
   const readiness = new Readiness({ mailbox, backplane })
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, topic, contract, address: settings.prefix + settings.path, readiness })
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, address: settings.prefix + settings.path, readiness })
   return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices, readiness }
 }

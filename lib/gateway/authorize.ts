@@ -1,11 +1,12 @@
-/** What a caller does over REST: the name of the method of `app.devices` that the route calls. */
+/** What a caller does over REST: the name of the method of `app.devices` that the route calls, or what it reads. */
 export type Action =
-  'list' | 'describe' | 'disconnect' | 'send' | 'call' | 'broadcast' | 'join' | 'leave' | 'letters' | 'receipt' | 'cancel' | 'purge' | 'asyncapi'
+  'list' | 'describe' | 'disconnect' | 'send' | 'call' | 'broadcast' | 'join' | 'leave' | 'letters' | 'receipt' | 'cancel' | 'purge' | 'asyncapi' |
+  'events' | 'metrics' | 'console'
 
 /** One thing that a caller asks for. */
 export interface Operation {
   action: Action
-  /** Undefined for `list`, `broadcast` and `asyncapi`. */
+  /** Undefined for actions that are not about one device. */
   deviceId?: string
   /** The filter of `join` and `leave`, or the topic of `list` and `broadcast` if the caller gave one. */
   topic?: string | undefined

@@ -1,5 +1,7 @@
+import type { FastifyInstance } from 'fastify'
 import type { Backplane, ListPage, Presence, PublishResult, Unwatch } from '../cluster/backplane.ts'
 import { asyncApiOf } from './asyncapi.ts'
+import type { Action } from './authorize.ts'
 import { builtins, reservedMethods } from './builtins.ts'
 import type { Contract, MethodSchemas } from '../protocol/contract.ts'
 import { Failure } from '../protocol/errors.ts'
@@ -16,7 +18,7 @@ import type { Registry } from '../connection/registry.ts'
 import type { DeviceDescription, Device, Disconnect } from '../connection/device.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
-import type { Counters, Stats } from '../connection/stats.ts'
+import type { Counters, Observer, Stats } from '../connection/stats.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
 import { BulkSender, type BulkMessage, type BulkOptions } from '../messaging/bulk.ts'
 import type { RequestLike } from '../protocol/request-context.ts'
@@ -31,6 +33,9 @@ export interface BroadcastOptions {
   request?: RequestLike | undefined
 }
 
+/** Protects the routes of a scope: their callers do `action`. */
+export type Protect = (scope: FastifyInstance, action: Action) => void
+
 interface DevicesParts {
   registry: Registry
   dispatcher: Dispatcher
@@ -41,6 +46,8 @@ interface DevicesParts {
   backplane: Backplane
   /** A worker has none, and no method that needs it. */
   dials: Dialer | undefined
+  /** The same. */
+  protect: Protect | undefined
   topic: TopicLimits
   contract: Contract | undefined
   /** Where devices connect. */
@@ -287,6 +294,19 @@ export class Devices {
   /** Returns the counters of this node. */
   stats (): Counters {
     return this.#parts.stats.read(this.size)
+  }
+
+  /** Tells a monitoring system of each call that ends and each pong, on this node. Returns a function that removes the observer. */
+  observe (observer: Observer): () => void {
+    return this.#parts.stats.observe(observer)
+  }
+
+  /**
+   * Protects routes of your own like the REST routes: callers of the routes that are added to `scope` after this must pass `guard`, protected mode and
+   * `origins`, and `authorize` is asked whether they may do `action`.
+   */
+  protect (scope: FastifyInstance, action: Action): void {
+    this.#parts.protect!(scope, action)
   }
 }
 

@@ -48,16 +48,19 @@ export class CallContext implements BuiltinContext {
   readonly #inbound: InboundCall
   readonly #request: RequestContext | undefined
   readonly #scope: CallScope
+  /** When the call began; 0 if nobody observes calls. */
+  readonly startTime: number
   #id: string | undefined
   #log: FastifyBaseLogger | undefined
 
   /** `request`: the trace that the device sent with the call; in a worker with the id that the gateway uses. */
-  constructor (scope: CallScope, device: Device, method: string, inbound: InboundCall, request: RequestContext | undefined) {
+  constructor (scope: CallScope, device: Device, method: string, inbound: InboundCall, request: RequestContext | undefined, startTime: number) {
     this.#scope = scope
     this.device = device
     this.#method = method
     this.#inbound = inbound
     this.#request = request
+    this.startTime = startTime
   }
 
   get signal (): AbortSignal {

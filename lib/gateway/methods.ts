@@ -74,7 +74,7 @@ export class Methods {
    */
   answer (name: string, params: unknown, device: Device & { readonly isForeign?: boolean }, inbound: InboundCall, request?: RequestContext, turn?: number): unknown {
     const method = this.#methodOf(name, device, turn)
-    const context = new CallContext(this.#scope, device, name, inbound, request)
+    const context = new CallContext(this.#scope, device, name, inbound, request, this.#stats.startTime())
     try {
       if (!method || (method.isBuiltin && device.isForeign)) throw new Failure('unknown-method')
       const result = this.#run(name, method, params, context)
@@ -85,10 +85,10 @@ export class Methods {
   }
 
   /** A promise only if the handler or a schema needs one. */
-  #run (name: string, method: Method, params: unknown, context: HandlerContext): unknown {
+  #run (name: string, method: Method, params: unknown, context: CallContext): unknown {
     const checked = method.params ? method.params(params) : params
     const result = isThenable(checked) ? Promise.resolve(checked).then(value => method.handler(value, context)) : method.handler(checked, context)
-    return isThenable(result) ? Promise.resolve(result).then(value => this.#finish(name, method, value)) : this.#finish(name, method, result)
+    return isThenable(result) ? Promise.resolve(result).then(value => this.#finish(name, method, value, context)) : this.#finish(name, method, result, context)
   }
 
   #methodOf (name: string, device: Device, turn?: number): Method | undefined {
@@ -109,23 +109,23 @@ export class Methods {
     return number
   }
 
-  #finish (name: string, { result }: Method, value: unknown): unknown {
+  #finish (name: string, { result }: Method, value: unknown, context: CallContext): unknown {
     const checked = result ? result(value) : value
-    return isThenable(checked) ? Promise.resolve(checked).then(value => this.#answered(name, value)) : this.#answered(name, checked)
+    return isThenable(checked) ? Promise.resolve(checked).then(value => this.#answered(name, value, context)) : this.#answered(name, checked, context)
   }
 
-  #answered (name: string, value: unknown): unknown {
+  #answered (name: string, value: unknown, { startTime }: CallContext): unknown {
     // JSON.stringify leaves these out, and a response without a result is invalid
     if (typeof value === 'function' || typeof value === 'symbol') throw new TypeError(`The result of "${name}" is a ${typeof value}`)
-    this.#stats.count('answers', 'ok')
+    this.#stats.settled('in', name, 'ok', startTime)
     return value
   }
 
-  #failed (method: string, { device, id: reqId }: HandlerContext, error: unknown): Failure {
+  #failed (method: string, { device, id: reqId, startTime }: CallContext, error: unknown): Failure {
     const failure = error instanceof Failure ? error : new Failure('internal')
     if (failure === error) this.#log.debug({ reqId, deviceId: device.id, method: method.slice(0, 64), reason: failure.reason }, 'call refused')
     else this.#log.error({ err: error, reqId, deviceId: device.id, method }, 'handler failed')
-    this.#stats.count('answers', failure.reason)
+    this.#stats.settled('in', method, failure.reason, startTime)
     return failure
   }
 }

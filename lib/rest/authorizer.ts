@@ -105,5 +105,8 @@ const operations: Record<Action, (request: any) => Operation> = {
   receipt: aboutDevice('receipt'),
   cancel: aboutDevice('cancel'),
   purge: aboutDevice('purge'),
-  asyncapi: () => ({ action: 'asyncapi' })
+  asyncapi: () => ({ action: 'asyncapi' }),
+  events: () => ({ action: 'events' }),
+  metrics: () => ({ action: 'metrics' }),
+  console: () => ({ action: 'console' })
 }

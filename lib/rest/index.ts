@@ -1,28 +1,22 @@
 import type { FastifyInstance } from 'fastify'
-import type { Stats } from '../connection/stats.ts'
 import type { Devices } from '../gateway/devices.ts'
-import type { Settings } from '../gateway/options.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
 import { asyncapi } from './asyncapi.ts'
-import { Authorizer, authorizeRoutes } from './authorizer.ts'
 import { acceptBodies } from './body.ts'
 import { broadcast } from './broadcast.ts'
 import { bulk } from './bulk.ts'
 import { calls } from './calls.ts'
 import { useDefaultCompilers } from './compilers.ts'
 import { devices } from './devices.ts'
-import { guardRest } from './guard.ts'
 import { hideInternalErrors } from './internal-errors.ts'
 import { messages } from './messages.ts'
 import { documentRoute } from './operation.ts'
+import { protectRest, type Protection } from './protect.ts'
 import { topics } from './topics.ts'
 
-interface RestParts {
+interface RestParts extends Protection {
   devices: Devices
   dispatcher: Dispatcher
-  settings: Settings
-  stats: Stats
-  isDraining: () => boolean
 }
 
 const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi]
@@ -31,9 +25,7 @@ const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi]
 export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {
   useDefaultCompilers(scope)
   acceptBodies(scope)
-  const authorizer = settings.authorize && new Authorizer(scope, settings.authorize, stats)
-  guardRest(scope, { settings, stats, isDraining, authorizer })
-  authorizeRoutes(scope, authorizer)
+  const authorizer = protectRest(scope, { settings, stats, isDraining })
   hideInternalErrors(scope)
   scope.addHook('onRoute', route => {
     route.bodyLimit ??= settings.maxMessage
