@@ -20,7 +20,7 @@ const drawings: Record<string, Drawing> = {
     scales: [{ unit: 'µs/message', titles: /^fan-out, 128 B to 1000,/ }]
   },
   'fan-out-many.svg': {
-    title: 'Broadcast of 128 B to 5,000 and 15,000 devices: CPU time for each message',
+    title: 'Broadcast of 128 B to 5,000 and 15,000: CPU time for each message',
     scales: [{ unit: 'µs/message', titles: /^fan-out, 128 B to 1?5000,/ }]
   },
   'fan-out-large.svg': {
