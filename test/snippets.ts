@@ -95,7 +95,7 @@ const part = 'is a part of the options, not a program'
 
 /** Each TypeScript and JavaScript snippet, by its page, its heading and its place under that heading. */
 export const programs: Record<string, Entry> = {
-  'README.md > In two commands 1': {
+  'README.md > In short 1': {
     before: 'const app = $Fastify()\nconst devices = $devices',
     after: 'await app.ready()\nassert.equal(app.devices.size, 0)'
   },
@@ -232,8 +232,8 @@ export const programs: Record<string, Entry> = {
       await app.devices.disconnect('abc123')`,
     prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
   },
-  'docs/devices.md > Look 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
-  'docs/devices.md > Look 2': { before: device },
+  'docs/devices.md > Inspect 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
+  'docs/devices.md > Inspect 2': { before: device },
   'docs/devices.md > Routes of your own 1': { ...injected, after: `assert.deepEqual((await app.inject('/kiosks')).json(), [])\nawait app.close()` },
 
   'docs/devices.md > Readiness 1': { ...injected, after: 'assert.equal(ok, true)\nawait app.close()' },
