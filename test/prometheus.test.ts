@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import devices from '../lib/index.ts'
 import { counters, durations, gauges } from '../lib/observe/metrics/families.ts'
 import metrics from '../lib/observe/metrics/index.ts'
+import { MetricsOptionsSchema } from '../lib/observe/metrics/options.ts'
 import { freePort } from './campaigns/port.ts'
 import { withProgram } from './programs.ts'
 import { root } from './root.ts'
@@ -118,6 +119,12 @@ t.test('every alert says what has happened and what to do, and docs/metrics.md l
 t.test('docs/metrics.md lists every family, with its type and its labels', async t => {
   const rows = [...read('docs/metrics.md').matchAll(/^\| `(devices_\w+)` \| (\w+) \| ?(.*?) \| (.*) \|$/gm)].map(row => row.slice(1))
   t.strictSame(rows, families.map(({ name, type, labelNames, help }) => [name, type, labelNames.map(label => `\`${label}\``).join(' '), help]))
+})
+
+t.test('docs/metrics.md lists every option, with its default and its description', async t => {
+  const [table] = /^\| option \|[^]*?\n\n/m.exec(read('docs/metrics.md'))!
+  const rows = [...table.matchAll(/^\| `(\w+)` \| ?(.*?) \| (.*) \|$/gm)].map(row => row.slice(1))
+  t.strictSame(rows, Object.entries(MetricsOptionsSchema.properties).map(([name, { default: value, description }]) => [name, value === undefined ? '' : `\`${JSON.stringify(value)}\``, description]))
 })
 
 t.test('the alerts and the dashboard use only families and labels that exist', async t => {
