@@ -52,6 +52,11 @@ export class Methods {
     return [...this.#methods.keys()]
   }
 
+  /** Whether there is a handler of the method, here or elsewhere. */
+  has (name: string): boolean {
+    return this.#methods.has(name) || this.#elsewhere?.answers(name) === true
+  }
+
   /** Several handlers of a method share the connections round-robin. */
   handle<S extends MethodSchemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
     if (typeof handler !== 'function') throw new TypeError(`The handler of "${name}" is not a function`)
