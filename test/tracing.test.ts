@@ -16,6 +16,7 @@ import { tcp } from '../lib/transports/tcp/index.ts'
 import { createWorker } from '../lib/workers/worker.ts'
 import { natsServer } from './campaigns/nats.ts'
 import { withProgram } from './programs.ts'
+import { all as collect } from './fakes.ts'
 import { connect, listen, request, until } from './support.ts'
 
 const traceId = '4bf92f3577b34da6a3ce929d0e0e4736'
@@ -48,12 +49,16 @@ function recorded (t: Test, options: { methods?: string[] } = {}): Recorder {
 
 type Tree = [span: string, ...children: Tree[]]
 
-/** The spans below a parent, each with its node or device and its children, in the order in which they began. */
+/** The spans below a parent, each with its node or device and its children, in the order in which they ended. */
 function treeBelow (spans: ReadableSpan[], parentSpanId: string | undefined): Tree[] {
-  return spans.filter(span => span.parentSpanContext?.spanId === parentSpanId).toSorted((one, other) => spans.indexOf(one) - spans.indexOf(other)).map((span): Tree => {
-    const { name, kind, attributes } = span
-    return [`${SpanKind[kind]} ${name} at ${String(attributes['fastify_devices.node'] ?? 'the device')}`, ...treeBelow(spans, span.spanContext().spanId)]
-  })
+  return spans.filter(span => span.parentSpanContext?.spanId === parentSpanId).map(span => treeOf(span, spans))
+}
+
+function treeOf (span: ReadableSpan, spans: ReadableSpan[]): Tree {
+  const { name, kind, attributes } = span
+  const tree: Tree = [`${SpanKind[kind]} ${name} at ${String(attributes['fastify_devices.node'] ?? 'the device')}`]
+  tree.push(...treeBelow(spans, span.spanContext().spanId))
+  return tree
 }
 
 async function device (t: Test, url: string, deviceId: string, { tracerProvider }: Recorder, options: Partial<ConnectOptions> = {}): Promise<Client> {
@@ -126,8 +131,10 @@ t.test('a message, a letter and a broadcast are traced from their sender to thei
   t.strictSame(await sent(() => one.devices.send('d', 4, { ttl: 60_000 }), 4), [['INTERNAL the application at the device', ['PRODUCER send at n1', ['CLIENT message at n2', process]]]], 'a letter')
   t.strictSame(await sent(() => one.devices.broadcast(5), 3), [['INTERNAL the application at the device', ['PRODUCER broadcast at n1', process]]], 'a broadcast')
   t.strictSame(await sent(async () => two.devices.get('d')!.send(6), 3), [['INTERNAL the application at the device', ['CLIENT message at n2', process]]], 'without a send')
-  t.strictSame(await sent(async () => { for await (const _ of one.devices.sendMany([{ to: 'd', data: 7 }, { to: 'd', data: 8, ttl: 60_000 }])); }, 9).then(([[, ...lines] = ['']]) => lines.map(([name]) => name)),
-    ['PRODUCER send at n1', 'PRODUCER send at n1'], 'each of many')
+  const [many] = await sent(async () => await collect(one.devices.sendMany([{ to: 'd', data: 7 }, { to: 'd', data: 8, ttl: 60_000 }])), 9)
+  t.strictSame(many!.slice(1).map(([name]) => name), ['PRODUCER send at n1', 'PRODUCER send at n1'], 'each of many')
+  await kiosk.call('publish', { topic: 'news', data: 9 })
+  t.equal(all.spans().findLast(({ name }) => name === 'broadcast')!.attributes['messaging.destination.name'], 'news')
   const first = all.span('send').attributes
   t.match(first, { 'messaging.system.name': 'fastify_devices', 'messaging.operation.type': 'send', 'fastify_devices.device.id': 'd', 'messaging.message.id': String })
   t.equal(all.span('process').attributes['messaging.message.id'], ids[0])
@@ -168,10 +175,17 @@ t.test('a failure is the type of the error, and its code that of the answer', as
   t.strictSame(spans('fail', SpanKind.SERVER, 'n1').map(failed), [['internal', '-32603', SpanStatusCode.ERROR]])
   await t.rejects(kiosk.call('refuse'))
   t.strictSame(spans('refuse', SpanKind.SERVER, 'n1').map(failed), [['refused', '43', SpanStatusCode.ERROR]])
+  kiosk.handle('break', () => { throw new Error('broken') })
+  await t.rejects(app.devices.call('d', 'break'))
+  await until(() => spans('break', SpanKind.SERVER).length === 1)
+  t.strictSame(spans('break', SpanKind.SERVER).map(failed), [['internal', undefined, SpanStatusCode.ERROR]])
   await t.rejects(app.devices.send('away', 1), { code: 'DEVICE_OFFLINE' })
   t.strictSame(failed(all.spans().findLast(({ name }) => name === 'send')!), ['offline', undefined, SpanStatusCode.ERROR])
   await t.rejects(app.devices.send('not valid', 1), { code: 'ID_INVALID' })
   t.strictSame(failed(all.spans().findLast(({ name }) => name === 'send')!), ['bad-id', undefined, SpanStatusCode.ERROR])
+  const broken = await listen(t, { mailbox: { ...memoryMailbox(), put: () => Promise.reject(new Error('broken')) } })
+  await t.rejects(broken.devices.send('away', 1, { ttl: 60_000 }), { message: 'broken' })
+  t.strictSame(failed(all.spans().findLast(({ name }) => name === 'send')!), ['internal', undefined, SpanStatusCode.ERROR])
 })
 
 t.test('a span is named after a method only if the contract, a handler or the application names it', async t => {

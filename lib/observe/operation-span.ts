@@ -79,7 +79,8 @@ export function attributesOfValue ({ facts }: Operation, value: unknown): Attrib
 
 /** The code that the answer to a device has, or the answer of a device. */
 export function attributesOfFailure ({ facts }: Operation, failure: unknown): Attributes {
-  const code = failure instanceof Failure ? failure.device?.code : undefined
-  if (facts.kind === 'answer') return { 'rpc.status_code': String(code ?? reasons[failure instanceof Failure ? failure.reason : 'internal'].rpc) }
+  if (!(failure instanceof Failure)) return {}
+  const code = failure.device?.code
+  if (facts.kind === 'answer') return { 'rpc.status_code': String(code ?? reasons[failure.reason].rpc) }
   return code === undefined || isInbound(facts) ? {} : { 'rpc.status_code': String(code) }
 }
