@@ -15,7 +15,7 @@ export const levels = {
   integration: [
     'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'drawings', 'hooks', 'hosts', 'limits', 'metrics',
     'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'page', 'plugin', 'prometheus', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover',
-    'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'transports', 'upgrades', 'worker'
+    'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'tracing', 'transports', 'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
 }

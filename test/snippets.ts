@@ -457,6 +457,36 @@ export const programs: Record<string, Entry> = {
   'docs/testing.md > Several devices 1': injected,
   'docs/testing.md > With a real port 1': { replace: [[/^import type \{ AddressInfo \}.*$/m, '']] },
 
+  'docs/tracing.md > Tracing 1': {
+    // a console exporter would print the spans of later programs too
+    replace: [['ConsoleSpanExporter, ', 'InMemorySpanExporter, '], ['new ConsoleSpanExporter()', '$exporter'], ['port: 3000', 'port: 0'], [/^const tracerProvider/m, 'const $exporter = new InMemorySpanExporter()\nconst tracerProvider']],
+    after: `
+      await app.devices.broadcast('hello')
+      stop()
+      context.disable()
+      assert.deepEqual($exporter.getFinishedSpans().map(({ name }) => name), ['broadcast'])
+      await app.close()`
+  },
+  'docs/tracing.md > On the device 1': {
+    before: `
+      ${application}
+      app.devices.handle('settings', () => ({ volume: 7 }))
+      Object.assign(globalThis, { WebSocket: $WebSocket })`,
+    replace: [[`'https://example.com/ws'`, `$url + '/ws'`]],
+    after: `
+      await $until(() => device.status.state === 'connected')
+      assert.deepEqual(await app.devices.call('abc123', 'reboot'), { volume: 7 })`
+  },
+  'docs/tracing.md > The channel 1': {
+    before: application,
+    after: `
+      console.log = (...words: unknown[]) => { $lines.push(words.slice(0, 2).join(' ')) }
+      const $lines: string[] = []
+      await app.devices.broadcast('hello')
+      channel('fastify-devices:operation').unsubscribe(onOperation)
+      assert.deepEqual($lines, ['broadcast done'])`
+  },
+
   'docs/workers.md > Workers 1': {
     before: `
       const $backplane = $localBackplane()
@@ -491,6 +521,7 @@ export const shellsNotRun: Record<string, string> = {
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/performance.md > Performance 1': 'takes minutes',
+  'docs/tracing.md > Tracing 1': 'installs the dependencies',
   'docs/tcp.md > Try it with nc 1': 'test/tcp.test.ts runs it',
   'docs/tcp.md > Try it with nc 2': 'test/tcp.test.ts runs it',
   'docs/tcp.md > Try it with nc 3': 'test/tcp.test.ts runs it'
