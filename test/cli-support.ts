@@ -21,7 +21,7 @@ export interface RunOptions {
   /** Input and output are a terminal. */
   isTerminal?: boolean
   /** What a write to the output fails with. */
-  broken?: Error
+  broken?: () => Error | undefined
 }
 
 /** A command in this process. */
@@ -43,8 +43,9 @@ export function start (t: Teardown, words: string[], { input, env = {}, isTermin
   const printed = { stdout: '', stderr: '' }
   const sink = (name: keyof typeof printed) => new Writable({
     write (chunk, _encoding, done) {
-      if (!broken) printed[name] += String(chunk)
-      done(broken)
+      const error = broken?.()
+      if (!error) printed[name] += String(chunk)
+      done(error)
     }
   })
   const stdin = Object.assign(new PassThrough(), { isTTY: isTerminal })

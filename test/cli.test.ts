@@ -7,8 +7,11 @@ import Fastify from 'fastify'
 import t from 'tap'
 import { WebSocketServer } from 'ws'
 import { usageOf } from '../lib/cli/command.ts'
+import { greeting } from '../lib/cli/commands/serve.ts'
 import { readEvents } from '../lib/cli/event-stream.ts'
 import { exitCodes, exitOf } from '../lib/cli/exit-codes.ts'
+import { Flags } from '../lib/cli/flags.ts'
+import { gatewayAddress } from '../lib/cli/gateway-client.ts'
 import { nearest } from '../lib/cli/nearest.ts'
 import { json, printable } from '../lib/cli/printable.ts'
 import { commands } from '../lib/cli/program.ts'
@@ -330,6 +333,8 @@ t.test('without a gateway, or with a wrong token, every command says so', async 
   const app = await open(t, host)
   const lines = [['ls'], ['show', 'd'], ['send', 'd', '1'], ['call', 'd', 'm'], ['broadcast', '1'], ['letters', 'd'], ['tail'], ['connect', 'd']]
   t.strictSame(lines.map(([name]) => name), commands.map(({ name }) => name).filter(name => name !== 'serve'))
+  t.match(await cli(t, ['ls', '--url', 'http://127.0.0.1:1']), { code: 3, stderr: /cannot be reached: bad port/ })
+  t.equal(gatewayAddress({ flags: new Flags({}, {}, {}) }).url.href, 'http://127.0.0.1:3000/')
   for (const words of lines) {
     t.match(await cli(t, [...words, '--url', `http://127.0.0.1:${port}`]), { code: 3, stderr: /ECONNREFUSED/ }, words.join(' '))
     t.match(await cli(t, [...words, '--url', app.url, '--token', 'barley']), { code: 4, stderr: /UNAUTHENTICATED|FORBIDDEN|HTTP 401/ }, words.join(' '))
@@ -379,10 +384,12 @@ t.test('tail ends when the gateway no longer allows it', async t => {
   t.match(await cli(t, ['tail', '--url', url]), { code: 4, stderr: /FORBIDDEN/ })
 })
 
+const brokenPipe = Object.assign(new Error('write EPIPE'), { code: 'EPIPE' })
+
 t.test('a reader that closes the pipe ends the command without a word', async t => {
   const url = await impostor(t, (_request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: {}\n\n'))
-  t.strictSame(await start(t, ['tail', '--url', url], { broken: Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }) }).code, 0)
-  t.strictSame(await start(t, ['tail', '--url', url], { broken: new Error('No space') }).code, 1)
+  t.strictSame(await start(t, ['tail', '--url', url], { broken: () => brokenPipe }).code, 0)
+  t.strictSame(await start(t, ['tail', '--url', url], { broken: () => new Error('No space') }).code, 1)
 
   let send!: (text: string) => void
   const slow = await impostor(t, (_request, response) => {
@@ -467,15 +474,21 @@ t.test('connect prints notices, and waits for a gateway that comes back', async 
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   t.teardown(() => server.close())
   await once(server, 'listening')
+  let connections = 0
   server.on('connection', socket => {
     for (const notice of ['{"jsonrpc":"2.0","method":"welcome","params":{"heartbeat":30000}}', '{"jsonrpc":"2.0","method":"refresh","params":{"now":true}}']) socket.send(notice)
-    socket.close(1012, 'retry=60000')
+    if (++connections === 1) socket.close(1012)
+    else socket.close(1012, 'retry=60000')
   })
   const device = start(t, ['connect', 'd', '--url', `http://127.0.0.1:${(server.address() as AddressInfo).port}`])
   t.strictSame(await device.record(({ type }) => type === 'notice'), { type: 'notice', method: 'refresh', params: { now: true } })
-  t.match(await device.record(({ state }) => state === 'waiting'), { code: 1012, retryIn: 60_000 })
+  await device.record(({ retryIn }) => retryIn === 60_000)
+  t.match(device.records.filter(({ type }) => type === 'status'), [{ state: 'connected' }, { state: 'waiting', code: 1012 }, { state: 'connected' }, { state: 'waiting' }])
   device.interrupt('SIGTERM')
   t.equal(await device.code, 143)
+
+  server.removeAllListeners('connection').on('connection', socket => socket.close(1011))
+  t.match(await cli(t, ['connect', 'd', '--url', `http://127.0.0.1:${(server.address() as AddressInfo).port}`]), { code: 3, stderr: /cannot be reached: the connection ended with 1011/ })
 })
 
 t.test('connect sends the lines of a file as messages, and leaves', async t => {
@@ -491,8 +504,14 @@ t.test('connect sends the lines of a file as messages, and leaves', async t => {
 
 t.test('connect ends when its output is closed, and does not acknowledge what it could not print', async t => {
   const app = await listen(t)
-  const device = start(t, ['connect', 'd', '--echo'], { env: { FASTIFY_DEVICES_URL: app.url }, broken: Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }) })
+  let isBroken = false
+  const device = start(t, ['connect', 'd', '--echo'], { env: { FASTIFY_DEVICES_URL: app.url }, broken: () => isBroken ? brokenPipe : undefined })
+  await device.record(({ state }) => state === 'connected')
+  isBroken = true
+  await app.devices.send('d', 'a letter', { ttl: 60_000 })
   t.equal(await device.code, 0)
+  await until(() => !app.devices.has('d'))
+  t.match(await app.devices.letters('d'), { receipts: [{ status: 'queued' }] })
 })
 
 // serve
@@ -534,6 +553,7 @@ t.test('on a terminal the gateway says what to do next', async t => {
     gateway.interrupt('SIGTERM')
     t.equal(await gateway.code, 0)
   }
+  t.notMatch(greeting({ style: (_name, text) => text }, 'http://127.0.0.1:3000', {}), '--url')
 })
 
 t.test('a config adds options, handlers and routes', async t => {
@@ -555,6 +575,8 @@ t.test('a config adds options, handlers and routes', async t => {
     'list.js': 'export const options = 5',
     'broken.js': 'throw new Error("of the config")',
     'unknown.js': 'export const options = { pth: "/x" }',
+    'text.js': 'throw "a text"',
+    'hook.js': 'export default async app => { app.addHook("onReady", async () => { throw new Error("of the hook") }) }',
     'late.js': 'export default async () => { throw new Error("of the plugin") }'
   })
   const serve = (name: string, ...flags: string[]) => ['serve', '--port', '0', '--config', join(folder, name), ...flags]
@@ -572,10 +594,12 @@ t.test('a config adds options, handlers and routes', async t => {
   await start(t, serve('options-only.js')).record(({ url }) => url)
   for (const [name, code, message] of [
     ['other.js', 2, /exports "option"/], ['object.js', 2, /not a Fastify plugin/], ['list.js', 2, /"options" of the config is not an object/],
-    ['broken.js', 1, /Error: of the config\n +at /], ['unknown.js', 1, /pth/], ['late.js', 1, /of the plugin/]
+    ['broken.js', 1, /Error: of the config\n +at /], ['text.js', 1, /^fastify-devices: a text\n$/], ['unknown.js', 1, /pth/], ['hook.js', 1, /of the hook/], ['late.js', 1, /of the plugin/]
   ] as const) {
     t.match(await cli(t, serve(name, '--data', join(folder, 'data'))), { code, stdout: '', stderr: message }, name)
   }
+  t.match(await cli(t, serve('unknown.js')), { code: 1 })
+  t.match(await cli(t, serve('unknown.js', '--nats', '127.0.0.1:9')), { code: 1 })
   // none of them has kept the folder open
   await start(t, serve('options-only.js', '--data', join(folder, 'data'))).record(({ url }) => url)
 })
@@ -650,6 +674,11 @@ withProgram(t, 'script', 'on a terminal every command shows a table or a sentenc
   t.match(await show(['ls'], { ...env, TERM: 'dumb' }), { text: /^DEVICE/ })
   t.match(await show(['ls', '--json'], env), { text: /^{"deviceId":"abc123"/ })
   t.match(await show(['show', 'abc123'], { ...env, NO_COLOR: '1' }), { code: 0, text: /^deviceId {6}abc123\n(?:.*\n)*since {9}\d{4}-.*Z\n/ })
+  const gone = inTerminal(t, script, ['connect', 'gone'], env)
+  await until(() => gone.printed.includes('connected'))
+  gone.child.stdin!.write('\u0003')
+  t.equal(await gone.exited, 130)
+  await until(async () => (await show(['show', 'gone'], { ...env, NO_COLOR: '1' })).text.includes('lastDisconnect.at      2'))
   t.match(await show(['send', 'abc123', '{"hello":"world"}'], env), { code: 0, text: /^sent {2}\S+\n$/ })
   t.match(await show(['send', 'away', '1'], env), { code: 5, text: /^ESC\[31mfastify-devices:ESC\[39m The device is not connected \(DEVICE_OFFLINE\)\n$/ })
   t.match(await show(['send', 'away', '1', '--ttl', '60'], env), { code: 0, text: /^queued/ })

@@ -42,4 +42,4 @@ export const gatewayFlags = {
 /** Flag of commands that send a message. */
 export const textFlag = { about: 'DATA is text, even if it looks like JSON' } as const satisfies Flag
 
-export const usageOf = ({ name, parameters, flags }: Command): string => ['fastify-devices', name, ...parameters, ...(Object.keys(flags).length > 0 ? ['[flags]'] : [])].join(' ')
+export const usageOf = ({ name, parameters }: Command): string => ['fastify-devices', name, ...parameters, '[flags]'].join(' ')

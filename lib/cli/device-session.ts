@@ -58,7 +58,6 @@ export class DeviceSession {
     const { signal, stdin } = this.#invocation.terminal
     const interrupt = () => this.#fail(signal.reason)
     signal.addEventListener('abort', interrupt)
-    if (signal.aborted) interrupt()
     try {
       return await this.#outcome
     } finally {
@@ -136,8 +135,8 @@ function socketWith (token: string | undefined): new (url: string, protocols: st
   }
 }
 
-function refusal ({ reason = '' }: Status): CommandFailure {
+function refusal ({ code, reason = '' }: Status): CommandFailure {
   const status = Number(/^Unexpected server response: (\d{3})$/.exec(reason)?.[1])
-  if (!status) return new CommandFailure('unreachable', `The gateway cannot be reached: ${reason || 'no answer'}`)
+  if (!status) return new CommandFailure('unreachable', `The gateway cannot be reached: ${reason || `the connection ended with ${code}`}`)
   return new CommandFailure(exitOf(undefined, status), `The gateway refused the device: HTTP ${status}`, { statusCode: status })
 }

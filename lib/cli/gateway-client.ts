@@ -83,11 +83,20 @@ async function contentOf (response: Response): Promise<unknown> {
 
 async function refusal (response: Response): Promise<CommandFailure> {
   const { status } = response
-  const { code, message, device } = isJson(response) ? await response.json().catch(() => ({})) : await response.body?.cancel().then(() => ({})) ?? {} as any
+  const { code, message, device } = await errorOf(response)
   if (message === undefined || (status === 404 && code === undefined)) {
     return new CommandFailure(exitOf(undefined, status), `Unexpected answer ${status}: the URL is that of something else, or of a gateway with another prefix`, { statusCode: status })
   }
   return new CommandFailure(exitOf(code, status), String(message), { statusCode: status, code, ...(device !== undefined && { device }) })
+}
+
+/** The error in the body of an answer, empty if the answer is not one of a gateway. */
+async function errorOf (response: Response): Promise<{ code?: string, message?: unknown, device?: unknown }> {
+  try {
+    return Object(await response.json())
+  } catch {
+    return {}
+  }
 }
 
 function isJson (response: Response): boolean {

@@ -67,7 +67,8 @@ async function report (error: unknown, words: readonly string[], { signal }: Ter
 
 /** A failure has a message; the error of a config or a bug has a stack too. */
 function textOf (error: unknown): string {
-  if (!(error instanceof CommandFailure)) return error instanceof Error && error.stack ? error.stack.split('\n').map(printable).join('\n') : printable(messageOf(error))
+  if (!(error instanceof Error)) return printable(messageOf(error))
+  if (!(error instanceof CommandFailure)) return String(error.stack).split('\n').map(printable).join('\n')
   const { code, device } = error.answer
   return [printable(error.message), ...(code === undefined ? [] : [`(${printable(String(code))})`]), ...(device === undefined ? [] : [json(device)])].join(' ')
 }

@@ -45,7 +45,7 @@ export const serve: Command = {
     try {
       const url = await listen(app, port, host)
       // a gateway does not depend on whether somebody reads its greeting
-      await greet(output, url, settings).catch(() => {})
+      await output.record({ url }, greeting(output, url, settings)).catch(() => {})
       if (!signal.aborted) await once(signal, 'abort')
     } finally {
       await app.close()
@@ -69,10 +69,11 @@ async function listen (app: FastifyInstance, port: number, host: string): Promis
   }
 }
 
-async function greet (output: Output, url: string, { data, nats, token }: { data: string | undefined, nats: string | undefined, token: string | undefined }): Promise<void> {
+/** What a person on a terminal may do next. */
+export function greeting (output: Pick<Output, 'style'>, url: string, { data, nats, token }: { data?: string | undefined, nats?: string | undefined, token?: string | undefined }): string {
   const at = url === `http://${DEFAULT_HOST}:${DEFAULT_PORT}` ? '' : ` --url ${url}`
   const letters = nats !== undefined ? 'in NATS' : data ?? 'in memory, until the gateway ends; --data FOLDER keeps them'
-  await output.record({ url }, [
+  return [
     `Listening on ${output.style('bold', url)}`,
     `Letters       ${letters}`,
     `Access        ${token === undefined ? 'this machine only; --token admits others' : 'with the token; set FASTIFY_DEVICES_TOKEN for the commands below'}`,
@@ -81,5 +82,5 @@ async function greet (output: Output, url: string, { data, nats, token }: { data
     `Send to it    npx fastify-devices send abc123 '{"hello":"world"}'${at}`,
     `Send to all   npx fastify-devices broadcast '{"hello":"all"}'${at}`,
     `See them      npx fastify-devices ls${at}`
-  ].join('\n'))
+  ].join('\n')
 }
