@@ -356,6 +356,7 @@ t.test('tail follows the events, and continues after the last one', async t => {
   const bodies = [
     'retry: 1\n\n: hello\n\nid: 1\nevent: connected\ndata: {"id":"1","type":"connected","at":0,"node":"n1","deviceId":"d"}\n\n',
     'id: 3\nevent: gap\ndata: {"id":"3","type":"gap"}\n\n',
+    'data: {}\n\n',
     'event: odd\ndata: no JSON\n\ndata: [1]\n\n'
   ]
   const url = await impostor(t, ({ url, headers }, response) => {
@@ -369,12 +370,12 @@ t.test('tail follows the events, and continues after the last one', async t => {
   })
   const tail = start(t, ['tail', '--types', 'connected,gap', '--url', url])
   await tail.record(({ data }) => data === '[1]')
-  t.strictSame(tail.records, [{ type: 'connected', id: '1', at: 0, node: 'n1', deviceId: 'd' }, { type: 'gap', id: '3' }, { type: 'odd', data: 'no JSON' }, { type: 'message', data: '[1]' }])
-  t.strictSame(requests, [undefined, '1', '1', '3'].map(lastId => ({ url: '/events?types=connected%2Cgap', lastId })))
+  t.strictSame(tail.records, [{ type: 'connected', id: '1', at: 0, node: 'n1', deviceId: 'd' }, { type: 'gap', id: '3' }, { type: 'message' }, { type: 'odd', data: 'no JSON' }, { type: 'message', data: '[1]' }])
+  t.strictSame(requests, [undefined, '1', '1', '3', '3'].map(lastId => ({ url: '/events?types=connected%2Cgap', lastId })))
   t.match(tail.stderr, /reconnecting/)
   tail.interrupt('SIGINT')
   t.equal(await tail.code, 130)
-  t.equal(tail.stderr.match(/reconnecting/g)!.length, 3)
+  t.equal(tail.stderr.match(/reconnecting/g)!.length, 4)
 })
 
 t.test('tail gives up a connection over which nothing arrives any more', async t => {
