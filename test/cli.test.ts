@@ -17,6 +17,7 @@ import { nearest } from '../lib/cli/nearest.ts'
 import { json, printable } from '../lib/cli/printable.ts'
 import { commands } from '../lib/cli/program.ts'
 import { openEngines } from '../lib/cli/serve/engines.ts'
+import { addMetrics } from '../lib/cli/serve/metrics.ts'
 import { displayWidth, Table } from '../lib/cli/table.ts'
 import type { Terminal } from '../lib/cli/terminal.ts'
 import devices, { reasons } from '../lib/index.ts'
@@ -649,6 +650,24 @@ t.test('without its optional packages, serve says what to install', async t => {
   await t.rejects(openEngines({ nats: 'x' }, { disk: missing, nats: missing }), { message: /npm install @nats-io\/transport-node @nats-io\/jetstream/ })
   const broken = async () => { throw new Error('of the package') }
   await t.rejects(openEngines({ data: 'x' }, { disk: broken, nats: broken }), { message: 'of the package' })
+})
+
+t.test('a gateway serves metrics of its devices and of its process, if prom-client is installed', async t => {
+  const app = Fastify()
+  await app.register(devices)
+  await addMetrics(app)
+  const { statusCode, body } = await app.inject('/metrics')
+  t.equal(statusCode, 200)
+  t.match(body, /^devices_admissions_total 0$/m)
+  t.match(body, /^process_cpu_seconds_total /m)
+  await app.close()
+
+  const bare = Fastify()
+  await bare.register(devices)
+  await addMetrics(bare, async () => { throw Object.assign(new Error('Cannot find package'), { code: 'ERR_MODULE_NOT_FOUND' }) })
+  t.equal((await bare.inject('/metrics')).statusCode, 404)
+  await t.rejects(addMetrics(bare, async () => { throw new Error('of the package') }), { message: 'of the package' })
+  await bare.close()
 })
 
 // the program

@@ -4,6 +4,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import devices, { type Options } from '../../index.ts'
 import type { GatewayConfig } from './config.ts'
 import { openEngines, type EngineSettings } from './engines.ts'
+import { addMetrics } from './metrics.ts'
 import { probes } from './probes.ts'
 
 export interface GatewaySettings extends EngineSettings {
@@ -33,6 +34,7 @@ export async function createGateway ({ token, config = {}, log, ...engineSetting
   }
   try {
     await app.register(probes)
+    await addMetrics(app as unknown as FastifyInstance)
     if (extension) await app.register(extension)
   } catch (error) {
     await app.close()
