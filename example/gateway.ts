@@ -1,7 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
 import Fastify from 'fastify'
 import devices, { type Options } from 'fastify-devices'
-import { feed } from './feed.ts'
 import { page } from './page.ts'
 
 const { PORT = '3000', HOST = '127.0.0.1', TOKEN, DATA = './data', NATS_URL } = process.env
@@ -26,7 +25,6 @@ const rules: Options = TOKEN
   : {}
 
 await app.register(devices, { ...rules, ...await (NATS_URL ? together(NATS_URL) : alone()) })
-await app.register(feed)
 await app.register(page)
 
 /** A single node: letters on its disk. */
