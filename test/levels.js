@@ -9,10 +9,10 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'schema', 'sorted-index', 'sources', 'testing', 'write-queue'
+    'backplane', 'codec', 'deadline', 'dispatcher', 'event-feed', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'schema', 'sorted-index', 'sources', 'testing', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp',
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'contract', 'dial', 'disk', 'docs', 'events', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp',
     'openapi', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace',
     'transports', 'upgrades', 'worker'
   ],
