@@ -256,6 +256,12 @@ export const programs: Record<string, Entry> = {
       await app.close()`
   },
 
+  'docs/events.md > Events as a stream 1': {
+    before: `${application}\nconst $visits = setInterval(() => { new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=abc123').on('open', function () { this.close(4000) }) }, 50)`,
+    replace: [["'http://localhost:3000/events'", "$url + '/events?types=connected'"], ['console.log(type, deviceId, data)', '{ console.log(type, deviceId, data.protocol); break }']],
+    after: 'clearInterval($visits)',
+    prints: ['connected abc123 jsonrpc']
+  },
   'docs/dial.md > Connections from the server 1': {
     before: `${application}${listener}`,
     replace: [[`'ws://10.0.0.7:8080/control'`, '$address']],
@@ -522,6 +528,7 @@ export const shellsNotRun: Record<string, string> = {
   'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/page.test.ts and test/cluster.test.ts start nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
+  'docs/events.md > Events as a stream 1': 'does not end; test/events.test.ts reads the same',
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/performance.md > Performance 1': 'takes minutes',
