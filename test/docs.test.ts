@@ -181,6 +181,16 @@ t.test('the architecture names every room, and each imports only what its row na
   }
 })
 
+t.test('the command line uses what an application can import', async t => {
+  const entries = new Set(Object.values(JSON.parse(read('package.json')).exports).map(entry => (entry as { default?: string }).default?.replace(/^\.\/dist\/lib\//, '').replace(/js$/, 'ts')))
+  const used = files.filter(file => roomOf(file) === 'cli').flatMap(from => [...read(`lib/${from}`).matchAll(/(?:from |import\()'(?<to>\.[^']+)'/g)].map(({ groups }) => join(dirname(from), groups!.to!)))
+  t.strictSame(used.filter(to => roomOf(to) !== 'cli' && !entries.has(to)), [])
+})
+
+t.test('only one file of lib knows its process', async t => {
+  t.strictSame(files.filter(file => /\bprocess\.(?:argv|env|exit|exitCode|std\w+)\b|= process$/m.test(read(`lib/${file}`))), ['cli/index.ts'])
+})
+
 t.test('imports run one way, those of types too', async t => {
   t.strictSame(circles(), [])
 

@@ -12,7 +12,7 @@ export const levels = {
     'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'schema', 'sorted-index', 'sources', 'testing', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'contract', 'deploy', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp',
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'cluster', 'contract', 'deploy', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp',
     'openapi', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace',
     'transports', 'upgrades', 'worker'
   ],

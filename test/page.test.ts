@@ -7,7 +7,8 @@ import { withBrowser, type OpenOptions } from './browser.ts'
 import { root } from './root.ts'
 import { connect, request } from './support.ts'
 
-const program = join(root, 'dist/example/gateway.js')
+const program = join(root, 'dist/lib/cli/index.js')
+const config = join(root, 'dist/example/gateway.js')
 
 interface Running {
   url: string
@@ -15,10 +16,10 @@ interface Running {
   stop (): Promise<number | null>
 }
 
-/** The example gateway, in a process of its own on a free port. */
+/** The gateway of `npm start`, in a process of its own on a free port. */
 async function gateway (t: Test, env: Record<string, string> = {}): Promise<Running> {
   const { NODE_OPTIONS: _, TOKEN: __, ...inherited } = process.env
-  const child = spawn(process.execPath, [program], {
+  const child = spawn(process.execPath, [program, 'serve', '--config', config], {
     env: { ...inherited, PORT: '0', DATA: t.testdir(), ...env }, stdio: ['ignore', 'pipe', 'inherit']
   })
   const exited = once(child, 'exit').then(([code]) => code as number | null)
@@ -31,7 +32,7 @@ async function gateway (t: Test, env: Record<string, string> = {}): Promise<Runn
   for (;;) {
     const [chunk] = await Promise.race([once(child.stdout, 'data'), exited.then(() => { throw new Error(`The gateway ended: ${printed}`) })])
     printed += String(chunk)
-    const url = /Listening on (http:\S+:\d+)/.exec(printed)?.[1]
+    const url = /"url":"(http:[^"]+)"/.exec(printed)?.[1]
     if (url) return { url, stop }
   }
 }

@@ -162,6 +162,9 @@ export const programs: Record<string, Entry> = {
     after: `await $until(() => app.devices.has('abc123'))`
   },
 
+  'docs/cli.md > Handlers and options: `--config` 1': {
+    notRun: 'test/cli.test.ts runs a gateway with it', notChecked: 'is JavaScript, whose parameter has no type'
+  },
   'docs/cluster.md > More than one machine 1': {
     before: 'const app = $Fastify()',
     notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS'
@@ -464,11 +467,12 @@ export const shellsNotRun: Record<string, string> = {
   'README.md > Install 3': 'installs the dependencies',
   'README.md > The first program 1': 'needs a terminal; test/docs.test.ts connects the same device',
   'CONTRIBUTING.md > Set up 1': 'installs the dependencies',
+  'docs/cli.md > A session 1': 'runs until it is stopped; test/cli.test.ts runs the session',
+  'docs/cli.md > Handlers and options: `--config` 1': 'runs until it is stopped; test/cli.test.ts runs gateways with a config',
   'docs/cluster.md > More than one machine 1': 'needs a registry that has the package',
   'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/page.test.ts and test/cluster.test.ts start nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
-  'docs/gateway.md > The example gateway 1': 'installs the dependencies; test/page.test.ts starts the gateway',
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/performance.md > Performance 1': 'takes minutes',
