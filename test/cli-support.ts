@@ -20,8 +20,8 @@ export interface RunOptions {
   env?: Record<string, string>
   /** Input and output are a terminal. */
   isTerminal?: boolean
-  /** What a write to the output fails with. */
-  broken?: () => Error | undefined
+  /** What a write to a stream fails with. */
+  broken?: (stream: 'stdout' | 'stderr') => Error | undefined
 }
 
 /** A command in this process. */
@@ -43,7 +43,7 @@ export function start (t: Teardown, words: string[], { input, env = {}, isTermin
   const printed = { stdout: '', stderr: '' }
   const sink = (name: keyof typeof printed) => new Writable({
     write (chunk, _encoding, done) {
-      const error = broken?.()
+      const error = broken?.(name)
       if (!error) printed[name] += String(chunk)
       done(error)
     }

@@ -8,15 +8,17 @@ import t from 'tap'
 import { WebSocketServer } from 'ws'
 import { usageOf } from '../lib/cli/command.ts'
 import { greeting } from '../lib/cli/commands/serve.ts'
+import { EventReader } from '../lib/cli/event-reader.ts'
 import { readEvents } from '../lib/cli/event-stream.ts'
 import { exitCodes, exitOf } from '../lib/cli/exit-codes.ts'
 import { Flags } from '../lib/cli/flags.ts'
-import { gatewayAddress } from '../lib/cli/gateway-client.ts'
+import { gatewayAddress, GatewayClient } from '../lib/cli/gateway-client.ts'
 import { nearest } from '../lib/cli/nearest.ts'
 import { json, printable } from '../lib/cli/printable.ts'
 import { commands } from '../lib/cli/program.ts'
 import { openEngines } from '../lib/cli/serve/engines.ts'
 import { displayWidth, Table } from '../lib/cli/table.ts'
+import type { Terminal } from '../lib/cli/terminal.ts'
 import devices, { reasons } from '../lib/index.ts'
 import { all, until } from './fakes.ts'
 import { answerJson, cli, impostor, inTerminal, launch, program, start } from './cli-support.ts'
@@ -176,7 +178,7 @@ t.test('a wrong command line says what is wrong, and sends nothing', async t => 
     [['serve', '--port', '1.5'], /--port is a port/],
     [['serve', '--token', 'open sesame'], /A token consists of visible ASCII characters, without spaces\n/],
     [['serve', '--log-level', 'loud'], /"loud" is not a level/],
-    [['serve', '--data', 'a', '--nats', 'b'], /--data or --nats, not both/],
+    [['serve', '--data', 'a', '--nats', 'b'], /NATS keeps the letters; leave --data out/],
     [['serve', '--config', 'missing.js'], /There is no file ".*missing.js"/]
   ]
   for (const [words, message] of mistakes) {
@@ -375,6 +377,14 @@ t.test('tail follows the events, and continues after the last one', async t => {
   t.equal(tail.stderr.match(/reconnecting/g)!.length, 3)
 })
 
+t.test('tail gives up a connection over which nothing arrives any more', async t => {
+  const url = await impostor(t, (_request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).write('id: 1\ndata: {}\n\n'))
+  const terminal = { signal: new AbortController().signal } as Terminal
+  const reader = new EventReader(new GatewayClient({ flags: new Flags({}, { url }, {}), terminal }), undefined, 20)
+  t.match(await all(reader.events()), [{ id: '1' }])
+  t.equal(reader.delay, 2_000)
+})
+
 t.test('tail ends when the gateway no longer allows it', async t => {
   let count = 0
   const url = await impostor(t, (_request, response) => {
@@ -388,8 +398,8 @@ const brokenPipe = Object.assign(new Error('write EPIPE'), { code: 'EPIPE' })
 
 t.test('a reader that closes the pipe ends the command without a word', async t => {
   const url = await impostor(t, (_request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: {}\n\n'))
-  t.strictSame(await start(t, ['tail', '--url', url], { broken: () => brokenPipe }).code, 0)
-  t.strictSame(await start(t, ['tail', '--url', url], { broken: () => new Error('No space') }).code, 1)
+  t.equal(await start(t, ['tail', '--url', url], { broken: stream => stream === 'stdout' ? brokenPipe : undefined }).code, 0)
+  t.equal(await start(t, ['tail', '--url', url], { broken: () => new Error('No space') }).code, 1)
 
   let send!: (text: string) => void
   const slow = await impostor(t, (_request, response) => {
@@ -467,6 +477,9 @@ t.test('connect answers by itself with --answer and --echo, and takes letters', 
   await again.record(({ state }) => state === 'connected')
   again.interrupt('SIGINT')
   t.equal(await again.code, 130)
+
+  const wrong = start(t, ['connect', 'wrong', '--echo', '--topic', 'a/#/b'], { env })
+  await until(() => wrong.stderr.includes('a/#/b'))
   await until(() => !app.devices.has('echo'))
 })
 
@@ -505,11 +518,12 @@ t.test('connect sends the lines of a file as messages, and leaves', async t => {
 t.test('connect ends when its output is closed, and does not acknowledge what it could not print', async t => {
   const app = await listen(t)
   let isBroken = false
-  const device = start(t, ['connect', 'd', '--echo'], { env: { FASTIFY_DEVICES_URL: app.url }, broken: () => isBroken ? brokenPipe : undefined })
+  const device = start(t, ['connect', 'd', '--echo'], { env: { FASTIFY_DEVICES_URL: app.url }, broken: stream => isBroken && stream === 'stdout' ? brokenPipe : undefined })
   await device.record(({ state }) => state === 'connected')
   isBroken = true
   await app.devices.send('d', 'a letter', { ttl: 60_000 })
   t.equal(await device.code, 0)
+  t.equal(device.stderr, '')
   await until(() => !app.devices.has('d'))
   t.match(await app.devices.letters('d'), { receipts: [{ status: 'queued' }] })
 })
@@ -683,8 +697,8 @@ withProgram(t, 'script', 'on a terminal every command shows a table or a sentenc
   t.match(await show(['send', 'away', '1'], env), { code: 5, text: /^ESC\[31mfastify-devices:ESC\[39m The device is not connected \(DEVICE_OFFLINE\)\n$/ })
   t.match(await show(['send', 'away', '1', '--ttl', '60'], env), { code: 0, text: /^queued/ })
   t.match(await show(['letters', 'away'], { ...env, NO_COLOR: '1' }), { code: 0, text: /^LETTER +STATUS +AT +EXPIRES +BYTES +COLLAPSE +ERROR\n\S+ +queued/ })
-  t.match(await show(['letters', 'away', 'purge'], env), { code: 0, text: /^1 letters cancelled\n$/ })
-  t.match(await show(['broadcast', '{"hello":"all"}'], env), { code: 0, text: /^sent to 1 devices over 1 nodes/ })
+  t.match(await show(['letters', 'away', 'purge'], env), { code: 0, text: /^letters cancelled: 1\n$/ })
+  t.match(await show(['broadcast', '{"hello":"all"}'], env), { code: 0, text: /^devices: 1 {2}nodes: 1 {2}id: / })
 
   const call = show(['call', 'abc123', 'reboot', '{"delay":5}'], env)
   await until(() => device.printed.includes('reboot'))

@@ -1,15 +1,7 @@
 import type { Exit } from './exit-codes.ts'
-import type { Flags } from './flags.ts'
+import type { Flag, Flags } from './flags.ts'
 import type { Output } from './output.ts'
 import type { Terminal } from './terminal.ts'
-
-export interface Flag {
-  /** What its value is; a flag without one is on or off. */
-  readonly value?: string
-  readonly about: string
-  /** The environment variable that is used if the flag is not given. */
-  readonly env?: string
-}
 
 /** A command as it was typed. */
 export interface Invocation {

@@ -32,7 +32,8 @@ export class DeviceSession {
   readonly #invocation: Invocation
   readonly #answerOf: SessionOptions['answerOf']
   readonly #device: AnsweringDevice
-  readonly #print: (record: SessionRecord) => Promise<void>
+  /** Resolves with whether the record was printed; if not, the session ends. */
+  readonly #print: (record: SessionRecord) => Promise<boolean>
   readonly #calls = new OpenCalls()
   readonly #outcome: Promise<Exit | void>
   #finish!: (exit: Exit | void) => void
@@ -67,17 +68,21 @@ export class DeviceSession {
     }
   }
 
-  /** Prints a record. A letter whose printing fails is not acknowledged, because the listener throws. */
-  #printer (): (record: SessionRecord) => Promise<void> {
+  #printer (): (record: SessionRecord) => Promise<boolean> {
     const print = this.#invocation.output.table<SessionRecord>([
       { title: 'EVENT', of: ({ type }) => type, width: 9 },
       { title: 'WHAT', of: ({ state, topic, method }) => state ?? method ?? topic, width: 12 },
       { title: 'DATA', of: ({ data, params, reason }) => data ?? params ?? reason }
     ])
-    return async record => await print([record]).catch(error => {
-      this.#fail(error)
-      throw error
-    })
+    return async record => {
+      try {
+        await print([record])
+        return true
+      } catch (error) {
+        this.#fail(error)
+        return false
+      }
+    }
   }
 
   async #changed (status: Status): Promise<void> {
@@ -90,7 +95,8 @@ export class DeviceSession {
   }
 
   async #received ({ id, data, topic }: Received): Promise<void> {
-    await this.#print({ type: 'message', id, data, ...(topic !== undefined && { topic }) })
+    const isPrinted = await this.#print({ type: 'message', id, data, ...(topic !== undefined && { topic }) })
+    if (!isPrinted) throw new Failure('internal') // so a letter is not acknowledged
   }
 
   async #answer (call: DeviceCall, signal: AbortSignal): Promise<unknown> {

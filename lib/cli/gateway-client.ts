@@ -6,6 +6,9 @@ const DEFAULT_URL = 'http://127.0.0.1:3000'
 /** Time for an answer, in addition to the time that the gateway was asked to wait for a device. */
 const ANSWER_TIMEOUT_MS = 60_000
 
+/** The maximum of a timer; one with a longer delay fires at once. */
+const MAX_TIMER_MS = 2_147_483_647
+
 export interface GatewayRequest {
   query?: Readonly<Record<string, string | number | boolean | undefined>>
   headers?: Readonly<Record<string, string>>
@@ -39,7 +42,7 @@ export class GatewayClient {
 
   /** Resolves with the body of the answer; bytes become `{base64}`. */
   async request (method: string, path: readonly string[], { wait = 0, ...request }: GatewayRequest = {}): Promise<any> {
-    const deadline = AbortSignal.timeout(wait + ANSWER_TIMEOUT_MS)
+    const deadline = AbortSignal.timeout(Math.min(wait + ANSWER_TIMEOUT_MS, MAX_TIMER_MS))
     const response = await this.open(method, path, request, deadline)
     try {
       return await contentOf(response)

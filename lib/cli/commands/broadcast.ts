@@ -26,6 +26,6 @@ export const broadcast: Command = {
     const result: { id: string, sent: number, nodes: number } = await gateway.request('POST', ['broadcast'], {
       query: { topic: flags.text('topic') }, headers: { 'content-type': type }, body
     })
-    await output.record(result, `sent to ${cell(result.sent)} devices over ${cell(result.nodes)} nodes  ${cell(result.id)}`)
+    await output.record(result, `devices: ${cell(result.sent)}  nodes: ${cell(result.nodes)}  id: ${cell(result.id)}`)
   }
 }

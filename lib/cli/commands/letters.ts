@@ -35,7 +35,7 @@ const actions: Readonly<Record<string, { needsLetter: boolean, act: Action }>> =
     needsLetter: false,
     async act ({ output }, gateway, path) {
       const result: { cancelled: number } = await gateway.request('DELETE', path)
-      await output.record(result, `${cell(result.cancelled)} letters cancelled`)
+      await output.record(result, `letters cancelled: ${cell(result.cancelled)}`)
     }
   }
 }

@@ -19,7 +19,7 @@ export const serve: Command = {
     port: { value: 'PORT', about: 'Port to listen on; by default 3000, and 0 takes a free one', env: 'PORT' },
     host: { value: 'HOST', about: 'Address to listen on; by default 127.0.0.1', env: 'HOST' },
     data: { value: 'FOLDER', about: 'Keep letters in this folder; without it, in memory', env: 'DATA' },
-    nats: { value: 'SERVERS', about: 'Be one of many nodes: NATS keeps the letters, and --data is not used', env: 'NATS_URL' },
+    nats: { value: 'SERVERS', about: 'Be one of many nodes: NATS keeps the letters, and DATA is not used', env: 'NATS_URL' },
     token: { value: 'TOKEN', about: 'Devices and REST callers need it. Without it, only this machine may connect', env: 'TOKEN' },
     'trust-proxy': { value: 'ADDRESSES', about: 'Addresses of proxies, separated by commas; the address of a device is the one that they forward', env: 'TRUST_PROXY' },
     'drain-delay': { value: 'SECONDS', about: 'How long to serve after SIGTERM, while /readyz answers 503; by default 0', env: 'DRAIN_DELAY' },
@@ -41,7 +41,7 @@ export const serve: Command = {
   ],
   async run (invocation) {
     const { flags, terminal: { signal, stdout }, output } = invocation
-    if (flags.isGiven('data') && flags.isGiven('nats')) throw new CommandFailure('usage', 'Give --data or --nats, not both: NATS keeps the letters of all nodes')
+    if (flags.isGiven('data') && flags.text('nats') !== undefined) throw new CommandFailure('usage', 'With --nats or NATS_URL, NATS keeps the letters; leave --data out')
     const [port = DEFAULT_PORT, host = DEFAULT_HOST, file] = [flags.port('port'), flags.text('host'), flags.text('config')]
     const drainDelay = flags.seconds('drain-delay') ?? 0
     const settings = {
