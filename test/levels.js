@@ -12,8 +12,8 @@ export const levels = {
     'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'schema', 'sorted-index', 'sources', 'testing', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'cluster', 'contract', 'deploy', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'nats', 'nats-mailbox', 'ocpp',
-    'openapi', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace',
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'cluster', 'contract', 'deploy', 'deploy-files', 'dial', 'disk', 'docs', 'hooks', 'hosts', 'limits', 'metrics', 'metrics-setup', 'nats', 'nats-mailbox', 'ocpp',
+    'openapi', 'options', 'page', 'plugin', 'prometheus', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace',
     'transports', 'upgrades', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']

@@ -287,6 +287,25 @@ export const programs: Record<string, Entry> = {
       assert.deepEqual(await b.devices.call('gateway-a', 'sum', [2]), ['gateway-b', [2]])`
   },
 
+  'docs/metrics.md > Metrics 1': {
+    replace: [['port: 3000', 'port: 0']],
+    after: `
+      const $text = await (await fetch('http://127.0.0.1:' + (app.server.address() as AddressInfo).port + '/metrics')).text()
+      assert.match($text, /^devices_backplane_up 1$/m)
+      await app.close()`
+  },
+  'docs/metrics.md > A registry of your own 1': {
+    before: `
+      import metrics from 'fastify-devices/metrics'
+      const app = $Fastify()
+      await app.register($devices)`,
+    after: `
+      const { body: $text } = await app.inject('/metrics')
+      for (const family of [/^devices_backplane_up 1$/m, /^process_cpu_seconds_total /m]) assert.match($text, family)
+      await app.close()
+      assert.doesNotMatch(await registry.metrics(), /devices_/)`
+  },
+
   'docs/ocpp.md > Chargers: OCPP-J 1': {
     before: 'const app = $Fastify()\nconst isKeyOf = (deviceId: string, password = "") => password === deviceId',
     after: `
