@@ -127,7 +127,7 @@ async function passes (t: Test, { port }: Site): Promise<void> {
   t.match(await send(port, 'GET', '/devices', undefined, { headers: { authorization: 'Bearer wrong' } }), { status: 403 })
   t.match(await send(port, 'GET', '/devices', undefined, { headers: { origin: `https://localhost:${port}` } }), { status: 200 })
   t.match(await send(port, 'GET', '/devices', undefined, { headers: { origin: 'https://evil.example' } }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
-  for (const path of ['/', '/metrics', '/healthz', '/readyz', '/console', '/devicesx', '/ws/x']) t.match(await send(port, 'GET', path), { status: 404, body: String }, path)
+  for (const path of ['/', '/metrics', '/healthz', '/readyz', '/console', '/devicesx', '/wsx']) t.match(await send(port, 'GET', path), { status: 404, body: String }, path)
   t.type((await send(port, 'GET', '/events?types=none')).body, 'object', 'events are for addresses inside')
   t.type((await send(port, 'GET', '/events?types=none', undefined, { localAddress: '127.0.0.2' })).body, 'string')
 }
