@@ -113,7 +113,7 @@ t.test('the proxies wait longer than the gateway, and keep idle connections for 
   const { pingInterval, pongTimeout, maxTimeout, maxMessage } = defaults
   const location = (name: string) => found(nginx, new RegExp(`location ${name} \\{([^}]*)\\}`))
   t.ok(Number(found(location('~ \\^/ws\\S+'), /proxy_read_timeout (\d+)s/)) * 1_000 > pingInterval!.default * 1.1 + pongTimeout!.default)
-  for (const rest of ['~ \\S+', '= /messages']) t.ok(Number(found(location(rest), /proxy_read_timeout (\d+)s/)) * 1_000 > maxTimeout!.default)
+  for (const rest of ['~ \\^/\\(devices\\S+', '= /messages']) t.ok(Number(found(location(rest), /proxy_read_timeout (\d+)s/)) * 1_000 > maxTimeout!.default)
   t.equal(Number(found(nginx, /client_max_body_size (\d+)k/)) * 1_024, maxMessage!.default)
   const { keepAliveTimeout } = Fastify().initialConfig
   t.ok(Number(found(nginx, /keepalive_timeout (\d+)s/)) * 1_000 < keepAliveTimeout!)

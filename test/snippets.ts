@@ -287,7 +287,7 @@ export const programs: Record<string, Entry> = {
       assert.deepEqual(await b.devices.call('gateway-a', 'sum', [2]), ['gateway-b', [2]])`
   },
 
-  'docs/deploy.md > Containers 1': { notRun: 'needs three NATS servers; test/nats-mailbox.test.ts has replicas' },
+  'docs/deploy.md > Containers 1': { notRun: 'needs three NATS servers; test/campaigns/partition-node.ts has the option' },
   'docs/metrics.md > Metrics 1': {
     replace: [['port: 3000', 'port: 0']],
     after: `
