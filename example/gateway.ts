@@ -1,12 +1,10 @@
 import type { FastifyPluginAsync } from 'fastify'
-import { feed } from './feed.ts'
 import { page } from './page.ts'
 
 // The config of `npm start`: fastify-devices serve --config dist/example/gateway.js
 
-/** Adds a page and its feed, and answers a first try: calls of `echo`, and messages, are sent back. */
+/** Adds a page, and answers a first try: calls of `echo`, and messages, are sent back. */
 const gateway: FastifyPluginAsync = async app => {
-  await app.register(feed)
   await app.register(page)
   app.devices.handle('echo', params => params)
   app.devices.on('message', (data, device) => device.send(data))

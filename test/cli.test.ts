@@ -17,6 +17,7 @@ import { nearest } from '../lib/cli/nearest.ts'
 import { json, printable } from '../lib/cli/printable.ts'
 import { commands } from '../lib/cli/program.ts'
 import { openEngines } from '../lib/cli/serve/engines.ts'
+import { addMetrics } from '../lib/cli/serve/metrics.ts'
 import { displayWidth, Table } from '../lib/cli/table.ts'
 import type { Terminal } from '../lib/cli/terminal.ts'
 import devices, { reasons } from '../lib/index.ts'
@@ -357,6 +358,7 @@ t.test('tail follows the events, and continues after the last one', async t => {
   const bodies = [
     'retry: 1\n\n: hello\n\nid: 1\nevent: connected\ndata: {"id":"1","type":"connected","at":0,"node":"n1","deviceId":"d"}\n\n',
     'id: 3\nevent: gap\ndata: {"id":"3","type":"gap"}\n\n',
+    'data: {}\n\n',
     'event: odd\ndata: no JSON\n\ndata: [1]\n\n'
   ]
   const url = await impostor(t, ({ url, headers }, response) => {
@@ -370,12 +372,12 @@ t.test('tail follows the events, and continues after the last one', async t => {
   })
   const tail = start(t, ['tail', '--types', 'connected,gap', '--url', url])
   await tail.record(({ data }) => data === '[1]')
-  t.strictSame(tail.records, [{ type: 'connected', id: '1', at: 0, node: 'n1', deviceId: 'd' }, { type: 'gap', id: '3' }, { type: 'odd', data: 'no JSON' }, { type: 'message', data: '[1]' }])
-  t.strictSame(requests, [undefined, '1', '1', '3'].map(lastId => ({ url: '/events?types=connected%2Cgap', lastId })))
+  t.strictSame(tail.records, [{ type: 'connected', id: '1', at: 0, node: 'n1', deviceId: 'd' }, { type: 'gap', id: '3' }, { type: 'message' }, { type: 'odd', data: 'no JSON' }, { type: 'message', data: '[1]' }])
+  t.strictSame(requests, [undefined, '1', '1', '3', '3'].map(lastId => ({ url: '/events?types=connected%2Cgap', lastId })))
   t.match(tail.stderr, /reconnecting/)
   tail.interrupt('SIGINT')
   t.equal(await tail.code, 130)
-  t.equal(tail.stderr.match(/reconnecting/g)!.length, 3)
+  t.equal(tail.stderr.match(/reconnecting/g)!.length, 4)
 })
 
 t.test('tail gives up a connection over which nothing arrives any more', async t => {
@@ -672,6 +674,24 @@ t.test('without its optional packages, serve says what to install', async t => {
   await t.rejects(openEngines({ nats: 'x' }, { disk: missing, nats: missing }), { message: /npm install @nats-io\/transport-node @nats-io\/jetstream/ })
   const broken = async () => { throw new Error('of the package') }
   await t.rejects(openEngines({ data: 'x' }, { disk: broken, nats: broken }), { message: 'of the package' })
+})
+
+t.test('a gateway serves metrics of its devices and of its process, if prom-client is installed', async t => {
+  const app = Fastify()
+  await app.register(devices)
+  await addMetrics(app)
+  const { statusCode, body } = await app.inject('/metrics')
+  t.equal(statusCode, 200)
+  t.match(body, /^devices_admissions_total 0$/m)
+  t.match(body, /^process_cpu_seconds_total /m)
+  await app.close()
+
+  const bare = Fastify()
+  await bare.register(devices)
+  await addMetrics(bare, async () => { throw Object.assign(new Error('Cannot find package'), { code: 'ERR_MODULE_NOT_FOUND' }) })
+  t.equal((await bare.inject('/metrics')).statusCode, 404)
+  await t.rejects(addMetrics(bare, async () => { throw new Error('of the package') }), { message: 'of the package' })
+  await bare.close()
 })
 
 // the program

@@ -132,7 +132,7 @@ t.test('the proxies pass every route of the plugin', async t => {
   for (const [name, patterns] of Object.entries({ inNginx, inCaddy })) t.strictSame([...routes].filter(route => !patterns.some(pattern => pattern.test(route))), [], name)
 })
 
-t.test('the config of the gateway serves metrics to callers with the token', async t => {
+t.test('the gateway has the config, and serves metrics to callers with the token', async t => {
   const config = await loadConfig(join(folder, 'gateway.mjs'))
   const app = await createGateway({ token: 'open-sesame', config, log: { level: 'silent', stream: new PassThrough() } })
   t.teardown(() => app.close())

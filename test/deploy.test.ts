@@ -1,6 +1,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
+import type { ClientRequest } from 'node:http'
 import { Agent, request as requestOver } from 'node:https'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -20,17 +21,28 @@ const read = (name: string) => readFileSync(join(root, 'docs/deploy', name), 'ut
 const TOKEN = 'a-token-of-the-test'
 const ca = certificate('ca.pem')
 
+interface RequestSettings {
+  headers?: Record<string, string>
+  localAddress?: string
+}
+
 interface Answer {
   status: number
   body: any
 }
 
 /** A request over a connection of its own: a proxy closes idle connections when it reloads, and a client may be about to use them. */
-async function send (port: number, method: string, path: string, body?: unknown, { headers = {}, ...options }: { headers?: Record<string, string>, localAddress?: string } = {}): Promise<Answer> {
-  const text = typeof body === 'string' ? body : JSON.stringify(body)
-  const request = requestOver({
+function open (port: number, method: string, path: string, { headers = {}, ...options }: RequestSettings = {}): ClientRequest {
+  return requestOver({
     host: '127.0.0.1', port, method, path, ca, servername: 'localhost', agent: new Agent({ keepAlive: false }),
-    headers: { host: `localhost:${port}`, authorization: `Bearer ${TOKEN}`, ...(body !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }), ...headers }, ...options
+    headers: { host: `localhost:${port}`, authorization: `Bearer ${TOKEN}`, ...headers }, ...options
+  })
+}
+
+async function send (port: number, method: string, path: string, body?: unknown, { headers = {}, ...options }: RequestSettings = {}): Promise<Answer> {
+  const text = typeof body === 'string' ? body : JSON.stringify(body)
+  const request = open(port, method, path, {
+    headers: { ...(body !== undefined && { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)) }), ...headers }, ...options
   })
   request.end(text)
   const [response] = await once(request, 'response')
@@ -128,8 +140,21 @@ async function passes (t: Test, { port }: Site): Promise<void> {
   t.match(await send(port, 'GET', '/devices', undefined, { headers: { origin: `https://localhost:${port}` } }), { status: 200 })
   t.match(await send(port, 'GET', '/devices', undefined, { headers: { origin: 'https://evil.example' } }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
   for (const path of ['/', '/metrics', '/healthz', '/readyz', '/console', '/devicesx', '/wsx']) t.match(await send(port, 'GET', path), { status: 404, body: String }, path)
-  t.type((await send(port, 'GET', '/events?types=none')).body, 'object', 'events are for addresses inside')
-  t.type((await send(port, 'GET', '/events?types=none', undefined, { localAddress: '127.0.0.2' })).body, 'string')
+}
+
+/** Events of all devices arrive at once, and only inside. */
+async function streams (t: Test, { port }: Site): Promise<void> {
+  t.match(await send(port, 'GET', '/events', undefined, { localAddress: '127.0.0.2' }), { status: 404, body: String })
+  const request = open(port, 'GET', '/events?types=connected')
+  request.end()
+  const [response] = await once(request, 'response')
+  const device = new Device(t, port, 'streamed')
+  let received = ''
+  for await (const chunk of response) {
+    received += chunk
+    if (received.includes(`"deviceId":"${device.id}"`)) break
+  }
+  t.match(received, 'event: connected')
 }
 
 const needs = (names: string[]) => names.find(name => !programAt(name)) ?? names[0]!
@@ -153,6 +178,8 @@ withProgram(t, needs(['nginx', 'nats-server', 'curl']), 'nginx in front of two g
   await until(async () => (await send(port, 'GET', '/devices').catch(() => undefined))?.status === 200)
 
   t.test('passes devices and REST to the gateways, and nothing else', t => passes(t, site))
+
+  t.test('passes events as they happen, to callers inside', t => streams(t, site))
 
   t.test('sends callers without TLS to the address with TLS', async t => {
     const { status, headers } = await fetch(`http://127.0.0.1:${plain}/devices`, { redirect: 'manual' })
@@ -201,6 +228,8 @@ withProgram(t, needs(['caddy', 'nats-server']), 'Caddy in front of two gateways'
   await until(async () => (await send(port, 'GET', '/devices').catch(() => undefined))?.status === 200)
 
   t.test('passes devices and REST to the gateways, and nothing else', t => passes(t, site))
+
+  t.test('passes events as they happen, to callers inside', t => streams(t, site))
 
   t.test('loses no letter and no request while the gateways are restarted one by one', t => survives(t, site, async () => {
     for (const gateway of gateways) {

@@ -168,7 +168,9 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
   t.strictSame(packages('client/index.ts'), [])
   t.strictSame(packages('workers/worker.ts').filter(name => !/^(node:|@sinclair\/typebox|@fastify\/ajv-compiler$)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
-  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'testing/index.ts']) t.notOk(imports.some(({ to }) => to === optional), `${optional} is loaded only by those who ask for it`)
+  t.strictSame(packages('observe/device-tracer.ts').filter(name => name !== '@opentelemetry/api'), [])
+  for (const entry of ['index.ts', 'workers/worker.ts', 'client/index.ts', 'testing/index.ts']) t.notOk(packages(entry).some(name => name.startsWith('@opentelemetry/')), `${entry} loads no tracer`)
+  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'observe/tracing.ts', 'testing/index.ts']) t.notOk(imports.some(({ from, to }) => to === optional && !from.startsWith('cli/')), `${optional} is loaded only by those who ask for it`)
 })
 
 t.test('the architecture names every room, and each imports only what its row names', async t => {

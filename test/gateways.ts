@@ -1,6 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
@@ -85,10 +84,4 @@ export function replaced (text: string, replacements: Array<[from: string, to: s
     if (!text.includes(from)) throw new Error(`There is no "${from}"`)
     return text.replaceAll(from, to)
   }, text)
-}
-
-export function folderIn (path: string, name: string): string {
-  const folder = join(path, name)
-  mkdirSync(folder)
-  return folder
 }

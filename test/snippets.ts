@@ -95,7 +95,7 @@ const part = 'is a part of the options, not a program'
 
 /** Each TypeScript and JavaScript snippet, by its page, its heading and its place under that heading. */
 export const programs: Record<string, Entry> = {
-  'README.md > In two commands 1': {
+  'README.md > In short 1': {
     before: 'const app = $Fastify()\nconst devices = $devices',
     after: 'await app.ready()\nassert.equal(app.devices.size, 0)'
   },
@@ -235,8 +235,8 @@ export const programs: Record<string, Entry> = {
       await app.devices.disconnect('abc123')`,
     prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
   },
-  'docs/devices.md > Look 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
-  'docs/devices.md > Look 2': { before: device },
+  'docs/devices.md > Inspect 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
+  'docs/devices.md > Inspect 2': { before: device },
   'docs/devices.md > Routes of your own 1': { ...injected, after: `assert.deepEqual((await app.inject('/kiosks')).json(), [])\nawait app.close()` },
 
   'docs/devices.md > Readiness 1': { ...injected, after: 'assert.equal(ok, true)\nawait app.close()' },
@@ -256,6 +256,12 @@ export const programs: Record<string, Entry> = {
       await app.close()`
   },
 
+  'docs/events.md > Events as a stream 1': {
+    before: `${application}\nconst $visits = setInterval(() => { new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=abc123').on('open', function () { this.close(4000) }) }, 50)`,
+    replace: [["'http://localhost:3000/events'", "$url + '/events?types=connected'"], ['console.log(type, deviceId, data)', '{ console.log(type, deviceId, data.protocol); break }']],
+    after: 'clearInterval($visits)',
+    prints: ['connected abc123 jsonrpc']
+  },
   'docs/dial.md > Connections from the server 1': {
     before: `${application}${listener}`,
     replace: [[`'ws://10.0.0.7:8080/control'`, '$address']],
@@ -461,6 +467,36 @@ export const programs: Record<string, Entry> = {
   'docs/testing.md > Several devices 1': injected,
   'docs/testing.md > With a real port 1': { replace: [[/^import type \{ AddressInfo \}.*$/m, '']] },
 
+  'docs/tracing.md > Tracing 1': {
+    // a console exporter would print the spans of later programs too
+    replace: [['ConsoleSpanExporter, ', 'InMemorySpanExporter, '], ['new ConsoleSpanExporter()', '$exporter'], ['port: 3000', 'port: 0'], [/^const tracerProvider/m, 'const $exporter = new InMemorySpanExporter()\nconst tracerProvider']],
+    after: `
+      await app.devices.broadcast('hello')
+      stop()
+      context.disable()
+      assert.deepEqual($exporter.getFinishedSpans().map(({ name }) => name), ['broadcast'])
+      await app.close()`
+  },
+  'docs/tracing.md > On the device 1': {
+    before: `
+      ${application}
+      app.devices.handle('settings', () => ({ volume: 7 }))
+      Object.assign(globalThis, { WebSocket: $WebSocket })`,
+    replace: [[`'https://example.com/ws'`, `$url + '/ws'`]],
+    after: `
+      await $until(() => device.status.state === 'connected')
+      assert.deepEqual(await app.devices.call('abc123', 'reboot'), { volume: 7 })`
+  },
+  'docs/tracing.md > The channel 1': {
+    before: application,
+    after: `
+      console.log = (...words: unknown[]) => { $lines.push(words.slice(0, 2).join(' ')) }
+      const $lines: string[] = []
+      await app.devices.broadcast('hello')
+      channel('fastify-devices:operation').unsubscribe(onOperation)
+      assert.deepEqual($lines, ['broadcast done'])`
+  },
+
   'docs/workers.md > Workers 1': {
     before: `
       const $backplane = $localBackplane()
@@ -499,9 +535,11 @@ export const shellsNotRun: Record<string, string> = {
   'docs/deploy.md > Containers 1': 'needs Docker',
   'docs/deploy.md > Containers 2': 'needs Docker; test/deploy.test.ts runs rollout.sh',
   'docs/deploy.md > Kubernetes 1': 'needs Kubernetes',
+  'docs/events.md > Events as a stream 1': 'does not end; test/events.test.ts reads the same',
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/performance.md > Performance 1': 'takes minutes',
+  'docs/tracing.md > Tracing 1': 'installs the dependencies',
   'docs/tcp.md > Try it with nc 1': 'test/tcp.test.ts runs it',
   'docs/tcp.md > Try it with nc 2': 'test/tcp.test.ts runs it',
   'docs/tcp.md > Try it with nc 3': 'test/tcp.test.ts runs it'

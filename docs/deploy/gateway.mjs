@@ -1,7 +1,6 @@
-// The config of `fastify-devices serve`. Add your handlers here.
-import metrics from 'fastify-devices/metrics'
+// The config of `fastify-devices serve`: options of the plugin, and your handlers.
+export const options = {}
 
 export default async app => {
-  await app.register(metrics, { path: '/metrics' })
   app.devices.handle('echo', params => params)
 }

@@ -2,7 +2,7 @@ import { $, arrange, drawing, el, tell } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
-/** Rows that are drawn, devices that are known, and pages that are asked for. */
+/** Maximum number of rows drawn, maximum number of devices kept, and the size of a page of `GET /devices`. */
 const MOST_ROWS = 200
 const MOST_KNOWN = 20_000
 const PAGE = 1_000

@@ -3,6 +3,8 @@ import { $ } from './element.js'
 const KEPT = 'fastify-devices token'
 /** The feed is considered dead after this silence; more than two keep-alive intervals. */
 const SILENCE = 40_000
+/** Characters of a message that the page shows. */
+const MOST_SHOWN = 1_000
 
 /** The gateway, over REST and the feed. Requests wait for a token if the gateway requires one. */
 class Gateway {
@@ -48,7 +50,10 @@ class Gateway {
         if (done) return
         const blocks = (text + value).split('\n\n')
         text = blocks.pop()
-        for (const block of blocks) if (block.startsWith('data: ')) yield JSON.parse(block.slice(6))
+        for (const event of blocks.flatMap(eventIn)) {
+          if (event.type === 'gap') return // the next connection fetches the list of devices
+          yield shown(event)
+        }
       }
     } finally {
       clearTimeout(timer)
@@ -82,6 +87,25 @@ class Gateway {
     })
     await this.#asking
   }
+}
+
+/** The event of a block of server-sent events; none in a comment. */
+function eventIn (block) {
+  const line = block.split('\n').find(line => line.startsWith('data: '))
+  return line === undefined ? [] : [JSON.parse(line.slice(6))]
+}
+
+/** What the page shows of an event. */
+function shown ({ type, at, deviceId, generation, data }) {
+  const facts = type === 'message' ? { data: preview(data) } : data
+  return { kind: type, at, deviceId, generation, id: data.letterId, ...facts }
+}
+
+/** The data of a message as a short text. */
+function preview ({ message, base64 }) {
+  if (base64 !== undefined) return `${atob(base64).length} bytes`
+  const text = JSON.stringify(message)
+  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text
 }
 
 async function wantsToken (response) {

@@ -37,7 +37,7 @@ export class EventReader {
       this.#hasConnected = true
       this.#failures = 0
       for await (const event of readEvents(watched(body!, timer))) {
-        this.#lastId = event.id
+        this.#lastId = event.id || this.#lastId // a new connection begins without an id
         this.#minDelay = event.retry ?? this.#minDelay
         yield event
       }

@@ -4,6 +4,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import devices, { type Options } from '../../index.ts'
 import type { GatewayConfig } from './config.ts'
 import { openEngines, type EngineSettings } from './engines.ts'
+import { addMetrics } from './metrics.ts'
 import { probes } from './probes.ts'
 
 export interface GatewaySettings extends EngineSettings {
@@ -38,6 +39,7 @@ export async function createGateway ({ token, trustProxy, signal, config = {}, l
   }
   try {
     await app.register(probes, { ...(signal && { signal }) })
+    await addMetrics(app as unknown as FastifyInstance)
     if (extension) await app.register(extension)
   } catch (error) {
     await app.close()
