@@ -21,7 +21,8 @@ import { isDeviceId } from '../protocol/device-id.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 import type { Counters, Observer, Stats } from '../connection/stats.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
-import { BulkSender, type BulkMessage, type BulkOptions } from '../messaging/bulk.ts'
+import type { BulkMessage, BulkOptions } from '../messaging/bulk.ts'
+import { sendMany } from '../messaging/send-many.ts'
 import type { RequestLike } from '../protocol/request-context.ts'
 
 /** A device, wherever it is: its waiting letters, how its last connection to this node ended, and its connection if it has one. */
@@ -57,13 +58,7 @@ interface DevicesParts {
   mailboxSize: MailboxSize
 }
 
-interface ReadResult {
-  message: IteratorResult<BulkMessage | Failure, unknown>
-}
-
 const sendOptions = SendOptionsSchema.properties
-const { signal: _signal, request: _request, ...bulkOptions } = sendOptions
-const bulkMembers = { to: true, data: true, ...bulkOptions }
 const sendManyOptions = { signal: true, request: true }
 const callOptions = { timeout: true, signal: true, request: true }
 const broadcastOptions = { topic: true, request: true }
@@ -117,29 +112,7 @@ export class Devices {
     options: BulkOptions = {}
   ): AsyncGenerator<SendResult | Failure> {
     checkOptionNames('sendMany()', options, sendManyOptions)
-    const source = Symbol.asyncIterator in messages ? messages[Symbol.asyncIterator]() : messages[Symbol.iterator]()
-    const read = () => {
-      const result = (async (): Promise<ReadResult> => ({ message: await source.next() }))()
-      result.catch(() => {}) // handled by the race below, which may come later
-      return result
-    }
-    let wake!: () => void
-    const sender = new BulkSender(this.#parts.dispatcher, () => wake(), options)
-    let reading: Promise<ReadResult> | undefined = read()
-    try {
-      for (;;) {
-        for (let outcome = sender.take(); outcome; outcome = sender.take()) yield outcome
-        if (!reading && sender.isEmpty) return
-        const settled = sender.isEmpty ? undefined : new Promise<undefined>(resolve => { wake = () => resolve(undefined) })
-        const next: ReadResult | undefined = await Promise.race([sender.isFull ? undefined : reading, settled].filter(one => one !== undefined))
-        if (!next) continue
-        if (!next.message.done) sender.add(checkedMessage(next.message.value as BulkMessage | Failure))
-        reading = next.message.done ? undefined : read()
-      }
-    } finally {
-      // not awaited: an async generator returns only after its pending `next`
-      Promise.resolve(source.return?.()).catch(() => {})
-    }
+    yield* sendMany(this.#parts.dispatcher, messages, options)
   }
 
   /**
@@ -332,13 +305,6 @@ function methodOf (contract: Contract | undefined, name: string): MethodSchemas 
 function checkedId (deviceId: string): string {
   if (!isDeviceId(deviceId)) throw new Failure('bad-id')
   return deviceId
-}
-
-/** A message with an unknown member fails alone, in its place. */
-function checkedMessage (message: BulkMessage | Failure): BulkMessage | Failure {
-  if (message instanceof Failure) return message
-  for (const name in message) if (!Object.hasOwn(bulkMembers, name)) return new Failure('bad-params', { message: `sendMany() has no option "${name}"` })
-  return message
 }
 
 function eventOf (method: string, event: string, options: { everywhere?: boolean }): 'connected everywhere' {
