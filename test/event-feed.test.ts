@@ -183,6 +183,14 @@ t.test('an event that is larger than all that may be kept reaches its readers', 
   t.strictSame(reader.seen.map(text => (text as string).length), [10, 5_000, 20])
 })
 
+t.test('bytes of a message are base64', async t => {
+  const node = nodeOn(t, localBackplane(), 'a')
+  const reader = new Reader(node.feed)
+  node.emit('d', Buffer.from('bytes'))
+  await turn()
+  t.match(reader.events, [{ type: 'message', deviceId: 'd', data: { base64: 'Ynl0ZXM=' } }])
+})
+
 t.test('readers that are level share the bytes that they read', async t => {
   const node = nodeOn(t, localBackplane(), 'a')
   const readers = [new Reader(node.feed, { isSlow: true }), new Reader(node.feed, { isSlow: true })]

@@ -42,7 +42,7 @@ export class Proxy {
 
   /** Ends both sides with a TCP reset. */
   reset (): void {
-    for (const { client, gateway } of this.#pairs) for (const socket of [client, gateway]) socket.resetAndDestroy()
+    for (const { client, gateway } of this.#pairs) for (const socket of [client, gateway]) reset(socket)
   }
 
   /** Sends FIN to both sides, possibly within a message. */
@@ -57,7 +57,7 @@ export class Proxy {
 
   /** Resets the connections that are blackholed. */
   resetBlackholed (): void {
-    for (const { client, gateway, isBlackholed } of this.#pairs) if (isBlackholed) for (const socket of [client, gateway]) socket.resetAndDestroy()
+    for (const { client, gateway, isBlackholed } of this.#pairs) if (isBlackholed) for (const socket of [client, gateway]) reset(socket)
   }
 
   async stop (): Promise<void> {
@@ -83,7 +83,7 @@ export class Proxy {
   #forward (pair: ProxiedConnection, from: Socket, to: Socket): void {
     from.on('data', data => this.#later(() => { if (!pair.isBlackholed && to.writable) to.write(data) }))
     from.on('end', () => this.#later(() => pair.isBlackholed ? from.end() : to.end()))
-    from.on('error', () => { if (!pair.isBlackholed) to.resetAndDestroy() })
+    from.on('error', () => { if (!pair.isBlackholed) reset(to) })
     from.on('close', () => {
       this.#later(() => { if (!pair.isBlackholed) to.end() })
       if (from.destroyed && to.destroyed) this.#pairs.delete(pair)
@@ -94,4 +94,10 @@ export class Proxy {
     if (this.delayMs > 0) setTimeout(act, this.delayMs)
     else act()
   }
+}
+
+/** A socket that is ending cannot be reset: libuv refuses, and its handle would keep the process alive. */
+function reset (socket: Socket): void {
+  if (socket.writableEnded) socket.destroy()
+  else socket.resetAndDestroy()
 }
