@@ -6,6 +6,7 @@ import type { Dialer } from './dial.ts'
 import { Events } from '../messaging/events.ts'
 import { Letters } from '../messaging/letters.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
+import { pathsOf } from './paths.ts'
 import { Readiness } from './readiness.ts'
 import { Methods, type RemoteMethods } from './methods.ts'
 import { ContractChecks } from './contract-checks.ts'
@@ -28,6 +29,8 @@ export interface AssemblyOptions {
   dials?: Dialer
   /** Protects routes of other plugins; a worker has no routes. */
   protect?: Protect
+  /** The prefix of the scope in which the plugin is registered. */
+  scope?: string
 }
 
 /** The parts that every node has. */
@@ -47,7 +50,7 @@ export interface NodeParts {
   readiness: Readiness
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect }: AssemblyOptions): NodeParts {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect, scope = '' }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of nats(): a device that reconnects to another node would not get the letters of this one')
   }
@@ -63,6 +66,6 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials,
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log, checks })
   const methods = new Methods(stats, log, elsewhere)
   const readiness = new Readiness({ mailbox, backplane })
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, address: settings.prefix + settings.path, readiness })
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, paths: pathsOf(scope, settings), readiness })
   return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices, readiness }
 }

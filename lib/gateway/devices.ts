@@ -12,6 +12,7 @@ import type { NodeHealth, Readiness } from './readiness.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods } from './methods.ts'
 import type { Typed } from './typed.ts'
+import type { Paths } from './paths.ts'
 import { SendOptionsSchema, type Dispatcher, type SendOptions, type SendResult } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import type { Registry } from '../connection/registry.ts'
@@ -20,7 +21,7 @@ import { isDeviceId } from '../protocol/device-id.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 import type { Counters, Observer, Stats } from '../connection/stats.ts'
 import { isTopic, type TopicLimits } from '../protocol/topics.ts'
-import { BulkSender, type BulkMessage, type BulkOptions } from '../messaging/bulk.ts'
+import { BulkSender, checkedMessage, type BulkMessage, type BulkOptions } from '../messaging/bulk.ts'
 import type { RequestLike } from '../protocol/request-context.ts'
 
 /** A device, wherever it is: its waiting letters, how its last connection to this node ended, and its connection if it has one. */
@@ -50,8 +51,7 @@ interface DevicesParts {
   protect: Protect | undefined
   topic: TopicLimits
   contract: Contract | undefined
-  /** Where devices connect. */
-  address: string
+  paths: Paths
   readiness: Readiness
 }
 
@@ -60,8 +60,6 @@ interface ReadResult {
 }
 
 const sendOptions = SendOptionsSchema.properties
-const { signal: _signal, request: _request, ...bulkOptions } = sendOptions
-const bulkMembers = { to: true, data: true, ...bulkOptions }
 const sendManyOptions = { signal: true, request: true }
 const callOptions = { timeout: true, signal: true, request: true }
 const broadcastOptions = { topic: true, request: true }
@@ -91,6 +89,11 @@ export class Devices {
   /** Returns whether the device is connected to this node. */
   has (deviceId: string): boolean {
     return this.#parts.registry.has(deviceId)
+  }
+
+  /** Where the REST routes and the WebSocket are. */
+  get paths (): Paths {
+    return this.#parts.paths
   }
 
   [Symbol.iterator] (): IterableIterator<Device> {
@@ -277,8 +280,8 @@ export class Devices {
 
   /** Describes the WebSocket of devices as an AsyncAPI 3 document. */
   asyncapi (): object {
-    const { address, contract } = this.#parts
-    return asyncApiOf({ address, contract })
+    const { paths, contract } = this.#parts
+    return asyncApiOf({ address: paths.socket, contract })
   }
 
   /** Resolves once the mailbox and the backplane can be used; rejects with `NODE_DRAINING` when the application closes. */
@@ -318,13 +321,6 @@ function methodOf (contract: Contract | undefined, name: string): MethodSchemas 
 function checkedId (deviceId: string): string {
   if (!isDeviceId(deviceId)) throw new Failure('bad-id')
   return deviceId
-}
-
-/** A message with an unknown member fails alone, in its place. */
-function checkedMessage (message: BulkMessage | Failure): BulkMessage | Failure {
-  if (message instanceof Failure) return message
-  for (const name in message) if (!Object.hasOwn(bulkMembers, name)) return new Failure('bad-params', { message: `sendMany() has no option "${name}"` })
-  return message
 }
 
 function eventOf (method: string, event: string, options: { everywhere?: boolean }): 'connected everywhere' {

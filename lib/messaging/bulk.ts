@@ -1,7 +1,7 @@
 import { getMaxListeners, setMaxListeners } from 'node:events'
 import { Failure } from '../protocol/errors.ts'
 import type { RequestLike } from '../protocol/request-context.ts'
-import type { Dispatcher, SendOptions, SendResult } from './dispatcher.ts'
+import { SendOptionsSchema, type Dispatcher, type SendOptions, type SendResult } from './dispatcher.ts'
 
 /** One message of a bulk send. */
 export interface BulkMessage extends Omit<SendOptions, 'signal' | 'request'> {
@@ -23,6 +23,9 @@ interface PendingSend {
 }
 
 const MAX_CONCURRENT = 32
+
+const { signal: _signal, request: _request, ...bulkOptions } = SendOptionsSchema.properties
+const bulkMembers = { to: true, data: true, ...bulkOptions }
 
 /** Sends messages concurrently, and returns their outcomes in the order in which they were added. */
 export class BulkSender {
@@ -94,4 +97,11 @@ export class BulkSender {
 
 function failureOf (error: unknown): Failure {
   return error instanceof Failure ? error : new Failure('internal')
+}
+
+/** A message with an unknown member fails alone, in its place. */
+export function checkedMessage (message: BulkMessage | Failure): BulkMessage | Failure {
+  if (message instanceof Failure) return message
+  for (const name in message) if (!Object.hasOwn(bulkMembers, name)) return new Failure('bad-params', { message: `sendMany() has no option "${name}"` })
+  return message
 }
