@@ -1,8 +1,7 @@
 import { timingSafeEqual } from 'node:crypto'
 import Fastify from 'fastify'
 import devices, { type Options } from 'fastify-devices'
-import { feed } from './feed.ts'
-import { page } from './page.ts'
+import devicesConsole from 'fastify-devices/console'
 
 const { PORT = '3000', HOST = '127.0.0.1', TOKEN, DATA = './data', NATS_URL } = process.env
 
@@ -26,8 +25,7 @@ const rules: Options = TOKEN
   : {}
 
 await app.register(devices, { ...rules, ...await (NATS_URL ? together(NATS_URL) : alone()) })
-await app.register(feed)
-await app.register(page)
+await app.register(devicesConsole, { prefix: '/' })
 
 /** A single node: letters on its disk. */
 async function alone (): Promise<Options> {

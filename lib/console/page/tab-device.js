@@ -17,7 +17,7 @@ export class TabDevice {
     this.#card = $('tab-device').content.firstElementChild.cloneNode(true)
     this.#card.setAttribute('aria-label', id)
     this.#part('.id').textContent = id
-    this.#device = connect(new URL('ws', document.baseURI).href, { deviceId: id, token: () => gateway.token })
+    this.#device = connect(gateway.socketUrl, { deviceId: id, token: () => gateway.token })
       .on('status', status => this.#show(status))
       .on('error', error => this.#complain(error))
       .on('message', message => this.#receive(message))

@@ -1,4 +1,5 @@
 import { closeCodes } from '../sdk/protocol/errors.js'
+import { confirms } from './dialogs.js'
 import { $, arrange, drawing, el, tell } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
@@ -15,12 +16,15 @@ export function meaningOf (code) {
 /** The details of the chosen device, and its queued letters. */
 export class DeviceDetails {
   #id
+  /** Why the last action on the device failed. */
+  #refusal = ''
   #openHere
 
   constructor (openHere) {
     this.#openHere = openHere
     $('open-here').addEventListener('click', () => this.#openHere(this.#id))
-    $('disconnect').addEventListener('click', () => gateway.request('DELETE', this.#path))
+    $('disconnect').addEventListener('click', () => this.#disconnect())
+    $('purge').addEventListener('click', () => this.#purge())
     setInterval(() => { if (!document.hidden) this.look() }, REFRESH_INTERVAL_MS)
   }
 
@@ -34,11 +38,30 @@ export class DeviceDetails {
 
   choose (id) {
     this.#id = id
-    $('recipient-title').textContent = id ?? 'Everyone'
+    this.#refusal = ''
+    $('recipient-title').textContent = id ?? 'All devices'
     $('recipient-title').className = id === undefined ? '' : 'id'
-    $('presence').textContent = $('summary').textContent = ''
-    $('summary').textContent = id === undefined ? 'What you send here goes to every device, or to those that listen to a topic.' : ''
+    $('presence').textContent = ''
+    tell($('details-wrong'))
+    tell($('summary'), id === undefined ? 'A message goes to every connected device, or to those that listen to a topic.' : '')
     for (const name of ['facts', 'letters', 'open-here', 'disconnect']) $(name).hidden = true
+    this.look()
+  }
+
+  async #disconnect () {
+    const id = this.#id
+    const isSure = await confirms({ title: `Disconnect ${id}?`, text: 'Its connection ends with close code 4511. A device that follows the protocol does not reconnect by itself.', yes: 'Disconnect' })
+    if (isSure) await this.#delete(`devices/${encodeURIComponent(id)}`)
+  }
+
+  async #purge () {
+    const path = `${this.#path}/messages`
+    if (await confirms({ title: `Cancel all letters for ${this.#id}?`, text: 'The device never gets them.', yes: 'Cancel them' })) await this.#delete(path)
+  }
+
+  async #delete (path) {
+    const { ok, body } = await gateway.request('DELETE', path)
+    this.#refusal = ok ? '' : body.message
     this.look()
   }
 
@@ -56,7 +79,8 @@ export class DeviceDetails {
     $('presence').dataset.state = details.connected ? 'on' : 'off'
     $('open-here').hidden = details.connected
     $('disconnect').hidden = !details.connected
-    $('summary').textContent = ok ? '' : status === 404 ? 'It is not connected, and nothing is known of it. A message may wait for it as a letter.' : body.message
+    tell($('summary'), !ok && status === 404 ? 'Not connected, and no letter waits for it. A message can be kept for it as a letter.' : '')
+    tell($('details-wrong'), !ok && status !== 404 ? body.message : this.#refusal)
     this.#showFacts(ok ? details : {})
     this.#showLetters(letters?.ok ? letters.body.messages : [], details.waiting)
   }
@@ -89,13 +113,9 @@ export class DeviceDetails {
 
   #letter ({ id, size, expiresAt, collapse }) {
     const path = `${this.#path}/messages/${encodeURIComponent(id)}`
-    const takeBack = async () => {
-      await gateway.request('DELETE', path)
-      this.look()
-    }
     return el('li', { 'data-id': id },
-      el('code', {}, id),
+      el('code', { class: 'id' }, id),
       el('span', { class: 'muted' }, `${size} bytes, expires `, time(expiresAt), collapse === undefined ? undefined : `, collapses ${collapse}`),
-      el('button', { type: 'button', class: 'quiet', click: takeBack, 'aria-label': `Take back ${id}` }, 'Take back'))
+      el('button', { type: 'button', class: 'quiet', click: () => this.#delete(path), 'aria-label': `Cancel ${id}` }, 'Cancel'))
   }
 }

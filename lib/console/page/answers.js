@@ -1,9 +1,9 @@
-import { $, el, readable } from './element.js'
+import { $, clipped, el, readable } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
-const MOST = 30
-const MOST_SHOWN = 4_000
+const MAX_ANSWERS = 30
+const MAX_SHOWN_CHARACTERS = 4_000
 
 /** Requests, newest first, with their answers and the status of their letters. */
 export class Answers {
@@ -18,25 +18,25 @@ export class Answers {
     row.badge.dataset.mood = ok ? status === 202 ? 'waits' : 'good' : 'bad'
     row.became.textContent = said
     row.took.textContent = ` in ${took} ms`
-    if (!ok || what !== undefined) row.element.append(el('pre', { tabindex: '0', role: 'group', 'aria-label': 'Answer' }, clipped(ok ? pretty(answer) : explained(answer))))
+    if (!ok || what !== undefined) row.element.append(el('pre', { tabindex: '0', role: 'group', 'aria-label': 'Answer' }, clipped(ok ? pretty(answer) : explained(answer), MAX_SHOWN_CHARACTERS)))
     this.#say(to, `${status} ${said}`)
     if (answer?.status !== 'queued') return
     this.#queued.set(answer.id, { to, row })
     await this.#check(answer.id)
   }
 
-  /** Shows the end of a letter. */
-  became ({ kind, id }) {
-    const queued = this.#queued.get(id)
+  /** Shows how a letter has ended. */
+  ended ({ type, data: { letterId } }) {
+    const queued = this.#queued.get(letterId)
     if (!queued) return
-    this.#queued.delete(id)
+    this.#queued.delete(letterId)
     const { to, row } = queued
-    row.became.textContent = `queued → ${kind}`
-    row.badge.dataset.mood = kind === 'delivered' ? 'good' : 'bad'
-    this.#say(to, kind)
+    row.became.textContent = `queued → ${type}`
+    row.badge.dataset.mood = type === 'delivered' ? 'good' : 'bad'
+    this.#say(to, type)
   }
 
-  /** Fetches the receipts of letters that may have ended while the feed was down. */
+  /** Fetches the receipts of letters that may have ended while the page was not connected. */
   check () {
     for (const id of this.#queued.keys()) void this.#check(id)
   }
@@ -44,28 +44,28 @@ export class Answers {
   async #check (id) {
     const { to } = this.#queued.get(id)
     const { ok, body } = await gateway.request('GET', `devices/${encodeURIComponent(to)}/messages/${encodeURIComponent(id)}`)
-    if (ok && body.status !== 'queued') this.became({ kind: body.status, id })
+    if (ok && body.status !== 'queued') this.ended({ type: body.status, data: { letterId: id } })
   }
 
   #row (to, what, body = '') {
-    const [badge, became, took] = [el('span', { class: 'badge' }, '…'), el('strong', {}, 'on its way'), el('span')]
+    const [badge, became, took] = [el('span', { class: 'badge' }, '…'), el('strong', {}, 'sending'), el('span')]
     const element = el('li', {},
       el('div', { class: 'line' }, badge, el('span', {}, became, ' ', el('span', { class: 'muted' }, ...about(to, what), took)), time(Date.now())),
-      body === '' ? undefined : el('p', { class: 'sent' }, clipped(body)))
+      body === '' ? undefined : el('p', { class: 'sent' }, clipped(body, MAX_SHOWN_CHARACTERS)))
     $('unanswered').hidden = true
     $('answers').prepend(element)
-    while ($('answers').childElementCount > MOST) $('answers').lastElementChild.remove()
+    while ($('answers').childElementCount > MAX_ANSWERS) $('answers').lastElementChild.remove()
     return { element, badge, became, took }
   }
 
-  #say (to = 'everyone', text) {
+  #say (to = 'all devices', text) {
     $('announcement').textContent = `${to}: ${text}`
   }
 }
 
 /** The recipient and the method. */
 function about (to, what) {
-  if (to === undefined) return ['to everyone who listens']
+  if (to === undefined) return ['to all that listen']
   const id = el('span', { class: 'id' }, to)
   return what === undefined ? ['to ', id] : [el('span', { class: 'id' }, what), ' of ', id]
 }
@@ -79,8 +79,4 @@ function pretty (answer) {
 /** The reason given by the gateway, and the error of the device. */
 function explained ({ message, device }) {
   return device === undefined ? message : `${message}: ${pretty(device)}`
-}
-
-function clipped (text) {
-  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text
 }

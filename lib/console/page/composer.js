@@ -60,14 +60,14 @@ export class Composer {
   /** Why it cannot be sent. */
   #wrong () {
     const { format, body, method, timeout } = this.#fields
-    if (this.#kind === 'call' && !method.value) return 'Which method?'
+    if (this.#kind === 'call' && !method.value) return 'Enter the name of a method.'
     if (this.#kind === 'call' && !timeout.checkValidity()) return `Timeout: ${timeout.validationMessage}`
     if (this.#kind === 'message' ? format.value === 'text' : body.value.trim() === '') return ''
     try {
       JSON.parse(body.value)
       return ''
     } catch (error) {
-      return `This is not JSON: ${error.message}`
+      return `This is not JSON (${error.message}). Correct it, or choose the format Text.`
     }
   }
 
@@ -91,7 +91,7 @@ export class Composer {
 function curl ({ path, body, type }) {
   const token = gateway.token && '-H "authorization: Bearer $TOKEN"'
   const content = body !== undefined && `-H 'content-type: ${type}' -d ${quoted(body)}`
-  return ['curl -X POST', quoted(new URL(path, document.baseURI).href), token, content].filter(Boolean).join(' ')
+  return ['curl -X POST', quoted(gateway.urlOf(path)), token, content].filter(Boolean).join(' ')
 }
 
 /** Quotes a word for a shell. */

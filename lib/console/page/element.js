@@ -47,3 +47,8 @@ export function readable (data) {
   if (data instanceof Uint8Array) return `${data.length} bytes`
   return typeof data === 'string' ? data : JSON.stringify(data)
 }
+
+/** At most `length` characters of a text. */
+export function clipped (text, length) {
+  return text.length > length ? `${text.slice(0, length)}…` : text
+}
