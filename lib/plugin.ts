@@ -17,6 +17,7 @@ import { closeConnections, stopNode } from './gateway/shutdown.ts'
 import { Delivery } from './messaging/delivery.ts'
 import { ExpirySweeper } from './messaging/expiry-sweeper.ts'
 import { Subscriptions } from './messaging/subscriptions.ts'
+import { EventFeed } from './observe/event-feed.ts'
 import { jsonrpc } from './protocol/jsonrpc.ts'
 import type { Codec } from './protocol/message.ts'
 import './protocol/node-reasons.ts'
@@ -55,6 +56,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const protect: Protect = (scope, action) => protectScope(scope, action, { settings, stats, isDraining })
   const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer, protect, scope: app.prefix })
   const { registry, letters, dispatcher, devices, stats } = node
+  const feed = new EventFeed({ ...node, backplane, log })
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
   await workers.open()
@@ -67,7 +69,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const transports = [new WebSocketTransport(settings), dialer, ...settings.transports]
   for (const transport of transports) await transport.open({ app, gateway, limits: settings, codec: lineCodec, log })
   app.decorate('devices', devices)
-  if (settings.rest) await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, settings, stats, isDraining }), registerOptions(settings))
+  if (settings.rest) await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, feed, settings, stats, isDraining }), registerOptions(settings))
 
   const heartbeat = new Heartbeat(registry, settings)
   const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => letters.expired(expired) })
@@ -76,6 +78,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
     draining = true
     node.readiness.close()
     await closeConnections({ app, limits: settings, registry, transports, delivery, letters, log })
+    feed.close()
   })
   app.addHook('onClose', async () => await stopNode({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane }))
 }

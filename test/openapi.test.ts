@@ -88,10 +88,12 @@ t.test('every operation has an id, every body its content types, and every comma
     'put /devices/{id}/topics/{topic}': 'join',
     'delete /devices/{id}/topics/{topic}': 'leave',
     'post /broadcast': 'broadcast',
-    'post /messages': 'sendMany'
+    'post /messages': 'sendMany',
+    'get /events': 'events'
   })
   const bodyOf = (path: string) => Object.keys(paths[path]!.post!.requestBody!.content)
   for (const path of ['/devices/{id}/messages', '/devices/{id}/calls/{method}', '/broadcast']) t.strictSame(bodyOf(path), ['application/json', 'text/plain', 'application/octet-stream'])
+  t.strictSame(Object.keys(paths['/events']!.get!.responses['200']!.content!), ['text/event-stream'])
   t.strictSame(bodyOf('/messages'), ['application/x-ndjson'])
   t.strictSame(Object.keys(paths['/messages']!.post!.responses['200']!.content!), ['application/x-ndjson'])
   const schemas = (name: string) => {

@@ -73,6 +73,7 @@ const everyone: Array<[title: string, ask: (ask: Ask, own: Property, other: Prop
   ['all devices', ask => ask('GET', '/devices')],
   ['the devices of a tenant whose name begins alike', (ask, { tenant }) => ask('GET', `/devices?prefix=${tenant.slice(0, -1)}`)],
   ['the devices of the topic of another', (ask, _own, { tenant }) => ask('GET', `/devices?topic=${tenant}/doors`)],
+  ['the events of all devices', ask => ask('GET', '/events')],
   ['a broadcast to all', ask => ask('POST', '/broadcast', message)],
   ['an own device listens to another', (ask, { tenant }, other) => ask('PUT', `/devices/${tenant}:here/topics/${other.tenant}%2Fdoors`)],
   ['an own device listens to all', (ask, { tenant }) => ask('PUT', `/devices/${tenant}:here/topics/%23`)],
@@ -103,8 +104,8 @@ async function serve (t: Parameters<typeof open>[0], shared: Options): Promise<N
   app.addHook('onRoute', ({ method, url }) => { for (const one of [method].flat()) routes.add(`${one} ${url}`) })
   await app.register(devices, { authenticate: false, authorizeTopic: () => true, ...options, ...shared })
   const node = await open(t, app)
-  // where devices connect, and what says nothing of any device
-  for (const route of routes) if (/ \/(ws\b|asyncapi\.json$)/.test(route)) routes.delete(route)
+  // where devices connect, what says nothing of any device, and what says something of all
+  for (const route of routes) if (/ \/(ws\b|asyncapi\.json$|events$)/.test(route)) routes.delete(route)
   routesOf.set(node, routes)
   return node
 }

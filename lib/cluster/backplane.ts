@@ -143,6 +143,10 @@ export interface Backplane {
 export const EVERYONE_TOPIC = '$everyone'
 export const lettersTopic = (node: string): string => `$letters/${node}`
 
+/** Nodes publish their events on the first topic, while a node with readers asks for them on the second. */
+export const EVENTS_TOPIC = '$events'
+export const EVENTS_INTEREST_TOPIC = '$events/interest'
+
 /** Workers announce their methods on the first topic; a new node asks for announcements on the second. */
 export const WORKERS_TOPIC = '$workers'
 export const WORKER_DISCOVERY_TOPIC = '$workers/discovery'

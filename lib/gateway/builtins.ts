@@ -61,6 +61,7 @@ export function addBuiltins (
 
   methods.handle('message', { params: Message }, ({ data = null, id }, context) => {
     const { device, signal, isNotice } = context as BuiltinContext
+    if (events.hears('message received')) events.emit('message received', data, device)
     if (events.hears('message')) return answerMessage(events, data, device)
     if (workers.answers('message')) return workers.answer('message', { data, isNotice }, device, context, isNotice ? undefined : signal)
     // a letter that is refused is lost; after an internal error it is sent again

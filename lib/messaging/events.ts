@@ -23,7 +23,12 @@ export interface EverywhereMap {
   disconnected: [presence: Presence]
 }
 
-type AllEvents = EventMap & { [Name in keyof EverywhereMap as `${Name} everywhere`]: EverywhereMap[Name] }
+/** Whoever watches messages is no listener of `message`: a device whose message has no listener gets an error. */
+interface WatchMap {
+  'message received': [data: unknown, device: Device]
+}
+
+type AllEvents = EventMap & WatchMap & { [Name in keyof EverywhereMap as `${Name} everywhere`]: EverywhereMap[Name] }
 type ListenersOf = { [Name in keyof AllEvents]: Set<(...args: AllEvents[Name]) => unknown> }
 
 /** All events; the type makes the compiler find one that is missing. */
@@ -38,6 +43,7 @@ const eventNames: Record<keyof AllEvents, true> = {
   refused: true,
   'dead-lettered': true,
   damaged: true,
+  'message received': true,
   'connected everywhere': true,
   'disconnected everywhere': true
 }
@@ -62,7 +68,7 @@ export class Events {
   }
 
   /** Whether the event has a listener. */
-  hears (name: keyof EventMap): boolean {
+  hears (name: keyof EventMap | keyof WatchMap): boolean {
     return this.#listenersOf(name).size > 0
   }
 

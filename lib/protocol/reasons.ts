@@ -46,5 +46,6 @@ export const nodeReasons = {
   protected: { status: 403, code: 'PROTECTED_MODE', rpc: -32020, message: 'Protected mode: only requests from this machine are accepted' },
   draining: { status: 503, code: 'NODE_DRAINING', rpc: -32021, message: 'This node is leaving', retryAfter: 1 },
   unreachable: { status: 503, code: 'BACKPLANE_DOWN', rpc: -32022, message: 'The other nodes cannot be reached', retryAfter: 1 },
-  'store-full': { status: 507, code: 'STORE_FULL', rpc: -32023, message: 'No room for another letter' }
+  'store-full': { status: 507, code: 'STORE_FULL', rpc: -32023, message: 'No room for another letter' },
+  'too-many-readers': { status: 503, code: 'READERS_EXCEEDED', rpc: -32027, message: 'Too many readers of events', retryAfter: 10 }
 } satisfies Record<string, ReasonDetails>

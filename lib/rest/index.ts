@@ -8,6 +8,8 @@ import { bulk } from './bulk.ts'
 import { calls } from './calls.ts'
 import { useDefaultCompilers } from './compilers.ts'
 import { devices } from './devices.ts'
+import type { EventFeed } from './event-stream.ts'
+import { events } from './events.ts'
 import { hideInternalErrors } from './internal-errors.ts'
 import { messages } from './messages.ts'
 import { documentRoute } from './operation.ts'
@@ -17,12 +19,13 @@ import { topics } from './topics.ts'
 interface RestParts extends Protection {
   devices: Devices
   dispatcher: Dispatcher
+  feed: EventFeed
 }
 
-const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi]
+const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi, events]
 
 /** Adds the REST routes to a scope of their own: its body parsers, compilers and hooks do not reach the host. */
-export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {
+export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, feed, settings, stats, isDraining }: RestParts): void {
   useDefaultCompilers(scope)
   acceptBodies(scope)
   const authorizer = protectRest(scope, { settings, stats, isDraining })
@@ -31,5 +34,5 @@ export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, se
     route.bodyLimit ??= settings.maxMessage
     documentRoute(route, scope.prefix)
   })
-  for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, settings, authorizer })
+  for (const route of routes) route(scope.withTypeProvider(), { devices, dispatcher, feed, settings, authorizer })
 }

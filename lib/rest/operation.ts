@@ -5,7 +5,7 @@ import { reasons, type Reason } from '../protocol/errors.ts'
 interface OperationOptions<Responses> {
   /** Names the operation in the OpenAPI document, and in clients generated from it. */
   id: string
-  tag: 'devices' | 'messages' | 'calls' | 'topics'
+  tag: 'devices' | 'messages' | 'calls' | 'topics' | 'events'
   summary: string
   responses: Responses
   /** How the operation can fail, besides what every operation fails with. */

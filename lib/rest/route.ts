@@ -6,6 +6,7 @@ import type { Settings } from '../gateway/options.ts'
 import type { Dispatcher } from '../messaging/dispatcher.ts'
 import type { CallSignal } from '../protocol/peer.ts'
 import type { Authorizer } from './authorizer.ts'
+import type { EventFeed } from './event-stream.ts'
 
 interface TypeBoxProvider extends FastifyTypeProvider {
   validator: this['schema'] extends TSchema ? Static<this['schema']> : unknown
@@ -16,6 +17,7 @@ export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression,
 export interface RouteContext {
   devices: Devices
   dispatcher: Dispatcher
+  feed: EventFeed
   settings: Settings
   /** Undefined without the option `authorize`. */
   authorizer: Authorizer | undefined

@@ -1,0 +1,117 @@
+import type { Backplane, Presence, PresenceChange, Unwatch } from '../cluster/backplane.ts'
+import { closeCodes } from '../protocol/errors.ts'
+import type { DeviceEvent } from './device-event.ts'
+
+/** Time for the event of the node itself to arrive. */
+const GRACE_MS = 5_000
+const CHECK_INTERVAL_MS = 1_000
+/** Connections remembered, in each of two generations; and changes that may wait, and devices that may be missing. */
+const MAX_REMEMBERED = 10_000
+
+/** A connection is identified by its device and its generation. */
+type Connection = Pick<DeviceEvent, 'deviceId' | 'generation'>
+type Kind = PresenceChange['kind']
+
+export interface VanishedDevicesOptions {
+  backplane: Backplane
+  report: (event: DeviceEvent & { type: Kind }) => void
+  /** More changes than can wait. */
+  onOverflow: () => void
+  graceMs?: number
+  checkIntervalMs?: number
+}
+
+/**
+ * A node that was killed does not say that its devices have left; the backplane does. Reports `disconnected` of a connection whose node has not, and
+ * `connected` if the device is still there after that: its node was cut off.
+ */
+export class VanishedDevices {
+  readonly #options: VanishedDevicesOptions
+  readonly #graceMs: number
+  readonly #checkIntervalMs: number
+  readonly #waiting = new Map<string, PresenceChange & { since: number }>()
+  /** The events that have come, in two generations. */
+  #recent = new Set<string>()
+  #older = new Set<string>()
+  /** The devices whose `disconnected` was reported here. */
+  readonly #missing = new Set<string>()
+  #unfollow: Unwatch | undefined
+  #timer: NodeJS.Timeout | undefined
+
+  constructor ({ graceMs = GRACE_MS, checkIntervalMs = CHECK_INTERVAL_MS, ...options }: VanishedDevicesOptions) {
+    this.#options = options
+    this.#graceMs = graceMs
+    this.#checkIntervalMs = checkIntervalMs
+  }
+
+  /** Within one process no node can vanish. */
+  start (): void {
+    const { backplane } = this.#options
+    if (backplane.remote) this.#unfollow = backplane.follow(change => this.#changed(change))
+  }
+
+  stop (): void {
+    this.#unfollow?.()
+    clearInterval(this.#timer)
+    this.#timer = undefined
+    for (const known of [this.#waiting, this.#recent, this.#older, this.#missing]) known.clear()
+  }
+
+  /** The node itself has reported it. False: it was reported here already. */
+  isNew (kind: Kind, connection: Connection): boolean {
+    if (!this.#options.backplane.remote) return true
+    const key = keyOf(kind, connection)
+    this.#waiting.delete(key)
+    if (kind === 'connected') this.#missing.delete(connection.deviceId)
+    return this.#remember(key)
+  }
+
+  #changed ({ kind, presence }: PresenceChange): void {
+    const key = keyOf(kind, presence)
+    if (this.#recent.has(key) || this.#older.has(key)) return
+    if (kind === 'connected' && !this.#missing.has(presence.deviceId)) return
+    if (this.#waiting.size === MAX_REMEMBERED) return this.#options.onOverflow()
+    this.#waiting.set(key, { kind, presence, since: performance.now() })
+    this.#timer ??= setInterval(() => this.#check(), this.#checkIntervalMs).unref()
+  }
+
+  /** Changes wait in the order in which they came. */
+  #check (): void {
+    const due = performance.now() - this.#graceMs
+    for (const [key, { kind, presence, since }] of this.#waiting) {
+      if (since > due) return
+      this.#waiting.delete(key)
+      this.#remember(key)
+      this.#report(kind, presence)
+    }
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  #report (kind: Kind, { deviceId, generation, node, since }: Presence): void {
+    if (kind === 'connected') this.#missing.delete(deviceId)
+    else addBounded(this.#missing, deviceId)
+    const data = kind === 'connected' ? { since } : { code: closeCodes.lost.code, reason: 'its node is gone' }
+    this.#options.report({ id: `${kind}-${generation}-${deviceId}`, type: kind, at: Date.now(), node, deviceId, generation, data })
+  }
+
+  /** False if it was known. */
+  #remember (key: string): boolean {
+    if (this.#recent.has(key) || this.#older.has(key)) return false
+    if (this.#recent.size === MAX_REMEMBERED) {
+      this.#older = this.#recent
+      this.#recent = new Set()
+    }
+    this.#recent.add(key)
+    return true
+  }
+}
+
+function keyOf (kind: Kind, { deviceId, generation }: Connection): string {
+  return `${kind} ${generation} ${deviceId}`
+}
+
+function addBounded (set: Set<string>, value: string): void {
+  set.add(value)
+  if (set.size > MAX_REMEMBERED) set.delete(set.values().next().value!)
+}
