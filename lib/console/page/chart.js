@@ -19,7 +19,7 @@ export class Chart {
   #lines
 
   /**
-   * `spec` has a `title`, `series` of `{ name, valueOf }`, a `format` of values, the text of an empty chart, and the least maximum of its axis.
+   * `spec` has a `title`, `series` of `{ name, short?, valueOf }`, a `format` of values, the text of an empty chart, and the least maximum of its axis.
    * `onSelect` is called with a step of the axis, or with undefined.
    */
   constructor (spec, onSelect) {
@@ -36,9 +36,9 @@ export class Chart {
     canvas.addEventListener('pointerleave', () => onSelect(undefined))
     this.element = el('figure', { class: 'plot' },
       el('figcaption', {}, el('span', { class: 'title' }, spec.title), this.#moment),
-      el('dl', { class: 'legend' }, ...spec.series.map(({ name }, at) => el('div', {}, el('dt', {}, el('span', { class: `key series-${at}`, 'aria-hidden': 'true' }), name), this.#values[at]))),
+      el('dl', { class: 'legend' }, ...spec.series.map((one, at) => el('div', {}, el('dt', {}, el('span', { class: `key series-${at}`, 'aria-hidden': 'true' }), ...labelOf(one)), this.#values[at]))),
       canvas,
-      el('div', { class: 'axis', 'aria-hidden': 'true' }, el('span', {}, '1 h ago'), el('span', {}, '30 min'), el('span', {}, 'now')))
+      el('div', { class: 'axis', 'aria-hidden': 'true' }, el('span', {}, '60 min ago'), el('span', {}, '30 min ago'), el('span', {}, 'now')))
   }
 
   /** `slots` has a sample, or nothing, for each step of the axis. */
@@ -62,6 +62,11 @@ export class Chart {
     if (document.activeElement !== this.#slider || isLatest) this.#slider.value = isLatest ? STEPS - 1 : step
     this.#slider.setAttribute('aria-valuetext', `${moment || 'latest'}: ${series.map(({ name }, at) => `${name} ${texts[at]}`).join(', ')}`)
   }
+}
+
+/** The short form of a name, if it has one; the rest is for screen readers. */
+function labelOf ({ name, short = name }) {
+  return [short, el('span', { class: 'hidden' }, name.slice(short.length))]
 }
 
 function stepAt (share) {

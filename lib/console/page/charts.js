@@ -11,7 +11,7 @@ const FALLBACK_INTERVAL_MS = 10_000
 const noCalls = 'No calls in the last hour'
 const callSeries = direction => [
   { name: 'median', valueOf: ({ calls }) => calls[direction].median },
-  { name: '95th percentile', valueOf: ({ calls }) => calls[direction].p95 }
+  { name: '95th percentile', short: '95th', valueOf: ({ calls }) => calls[direction].p95 }
 ]
 
 const specs = [

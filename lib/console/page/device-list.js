@@ -110,7 +110,9 @@ export class DeviceList {
     arrange($('roster'), [this.#everyone, ...rows])
     tell($('more'), found.length > shown.length ? `and ${(found.length - shown.length).toLocaleString('en')} more; search to find them` : '')
     $('count').textContent = text ? `${found.length.toLocaleString('en')}${this.#found?.hasMore ? ' or more' : ''} found` : ''
-    tell($('not-found'), text && found.length === 0 ? `No device ${{ part: 'has this in its id', prefix: 'has an id that begins with this', topic: 'listens to this topic' }[$('match').value]}.` : '')
+    tell($('not-found'), text && found.length === 0 && $('filter-wrong').hidden ? `No device ${{ part: 'has this in its id', prefix: 'has an id that begins with this', topic: 'listens to this topic' }[$('match').value]}.` : '')
+    const current = rows.find(({ dataset }) => dataset.id === this.#chosen) ?? this.#everyone
+    for (const row of [this.#everyone, ...rows]) row.firstChild.tabIndex = row === current ? 0 : -1
     $('nobody').hidden = !this.#isLoaded || this.#connected > 0 || text !== ''
   })
 
@@ -168,11 +170,13 @@ export class DeviceList {
     this.#devices.delete(oldest.id)
   }
 
+  /** The list is one stop of the Tab key; arrows, Home and End move within it. */
   #walk (event) {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key]
-    if (!step) return
-    event.preventDefault()
     const buttons = [...$('roster').querySelectorAll('button')]
-    buttons[buttons.indexOf(document.activeElement) + step]?.focus()
+    const at = buttons.indexOf(document.activeElement)
+    const next = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key]
+    if (next === undefined) return
+    event.preventDefault()
+    buttons[next]?.focus()
   }
 }

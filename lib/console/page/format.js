@@ -11,8 +11,8 @@ export function duration (ms) {
   return ms < 1_000 ? `${count(ms)} ms` : `${count(ms / 1_000)} s`
 }
 
-/** The least of 1, 2, 5, 10, 20, ... that is not less. */
+/** The end of an axis: the least round number that is not less. */
 export function ceiling (value) {
   const power = 10 ** Math.floor(Math.log10(value))
-  return [1, 2, 5, 10].map(step => step * power).find(step => step >= value * 0.999)
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map(step => step * power).find(step => step >= value * 0.999)
 }

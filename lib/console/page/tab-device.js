@@ -1,12 +1,12 @@
 import { connect } from '../sdk/client/index.js'
 import { Failure } from '../sdk/protocol/errors.js'
-import { $, el, readable, tell } from './element.js'
+import { $, clipped, el, readable, tell } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
-const MOST_RECEIVED = 30
-const MOST_QUESTIONS = 5
-const MOST_SHOWN = 1_000
+const MAX_RECEIVED = 30
+const MAX_QUESTIONS = 5
+const MAX_SHOWN_CHARACTERS = 1_000
 
 /** A device in this page, made with the SDK, and its card. */
 export class TabDevice {
@@ -29,7 +29,7 @@ export class TabDevice {
       this.#card.remove()
       closed()
     })
-    this.#on('say', 'text', text => this.#device.call('message', { data: parsed(text) }))
+    this.#on('say', 'text', text => this.#say(parsed(text)))
     this.#on('subscribe', 'filter', filter => this.#subscribe(filter))
     $('tab-devices').prepend(this.#card)
   }
@@ -59,6 +59,14 @@ export class TabDevice {
     })
   }
 
+  async #say (data) {
+    try {
+      await this.#device.call('message', { data })
+    } catch (error) {
+      throw error.reason === 'unknown-method' ? new Error('The application does not listen to messages: app.devices.on(\'message\', ...)') : error
+    }
+  }
+
   #show ({ state, code, reason, retryIn }) {
     const presence = this.#part('.presence')
     presence.dataset.state = state === 'connected' ? 'on' : 'off'
@@ -73,8 +81,8 @@ export class TabDevice {
   #receive ({ data, topic }) {
     const list = this.#part('.received')
     list.prepend(el('li', {},
-      topic === undefined ? undefined : el('code', { class: 'topic' }, topic), el('span', { class: 'data' }, readable(data).slice(0, MOST_SHOWN)), time(Date.now())))
-    while (list.childElementCount > MOST_RECEIVED) list.lastElementChild.remove()
+      topic === undefined ? undefined : el('code', { class: 'topic' }, topic), el('span', { class: 'data' }, clipped(readable(data), MAX_SHOWN_CHARACTERS)), time(Date.now())))
+    while (list.childElementCount > MAX_RECEIVED) list.lastElementChild.remove()
   }
 
   /** Keeps the topic once the server has accepted the subscription. */
@@ -98,10 +106,10 @@ export class TabDevice {
   /** Resolves with the answer that the user of the page gives. */
   #ask (params, signal) {
     const place = this.#part('.questions')
-    if (place.childElementCount >= MOST_QUESTIONS) throw new Failure('busy')
+    if (place.childElementCount >= MAX_QUESTIONS) throw new Failure('busy')
     return new Promise(resolve => {
       const answer = yes => el('button', { type: 'button', class: yes ? 'primary' : undefined, click: () => settle({ yes }) }, yes ? 'Yes' : 'No')
-      const question = el('div', { class: 'question', role: 'alert' }, el('p', {}, readable(params?.question ?? 'Yes or no?').slice(0, MOST_SHOWN)), answer(true), answer(false))
+      const question = el('div', { class: 'question', role: 'alert' }, el('p', {}, clipped(readable(params?.question ?? 'Yes or no?'), MAX_SHOWN_CHARACTERS)), answer(true), answer(false))
       const settle = said => {
         question.remove()
         resolve(said)
