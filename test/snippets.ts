@@ -253,6 +253,17 @@ export const programs: Record<string, Entry> = {
       await app.close()`
   },
 
+  'docs/console.md > The console 1': {
+    before: 'const app = $Fastify()\nawait app.register($devices)',
+    after: `assert.equal((await app.inject('/console/')).statusCode, 200)\nawait app.close()`
+  },
+  'docs/console.md > Who may use it 1': {
+    before: `const app = $Fastify()\nconst devices = $devices\nprocess.env.SESSION = '7'`,
+    after: `
+      assert.equal((await app.inject('/admin/')).statusCode, 401)
+      assert.equal((await app.inject({ url: '/admin/samples', headers: { cookie: 'session=7' } })).statusCode, 200)
+      await app.close()`
+  },
   'docs/dial.md > Connections from the server 1': {
     before: `${application}${listener}`,
     replace: [[`'ws://10.0.0.7:8080/control'`, '$address']],
@@ -465,10 +476,10 @@ export const shellsNotRun: Record<string, string> = {
   'README.md > The first program 1': 'needs a terminal; test/docs.test.ts connects the same device',
   'CONTRIBUTING.md > Set up 1': 'installs the dependencies',
   'docs/cluster.md > More than one machine 1': 'needs a registry that has the package',
-  'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/page.test.ts and test/cluster.test.ts start nodes over it',
+  'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/cluster.test.ts starts nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
-  'docs/gateway.md > The example gateway 1': 'installs the dependencies; test/page.test.ts starts the gateway',
+  'docs/gateway.md > The example gateway 1': 'installs the dependencies',
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/performance.md > Performance 1': 'takes minutes',

@@ -15,7 +15,7 @@ const callSeries = direction => [
 ]
 
 const specs = [
-  { title: 'Connected devices', series: [{ name: 'connected', valueOf: ({ connected }) => connected }], format: count, floor: 1, nothing: 'The first value appears within 10 seconds' },
+  { title: 'Connected to this node', series: [{ name: 'connected', valueOf: ({ connected }) => connected }], format: count, floor: 1, nothing: 'The first value appears within 10 seconds' },
   {
     title: 'Messages',
     series: [{ name: 'received', valueOf: ({ messages }) => messages.in }, { name: 'sent', valueOf: ({ messages }) => messages.out }],

@@ -159,7 +159,7 @@ export class DeviceList {
     const [, , word, place] = button.children
     button.setAttribute('aria-current', isChosen)
     row.dataset.state = state
-    word.textContent = state === 'off' && row.dataset.id ? ', away' : ''
+    word.textContent = row.dataset.id ? state === 'on' ? ', connected' : ', away' : ''
     if (place.firstChild !== note && place.textContent !== note) place.replaceChildren(note)
   }
 
