@@ -562,6 +562,13 @@ withBrowser(t, 'the console of an application with a guard', async (t, browser) 
     await page.locator('#details-wrong').getByText('Not allowed').waitFor()
     t.notOk(await page.getByRole('dialog').isVisible())
   })
+
+  await t.test('says what the caller lacks if it may not read events', async t => {
+    const { url } = await serve(t, { options: { authorize: (_caller, { action }) => action !== 'events' } })
+    const page = await browser.open(t, `${url}/console`, { expected: /403/ })
+    await page.locator('#live').getByText('GET /events: Not allowed').waitFor()
+    t.notOk(await page.getByRole('dialog').isVisible())
+  })
 })
 
 withBrowser(t, 'the console finds the routes of the plugin', async (t, browser) => {

@@ -61,7 +61,8 @@ export class Charts {
   #untilNext ({ ok, body }) {
     const interval = ok ? body.interval : FALLBACK_INTERVAL_MS
     const age = Date.now() - (this.#samples.at(-1)?.at ?? 0)
-    return age < interval ? interval - age + GRACE_MS : interval
+    // the clocks of server and browser may differ
+    return age > 0 && age < interval ? interval - age + GRACE_MS : interval
   }
 
   #draw () {

@@ -12,7 +12,7 @@ const isId = text => /^[A-Za-z0-9._:@+=~-]{1,128}$/.test(text)
 
 /** The connected devices, newest first, and those that have disconnected. */
 export class DeviceList {
-  /** By id, in the order of connection: `{ id, generation, since, left? }`. */
+  /** By id, in the order of connection: `{ id, generation, since, left?, leftHere? }`; `left` by the clock of the server, `leftHere` by that of the page. */
   #devices = new Map()
   #connected = 0
   #rows = new Map()
@@ -58,7 +58,7 @@ export class DeviceList {
 
   /** Fetches the list of connected devices; a device that is not in it has disconnected. */
   async load () {
-    const startedAt = Date.now()
+    const startedAt = performance.now()
     const before = [...this.#devices.values()].filter(({ left }) => !left)
     const present = []
     let cursor
@@ -75,11 +75,11 @@ export class DeviceList {
     this.draw()
   }
 
-  /** `seenAt` is when the device was connected, if that is known from a list: a disconnect after it counts. */
+  /** `seenAt` is when a list was requested that has the device: a disconnect after that counts. */
   arrived ({ deviceId: id, generation, since }, seenAt = 0) {
     const known = this.#devices.get(id)
     if (known?.generation > generation) return
-    if (known?.generation === generation && !(known.left < seenAt)) return
+    if (known?.generation === generation && !(known.leftHere < seenAt)) return
     if (!this.isHere(id)) this.#connected++
     if (known?.generation !== generation) this.#devices.delete(id)
     this.#devices.set(id, { id, generation, since })
@@ -92,6 +92,7 @@ export class DeviceList {
     const known = this.#devices.get(id)
     if (known?.generation !== generation || known.left) return
     known.left = at
+    known.leftHere = performance.now()
     this.#connected--
     if (this.#found) this.#search()
     this.draw()
@@ -127,7 +128,7 @@ export class DeviceList {
   /** Asks the server about all devices, if it can answer the search. */
   #search = drawing(async () => {
     const [match, text] = [$('match').value, $('filter').value.trim()]
-    const askedAt = Date.now()
+    const askedAt = performance.now()
     const isAsked = match !== 'part' && text !== ''
     const { ok, body } = isAsked ? await gateway.request('GET', `devices?limit=${MAX_ROWS}&${match}=${encodeURIComponent(text)}`) : { ok: true }
     if (match !== $('match').value || text !== $('filter').value.trim()) return

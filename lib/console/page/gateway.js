@@ -59,8 +59,8 @@ class Gateway {
     }
     try {
       const response = await this.#fetch(`${rest}events`, { signal: silence.signal, ...(lastId && { headers: { 'last-event-id': lastId } }) })
-      if (!response.ok) throw new Error((await bodyOf(response)).message ?? `The server answers ${response.status}`)
-      onOpen().catch(() => silence.abort())
+      if (!response.ok) throw new Error(`GET /events: ${(await bodyOf(response)).message ?? `the server answers ${response.status}`}`)
+      onOpen().catch(error => silence.abort(error))
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
       const parser = new EventStreamParser()
       for (;;) {
