@@ -1,11 +1,12 @@
 import { columns, type ColumnName } from './candidates.ts'
 import type { Cell, Row } from './bench.ts'
+import { FIGURES } from './figures.ts'
 
 const REFERENCE: ColumnName = 'forty'
 
 /** The rows in Markdown: each figure, and its ratio to that of the reference column. */
 export function table (rows: Row[]): string {
-  return markdown(rows, 'µs, ms, bytes: less is better', ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, cell => {
+  return markdown(rows, FIGURES, ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, cell => {
     const reference = cells[REFERENCE]?.value
     return rounded(cell.value) + (reference ? ` (${rounded(cell.value / reference, 2)})` : '')
   })])

@@ -12,6 +12,6 @@ for node in 0 1 2; do
   PORT=$((PORT + node)) NATS_URL=127.0.0.1:$NATS_PORT node dist/example/gateway.js & all="$all $!"
 done
 
-# shellcheck disable=SC2086 -- one word each
+# shellcheck disable=SC2086 -- $all is split into process ids on purpose
 trap 'trap - INT TERM; kill $all; wait; rm -rf "$folder"' INT TERM
 wait

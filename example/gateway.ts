@@ -33,7 +33,7 @@ async function alone (): Promise<Options> {
   return { mailbox: await diskMailbox({ path: DATA }) }
 }
 
-/** One of many nodes, which all have the same NATS. */
+/** One node of several that use the same NATS. */
 async function together (url: string): Promise<Options> {
   const { nats } = await import('fastify-devices/nats')
   return await nats({ servers: url.split(','), startWithout: true })

@@ -60,6 +60,7 @@ t.test('letters, receipts and attempts are there after the folder is reopened', 
   t.strictSame(after, before)
   t.equal(await mailbox.waiting('d'), 2)
   t.equal(await mailbox.waiting('e'), 1)
+  t.equal(await mailbox.size!(), 3)
   t.match(await mailbox.receipt('d', 'c'), { status: 'refused', device: { code: 1, message: 'no' } })
   t.equal(await mailbox.addAttempt('d', 'a'), 2)
   t.match(await mailbox.put('d', letter('a', { digest: 'same' }), plenty), { fresh: false, receipt: { status: 'queued' } })

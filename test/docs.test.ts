@@ -168,7 +168,7 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
   t.strictSame(packages('client/index.ts'), [])
   t.strictSame(packages('workers/worker.ts').filter(name => !/^(node:|@sinclair\/typebox|@fastify\/ajv-compiler$)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
-  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'testing/index.ts', 'console/index.ts']) t.notOk(imports.some(({ to }) => to === optional), `${optional} is loaded only by those who ask for it`)
+  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'testing/index.ts', 'console/index.ts']) t.notOk(imports.some(({ to }) => to === optional), `${optional} is loaded only by those who ask for it`)
 })
 
 t.test('the architecture names every room, and each imports only what its row names', async t => {

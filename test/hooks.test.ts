@@ -37,6 +37,7 @@ const outcomes: Record<string, RegExp[]> = {
   'codec.mint': [/^"200 \\"usual\\""$/],
   'mailbox.put': [internal, refused],
   'mailbox.waiting': [/^closed 1013$/, pong],
+  'mailbox.size': [/^(undefined|0|7)$/],
   'mailbox.receipt': [internal, refused],
   'mailbox.settle': [internal, refused, /^200 \{"cancelled":[01]\}$/],
   'mailbox.onTrouble': [/^told$/],

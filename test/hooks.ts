@@ -44,7 +44,7 @@ function part<Part extends object> (name: string, whole: Part, methods: Array<ke
 const [usual, lines] = [jsonrpc(), jsonrpc({ bytes: 'base64' })]
 const codec: Codec = { ...usual, subprotocol: 'theirs', decode: hook('codec.decode', usual.decode), encode: hook('codec.encode', usual.encode), mint: hook('codec.mint', () => crypto.randomUUID()) }
 const door: Transport = { open: async () => {}, close: hook('door.close', async () => {}) }
-const mailbox: Mailbox = part('mailbox', memoryMailbox({}), ['put', 'waiting', 'settle', 'receipt', 'addAttempt', 'sweep'])
+const mailbox: Mailbox = part('mailbox', memoryMailbox({}), ['put', 'waiting', 'size', 'settle', 'receipt', 'addAttempt', 'sweep'])
 const shared = localBackplane()
 const backplane: Backplane = part('backplane', {
   ...shared,
@@ -188,6 +188,7 @@ const uses: Record<string, (app: Reached) => Promise<string>> = {
   'codec.mint': app => twice(app, async () => await ask(app, 'POST', '/devices/d/calls/answer')),
   'mailbox.put': app => message(app, 'ttl=60'),
   'mailbox.waiting': app => withDevice(app, device => device.ask('ping')),
+  'mailbox.size': async app => `${await app.devices.lettersWaiting()}`,
   'mailbox.receipt': app => ask(app, 'GET', '/devices/d/messages/one'),
   'mailbox.settle': app => ask(app, 'DELETE', '/devices/d/messages'),
   'mailbox.onTrouble': async () => { tellTrouble(thing()); return 'told' },

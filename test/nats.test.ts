@@ -606,6 +606,21 @@ t.test('a provisional owner that is told to yield is compared with the record', 
   await until(() => connection.yielded === 1)
 })
 
+t.test('a provisional owner stays if the device gives the newer connection up at once', async t => {
+  const { owners, script, stored, foreign } = stage(t)
+  script.before = async what => { if (what !== 'request') throw new Failure('unreachable') }
+  const connection = new Connection('d', 'a')
+  await owners.own('d', connection)
+  let looks = 0
+  script.before = async what => {
+    // its node has noticed that the device is gone
+    if (what === 'last' && ++looks === 2) stored.delete('d')
+  }
+  foreign(Date.now() + 1_000)
+  await until(() => heldBy(stored) === 'a' || connection.yielded > 0)
+  t.equal(connection.yielded, 0)
+})
+
 t.test('owned devices are compared with their records continuously', async t => {
   const { owners, stored, foreign } = stage(t)
   const [erased, taken] = [new Connection('e', 'a'), new Connection('d', 'a')]

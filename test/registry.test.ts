@@ -16,10 +16,13 @@ class FakeSession {
   readonly id: string
   readonly generation: number
   readonly ended: string[] = []
+  readonly transport: string
+  readonly protocol = 'jsonrpc'
   left: Disconnect | undefined
   readonly #registry: Registry
 
-  constructor (registry: Registry, id: string, generation: number) {
+  constructor (registry: Registry, id: string, generation: number, transport = 'websocket') {
+    this.transport = transport
     this.#registry = registry
     this.id = id
     this.generation = generation
@@ -77,6 +80,22 @@ t.test('devices are registered independently of each other', async t => {
   t.strictSame([...registry].map(({ id }) => id), ['a', 'c'])
   t.equal(registry.lastDisconnect('a'), undefined)
   t.equal(registry.lastDisconnect('b')!.code, 4509)
+})
+
+t.test('sessions are counted by transport and protocol, and a replaced one only once', async t => {
+  const registry = new Registry()
+  t.strictSame(registry.connected, {})
+  const [a, b, newerB] = [new FakeSession(registry, 'a', 1), new FakeSession(registry, 'b', 1, 'tcp'), new FakeSession(registry, 'b', 2)]
+  for (const { session } of [a, b]) registry.enter(session)
+  t.strictSame(registry.connected, { websocket: { jsonrpc: 1 }, tcp: { jsonrpc: 1 } })
+  registry.enter(newerB.session)
+  registry.enter(new FakeSession(registry, 'b', 1, 'tcp').session)
+  t.strictSame(registry.connected, { websocket: { jsonrpc: 2 }, tcp: { jsonrpc: 0 } })
+  registry.connected.websocket!.jsonrpc = 7
+  a.end('removed')
+  registry.leave(a.session)
+  newerB.end('removed')
+  t.strictSame(registry.connected, { websocket: { jsonrpc: 0 }, tcp: { jsonrpc: 0 } })
 })
 
 t.test('the last disconnects of ten thousand devices are kept', async t => {
@@ -267,11 +286,11 @@ t.test('every event is counted', async t => {
   stats.sent(50)
   stats.sent(7)
   for (const counter of ['refusals', 'calls', 'answers', 'letters', 'unexpected'] as const) {
-    stats.count(counter, 'one')
-    stats.count(counter, 'two')
-    stats.count(counter, 'two')
+    stats.count(counter, 'refused')
+    stats.count(counter, 'busy')
+    stats.count(counter, 'busy')
   }
-  const twice = { one: 1, two: 2 }
+  const twice = { refused: 1, busy: 2 }
   t.strictSame(stats.read(4), {
     sessions: 4,
     admissions: 1,
@@ -291,6 +310,14 @@ t.test('unknown close codes share one counter', async t => {
   for (const code of [3000, 4000, 4999, 1004, 0]) stats.disconnected(code)
   stats.disconnected(1006)
   t.strictSame(stats.read(0).closeCodes, { 0: 5, 1006: 1 })
+})
+
+t.test('reasons that an application has made up share one counter', async t => {
+  const stats = new Stats(fakeLog())
+  for (const reason of ['ok', 'late', 'guard', 'authorize', 'busy', 'slow', 'offline']) stats.count('refusals', reason)
+  for (let user = 0; user < 1_000; user++) stats.count('refusals', `unknown user ${user}`)
+  for (const reason of ['constructor', '__proto__', undefined as never]) stats.count('refusals', reason)
+  t.strictSame(stats.read(0).refusals, { ok: 1, late: 1, guard: 1, authorize: 1, busy: 1, slow: 1, offline: 1, other: 1_003 })
 })
 
 t.test('counters that were read are a copy', async t => {

@@ -95,7 +95,7 @@ const part = 'is a part of the options, not a program'
 
 /** Each TypeScript and JavaScript snippet, by its page, its heading and its place under that heading. */
 export const programs: Record<string, Entry> = {
-  'README.md > In two commands 1': {
+  'README.md > In short 1': {
     before: 'const app = $Fastify()\nconst devices = $devices',
     after: 'await app.ready()\nassert.equal(app.devices.size, 0)'
   },
@@ -232,8 +232,8 @@ export const programs: Record<string, Entry> = {
       await app.devices.disconnect('abc123')`,
     prints: ['abc123 127.0.0.1', 'abc123 hi', 'abc123 4511']
   },
-  'docs/devices.md > Look 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
-  'docs/devices.md > Look 2': { before: device },
+  'docs/devices.md > Inspect 1': { before: `${device}\nawait app.devices.join('abc123', 'news/#')` },
+  'docs/devices.md > Inspect 2': { before: device },
   'docs/devices.md > Routes of your own 1': { ...injected, after: `assert.deepEqual((await app.inject('/kiosks')).json(), [])\nawait app.close()` },
 
   'docs/devices.md > Readiness 1': { ...injected, after: 'assert.equal(ok, true)\nawait app.close()' },
@@ -293,6 +293,25 @@ export const programs: Record<string, Entry> = {
       await $until(() => a.devices.has('gateway-b') && b.devices.has('gateway-a'))
       assert.deepEqual(await a.devices.call('gateway-b', 'sum', [1]), ['gateway-a', [1]])
       assert.deepEqual(await b.devices.call('gateway-a', 'sum', [2]), ['gateway-b', [2]])`
+  },
+
+  'docs/metrics.md > Metrics 1': {
+    replace: [['port: 3000', 'port: 0']],
+    after: `
+      const $text = await (await fetch('http://127.0.0.1:' + (app.server.address() as AddressInfo).port + '/metrics')).text()
+      assert.match($text, /^devices_backplane_up 1$/m)
+      await app.close()`
+  },
+  'docs/metrics.md > A registry of your own 1': {
+    before: `
+      import metrics from 'fastify-devices/metrics'
+      const app = $Fastify()
+      await app.register($devices)`,
+    after: `
+      const { body: $text } = await app.inject('/metrics')
+      for (const family of [/^devices_backplane_up 1$/m, /^process_cpu_seconds_total /m]) assert.match($text, family)
+      await app.close()
+      assert.doesNotMatch(await registry.metrics(), /devices_/)`
   },
 
   'docs/ocpp.md > Chargers: OCPP-J 1': {

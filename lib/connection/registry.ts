@@ -9,9 +9,15 @@ const MAX_DISCONNECTED = 10_000
 export class Registry {
   readonly #sessions = new Map<string, Session>()
   readonly #disconnected = new Map<string, { disconnect: Disconnect, bucket: TokenBucket }>()
+  readonly #connected: Record<string, Record<string, number>> = {}
 
   get size (): number {
     return this.#sessions.size
+  }
+
+  /** The number of sessions by transport and protocol; 0 where all have left. */
+  get connected (): Record<string, Record<string, number>> {
+    return structuredClone(this.#connected)
   }
 
   get (deviceId: string): Session | undefined {
@@ -32,12 +38,14 @@ export class Registry {
     if (current && current.generation > session.generation) return session.end('replaced')
     current?.end('replaced')
     this.#sessions.set(session.id, session)
+    this.#count(session, 1)
   }
 
   /** False: the session was not registered. An older session that leaves late does not remove the newer one. */
   leave (session: Session): boolean {
     if (this.#sessions.get(session.id) !== session) return false
     this.#sessions.delete(session.id)
+    this.#count(session, -1)
     this.#disconnected.delete(session.id)
     this.#disconnected.set(session.id, { disconnect: session.left!, bucket: session.bucket })
     if (this.#disconnected.size > MAX_DISCONNECTED) this.#disconnected.delete(this.#disconnected.keys().next().value!)
@@ -52,5 +60,10 @@ export class Registry {
   /** The token bucket of the current or last connection of a device. */
   bucketOf (deviceId: string): TokenBucket | undefined {
     return (this.#sessions.get(deviceId) ?? this.#disconnected.get(deviceId))?.bucket
+  }
+
+  #count ({ transport, protocol }: Session, change: 1 | -1): void {
+    const counts = this.#connected[transport] ??= {}
+    counts[protocol] = (counts[protocol] ?? 0) + change
   }
 }

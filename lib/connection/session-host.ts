@@ -13,6 +13,8 @@ import type { WriteTarget } from './write-queue.ts'
 export interface Socket extends HeartbeatSocket, WriteTarget {
   /** False from the first close notice on, although the connection may not be down yet. */
   readonly isOpen: boolean
+  /** The name of its transport; without it, `other`. */
+  readonly transport?: string
   /** Pings, and calls back at the first sign of life after the ping. Messages that arrive before the welcome are held back all the same. */
   probe? (onAlive: () => void): void
   close (code: number, reason: string): void

@@ -100,6 +100,10 @@ export class Session implements Device, PeerHandler {
     return this.codec.subprotocol
   }
 
+  get transport (): string {
+    return this.#socket.transport ?? 'other'
+  }
+
   get node (): string {
     return this.#host.node
   }

@@ -1,9 +1,11 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { closeCodes } from '../protocol/errors.ts'
+import { closeCodes, reasons } from '../protocol/errors.ts'
 
-/** Counters since the start. Every refusal, close code and outcome is counted. */
+/** Counters since the start. Every refusal, close code and outcome is counted; what the application has named itself counts as `other`. */
 export interface Counters {
   sessions: number
+  /** Connected devices, by transport and protocol. */
+  connected: Record<string, Record<string, number>>
   admissions: number
   refusals: Record<string, number>
   /** Ended connections, by close code. */
@@ -44,7 +46,7 @@ export class Stats {
   readonly #log: FastifyBaseLogger
   /** Undefined until the first one: calls are not timed. */
   #observers: Set<Observer> | undefined
-  readonly #counters: Omit<Counters, 'sessions'> = {
+  readonly #counters: Omit<Counters, 'sessions' | 'connected'> = {
     admissions: 0,
     refusals: {},
     closeCodes: {},
@@ -103,10 +105,12 @@ export class Stats {
   }
 
   count (counter: 'refusals' | 'calls' | 'answers' | 'letters' | 'unexpected', outcome: string): void {
-    increment(this.#counters[counter], outcome)
+    const counts = this.#counters[counter]
+    // an application may fail with any reason: a counter for each would let its callers fill the table
+    increment(counts, counts[outcome]! > 0 || counter === 'letters' || isKnown(outcome) ? outcome : 'other')
   }
 
-  read (sessions: number): Counters {
+  read (sessions: number): Omit<Counters, 'connected'> {
     return { sessions, ...structuredClone(this.#counters) }
   }
 
@@ -119,6 +123,13 @@ export class Stats {
       }
     }
   }
+}
+
+/** Outcomes that are neither a reason nor a close reason. */
+const otherOutcomes = new Set(['ok', 'late', 'guard', 'authorize'])
+
+function isKnown (outcome: string): boolean {
+  return Object.hasOwn(reasons, outcome) || Object.hasOwn(closeCodes, outcome) || otherOutcomes.has(outcome)
 }
 
 const knownCodes = new Set<number>(Object.values(closeCodes).map(({ code }) => code))

@@ -5,6 +5,7 @@ import { Devices, type Protect } from './devices.ts'
 import type { Dialer } from './dial.ts'
 import { Events } from '../messaging/events.ts'
 import { Letters } from '../messaging/letters.ts'
+import { MailboxSize } from '../messaging/mailbox-size.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
 import { pathsOf } from './paths.ts'
 import { Readiness } from './readiness.ts'
@@ -66,6 +67,7 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials,
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log, checks })
   const methods = new Methods(stats, log, elsewhere)
   const readiness = new Readiness({ mailbox, backplane })
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, paths: pathsOf(scope, settings), readiness })
+  const mailboxSize = new MailboxSize(mailbox)
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, paths: pathsOf(scope, settings), readiness, mailboxSize })
   return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices, readiness }
 }

@@ -9,6 +9,7 @@ import type { DialConnection, DialOptions, Dialer } from './dial.ts'
 import type { EventMap, Events, EverywhereMap } from '../messaging/events.ts'
 import type { Letters, LettersPage } from '../messaging/letters.ts'
 import type { NodeHealth, Readiness } from './readiness.ts'
+import type { MailboxSize } from '../messaging/mailbox-size.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods } from './methods.ts'
 import type { Typed } from './typed.ts'
@@ -53,6 +54,7 @@ interface DevicesParts {
   contract: Contract | undefined
   paths: Paths
   readiness: Readiness
+  mailboxSize: MailboxSize
 }
 
 interface ReadResult {
@@ -296,7 +298,19 @@ export class Devices {
 
   /** Returns the counters of this node. */
   stats (): Counters {
-    return this.#parts.stats.read(this.size)
+    const { stats, registry } = this.#parts
+    return { ...stats.read(this.size), connected: registry.connected }
+  }
+
+  /** The number of letters that wait in the mailbox, over all devices; undefined if the mailbox does not count them, fails, or takes longer than a second. */
+  async lettersWaiting (): Promise<number | undefined> {
+    return await this.#parts.mailboxSize.read()
+  }
+
+  /** Whether this node handles a method that devices call (`in`), or the contract names it; for a method of devices (`out`), whether the contract names it. */
+  declares (direction: 'in' | 'out', method: string): boolean {
+    const { contract, methods } = this.#parts
+    return (direction === 'in' && methods.has(method)) || Object.hasOwn((direction === 'in' ? contract?.methods : contract?.commands) ?? {}, method)
   }
 
   /** Tells a monitoring system of each call that ends and each pong, on this node. Returns a function that removes the observer. */

@@ -52,6 +52,10 @@ export class Methods {
     return [...this.#methods.keys()]
   }
 
+  has (name: string): boolean {
+    return this.#methods.has(name)
+  }
+
   /** Several handlers of a method share the connections round-robin. */
   handle<S extends MethodSchemas> (name: string, schemas: S, handler: Handler<S>, isBuiltin = false): void {
     if (typeof handler !== 'function') throw new TypeError(`The handler of "${name}" is not a function`)

@@ -24,8 +24,8 @@ export const Milliseconds = (value: number, description: string, minimum = 1) =>
 /** The options of the plugin, each with its default, its limits and a description. `Options` says the same to editors. */
 export const OptionsSchema = Type.Object({
   prefix: Type.String({ default: '', description: 'Prefix of every route' }),
-  logLevel: Type.Optional(Type.Unsafe<LogLevel>(Type.String({ description: 'Level of the log of the plugin and of its routes, as at `register` of any Fastify plugin' }))),
-  logSerializers: Type.Optional(Part<Record<string, (value: any) => string>>('Serializers of the log of the routes, as at `register` of any Fastify plugin')),
+  logLevel: Type.Optional(Type.Unsafe<LogLevel>(Type.String({ description: 'Log level of the plugin and of its routes, an option of every Fastify plugin' }))),
+  logSerializers: Type.Optional(Part<Record<string, (value: any) => string>>('Log serializers of the routes, an option of every Fastify plugin')),
   rest: Type.Boolean({ default: true, description: 'Adds the REST routes' }),
   path: Type.String({ default: '/ws', pattern: '^/.*[^/]$', description: 'Path where devices connect' }),
   transports: Type.Array(Part<Transport>('A transport'), { default: [], description: 'Transports in addition to WebSocket, such as `tcp({ port: 4000 })`' }),
@@ -88,9 +88,9 @@ export interface Options {
    * @default ''
    */
   prefix?: string
-  /** Level of the log of the plugin and of its routes, as at `register` of any Fastify plugin. */
+  /** Log level of the plugin and of its routes, an option of every Fastify plugin. */
   logLevel?: LogLevel
-  /** Serializers of the log of the routes, as at `register` of any Fastify plugin. */
+  /** Log serializers of the routes, an option of every Fastify plugin. */
   logSerializers?: Record<string, (value: any) => string>
   /**
    * Adds the REST routes.

@@ -68,6 +68,7 @@ export function mailboxOver (link: Link, { keepReceipts = DAY_MS, maxBytes = -1 
 class NatsMailbox implements Mailbox {
   readonly shared = true
   readonly health: Required<Mailbox>['health']
+  readonly size = async (): Promise<number> => (await this.#letters.span()).count
   /** One subject per device; the position of a letter is its sequence number. */
   readonly #letters: StreamStore
   /** By device and letter: the entry of each waiting letter. */

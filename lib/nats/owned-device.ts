@@ -32,6 +32,11 @@ export function contentOf ({ owner, claim }: OwnedDevice, home: string, older: S
   return { node, since, home, claim, after: older?.seq ?? 0 }
 }
 
+/** Whether the newer connection of this record came without knowing of this one: nobody has asked its device whether it is alive. */
+export function isUnaware ({ state, generation }: OwnedDevice, found: StoredRecord | undefined): boolean {
+  return state === 'provisional' || (state === 'owned' && ownerRecordOf(found!).after < generation)
+}
+
 /** Whether the connection may replace this record. A new one replaces every record, a provisional one only those of connections that are older. */
 export function mayReplace ({ state, owner, generation }: OwnedDevice, found: StoredRecord | undefined): boolean {
   const { since } = owner.presence

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Msg } from '@nats-io/transport-node'
 import type { PresenceChange, Owner, Ownership, Presence } from '../cluster/backplane.ts'
 import { SortedIndex } from '../cluster/sorted-index.ts'
@@ -5,7 +6,7 @@ import type { Failure } from '../protocol/errors.ts'
 import { decode, encode } from './encoding.ts'
 import type { Link, LinkSubscription } from './link.ts'
 import type { Membership } from './membership.ts'
-import { contentOf, mayReplace, OwnedDevice } from './owned-device.ts'
+import { contentOf, isUnaware, mayReplace, OwnedDevice } from './owned-device.ts'
 import { hasClaim, ownerRecordOf, presenceOf, type OwnerRecord } from './owner-record.ts'
 import { RequestHandler } from './request-handler.ts'
 import { RetryQueue } from './retry-queue.ts'
@@ -21,6 +22,8 @@ interface YieldDemand {
 /** Time for the node of an older owner to answer a yield demand; without an answer the demand is repeated. */
 const YIELD_TIMEOUT_MS = 250
 const YIELD_RETRY_DELAY_MS = 1_000
+/** Time for a node to notice that a device has given a handshake up. */
+const GIVEN_UP_HANDSHAKE_MS = 500
 /** The records of all owned devices are read again in turn, some per interval, so that the loss of a message or a record does not go unnoticed. */
 const RECHECK_INTERVAL_MS = 200
 const RECHECKS_PER_INTERVAL = 10
@@ -138,7 +141,12 @@ export class OwnershipTable {
     let found = await this.#records.last(subject)
     while (!hasClaim(found, owned)) {
       if (owned.state === 'new') await this.#confirmAlive(owned, found)
-      if (!this.#mayReplace(owned, found)) return this.#lose(owned)
+      if (!this.#mayReplace(owned, found)) {
+        const later = isUnaware(owned, found) ? await this.#lookLater(subject) : found
+        if (later?.seq === found?.seq) return this.#lose(owned)
+        found = later
+        continue
+      }
       owned.record = 'unknown'
       const appended = await this.#records.append(subject, JSON.stringify(contentOf(owned, this.#nodes.self, found)), { after: found?.seq })
       if (appended) await this.#completeTakeover(owned, appended.seq, found)
@@ -157,6 +165,12 @@ export class OwnershipTable {
   #mayReplace (owned: OwnedDevice, found: StoredRecord | undefined): boolean {
     const isLost = found !== undefined && this.#claims.get(ownerRecordOf(found).claim)?.state === 'lost'
     return mayReplace(owned, isLost ? undefined : found)
+  }
+
+  /** Gives the node of a newer connection the time to notice that its device has given the handshake up, and to erase the record. */
+  async #lookLater (subject: string): Promise<StoredRecord | undefined> {
+    await sleep(GIVEN_UP_HANDSHAKE_MS, undefined, { ref: false })
+    return await this.#records.last(subject)
   }
 
   /** Repeated before each attempt to replace an older owner, because the device may have given this connection up meanwhile. */

@@ -69,6 +69,8 @@ export interface Mailbox {
   /** The letters behind a position, in the order of `put`. */
   letters (deviceId: string, after?: number): AsyncIterable<StoredLetter>
   waiting (deviceId: string): Promise<number>
+  /** The number of letters that wait, over all devices; a mailbox without it does not count them. Called by each scrape of the metrics, so it must be cheap. */
+  size? (): Promise<number>
   /** Ends a letter. False: it no longer waited. */
   settle (deviceId: string, letterId: string, ending: Ending, device?: Detail): Promise<boolean>
   receipt (deviceId: string, letterId: string): Promise<Receipt | undefined>

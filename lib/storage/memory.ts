@@ -39,6 +39,7 @@ export function memoryMailbox (options: MemoryMailboxOptions = {}): Mailbox {
   const mailboxes = new Map<string, DeviceMailbox>()
   const receipts = new Map<string, Receipt>()
   let bytes = 0
+  let count = 0
   /** Waiting letters by the second in which they expire. */
   const dueBySecond = new Map<number, Set<WaitingLetter>>()
   let earliest = Infinity
@@ -50,6 +51,7 @@ export function memoryMailbox (options: MemoryMailboxOptions = {}): Mailbox {
     mailbox.letters.delete(letter.id)
     mailbox.bytes -= letter.size
     bytes -= letter.size + LETTER_OVERHEAD_BYTES
+    count--
     if (mailbox.letters.size === 0) mailboxes.delete(deviceId)
     const second = secondOf(letter.expiresAt)
     const sameSecond = dueBySecond.get(second)!
@@ -91,6 +93,7 @@ export function memoryMailbox (options: MemoryMailboxOptions = {}): Mailbox {
       mailbox.letters.set(letter.id, waiting)
       mailbox.bytes += size
       bytes += size + LETTER_OVERHEAD_BYTES
+      count++
       schedule(waiting)
       return { receipt: receiptOf(waiting, 'queued', waiting.at), fresh: true, ...(replaced && { replaced: receiptOf(replaced, 'replaced', waiting.at) }) }
     },
@@ -103,6 +106,10 @@ export function memoryMailbox (options: MemoryMailboxOptions = {}): Mailbox {
 
     async waiting (deviceId) {
       return mailboxes.get(deviceId)?.letters.size ?? 0
+    },
+
+    async size () {
+      return count
     },
 
     async settle (deviceId, letterId, ending, device) {

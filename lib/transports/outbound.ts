@@ -84,6 +84,10 @@ class TcpDialer implements TcpConnectionListener {
     this.closed = new Promise(resolve => { this.#resolveClosed = resolve })
   }
 
+  get transport (): string {
+    return 'dialled'
+  }
+
   /** Only the result of `connect` counts; a close notice follows an error. */
   onLine (text: string): void {
     const answer = decodeWith(this.connection.codec, text)

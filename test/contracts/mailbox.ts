@@ -228,6 +228,29 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       t.strictSame(receipt, { id: 'bare', expiresAt, size: 7, status: 'queued', at: receipt.at })
     })
 
+    t.test('a mailbox that counts its letters counts those of all devices that wait', async t => {
+      const mailbox = await fresh(t)
+      if (!mailbox.size) return
+      const soon = Date.now() + HOUR / 2
+      t.equal(await mailbox.size(), 0)
+      await put(mailbox, 'd', 'a', 'b', 'c')
+      for (let again = 0; again < 2; again++) await mailbox.put('e', letter('a', { digest: 'same' }), plenty)
+      await mailbox.put('e', letter('old', { collapse: 'k' }), plenty)
+      await mailbox.put('e', letter('new', { collapse: 'k', expiresAt: soon }), plenty)
+      await reasonOf(mailbox.put('d', letter('refused'), { letters: 3, bytes: 1_000 }))
+      t.equal(await mailbox.size(), 5)
+      await mailbox.settle('d', 'a', 'delivered')
+      await mailbox.settle('d', 'a', 'delivered')
+      await mailbox.settle('d', 'unknown', 'delivered')
+      await mailbox.addAttempt('d', 'b')
+      t.equal(await mailbox.size(), 4)
+      await sweep(mailbox, soon)
+      t.equal(await mailbox.size(), 3)
+      for (const id of ['b', 'c']) await mailbox.settle('d', id, 'cancelled')
+      await mailbox.settle('e', 'a', 'dead-lettered')
+      t.equal(await mailbox.size(), 0)
+    })
+
     t.test('attempts are counted for each letter', async t => {
       const mailbox = await fresh(t)
       await put(mailbox, 'd', 'a', 'b')

@@ -10,7 +10,7 @@ function relative (at) {
   return unit ? words.format(Math.trunc(ahead / size), unit) : 'now'
 }
 
-/** A moment that says how far away it is, and goes on saying so. */
+/** An element that shows how far away a moment is, and updates itself. */
 export function time (at) {
   return el('time', { datetime: new Date(at).toISOString(), title: new Date(at).toLocaleString() }, relative(at))
 }

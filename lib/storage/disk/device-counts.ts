@@ -18,6 +18,12 @@ interface DeviceCount {
 /** Number and size of the waiting letters of each device, and their collapse keys. */
 export class DeviceCounts {
   readonly #counts = new Map<string, DeviceCount>()
+  #size = 0
+
+  /** Number of letters that wait, over all devices. */
+  get size (): number {
+    return this.#size
+  }
 
   has (deviceId: string): boolean {
     return this.#counts.has(deviceId)
@@ -44,6 +50,7 @@ export class DeviceCounts {
     let count = this.#counts.get(deviceId)
     if (!count) this.#counts.set(deviceId, count = { letters: 0, bytes: 0, collapsible: undefined })
     count.letters++
+    this.#size++
     count.bytes += size
     if (collapse !== undefined) (count.collapsible ??= new Map()).set(collapse, id)
   }
@@ -52,6 +59,7 @@ export class DeviceCounts {
     const count = this.#counts.get(deviceId)
     if (!count) return // a letter whose place was lost was not counted
     count.letters--
+    this.#size--
     count.bytes -= size
     if (collapse !== undefined && count.collapsible?.get(collapse) === id) count.collapsible.delete(collapse)
     if (count.letters === 0) this.#counts.delete(deviceId)
@@ -59,5 +67,6 @@ export class DeviceCounts {
 
   clear (): void {
     this.#counts.clear()
+    this.#size = 0
   }
 }

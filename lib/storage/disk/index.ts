@@ -47,6 +47,7 @@ export async function diskMailbox (options: DiskMailboxOptions): Promise<Mailbox
 class DiskMailbox implements Mailbox {
   readonly shared = false
   readonly #counts = new DeviceCounts()
+  readonly size = async (): Promise<number> => this.#counts.size
   readonly #cache = new LetterCache(CACHE_LIMITS)
   /** Letters that are being written and have not ended meanwhile. */
   readonly #uncommitted = new Set<Entry>()

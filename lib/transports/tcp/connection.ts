@@ -17,6 +17,8 @@ export interface TcpConnectionLimits {
 
 /** Receives the events of a connection that has no session yet. */
 export interface TcpConnectionListener {
+  /** The name of the transport. */
+  readonly transport: string
   onLine (text: string): void
   /** The connection has sent something that is no line, or has closed its side. */
   onInvalid (reason: CloseReason): void
@@ -49,6 +51,10 @@ export class TcpConnection implements Socket {
     socket.on('end', onEnd)
     socket.on('error', onError)
     socket.on('close', onClose)
+  }
+
+  get transport (): string {
+    return this.#listener.transport
   }
 
   get isOpen (): boolean {

@@ -45,6 +45,10 @@ export class TcpHandshake implements TcpConnectionListener {
     this.#connection = new TcpConnection(socket, { codec: context.codec, limits: context.limits, listener: this })
   }
 
+  get transport (): string {
+    return 'tcp'
+  }
+
   onLine (text: string): void {
     const message = this.#context.codec.decode(text)
     if (isRequest(message) && message.method === 'connect') return void this.#connect(message)

@@ -38,6 +38,10 @@ export class WebSocketConnection implements Socket {
     socket.on('close', onClose)
   }
 
+  get transport (): string {
+    return this.#form === 'masked' ? 'dialled' : 'websocket'
+  }
+
   get isOpen (): boolean {
     return this.#socket.readyState === OPEN
   }
