@@ -9,11 +9,11 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'sampler', 'schema', 'sorted-index', 'sources', 'testing',
+    'backplane', 'codec', 'deadline', 'dispatcher', 'event-feed', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'sampler', 'schema', 'sorted-index', 'sources', 'testing',
     'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'console', 'contract', 'dial', 'disk', 'docs', 'drawings', 'hooks', 'hosts', 'limits', 'metrics',
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'console', 'contract', 'dial', 'disk', 'docs', 'drawings', 'events', 'hooks', 'hosts', 'limits', 'metrics',
     'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover',
     'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'transports', 'upgrades', 'worker'
   ],

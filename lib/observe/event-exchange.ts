@@ -6,11 +6,10 @@ import { decodeBatch } from './event-batch.ts'
 import { EventPublisher } from './event-publisher.ts'
 import { EventSources } from './event-sources.ts'
 
-/** A node with readers announces so at this interval, and the others publish their events for this long after. */
-const ANNOUNCE_INTERVAL_MS = 10_000
-const INTEREST_MS = 30_000
-/** Time for the nodes with readers to announce themselves to a node that starts, or is back; meanwhile it publishes its events. */
-const DISCOVERY_MS = 5_000
+/** In announcement intervals: how long an announcement holds. */
+const INTEREST = 3
+/** The same: time for the nodes with readers to answer a node that starts, or is back; meanwhile it publishes its events. */
+const DISCOVERY = 0.5
 
 /** `wanted`: the sender has readers. `discovery`: the sender asks who has. */
 interface InterestMessage {
@@ -33,6 +32,8 @@ interface ExchangeParts {
   backplane: Backplane
   node: string
   log: FastifyBaseLogger
+  /** Interval at which a node with readers announces that it has some. */
+  announceMs: number
 }
 
 /** Collects the events of all nodes while this node has readers, and publishes those of this node while another has. */
@@ -42,7 +43,8 @@ export class EventExchange {
   readonly #node: string
   readonly #sink: EventSink
   readonly #publisher: EventPublisher
-  readonly #sources = new EventSources()
+  readonly #sources: EventSources
+  readonly #announceMs: number
   readonly #unwatchInterest: Unwatch
   #unwatchEvents: Unwatch | undefined
   #stopListening: (() => void) | undefined
@@ -52,11 +54,13 @@ export class EventExchange {
   #askedUntil = 0
   #isClosed = false
 
-  constructor ({ events, backplane, node, log }: ExchangeParts, sink: EventSink) {
+  constructor ({ events, backplane, node, log, announceMs }: ExchangeParts, sink: EventSink) {
     this.#events = messagesAsReceived(events)
     this.#backplane = backplane
     this.#node = node
     this.#sink = sink
+    this.#announceMs = announceMs
+    this.#sources = new EventSources(announceMs)
     this.#publisher = new EventPublisher(backplane, node, log)
     this.#unwatchInterest = backplane.watch(EVENTS_INTEREST_TOPIC, publication => this.#hearInterest(publication))
     backplane.onLink?.(up => this.#linkChanged(up))
@@ -67,7 +71,7 @@ export class EventExchange {
   open (): void {
     this.#sources.restart()
     this.#unwatchEvents = this.#backplane.watch(EVENTS_TOPIC, publication => this.#receive(publication))
-    this.#announcing = setInterval(() => this.#renew(), ANNOUNCE_INTERVAL_MS).unref()
+    this.#announcing = setInterval(() => this.#renew(), this.#announceMs).unref()
     this.#announce('wanted')
     this.#listen()
   }
@@ -84,7 +88,7 @@ export class EventExchange {
   close (): void {
     this.#isClosed = true
     this.#unwatchInterest()
-    this.#publisher.close()
+    if (this.#asked) this.#publisher.close()
     clearTimeout(this.#asked)
     this.#asked = undefined
     this.stop()
@@ -120,12 +124,12 @@ export class EventExchange {
     const { source, kind } = data as InterestMessage
     if (source === this.#publisher.source) return
     if (kind === 'discovery' && this.#isOpen) this.#announce('wanted')
-    if (kind === 'wanted') this.#ask(INTEREST_MS)
+    if (kind === 'wanted') this.#ask(INTEREST)
   }
 
-  /** Publishes the events of this node for a time. */
-  #ask (duration: number): void {
-    this.#askedUntil = Math.max(this.#askedUntil, performance.now() + duration)
+  /** Publishes the events of this node for some announcement intervals. */
+  #ask (intervals: number): void {
+    this.#askedUntil = Math.max(this.#askedUntil, performance.now() + intervals * this.#announceMs)
     clearTimeout(this.#asked)
     this.#asked = setTimeout(() => this.#lapse(), this.#askedUntil - performance.now()).unref()
     this.#listen()
@@ -144,11 +148,11 @@ export class EventExchange {
     for (const node of this.#sources.takeSilent()) this.#sink.gap('node-gone', node)
   }
 
-  /** Until a node with readers has announced itself, there may be one. Within one process announcements are heard at once. */
+  /** Until a node with readers has answered, there may be one. Within one process it answers at once. */
   #discover (): void {
-    if (this.#backplane.remote) this.#ask(DISCOVERY_MS)
-    else this.#publisher.skip()
+    if (this.#backplane.remote) this.#ask(DISCOVERY)
     this.#announce('discovery')
+    if (!this.#asked) this.#publisher.skip()
   }
 
   #linkChanged (up: boolean): void {

@@ -16,7 +16,11 @@ export const FEED_LIMITS = {
   maxEvents: 20_000,
   maxBytes: 8_388_608,
   /** Time for which events are kept after the last reader has left. */
-  retentionMs: 300_000
+  retentionMs: 300_000,
+  /** Interval at which a node with readers announces that it has some. */
+  announceMs: 10_000,
+  /** Time for a node to report itself what the backplane reports of its devices. */
+  graceMs: 5_000
 }
 
 interface FeedParts {
@@ -67,12 +71,13 @@ export class EventFeed {
     this.#stats = stats
     this.#limits = limits
     this.#log = new EventLog(this.#name, limits)
-    this.#exchange = new EventExchange({ events, backplane, node, log }, {
+    this.#exchange = new EventExchange({ events, backplane, node, log, announceMs: limits.announceMs }, {
       event: (type, json, event) => this.#receive(type, json, event),
       gap: (reason, from) => this.#add('gap', this.#gapEvent(reason, from))
     })
     this.#vanished = new VanishedDevices({
       backplane,
+      graceMs: limits.graceMs,
       report: event => this.#add(event.type, event),
       onOverflow: () => this.#add('gap', this.#gapEvent('overflow'))
     })

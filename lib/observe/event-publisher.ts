@@ -50,7 +50,7 @@ export class EventPublisher {
   /** Publishes what waits, without waiting for earlier publications, and says that nothing follows. */
   close (): void {
     while (this.#waiting.length > 0) void this.#send(this.#take(), false)
-    if (this.#sequence > 0) void this.#send([], true)
+    void this.#send([], true)
     this.#isGreeting = false
   }
 

@@ -1,9 +1,9 @@
 import type { BatchHeader } from './event-batch.ts'
 
-/** Until then a publication with any number may be the first of its source; later the first has number 1. */
-const FIRST_CONTACT_MS = 30_000
-/** A node answers each announcement; after this silence it is gone. */
-const SILENCE_MS = 25_000
+/** In announcement intervals: until then any publication may be the first one heard of its source; later the first one has number 1. */
+const FIRST_CONTACT = 3
+/** The same: a node answers each announcement, and is gone after this silence. */
+const SILENCE = 2.5
 
 interface EventSource {
   node: string
@@ -14,7 +14,12 @@ interface EventSource {
 /** The other nodes that publish events, and the sequence number of each: shows which have publications missing. */
 export class EventSources {
   readonly #sources = new Map<string, EventSource>()
+  readonly #announceMs: number
   #startedAt = performance.now()
+
+  constructor (announceMs: number) {
+    this.#announceMs = announceMs
+  }
 
   /** Forgets all sources; they may have published anything meanwhile. */
   restart (): void {
@@ -28,13 +33,13 @@ export class EventSources {
     const now = performance.now()
     if (isLast) this.#sources.delete(source)
     else this.#sources.set(source, { node, sequence, heardAt: now })
-    if (!known && now - this.#startedAt < FIRST_CONTACT_MS) return false
+    if (!known && now - this.#startedAt < FIRST_CONTACT * this.#announceMs) return false
     return sequence !== (known?.sequence ?? 0) + 1
   }
 
   /** The nodes that have become silent, which are forgotten. */
   takeSilent (): string[] {
-    const silentSince = performance.now() - SILENCE_MS
+    const silentSince = performance.now() - SILENCE * this.#announceMs
     const silent = [...this.#sources].filter(([, { heardAt }]) => heardAt < silentSince)
     for (const [source] of silent) this.#sources.delete(source)
     return silent.map(([, { node }]) => node)

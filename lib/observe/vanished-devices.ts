@@ -2,9 +2,8 @@ import type { Backplane, Presence, PresenceChange, Unwatch } from '../cluster/ba
 import { closeCodes } from '../protocol/errors.ts'
 import type { DeviceEvent } from './device-event.ts'
 
-/** Time for the event of the node itself to arrive. */
-const GRACE_MS = 5_000
-const CHECK_INTERVAL_MS = 1_000
+/** Checks within the time for the event of the node itself to arrive. */
+const CHECKS = 5
 /** Connections remembered, in each of two generations; and changes that may wait, and devices that may be missing. */
 const MAX_REMEMBERED = 10_000
 
@@ -17,8 +16,8 @@ export interface VanishedDevicesOptions {
   report: (event: DeviceEvent & { type: Kind }) => void
   /** More changes than can wait. */
   onOverflow: () => void
-  graceMs?: number
-  checkIntervalMs?: number
+  /** Time for the event of the node itself to arrive. */
+  graceMs: number
 }
 
 /**
@@ -27,8 +26,6 @@ export interface VanishedDevicesOptions {
  */
 export class VanishedDevices {
   readonly #options: VanishedDevicesOptions
-  readonly #graceMs: number
-  readonly #checkIntervalMs: number
   readonly #waiting = new Map<string, PresenceChange & { since: number }>()
   /** The events that have come, in two generations. */
   #recent = new Set<string>()
@@ -38,10 +35,8 @@ export class VanishedDevices {
   #unfollow: Unwatch | undefined
   #timer: NodeJS.Timeout | undefined
 
-  constructor ({ graceMs = GRACE_MS, checkIntervalMs = CHECK_INTERVAL_MS, ...options }: VanishedDevicesOptions) {
+  constructor (options: VanishedDevicesOptions) {
     this.#options = options
-    this.#graceMs = graceMs
-    this.#checkIntervalMs = checkIntervalMs
   }
 
   /** Within one process no node can vanish. */
@@ -72,12 +67,12 @@ export class VanishedDevices {
     if (kind === 'connected' && !this.#missing.has(presence.deviceId)) return
     if (this.#waiting.size === MAX_REMEMBERED) return this.#options.onOverflow()
     this.#waiting.set(key, { kind, presence, since: performance.now() })
-    this.#timer ??= setInterval(() => this.#check(), this.#checkIntervalMs).unref()
+    this.#timer ??= setInterval(() => this.#check(), this.#options.graceMs / CHECKS).unref()
   }
 
   /** Changes wait in the order in which they came. */
   #check (): void {
-    const due = performance.now() - this.#graceMs
+    const due = performance.now() - this.#options.graceMs
     for (const [key, { kind, presence, since }] of this.#waiting) {
       if (since > due) return
       this.#waiting.delete(key)
@@ -91,7 +86,7 @@ export class VanishedDevices {
   #report (kind: Kind, { deviceId, generation, node, since }: Presence): void {
     if (kind === 'connected') this.#missing.delete(deviceId)
     else addBounded(this.#missing, deviceId)
-    const data = kind === 'connected' ? { since } : { code: closeCodes.lost.code, reason: 'its node is gone' }
+    const data = kind === 'connected' ? { since } : { code: closeCodes.lost.code, reason: 'its node is gone or was cut off' }
     this.#options.report({ id: `${kind}-${generation}-${deviceId}`, type: kind, at: Date.now(), node, deviceId, generation, data })
   }
 

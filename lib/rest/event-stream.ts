@@ -50,6 +50,7 @@ export class EventStream extends Readable {
       overrun: () => this.destroy(new Error('This reader of events is too slow')),
       end: () => {
         this.#isEnding = true
+        clearInterval(this.#keepAlive)
         this.#wake()
         onEnd()
       }

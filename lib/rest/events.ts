@@ -1,3 +1,4 @@
+import type { ServerHttp2Stream } from 'node:http2'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import { Failure } from '../protocol/errors.ts'
@@ -15,8 +16,7 @@ const CLOSE_TIMEOUT_MS = 500
 const headers = {
   'content-type': EVENT_STREAM,
   'cache-control': 'no-store, no-transform',
-  'x-accel-buffering': 'no', // nginx passes each event on at once
-  connection: 'close' // a kept-alive connection would delay the closing of the server after the stream has ended
+  'x-accel-buffering': 'no' // nginx passes each event on at once
 }
 
 /** `/events` */
@@ -37,8 +37,11 @@ export const events: Route = (app, { feed }) => {
     const types = typesOf(request.query.types, feed.types)
     if (request.method === 'HEAD') return await reply.headers(headers).send()
     const after = request.headers['last-event-id']
-    const stream = new EventStream({ open: reader => feed.open({ types, after }, reader), onEnd: () => destroyLater(reply) })
+    const stream = new EventStream({ open: reader => feed.open({ types, after }, reader), onEnd: () => finish(reply) })
+    reply.raw.once('close', () => stream.destroy()) // whatever the hooks of the host do
     stream.push(`retry: ${RETRY_MS}\n`)
+    // a kept-alive connection would delay the closing of the server after the stream has ended; HTTP/2 has no such header
+    if (request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     return await reply.headers(headers).send(stream)
   })
 }
@@ -52,8 +55,10 @@ function typesOf (list: string | undefined, known: readonly string[]): ReadonlyS
   return new Set(types)
 }
 
-/** A reader that takes nothing does not delay `app.close()`. */
-function destroyLater ({ raw }: Pick<FastifyReply, 'raw'>): void {
-  const timer = setTimeout(() => raw.destroy(), CLOSE_TIMEOUT_MS).unref()
+/** The application closes: neither a reader that takes nothing nor an idle session of HTTP/2 delays it. */
+function finish ({ raw }: Pick<FastifyReply, 'raw'>): void {
+  const session = (raw as { stream?: ServerHttp2Stream }).stream?.session
+  session?.close()
+  const timer = setTimeout(() => (session ?? raw).destroy(), CLOSE_TIMEOUT_MS).unref()
   raw.once('close', () => clearTimeout(timer))
 }
