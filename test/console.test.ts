@@ -421,10 +421,14 @@ withBrowser(t, 'the console', async (t, browser) => {
 
   await t.test('shows that the server has stopped, and reconnects to the next', async t => {
     await page.context().close() // the shared one would complain
-    const alone = await open(t, { expected: /ERR_|WebSocket/ })
+    const alone = await open(t, { expected: /404|ERR_|WebSocket/ })
     await openDevice(alone, 'faithful')
+    await choose(alone, 'faithful')
+    await alone.locator('#facts').getByText('jsonrpc').waitFor()
     await app.close()
     await alone.locator('#live[data-state=off]').waitFor()
+    await alone.locator('#details-wrong').getByText('The server does not answer').waitFor()
+    await alone.locator('#facts').getByText('jsonrpc').waitFor()
     await entries(alone, 'faithful').filter({ hasText: '1012 retry=' }).waitFor()
     await alone.getByText('Reconnecting').waitFor()
     await serve(t, { port: Number(new URL(url).port) })
@@ -495,6 +499,7 @@ withBrowser(t, 'the charts of the console', async (t, browser) => {
 
   await t.test('are a table as well', async t => {
     await page.getByText('The numbers as a table').click()
+    await page.getByRole('table').waitFor()
     const rows = page.getByRole('table').locator('tbody tr')
     t.equal(await rows.count(), 3)
     t.match(await rows.nth(1).locator('td').allTextContents(), ['3', '1/s', '6/s', '–', '–', / ms$/, / ms$/])
@@ -561,6 +566,14 @@ withBrowser(t, 'the console of an application with a guard', async (t, browser) 
     await page.getByRole('dialog').getByRole('button', { name: 'Disconnect' }).click()
     await page.locator('#details-wrong').getByText('Not allowed').waitFor()
     t.notOk(await page.getByRole('dialog').isVisible())
+  })
+
+  await t.test('says in the log that events may be missing if it was not connected, even if it had seen none', async t => {
+    const app = await serve(t)
+    const page = await openPage(t, browser, `${app.url}/console`, { expected: /ERR_/ })
+    app.server.closeAllConnections()
+    await entries(page, 'gap').getByText('the page was not connected').waitFor()
+    await live(page)
   })
 
   await t.test('says what the caller lacks if it may not read events', async t => {

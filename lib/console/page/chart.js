@@ -49,6 +49,7 @@ export class Chart {
     rows.forEach((row, at) => this.#lines[at].setAttribute('d', pathOf(row, max)))
     this.#top.textContent = format(max)
     this.#nothing.hidden = rows.some(row => row.some(value => value !== undefined))
+    this.#top.hidden = !this.#nothing.hidden
   }
 
   /** Shows the values of a step; `isLatest` if no other one is selected. */

@@ -74,13 +74,14 @@ export class DeviceDetails {
     const { ok, status, body } = await gateway.request('GET', this.#path)
     const letters = ok && body.waiting > 0 ? await gateway.request('GET', `${this.#path}/messages?limit=${MAX_LETTERS}`) : undefined
     if (id !== this.#id) return
+    tell($('details-wrong'), !ok && status !== 404 ? body.message : this.#refusal)
+    if (!ok && status !== 404) return // what is shown is the last that is known
     const details = ok ? body : { connected: false }
     $('presence').textContent = details.connected ? 'connected' : 'away'
     $('presence').dataset.state = details.connected ? 'on' : 'off'
     $('open-here').hidden = details.connected
     $('disconnect').hidden = !details.connected
-    tell($('summary'), !ok && status === 404 ? 'Not connected, and no letter waits for it. A message can be kept for it as a letter.' : '')
-    tell($('details-wrong'), !ok && status !== 404 ? body.message : this.#refusal)
+    tell($('summary'), !ok ? 'Not connected, and no letter waits for it. A message can be kept for it as a letter.' : '')
     this.#showFacts(ok ? details : {})
     this.#showLetters(letters?.ok ? letters.body.messages : [], details.waiting)
   }

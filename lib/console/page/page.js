@@ -95,11 +95,16 @@ function show (state, text) {
 /** Follows the events while the page is open. Events that arrive before the list are applied after it. */
 async function follow () {
   let lastId
+  let wasLive = false
   for (let attempts = 0; ; attempts++) {
     let early = []
+    // a server tells of a gap only if it knows where the page was
+    const hasGap = wasLive && lastId === undefined
     const opened = async () => {
       await catchUp()
+      if (hasGap) log.add({ type: 'gap', at: Date.now(), data: { reason: 'the page was not connected' } })
       for (const event of early) receive(event)
+      wasLive = true
       early = undefined
       attempts = 0
       show('on', 'Live')
