@@ -13,7 +13,7 @@ export const levels = {
     'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'console', 'contract', 'dial', 'disk', 'docs', 'drawings', 'events', 'hooks', 'hosts', 'limits', 'metrics',
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'client', 'cluster', 'console', 'console-setup', 'contract', 'dial', 'disk', 'docs', 'drawings', 'events', 'hooks', 'hosts', 'limits', 'metrics',
     'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover',
     'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'transports', 'upgrades', 'worker'
   ],

@@ -7,19 +7,19 @@ const MAX_SHOWN_CHARACTERS = 4_000
 
 /** Requests, newest first, with their answers and the status of their letters. */
 export class Answers {
-  /** Queued letters by id: `{ to, show }`. */
+  /** Queued letters by id: `{ to, row }`. */
   #queued = new Map()
 
-  async send ({ to, what, path, body, type }) {
-    const row = this.#row(to, what, body)
+  async send ({ to, method, path, body, type }) {
+    const row = this.#row(to, method, body)
     const { status, ok, body: answer, took } = await gateway.request('POST', path, { body, type })
-    const said = ok ? what === undefined ? answer.status ?? `sent to ${answer.sent} ${answer.sent === 1 ? 'device' : 'devices'}` : 'answered' : answer.code
+    const result = ok ? method === undefined ? answer.status ?? `sent to ${answer.sent} ${answer.sent === 1 ? 'device' : 'devices'}` : 'answered' : answer.code
     row.badge.textContent = status || '!'
-    row.badge.dataset.mood = ok ? status === 202 ? 'waits' : 'good' : 'bad'
-    row.became.textContent = said
+    row.badge.dataset.outcome = ok ? status === 202 ? 'queued' : 'ok' : 'failed'
+    row.outcome.textContent = result
     row.took.textContent = ` in ${took} ms`
-    if (!ok || what !== undefined) row.element.append(el('pre', { tabindex: '0', role: 'group', 'aria-label': 'Answer' }, clipped(ok ? pretty(answer) : explained(answer), MAX_SHOWN_CHARACTERS)))
-    this.#say(to, `${status} ${said}`)
+    if (!ok || method !== undefined) row.element.append(el('pre', { tabindex: '0', role: 'group', 'aria-label': 'Answer' }, clipped(ok ? pretty(answer) : explained(answer), MAX_SHOWN_CHARACTERS)))
+    this.#announce(to, `${status} ${result}`)
     if (answer?.status !== 'queued') return
     this.#queued.set(answer.id, { to, row })
     await this.#check(answer.id)
@@ -31,9 +31,9 @@ export class Answers {
     if (!queued) return
     this.#queued.delete(letterId)
     const { to, row } = queued
-    row.became.textContent = `queued → ${type}`
-    row.badge.dataset.mood = type === 'delivered' ? 'good' : 'bad'
-    this.#say(to, type)
+    row.outcome.textContent = `queued → ${type}`
+    row.badge.dataset.outcome = type === 'delivered' ? 'ok' : 'failed'
+    this.#announce(to, type)
   }
 
   /** Fetches the receipts of letters that may have ended while the page was not connected. */
@@ -47,27 +47,27 @@ export class Answers {
     if (ok && body.status !== 'queued') this.ended({ type: body.status, data: { letterId: id } })
   }
 
-  #row (to, what, body = '') {
-    const [badge, became, took] = [el('span', { class: 'badge' }, '…'), el('strong', {}, 'sending'), el('span')]
+  #row (to, method, body = '') {
+    const [badge, outcome, took] = [el('span', { class: 'badge' }, '…'), el('strong', {}, 'sending'), el('span')]
     const element = el('li', {},
-      el('div', { class: 'line' }, badge, el('span', {}, became, ' ', el('span', { class: 'muted' }, ...about(to, what), took)), time(Date.now())),
+      el('div', { class: 'line' }, badge, el('span', {}, outcome, ' ', el('span', { class: 'muted' }, ...about(to, method), took)), time(Date.now())),
       body === '' ? undefined : el('p', { class: 'sent' }, clipped(body, MAX_SHOWN_CHARACTERS)))
     $('unanswered').hidden = true
     $('answers').prepend(element)
     while ($('answers').childElementCount > MAX_ANSWERS) $('answers').lastElementChild.remove()
-    return { element, badge, became, took }
+    return { element, badge, outcome, took }
   }
 
-  #say (to = 'all devices', text) {
+  #announce (to = 'all devices', text) {
     $('announcement').textContent = `${to}: ${text}`
   }
 }
 
 /** The recipient and the method. */
-function about (to, what) {
+function about (to, method) {
   if (to === undefined) return ['to all that listen']
   const id = el('span', { class: 'id' }, to)
-  return what === undefined ? ['to ', id] : [el('span', { class: 'id' }, what), ' of ', id]
+  return method === undefined ? ['to ', id] : [el('span', { class: 'id' }, method), ' of ', id]
 }
 
 /** The body on one line, if it fits. */

@@ -1,4 +1,4 @@
-import { $, tell } from './element.js'
+import { $, showText } from './element.js'
 import { gateway } from './gateway.js'
 
 /** The form for requests: a message or a call, to one device or to all. */
@@ -20,7 +20,7 @@ export class Composer {
     this.#form.addEventListener('submit', event => {
       event.preventDefault()
       const wrong = this.#wrong()
-      tell($('wrong'), wrong)
+      showText($('wrong'), wrong)
       if (!wrong) send(this.#request())
     })
   }
@@ -53,7 +53,7 @@ export class Composer {
     }
     $('body-label').textContent = kind === 'call' ? 'Params, an object or an array, or nothing' : 'Message'
     this.#form.querySelector('.primary').textContent = kind === 'call' ? 'Call' : this.#to === undefined ? 'Send to all' : 'Send'
-    tell($('wrong'))
+    showText($('wrong'))
     $('curl').textContent = curl(this.#request())
   }
 
@@ -78,7 +78,7 @@ export class Composer {
     if (this.#kind === 'call') {
       query.set('timeout', timeout.value)
       const params = body.value.trim() !== '' && { body: body.value, type: 'application/json' }
-      return { to: this.#to, what: method.value, path: `${device}/calls/${encodeURIComponent(method.value)}?${query}`, ...params }
+      return { to: this.#to, method: method.value, path: `${device}/calls/${encodeURIComponent(method.value)}?${query}`, ...params }
     }
     if (device && ttl.value) query.set('ttl', ttl.value)
     if (device && confirm.checked) query.set('confirm', 'true')

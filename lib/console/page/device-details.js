@@ -1,6 +1,6 @@
 import { closeCodes } from '../sdk/protocol/errors.js'
 import { confirms } from './dialogs.js'
-import { $, arrange, drawing, el, tell } from './element.js'
+import { $, setChildren, batched, el, showText } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
@@ -42,8 +42,8 @@ export class DeviceDetails {
     $('recipient-title').textContent = id ?? 'All devices'
     $('recipient-title').className = id === undefined ? '' : 'id'
     $('presence').textContent = ''
-    tell($('details-wrong'))
-    tell($('summary'), id === undefined ? 'A message goes to every connected device, or to those that listen to a topic.' : '')
+    showText($('details-wrong'))
+    showText($('summary'), id === undefined ? 'A message goes to every connected device, or to those that listen to a topic.' : '')
     for (const name of ['facts', 'letters', 'open-here', 'disconnect']) $(name).hidden = true
     this.look()
   }
@@ -66,7 +66,7 @@ export class DeviceDetails {
   }
 
   /** Refreshes soon, once for several events. */
-  look = drawing(() => this.#look())
+  look = batched(() => this.#look())
 
   async #look () {
     const id = this.#id
@@ -74,14 +74,14 @@ export class DeviceDetails {
     const { ok, status, body } = await gateway.request('GET', this.#path)
     const letters = ok && body.waiting > 0 ? await gateway.request('GET', `${this.#path}/messages?limit=${MAX_LETTERS}`) : undefined
     if (id !== this.#id) return
-    tell($('details-wrong'), !ok && status !== 404 ? body.message : this.#refusal)
+    showText($('details-wrong'), !ok && status !== 404 ? body.message : this.#refusal)
     if (!ok && status !== 404) return // what is shown is the last that is known
     const details = ok ? body : { connected: false }
     $('presence').textContent = details.connected ? 'connected' : 'away'
     $('presence').dataset.state = details.connected ? 'on' : 'off'
     $('open-here').hidden = details.connected
     $('disconnect').hidden = !details.connected
-    tell($('summary'), !ok ? 'Not connected, and no letter waits for it. A message can be kept for it as a letter.' : '')
+    showText($('summary'), !ok ? 'Not connected, and no letter waits for it. A message can be kept for it as a letter.' : '')
     this.#showFacts(ok ? details : {})
     this.#showLetters(letters?.ok ? letters.body.messages : [], details.waiting)
   }
@@ -108,8 +108,8 @@ export class DeviceDetails {
   #showLetters (letters, waiting) {
     $('letters').hidden = letters.length === 0
     const known = new Map([...$('letters-list').children].map(row => [row.dataset.id, row]))
-    arrange($('letters-list'), letters.map(letter => known.get(letter.id) ?? this.#letter(letter)))
-    tell($('letters-more'), waiting > letters.length && letters.length > 0 ? `and ${waiting - letters.length} more` : '')
+    setChildren($('letters-list'), letters.map(letter => known.get(letter.id) ?? this.#letter(letter)))
+    showText($('letters-more'), waiting > letters.length && letters.length > 0 ? `and ${waiting - letters.length} more` : '')
   }
 
   #letter ({ id, size, expiresAt, collapse }) {

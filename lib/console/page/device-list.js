@@ -1,4 +1,4 @@
-import { $, arrange, drawing, el, tell } from './element.js'
+import { $, setChildren, batched, el, showText } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
@@ -33,7 +33,7 @@ export class DeviceList {
       })
     }
     setInterval(() => { if (!document.hidden && this.#found) this.#search() }, SEARCH_INTERVAL_MS)
-    $('roster').addEventListener('keydown', event => this.#walk(event))
+    $('roster').addEventListener('keydown', event => this.#moveFocus(event))
   }
 
   get connected () {
@@ -83,7 +83,7 @@ export class DeviceList {
     if (!this.isHere(id)) this.#connected++
     if (known?.generation !== generation) this.#devices.delete(id)
     this.#devices.set(id, { id, generation, since })
-    if (this.#devices.size > MAX_KNOWN) this.#drop()
+    if (this.#devices.size > MAX_KNOWN) this.#forgetOldest()
     if (this.#found && seenAt === 0) this.#search()
     this.draw()
   }
@@ -98,20 +98,20 @@ export class DeviceList {
     this.draw()
   }
 
-  draw = drawing(() => {
+  draw = batched(() => {
     const text = $('filter').value.trim()
     const found = this.#matching(text)
     const here = found.filter(({ left }) => !left)
     const shown = [...here, ...found.filter(({ left }) => left)].slice(0, MAX_ROWS)
     // a row for an unknown device, which may get letters
-    const strangers = [$('match').value === 'part' ? text : '', this.#chosen].filter(id => id && isId(id) && !this.#devices.has(id))
-    const rows = [...new Set(strangers)].map(id => this.#rowOf({ id })).concat(shown.map(device => this.#rowOf(device)))
+    const unknownIds = [$('match').value === 'part' ? text : '', this.#chosen].filter(id => id && isId(id) && !this.#devices.has(id))
+    const rows = [...new Set(unknownIds)].map(id => this.#rowOf({ id })).concat(shown.map(device => this.#rowOf(device)))
     for (const [id, row] of this.#rows) if (!rows.includes(row)) this.#rows.delete(id)
     this.#mark(this.#everyone, this.#chosen === undefined, this.#connected > 0 ? 'on' : 'off', `${this.connected} connected`)
-    arrange($('roster'), [this.#everyone, ...rows])
-    tell($('more'), found.length > shown.length ? `and ${(found.length - shown.length).toLocaleString('en')} more; search to find them` : '')
+    setChildren($('roster'), [this.#everyone, ...rows])
+    showText($('more'), found.length > shown.length ? `and ${(found.length - shown.length).toLocaleString('en')} more; search to find them` : '')
     $('count').textContent = text ? `${found.length.toLocaleString('en')}${this.#found?.hasMore ? ' or more' : ''} found` : ''
-    tell($('not-found'), text && found.length === 0 && $('filter-wrong').hidden ? `No device ${{ part: 'has this in its id', prefix: 'has an id that begins with this', topic: 'listens to this topic' }[$('match').value]}.` : '')
+    showText($('not-found'), text && found.length === 0 && $('filter-wrong').hidden ? `No device ${{ part: 'has this in its id', prefix: 'has an id that begins with this', topic: 'listens to this topic' }[$('match').value]}.` : '')
     const current = rows.find(({ dataset }) => dataset.id === this.#chosen) ?? this.#everyone
     for (const row of [this.#everyone, ...rows]) row.firstChild.tabIndex = row === current ? 0 : -1
     $('nobody').hidden = !this.#isLoaded || this.#connected > 0 || text !== ''
@@ -126,13 +126,13 @@ export class DeviceList {
   }
 
   /** Asks the server about all devices, if it can answer the search. */
-  #search = drawing(async () => {
+  #search = batched(async () => {
     const [match, text] = [$('match').value, $('filter').value.trim()]
     const askedAt = performance.now()
     const isAsked = match !== 'part' && text !== ''
     const { ok, body } = isAsked ? await gateway.request('GET', `devices?limit=${MAX_ROWS}&${match}=${encodeURIComponent(text)}`) : { ok: true }
     if (match !== $('match').value || text !== $('filter').value.trim()) return
-    tell($('filter-wrong'), ok ? '' : body.message)
+    showText($('filter-wrong'), ok ? '' : body.message)
     const devices = ok && isAsked ? body.devices : []
     for (const device of devices) this.arrived(device, askedAt)
     this.#found = isAsked ? { ids: new Set(devices.map(({ deviceId }) => deviceId)), hasMore: body.cursor !== undefined } : undefined
@@ -165,14 +165,14 @@ export class DeviceList {
   }
 
   /** Removes the devices that have been away longest, then the oldest. */
-  #drop () {
+  #forgetOldest () {
     const oldest = this.#devices.values().find(({ left }) => left) ?? this.#devices.values().next().value
     if (!oldest.left) this.#connected--
     this.#devices.delete(oldest.id)
   }
 
   /** The list is one stop of the Tab key; arrows, Home and End move within it. */
-  #walk (event) {
+  #moveFocus (event) {
     const buttons = [...$('roster').querySelectorAll('button')]
     const at = buttons.indexOf(document.activeElement)
     const next = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key]

@@ -1,5 +1,5 @@
 import { meaningOf } from './device-details.js'
-import { $, clipped, drawing, el, readable } from './element.js'
+import { $, clipped, batched, el, readable } from './element.js'
 import { time } from './time.js'
 
 const MAX_ENTRIES = 200
@@ -26,7 +26,7 @@ export class Log {
     this.#filter()
   }
 
-  #draw = drawing(() => {
+  #draw = batched(() => {
     const rows = this.#news.splice(0).toReversed().map(event => this.#row(event))
     $('quiet').hidden = true
     $('entries').prepend(...rows)

@@ -3,7 +3,7 @@ import { Charts } from './charts.js'
 import { Composer } from './composer.js'
 import { DeviceDetails } from './device-details.js'
 import { DeviceList } from './device-list.js'
-import { $, drawing, tell } from './element.js'
+import { $, batched, showText } from './element.js'
 import { NotSignedIn, gateway } from './gateway.js'
 import { Log } from './log.js'
 import { TabDevice } from './tab-device.js'
@@ -25,19 +25,19 @@ const roster = new DeviceList(id => {
   log.choose(id)
 })
 /** The devices of this tab, by id. */
-const own = new Map()
+const tabDevices = new Map()
 /** Ends the pause before the next attempt. */
 let retryNow = () => {}
 
 function openHere (id) {
-  if (!own.has(id)) own.set(id, new TabDevice(id, () => forgetDevice(id)))
-  own.get(id).focus()
+  if (!tabDevices.has(id)) tabDevices.set(id, new TabDevice(id, () => forgetDevice(id)))
+  tabDevices.get(id).focus()
   $('no-tab-devices').hidden = true
 }
 
 function forgetDevice (id) {
-  own.delete(id)
-  $('no-tab-devices').hidden = own.size > 0
+  tabDevices.delete(id)
+  $('no-tab-devices').hidden = tabDevices.size > 0
   $('opener').elements.id.focus()
 }
 
@@ -50,7 +50,7 @@ $('opener').addEventListener('submit', event => {
   event.preventDefault()
   const { id } = event.target.elements
   const isId = /^[A-Za-z0-9._:@+=~-]*$/.test(id.value)
-  tell($('opener-wrong'), isId ? '' : 'An id consists of letters, digits and . _ : @ + = ~ -')
+  showText($('opener-wrong'), isId ? '' : 'An id consists of letters, digits and . _ : @ + = ~ -')
   if (!isId) return
   openHere(id.value || randomId())
   id.value = ''
@@ -84,7 +84,7 @@ async function catchUp () {
 }
 
 /** If this fails, the connection is broken too, and the next one catches up. */
-const catchUpSoon = drawing(() => catchUp().catch(() => {}), 500)
+const catchUpSoon = batched(() => catchUp().catch(() => {}), 500)
 
 function show (state, text) {
   $('live').dataset.state = state
@@ -98,7 +98,7 @@ async function follow () {
   let wasLive = false
   for (let attempts = 0; ; attempts++) {
     let early = []
-    // a server tells of a gap only if it knows where the page was
+    // a server reports a gap only if it knows where the page was
     const hasGap = wasLive && lastId === undefined
     const opened = async () => {
       await catchUp()

@@ -1,6 +1,6 @@
 import { connect } from '../sdk/client/index.js'
 import { Failure } from '../sdk/protocol/errors.js'
-import { $, clipped, el, readable, tell } from './element.js'
+import { $, clipped, el, readable, showText } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
@@ -19,7 +19,7 @@ export class TabDevice {
     this.#part('.id').textContent = id
     this.#device = connect(gateway.socketUrl, { deviceId: id, token: () => gateway.token })
       .on('status', status => this.#show(status))
-      .on('error', error => this.#complain(error))
+      .on('error', error => this.#showError(error))
       .on('message', message => this.#receive(message))
       .handle('echo', (params = null) => params)
       .handle('ask', (params, { signal }) => this.#ask(params, signal))
@@ -49,12 +49,12 @@ export class TabDevice {
       const input = event.target.elements[field]
       const { value } = input
       if (value === '') return
-      tell(this.#part('.wrong'))
+      showText(this.#part('.wrong'))
       try {
         await act(value)
         if (input.value === value) input.value = ''
       } catch (error) {
-        this.#complain(error)
+        this.#showError(error)
       }
     })
   }
@@ -74,8 +74,8 @@ export class TabDevice {
     presence.textContent = retryIn === undefined ? state + why : `again in ${Math.ceil(retryIn / 1_000)} s${why}`
   }
 
-  #complain (error) {
-    tell(this.#part('.wrong'), error.message)
+  #showError (error) {
+    showText(this.#part('.wrong'), error.message)
   }
 
   #receive ({ data, topic }) {
@@ -108,11 +108,11 @@ export class TabDevice {
     const place = this.#part('.questions')
     if (place.childElementCount >= MAX_QUESTIONS) throw new Failure('busy')
     return new Promise(resolve => {
-      const answer = yes => el('button', { type: 'button', class: yes ? 'primary' : undefined, click: () => settle({ yes }) }, yes ? 'Yes' : 'No')
-      const question = el('div', { class: 'question', role: 'alert' }, el('p', {}, clipped(readable(params?.question ?? 'Yes or no?'), MAX_SHOWN_CHARACTERS)), answer(true), answer(false))
-      const settle = said => {
+      const choice = yes => el('button', { type: 'button', class: yes ? 'primary' : undefined, click: () => settle({ yes }) }, yes ? 'Yes' : 'No')
+      const question = el('div', { class: 'question', role: 'alert' }, el('p', {}, clipped(readable(params?.question ?? 'Yes or no?'), MAX_SHOWN_CHARACTERS)), choice(true), choice(false))
+      const settle = answer => {
         question.remove()
-        resolve(said)
+        resolve(answer)
       }
       signal.addEventListener('abort', () => settle())
       place.append(question)
