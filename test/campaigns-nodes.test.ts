@@ -1,5 +1,6 @@
 import t from 'tap'
 import { cluster } from './campaigns/cluster.ts'
+import { events } from './campaigns/events.ts'
 import { intruder } from './campaigns/intruder.ts'
 import { namespacesRefused } from './campaigns/namespaces.ts'
 import { rivals } from './campaigns/rivals.ts'
@@ -20,4 +21,8 @@ withProgram(t, 'nats-server', 'nodes that die, pause, lose NATS or close lose no
 
 withProgram(t, 'nats-server', 'of eight connections with one id over three nodes one survives, and all nodes agree on it', async t => {
   await passes(t, rivals({ rounds: 20, devices: 60 }))
+})
+
+withProgram(t, 'nats-server', 'readers of events that are cut, and nodes that lose NATS, miss no event without a gap', async t => {
+  await passes(t, events({ cuts: 20, nodes: 2, seed: Date.now() }))
 })

@@ -3,6 +3,7 @@ import { backlog } from './campaigns/backlog.ts'
 import { churn } from './campaigns/churn.ts'
 import { drain } from './campaigns/drain.ts'
 import { duplex } from './campaigns/duplex.ts'
+import { events } from './campaigns/events.ts'
 import { fuzz } from './campaigns/fuzz.ts'
 import { owner } from './campaigns/owner.ts'
 import { resets } from './campaigns/resets.ts'
@@ -33,6 +34,10 @@ t.test('a device that stops reading is disconnected, and the others lose no mess
 
 t.test('a closing application disconnects every device in time, also those that do not answer', async t => {
   await passes(t, drain({ devices: 100, drainTimeout: 2_000, closeTimeout: 500 }))
+})
+
+t.test('readers of events that are cut and come back miss nothing', async t => {
+  await passes(t, events({ cuts: 20, nodes: 1, seed: Date.now() }))
 })
 
 t.test('no mutated frame makes a codec throw or blocks the process', async t => {

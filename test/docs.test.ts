@@ -168,7 +168,9 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
   t.strictSame(packages('client/index.ts'), [])
   t.strictSame(packages('workers/worker.ts').filter(name => !/^(node:|@sinclair\/typebox|@fastify\/ajv-compiler$)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
-  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'testing/index.ts', 'console/index.ts']) t.notOk(imports.some(({ to }) => to === optional), `${optional} is loaded only by those who ask for it`)
+  t.strictSame(packages('observe/device-tracer.ts').filter(name => name !== '@opentelemetry/api'), [])
+  for (const entry of ['index.ts', 'workers/worker.ts', 'client/index.ts', 'testing/index.ts']) t.notOk(packages(entry).some(name => name.startsWith('@opentelemetry/')), `${entry} loads no tracer`)
+  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'observe/tracing.ts', 'testing/index.ts', 'console/index.ts']) t.notOk(imports.some(({ from, to }) => to === optional && !from.startsWith('cli/')), `${optional} is loaded only by those who ask for it`)
 })
 
 t.test('the architecture names every room, and each imports only what its row names', async t => {
@@ -179,6 +181,16 @@ t.test('the architecture names every room, and each imports only what its row na
     const [room, allowed] = [roomOf(from), rooms.get(roomOf(from))!]
     t.ok(room === roomOf(to) || allowed.includes('all') || allowed.includes(roomOf(to)), `${from} imports ${to}`)
   }
+})
+
+t.test('the command line uses what an application can import', async t => {
+  const entries = new Set(Object.values(JSON.parse(read('package.json')).exports).map(entry => (entry as { default?: string }).default?.replace(/^\.\/dist\/lib\//, '').replace(/js$/, 'ts')))
+  const used = files.filter(file => roomOf(file) === 'cli').flatMap(from => [...read(`lib/${from}`).matchAll(/(?:from |import\()'(?<to>\.[^']+)'/g)].map(({ groups }) => join(dirname(from), groups!.to!)))
+  t.strictSame(used.filter(to => roomOf(to) !== 'cli' && !entries.has(to)), [])
+})
+
+t.test('only one file of lib knows its process', async t => {
+  t.strictSame(files.filter(file => /\bprocess\.env\b|= process$/m.test(read(`lib/${file}`))), ['cli/index.ts'])
 })
 
 t.test('imports run one way, those of types too', async t => {

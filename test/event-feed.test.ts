@@ -42,7 +42,7 @@ class Network {
   }
 
   change (kind: PresenceChange['kind'], deviceId: string, generation: number): void {
-    for (const follower of this.#followers) follower({ kind, presence: { deviceId, generation, node: 'b', since: 1 } })
+    for (const follower of this.#followers) follower({ kind, presence: { deviceId, generation, node: 'b', since: generation } })
   }
 
   get isFollowed (): boolean {
@@ -77,7 +77,7 @@ function nodeOn (t: Test, backplane: Backplane, name: string, limits: Limits = {
   const stats = new Stats(log)
   const feed = new EventFeed({ events, backplane, node: name, stats, log, limits: { ...FEED_LIMITS, ...limits } })
   t.teardown(() => feed.close())
-  const device = (id: string, generation = 1) => ({ id, generation, since: 1, address: '::1', protocol: 'jsonrpc' }) as any
+  const device = (id: string, generation = 1) => ({ id, generation, since: generation, address: '::1', protocol: 'jsonrpc' }) as any
   return {
     feed,
     log,
@@ -339,21 +339,23 @@ t.test('what the backplane knows of the devices of other nodes is reported if th
   network.change('disconnected', 'gone', 3)
   await until(() => reader.events.length === 4)
   b.disconnected('gone', 3)
-  network.change('connected', 'gone', 4)
+  network.change('connected', 'gone', 3)
   await until(() => reader.events.length === 5)
-  b.connected('gone', 4)
+  network.change('connected', 'gone', 3)
+  b.disconnected('gone', 3)
   network.change('disconnected', 'gone', 5)
-  await until(() => reader.events.length === 6)
+  await until(() => reader.events.length === 7)
   network.change('connected', 'gone', 6)
   b.connected('gone', 6)
-  await until(() => reader.events.length === 7)
+  await until(() => reader.events.length === 8)
   b.emit('d', 'end')
   await until(() => reader.seen.at(-1) === 'end')
   t.strictSame(reader.seen, [
-    'connected reported', 'disconnected reported', 'disconnected late', 'disconnected gone', 'connected gone', 'disconnected gone', 'connected gone', 'end'
+    'connected reported', 'disconnected reported', 'disconnected late', 'disconnected gone', 'connected gone', 'disconnected gone',
+    'disconnected gone', 'connected gone', 'end'
   ])
   t.match(reader.events[3], { node: 'b', deviceId: 'gone', generation: 3, data: { code: 1006, reason: 'its node is gone or was cut off' } })
-  t.match(reader.events[4], { node: 'b', deviceId: 'gone', generation: 4, data: { since: 1 } })
+  t.match(reader.events[4], { node: 'b', deviceId: 'gone', generation: 3, data: { since: 3 } })
 })
 
 t.test('more devices that vanish at once than can be remembered are a gap', async t => {

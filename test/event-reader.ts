@@ -43,7 +43,7 @@ export class EventReader {
     response.setEncoding('utf8')
     response.on('data', (text: string) => this.#receive(text))
     response.on('error', () => {})
-    this.ended = once(response, 'close').then(() => {
+    this.ended = new Promise(resolve => response.once('close', resolve)).then(() => {
       this.hasEnded = true
       this.#wake()
       return response.complete
@@ -55,6 +55,7 @@ export class EventReader {
     const request = get(`${app.url}/events${types === undefined ? '' : `?types=${types}`}`, {
       agent: false, headers: { ...headers, ...(after !== undefined && { 'last-event-id': after }) }
     })
+    request.on('error', () => {}) // also after the response
     const [response] = await once(request, 'response') as [IncomingMessage]
     return new EventReader(response)
   }

@@ -195,7 +195,7 @@ t.test('an invalid message is answered with a failure, and is unexpected', async
   const ours = new End()
   ours.peer.receive({ kind: 'invalid', id: null, reason: 'unreadable' })
   ours.peer.receive({ kind: 'invalid', id: 7, reason: 'malformed' })
-  t.strictSame(ours.sent, [{ kind: 'failure', id: null, reason: 'unreadable' }, { kind: 'failure', id: 7, reason: 'malformed' }])
+  t.strictSame(ours.sent, [{ kind: 'failure', id: null, reason: 'unreadable', detail: undefined }, { kind: 'failure', id: 7, reason: 'malformed', detail: undefined }])
   t.strictSame(ours.strays, [{ kind: 'invalid', id: null, reason: 'unreadable' }, { kind: 'invalid', id: 7, reason: 'malformed' }])
 })
 
@@ -399,7 +399,7 @@ t.test('a batch is answered in one message, once its last call is answered', asy
   await turn()
   t.strictSame(theirs.sent, [[
     { kind: 'result', id: 2, result: 'now' },
-    { kind: 'failure', id: null, reason: 'malformed' },
+    { kind: 'failure', id: null, reason: 'malformed', detail: undefined },
     { kind: 'result', id: 1, result: 'later' }
   ]])
 })

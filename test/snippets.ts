@@ -162,6 +162,9 @@ export const programs: Record<string, Entry> = {
     after: `await $until(() => app.devices.has('abc123'))`
   },
 
+  'docs/cli.md > Handlers and options: `--config` 1': {
+    notRun: 'test/cli.test.ts runs a gateway with it', notChecked: 'is JavaScript, whose parameter has no type'
+  },
   'docs/cluster.md > More than one machine 1': {
     before: 'const app = $Fastify()',
     notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS'
@@ -263,6 +266,12 @@ export const programs: Record<string, Entry> = {
       assert.equal((await app.inject('/admin/')).statusCode, 401)
       assert.equal((await app.inject({ url: '/admin/samples', headers: { cookie: 'session=7' } })).statusCode, 200)
       await app.close()`
+  },
+  'docs/events.md > Events as a stream 1': {
+    before: `${application}\nconst $visits = setInterval(() => { new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=abc123').on('open', function () { this.close(4000) }) }, 50)`,
+    replace: [["'http://localhost:3000/events'", "$url + '/events?types=connected'"], ['console.log(type, deviceId, data)', '{ console.log(type, deviceId, data.protocol); break }']],
+    after: 'clearInterval($visits)',
+    prints: ['connected abc123 jsonrpc']
   },
   'docs/dial.md > Connections from the server 1': {
     before: `${application}${listener}`,
@@ -468,6 +477,36 @@ export const programs: Record<string, Entry> = {
   'docs/testing.md > Several devices 1': injected,
   'docs/testing.md > With a real port 1': { replace: [[/^import type \{ AddressInfo \}.*$/m, '']] },
 
+  'docs/tracing.md > Tracing 1': {
+    // a console exporter would print the spans of later programs too
+    replace: [['ConsoleSpanExporter, ', 'InMemorySpanExporter, '], ['new ConsoleSpanExporter()', '$exporter'], ['port: 3000', 'port: 0'], [/^const tracerProvider/m, 'const $exporter = new InMemorySpanExporter()\nconst tracerProvider']],
+    after: `
+      await app.devices.broadcast('hello')
+      stop()
+      context.disable()
+      assert.deepEqual($exporter.getFinishedSpans().map(({ name }) => name), ['broadcast'])
+      await app.close()`
+  },
+  'docs/tracing.md > On the device 1': {
+    before: `
+      ${application}
+      app.devices.handle('settings', () => ({ volume: 7 }))
+      Object.assign(globalThis, { WebSocket: $WebSocket })`,
+    replace: [[`'https://example.com/ws'`, `$url + '/ws'`]],
+    after: `
+      await $until(() => device.status.state === 'connected')
+      assert.deepEqual(await app.devices.call('abc123', 'reboot'), { volume: 7 })`
+  },
+  'docs/tracing.md > The channel 1': {
+    before: application,
+    after: `
+      console.log = (...words: unknown[]) => { $lines.push(words.slice(0, 2).join(' ')) }
+      const $lines: string[] = []
+      await app.devices.broadcast('hello')
+      channel('fastify-devices:operation').unsubscribe(onOperation)
+      assert.deepEqual($lines, ['broadcast done'])`
+  },
+
   'docs/workers.md > Workers 1': {
     before: `
       const $backplane = $localBackplane()
@@ -494,14 +533,17 @@ export const shellsNotRun: Record<string, string> = {
   'README.md > Install 3': 'installs the dependencies',
   'README.md > The first program 1': 'needs a terminal; test/docs.test.ts connects the same device',
   'CONTRIBUTING.md > Set up 1': 'installs the dependencies',
+  'docs/cli.md > A session 1': 'runs until it is stopped; test/cli.test.ts runs the session',
+  'docs/cli.md > Handlers and options: `--config` 1': 'runs until it is stopped; test/cli.test.ts runs gateways with a config',
   'docs/cluster.md > More than one machine 1': 'needs a registry that has the package',
   'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/cluster.test.ts starts nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
-  'docs/gateway.md > The example gateway 1': 'installs the dependencies',
+  'docs/events.md > Events as a stream 1': 'does not end; test/events.test.ts reads the same',
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/performance.md > Performance 1': 'takes minutes',
+  'docs/tracing.md > Tracing 1': 'installs the dependencies',
   'docs/tcp.md > Try it with nc 1': 'test/tcp.test.ts runs it',
   'docs/tcp.md > Try it with nc 2': 'test/tcp.test.ts runs it',
   'docs/tcp.md > Try it with nc 3': 'test/tcp.test.ts runs it'

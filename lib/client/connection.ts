@@ -1,7 +1,7 @@
-import { jsonrpcFrames } from '../protocol/jsonrpc.ts'
 import { Failure } from '../protocol/errors.ts'
 import { failureMessage, type Call, type Message, type Notice, type Result } from '../protocol/message.ts'
 import { Peer, type InboundCall, type PeerHandler } from '../protocol/peer.ts'
+import type { ClientTracer } from './tracer.ts'
 
 /** The part of the WebSocket API that the client uses; browsers and the package `ws` have it. */
 export interface WebSocketLike {
@@ -24,18 +24,15 @@ type TopicRequest = [method: 'subscribe' | 'unsubscribe', topics: string[]]
 
 /** Close code of a connection that ended without a close frame, or was never established. */
 export const ABNORMAL_CLOSURE = 1006
-const NORMAL_CLOSURE = 1000
+export const NORMAL_CLOSURE = 1000
 const PING_TIMEOUT_MS = 10_000
 const PING = '{"jsonrpc":"2.0","id":"ping","method":"ping"}'
 /** The default limit of a server; further calls wait in order. */
 const MAX_CONCURRENT_CALLS = 32
 const MAX_INBOUND_CALLS = 1_000
-/** Generous, because a server may be configured to forward deeper messages than it accepts from devices. */
-const MAX_DEPTH = 1_000
 /** Delay before a topic request is repeated that the server refused for being busy. */
 const RETRY_DELAY_MS = 1_000
 const TOO_MANY_REQUESTS = 429
-const codec = jsonrpcFrames({ depth: MAX_DEPTH })
 
 /** One connection of a client. */
 export class ClientConnection implements PeerHandler {
@@ -43,16 +40,18 @@ export class ClientConnection implements PeerHandler {
   readonly #socket: WebSocketLike
   readonly #handler: ConnectionHandler
   readonly #timeout: number
+  readonly #codec: ClientTracer['codec']
   readonly #topicRequests: TopicRequest[] = []
   #hasReceived = false
   #heartbeatTimer: ReturnType<typeof setTimeout> | undefined
   #retryTimer: ReturnType<typeof setTimeout> | undefined
   #isEnded = false
 
-  constructor (socket: WebSocketLike, handler: ConnectionHandler, timeout: number) {
+  constructor (socket: WebSocketLike, handler: ConnectionHandler, timeout: number, codec: ClientTracer['codec']) {
     this.#socket = socket
     this.#handler = handler
     this.#timeout = timeout
+    this.#codec = codec
     socket.binaryType = 'arraybuffer'
     socket.addEventListener('message', ({ data }: { data: string | ArrayBuffer }) => {
       if (this.#isEnded) return
@@ -80,7 +79,8 @@ export class ClientConnection implements PeerHandler {
   /** Subscribes to topics, or unsubscribes. Requests are sent one after the other, so that none overtakes another. */
   async requestTopics (...request: TopicRequest): Promise<void> {
     if (this.#topicRequests.push(request) > 1) return
-    for (; this.#topicRequests[0]; this.#topicRequests.shift()) await this.#sendTopics(...this.#topicRequests[0])
+    for (const next of this.#topicRequests) await this.#sendTopics(...next)
+    this.#topicRequests.length = 0
   }
 
   /** Ends the connection at once, without the closing handshake. */
@@ -121,11 +121,11 @@ export class ClientConnection implements PeerHandler {
   /** If a request cannot be encoded, its caller gets the failure; if an answer cannot, the server gets an internal error. */
   #encode (message: Message | Message[]): string | Uint8Array {
     try {
-      return codec.encode(message)!
+      return this.#codec.encode(message)!
     } catch (error) { // a circular reference or a BigInt
       if ('method' in message) throw new Failure('bad-params', { message: (error as Error | undefined)?.message })
       this.#handler.failed(error)
-      return codec.encode(([message].flat() as Result[]).map(({ id }) => failureMessage(id, undefined)))!
+      return this.#codec.encode(([message].flat() as Result[]).map(({ id }) => failureMessage(id, undefined)))!
     }
   }
 

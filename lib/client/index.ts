@@ -4,7 +4,7 @@ import type { Call, Notice } from '../protocol/message.ts'
 import { MAX_TIMER_MS, type InboundCall } from '../protocol/peer.ts'
 import { reconnectDelay } from '../protocol/reconnect.ts'
 import { matches } from '../protocol/topics.ts'
-import { ClientConnection, ABNORMAL_CLOSURE, type ConnectionHandler } from './connection.ts'
+import { ClientConnection, ABNORMAL_CLOSURE, NORMAL_CLOSURE, type ConnectionHandler } from './connection.ts'
 import { clientOptions, type CallOptions, type ClientOptions, type ConnectOptions } from './options.ts'
 import type { Received } from './received.ts'
 import type { Typed } from './typed.ts'
@@ -13,6 +13,7 @@ export { Failure, Refusal, type Detail, type Reason } from '../protocol/errors.t
 export type { WebSocketLike } from './connection.ts'
 export { contract, type Contract, type MethodSchemas } from '../protocol/contract.ts'
 export type { CallOptions, ConnectOptions } from './options.ts'
+export type { ClientTracer } from './tracer.ts'
 export type { Received } from './received.ts'
 export type { Typed } from './typed.ts'
 
@@ -42,8 +43,7 @@ type ListenerOf<Event extends keyof Listeners> = Listeners[Event] extends Set<in
 const MAX_REMEMBERED_IDS = 1_000
 /** Received messages that may wait for the listeners. */
 const MAX_QUEUED_MESSAGES = 10_000
-const NORMAL_CLOSURE = 1000
-const schemes = new Set(['ws:', 'wss:', 'tcp:', 'unix:'])
+const schemes = /^(wss?|tcp|unix):/
 /** A connection resets the backoff if it lasted this many times `minDelay`. */
 const STABLE_AFTER_DELAYS = 5
 
@@ -83,8 +83,9 @@ export class Client implements ConnectionHandler {
     this.#options = clientOptions(options)
     this.#url = new URL(url, (globalThis as any).location?.href)
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
-    if (!schemes.has(this.#url.protocol)) throw new TypeError(`Invalid URL: ${url}`)
+    if (!schemes.test(this.#url.href)) throw new TypeError(`Invalid URL: ${url}`)
     this.#url.searchParams.set('deviceId', options.deviceId)
+    if (options.tracer) this.#url.searchParams.set('trace', '1')
     void this.#open()
   }
 
@@ -116,7 +117,7 @@ export class Client implements ConnectionHandler {
   async call (method: string, params?: unknown, { timeout = this.#options.timeout, signal }: CallOptions = {}): Promise<any> {
     const deadline = performance.now() + timeout
     while (this.#status.state !== 'connected') await this.#waitForConnection(deadline - performance.now(), signal)
-    return await this.#connection!.peer.call(method, params, { timeout: deadline - performance.now(), signal })
+    return await this.#options.run({ method }, trace => this.#connection!.peer.call(method, params, { timeout: deadline - performance.now(), signal, trace }))
   }
 
   /** Sends a notice, which gets no answer. Returns false, and sends nothing, if there is no connection. */
@@ -153,9 +154,8 @@ export class Client implements ConnectionHandler {
   answer (request: Call | Notice, inbound: InboundCall): unknown {
     if (request.method === 'welcome') return this.#welcomed(request.params as { heartbeat: number })
     if (request.method !== 'message') return this.#handle(request, inbound)
-    const isLetter = request.kind === 'call'
-    const delivered = this.#enqueue(request.params as Received, isLetter)
-    return isLetter ? delivered : undefined
+    const delivered = this.#enqueue(request)
+    return request.kind === 'call' ? delivered : undefined
   }
 
   ended (code: number, reason: string): void {
@@ -185,7 +185,7 @@ export class Client implements ConnectionHandler {
     const handler = this.#handlers.get(request.method)
     if (!handler) throw new Failure('unknown-method')
     try {
-      return await handler(request.params, inbound)
+      return await this.#options.run(request, () => handler(request.params, inbound))
     } catch (error) {
       this.#reportUnexpected(error)
       throw error
@@ -199,13 +199,13 @@ export class Client implements ConnectionHandler {
 
   /** One connection attempt. `timeout` covers the token, the connection and the welcome. */
   async #open (): Promise<void> {
-    const { token, timeout, WebSocket } = this.#options
+    const { token, timeout, WebSocket, codec } = this.#options
     const attempt = this.#timer = setTimeout(() => this.#connection ? this.#connection.terminate() : this.ended(ABNORMAL_CLOSURE, ''), timeout)
     this.#setStatus({ state: 'connecting' })
     try {
       const bearer = await (typeof token === 'function' ? token() : token)
       if (this.#timer !== attempt) return // closed or timed out meanwhile
-      this.#connection = new ClientConnection(new WebSocket(this.#url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout)
+      this.#connection = new ClientConnection(new WebSocket(this.#url.href, bearer ? ['jsonrpc', `bearer.${bearer}`] : ['jsonrpc']), this, timeout, codec)
     } catch (error) { // the token function failed, or the token is not valid in a header
       if (this.#timer === attempt) this.ended(ABNORMAL_CLOSURE, '')
       this.failed(error)
@@ -222,22 +222,23 @@ export class Client implements ConnectionHandler {
   }
 
   /** Delivers messages one at a time, in order. */
-  #enqueue (message: Received, isLetter: boolean): Promise<object> {
+  #enqueue (request: Call | Notice): Promise<object> {
     if (this.#queued === MAX_QUEUED_MESSAGES) throw this.failed(new Failure('busy'))
     this.#queued++
-    const delivered = this.#lastDelivery.then(() => this.#deliver(message, isLetter))
+    const delivered = this.#lastDelivery.then(() => this.#deliver(request))
     this.#lastDelivery = delivered.catch(error => this.#reportUnexpected(error)).then(() => { this.#queued-- })
     return delivered
   }
 
   /** Skips a letter that was processed before: the connection ended before the server received its acknowledgement. A failed letter is not remembered. */
-  async #deliver (message: Received, isLetter: boolean): Promise<object> {
-    const { id, topic } = message
-    if (this.#status.state === 'stopped' || this.#processedIds.has(id)) return {}
-    const listeners = this.#listenersTo(topic)
+  async #deliver (request: Call | Notice): Promise<object> {
+    const isLetter = request.kind === 'call'
+    const message = request.params as Received
+    if (this.#status.state === 'stopped' || this.#processedIds.has(message.id)) return {}
+    const listeners = this.#listenersTo(message.topic)
     if (isLetter && listeners.size === 0) throw new Error('No message listener')
-    for (const listener of listeners) await listener(message)
-    if (isLetter) this.#processedIds.add(id)
+    await this.#options.run(request, async () => { for (const listener of listeners) await listener(message) })
+    if (isLetter) this.#processedIds.add(message.id)
     if (this.#processedIds.size > MAX_REMEMBERED_IDS) this.#processedIds.delete(this.#processedIds.values().next().value!)
     return {}
   }

@@ -2,6 +2,7 @@ import type { Contract } from '../protocol/contract.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
 import { MAX_TIMER_MS } from '../protocol/peer.ts'
 import type { Backoff } from '../protocol/reconnect.ts'
+import { untraced, type ClientTracer } from './tracer.ts'
 import type { WebSocketLike } from './connection.ts'
 
 export interface CallOptions {
@@ -49,15 +50,20 @@ export interface ConnectOptions extends Partial<Backoff> {
    * @default undefined
    */
   contract?: Contract
+  /**
+   * Records spans, and asks the server for the trace of each message: `deviceTracer()` of `fastify-devices/client/tracing`.
+   * @default undefined
+   */
+  tracer?: ClientTracer
 }
 
-export type ClientOptions = Required<Omit<ConnectOptions, 'token' | 'contract'>> & { token: ConnectOptions['token'] | undefined }
+export type ClientOptions = Required<Omit<ConnectOptions, 'token' | 'contract' | 'tracer'>> & ClientTracer & { token: ConnectOptions['token'] | undefined }
 
 /** Checks the options and fills in the defaults. */
 export function clientOptions (options: ConnectOptions): ClientOptions {
-  const { deviceId, token, WebSocket = (globalThis as any).WebSocket, timeout = 10_000, maxWaiting = 100, minDelay = 1_000, maxDelay = 30_000, contract: _contract, ...rest } = options
+  const { deviceId, token, WebSocket = (globalThis as any).WebSocket, timeout = 10_000, maxWaiting = 100, minDelay = 1_000, maxDelay = 30_000, tracer: { codec, run } = untraced, contract: _contract, ...rest } = options
   for (const name in rest) throw new TypeError(`Unknown option "${name}"`)
   if (!isDeviceId(deviceId)) throw new TypeError('The option "deviceId" is invalid')
   if (!WebSocket) throw new Error('The option "WebSocket" is missing')
-  return { deviceId, token, WebSocket, timeout: Math.min(timeout, MAX_TIMER_MS), maxWaiting, minDelay, maxDelay }
+  return { deviceId, token, WebSocket, timeout: Math.min(timeout, MAX_TIMER_MS), maxWaiting, minDelay, maxDelay, codec, run }
 }

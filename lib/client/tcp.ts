@@ -18,8 +18,9 @@ export interface TcpSocketOptions {
 
 const BEARER = 'bearer.'
 const ABNORMAL_CLOSURE: CloseNotice = { code: 1006, reason: '' }
-const frameCodec = jsonrpc()
-const lineCodec = jsonrpc({ bytes: 'base64' })
+// a message without a trace is encoded as without tracing
+const frameCodec = jsonrpc().traced!
+const lineCodec = jsonrpc({ bytes: 'base64' }).traced!
 
 /** For the option `WebSocket` of `connect`: connects over TCP, TLS or a Unix socket. For Node only. */
 export function tcpSocket ({ tls, maxMessage = 16_777_216 }: TcpSocketOptions = {}): new (url: string, protocols: string[]) => WebSocketLike {
@@ -51,7 +52,8 @@ class TcpSocket implements WebSocketLike {
     this.#socket.on('close', () => this.#emit('close', this.#closeNotice))
     const deviceId = url.searchParams.get('deviceId')
     const token = protocols.find(name => name.startsWith(BEARER))?.slice(BEARER.length)
-    this.#writeLine(lineCodec.encode({ kind: 'notice', method: 'connect', params: { deviceId, token } }) as string)
+    const trace = url.searchParams.has('trace') || undefined
+    this.#writeLine(lineCodec.encode({ kind: 'notice', method: 'connect', params: { deviceId, token, trace } }) as string)
   }
 
   addEventListener (type: string, listener: Listener): void {

@@ -3,6 +3,8 @@
  * synchronous, so that messages do not overtake each other.
  */
 export interface OutboundChecks {
+  /** Whether the contract names a method of devices. */
+  declares (method: string): boolean
   params (method: string, params: unknown): unknown
   result (method: string, result: unknown): unknown
   message (data: unknown): unknown

@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
+import type { Answer, Owner, SessionRequest } from '../cluster/backplane.ts'
 import type { Call, Codec, Notice } from '../protocol/message.ts'
 import type { InboundCall, PeerLimits } from '../protocol/peer.ts'
 import type { Credentials } from './device.ts'
@@ -41,6 +42,12 @@ export interface SessionHost<Session> {
   onClosed (session: Session): void
   /** Delivers the letters that wait for the device, if there are any. */
   wake (session: Session): void
+}
+
+/** Answers requests for a session. */
+export interface SessionServer extends Owner {
+  /** Answers a request of this node; `answer` is for other nodes. */
+  serve (request: SessionRequest, signal?: AbortSignal): Promise<Answer>
 }
 
 /** A device that admission has accepted, before its session opens. */

@@ -1,8 +1,9 @@
-import type { Owner, Ownership } from '../cluster/backplane.ts'
+import type { Ownership } from '../cluster/backplane.ts'
 import { TokenBucket } from './token-bucket.ts'
 import { clock } from './clock.ts'
 import { assertTimestamp, type Credentials, type DeviceDescription, type Device, type Disconnect } from './device.ts'
 import { Failure, closeCodes, type CloseReason, type Reason } from '../protocol/errors.ts'
+import { requestDevice, requestOfMessage } from './device-operations.ts'
 import type { Frame } from './frame.ts'
 import { checkedCall } from './outbound-checks.ts'
 import { Liveness } from './heartbeat.ts'
@@ -12,7 +13,7 @@ import type { Call, Codec, FailureMessage, InvalidMessage, Message, NamedCall, N
 import { WriteQueue } from './write-queue.ts'
 import { traceFor, type RequestLike } from '../protocol/request-context.ts'
 import { Peer, type CallOptions, type InboundCall, type PeerHandler } from '../protocol/peer.ts'
-import type { AdmittedDevice, SessionHost, Socket } from './session-host.ts'
+import type { AdmittedDevice, SessionHost, SessionServer, Socket } from './session-host.ts'
 import { invoke } from '../protocol/user-code.ts'
 
 /**
@@ -29,8 +30,8 @@ export class Session implements Device, PeerHandler {
   /** Passes from one connection of the device to the next, so that reconnecting does not refill it. */
   readonly bucket: TokenBucket
   left: Disconnect | undefined
-  /** Answers requests of other nodes for this session. */
-  owner: Owner | undefined
+  /** Answers requests of this node and of others for this session. */
+  owner: SessionServer | undefined
   readonly #host: SessionHost<Session>
   readonly #socket: Socket
   readonly #writeQueue: WriteQueue
@@ -165,7 +166,7 @@ export class Session implements Device, PeerHandler {
     const { checks } = this.#host
     const data = checks ? checks.message(given) : given
     const id = `${this.generation}.${++this.#messageCount}`
-    const frame = this.notice('message', { id, data: data ?? null })
+    const frame = this.notice('message', { id, data: data ?? null }, requestOfMessage(this, id))
     if (frame) this.write(frame)
     else this.#sendAsCall(id, data)
   }
@@ -183,7 +184,7 @@ export class Session implements Device, PeerHandler {
 
   call (method: string, params?: unknown, options?: CallOptions): Promise<unknown> {
     const { checks } = this.#host
-    return checks ? checkedCall(checks, method, params, params => this.request(method, params, options)) : this.request(method, params, options)
+    return checks ? checkedCall(checks, method, params, params => requestDevice(this, method, params, options, checks)) : requestDevice(this, method, params, options, checks)
   }
 
   /** A call without the checks of the contract: the node where it began has made them. */

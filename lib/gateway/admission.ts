@@ -99,7 +99,7 @@ export class Admission implements Gateway {
   open (device: AdmittedDevice, socket: Socket): Session {
     const { host, registry, subscriptions } = this.#parts
     const session = new Session(host, socket, device, registry.bucketOf(device.deviceId))
-    session.owner = new SessionOwner(session, subscriptions, host.log)
+    session.owner = new SessionOwner(session, subscriptions, host.log, host.checks)
     return session
   }
 

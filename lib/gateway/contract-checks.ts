@@ -38,6 +38,10 @@ export class ContractChecks implements OutboundChecks {
     this.#message = message === undefined ? undefined : this.#check('The schema "message"', message, invalidMessage)
   }
 
+  declares (method: string): boolean {
+    return this.#commands.has(method)
+  }
+
   params (method: string, params: unknown): unknown {
     const check = this.#commands.get(method)?.params
     return check ? check(params) : params

@@ -52,8 +52,9 @@ export class Methods {
     return [...this.#methods.keys()]
   }
 
+  /** Whether there is a handler of the method, here or elsewhere. */
   has (name: string): boolean {
-    return this.#methods.has(name)
+    return this.#methods.has(name) || this.#elsewhere?.answers(name) === true
   }
 
   /** Several handlers of a method share the connections round-robin. */

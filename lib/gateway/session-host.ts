@@ -1,5 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
+import { factsOf } from '../connection/device-operations.ts'
 import type { FlushScheduler } from '../connection/flush-scheduler.ts'
+import { operate, operations } from '../connection/operation.ts'
 import type { OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Registry } from '../connection/registry.ts'
 import type { Session } from '../connection/session.ts'
@@ -8,8 +10,9 @@ import type { Stats } from '../connection/stats.ts'
 import type { Delivery } from '../messaging/delivery.ts'
 import type { Events } from '../messaging/events.ts'
 import type { Subscriptions } from '../messaging/subscriptions.ts'
-import type { Codec } from '../protocol/message.ts'
-import { isThenable, type PeerLimits } from '../protocol/peer.ts'
+import type { Call, Codec, Notice } from '../protocol/message.ts'
+import { isThenable, type InboundCall, type PeerLimits } from '../protocol/peer.ts'
+import { contextOf } from '../protocol/request-context.ts'
 import { InboundNotice } from './handler-context.ts'
 import type { Methods } from './methods.ts'
 import type { Settings } from './options.ts'
@@ -47,9 +50,9 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
       return created
     },
 
-    answer (session, { kind, method, params, trace }, inbound) {
-      if (kind !== 'notice' || method !== 'message') return methods.answer(method, params, session, inbound, trace)
-      const answer = methods.answer(method, params, session, new InboundNotice(), trace)
+    answer (session, request, inbound) {
+      if (request.kind !== 'notice' || request.method !== 'message') return answerMethod(methods, session, request, inbound)
+      const answer = answerMethod(methods, session, request, new InboundNotice())
       if (!isThenable(answer)) return answer
       // a notice gets no answer, so it does not count as a call in flight
       answer.then(undefined, () => {})
@@ -67,6 +70,16 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
 
     wake: session => delivery.wake(session)
   }
+}
+
+function answerMethod (methods: Methods, session: Session, request: Call | Notice, inbound: InboundCall): unknown {
+  const { method, params, trace } = request
+  return operations.hasSubscribers ? answerAsOperation(methods, session, request, inbound) : methods.answer(method, params, session, inbound, trace)
+}
+
+function answerAsOperation (methods: Methods, session: Session, { method, params, trace }: Call | Notice, inbound: InboundCall): unknown {
+  const facts = { kind: 'answer', ...factsOf(session), method, isKnown: methods.has(method) } as const
+  return operate(facts, trace, request => methods.answer(method, params, session, inbound, contextOf(request)))
 }
 
 function peerLimitsOf ({ concurrency, mint }: Codec, { maxCalls, callTimeout }: Settings): PeerLimits {

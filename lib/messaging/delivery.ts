@@ -4,8 +4,10 @@ import { reasons, Failure, isUnreachable, closeCodes, type Detail, type CloseRea
 import type { Letters } from './letters.ts'
 import type { Ending, StoredLetter } from '../storage/mailbox.ts'
 import { TurnLimiter } from './turn-limiter.ts'
+import { factsOf } from '../connection/device-operations.ts'
+import { operate, operations } from '../connection/operation.ts'
 import type { Session } from '../connection/session.ts'
-import { traceFor } from '../protocol/request-context.ts'
+import { traceFor, type RequestLike } from '../protocol/request-context.ts'
 
 export interface DeliveryLimits {
   /** Letters in flight to one device. */
@@ -25,6 +27,9 @@ const overloadReasons = new Set<Reason>(['busy', 'too-fast'])
 /** Close reasons of the server itself: they are no sign that a letter broke the connection. */
 const serverCloseReasons: CloseReason[] = ['leaving', 'overloaded', 'expired', 'replaced', 'removed']
 const blamelessCloseCodes = new Set<number>(serverCloseReasons.map(name => closeCodes[name].code))
+
+/** The call that carries a letter. */
+type LetterCall = ReturnType<Session['callFor']>
 
 /** The delivery to one session. */
 interface DeliveryState {
@@ -195,8 +200,9 @@ export class Delivery {
     const timeout = letter.expiresAt - Date.now()
     if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
-      const { method, params, id } = session.callFor(letter.id, contentOf(letter))
-      return session.peer.call(method, params, { id, timeout, answerTimeout: session.answerTimeout, trace: traceFor(session.codec, letter.context) }).then(toUndefined, failureOf)
+      const call = session.callFor(letter.id, contentOf(letter))
+      const answered = operations.hasSubscribers ? requestAsOperation(session, letter, call, timeout) : request(session, call, timeout, letter.context)
+      return answered.then(toUndefined, failureOf)
     } catch (error) {
       return Promise.resolve(failureOf(error))
     }
@@ -218,6 +224,15 @@ export class Delivery {
   #removeIfIdle (session: Session, state: DeliveryState): void {
     if (!state.draining && state.inFlight.size === 0) this.#states.delete(session)
   }
+}
+
+function request (session: Session, { method, params, id }: LetterCall, timeout: number, cause: RequestLike | undefined): Promise<unknown> {
+  return session.peer.call(method, params, { id, timeout, answerTimeout: session.answerTimeout, trace: traceFor(session.codec, cause) })
+}
+
+function requestAsOperation (session: Session, { id, context }: StoredLetter, call: LetterCall, timeout: number): Promise<unknown> {
+  const facts = { kind: 'deliver', ...factsOf(session), method: call.method, isKnown: call.method === 'message', messageId: id } as const
+  return operate(facts, context, cause => request(session, call, timeout, cause))
 }
 
 function roomInWindow (state: DeliveryState): Promise<void> {

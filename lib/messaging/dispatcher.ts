@@ -5,10 +5,13 @@ import { EVERYONE_TOPIC, type Answer, valueOf, type Backplane, type PublishResul
 import { Failure, type Detail } from '../protocol/errors.ts'
 import { digestOf, IdempotencyKeys, type KeyLimits } from './idempotency.ts'
 import { isDeviceId } from '../protocol/device-id.ts'
+import { abortSignalOf } from './abort-signal.ts'
 import { failureOf, type Letters } from './letters.ts'
 import { sizeOf, type Letter, type Receipt } from '../storage/mailbox.ts'
 import type { CallOptions, CallSignal } from '../protocol/peer.ts'
-import { contextOf, type RequestLike } from '../protocol/request-context.ts'
+import { contextOf, type RequestContext, type RequestLike } from '../protocol/request-context.ts'
+import { offerMessage } from '../connection/device-operations.ts'
+import { operate, operations } from '../connection/operation.ts'
 import type { Registry } from '../connection/registry.ts'
 import { checkedCall, type OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Session } from '../connection/session.ts'
@@ -114,6 +117,31 @@ export class Dispatcher {
    * the one that causes a bulk send, whose messages have none of their own.
    */
   send (deviceId: string, given: unknown, options: SendOptions = {}, request = options.request): SendResult | Promise<SendResult> {
+    return operations.hasSubscribers ? this.#sendAsOperation(deviceId, given, options, request) : this.#send(deviceId, given, options, request)
+  }
+
+  call (deviceId: string, method: string, params: unknown, options: CallOptions): Promise<unknown> {
+    return operations.hasSubscribers ? this.#callAsOperation(deviceId, method, params, options) : this.#call(deviceId, method, params, options)
+  }
+
+  broadcast (given: unknown, topic?: string, request?: RequestLike): Promise<PublishResult & { id: string }> {
+    return operations.hasSubscribers ? this.#broadcastAsOperation(given, topic, request) : this.#broadcast(given, topic, request)
+  }
+
+  #sendAsOperation (deviceId: string, given: unknown, options: SendOptions, request: RequestLike | undefined): SendResult | Promise<SendResult> {
+    return operate({ kind: 'send', node: this.#node, deviceId }, request, request => this.#send(deviceId, given, options, request))
+  }
+
+  #callAsOperation (deviceId: string, method: string, params: unknown, options: CallOptions): Promise<unknown> {
+    const facts = { kind: 'call', node: this.#node, deviceId, method, isKnown: this.#checks?.declares(method) === true } as const
+    return operate(facts, options.request, request => this.#call(deviceId, method, params, { ...options, request }))
+  }
+
+  #broadcastAsOperation (given: unknown, topic: string | undefined, request: RequestLike | undefined): Promise<PublishResult & { id: string }> {
+    return operate({ kind: 'broadcast', node: this.#node, topic }, request, request => this.#broadcast(given, topic, request))
+  }
+
+  #send (deviceId: string, given: unknown, options: SendOptions, request: RequestLike | undefined): SendResult | Promise<SendResult> {
     const { key, ttl = 0 } = options
     if (!isDeviceId(deviceId)) throw new Failure('bad-id')
     if (!(ttl >= 0 && ttl <= this.#limits.maxTtl)) throw new Failure('malformed', { message: `ttl must be from 0 to ${this.#limits.maxTtl} ms` })
@@ -123,14 +151,14 @@ export class Dispatcher {
     return this.#once({ id: digestOf(deviceId, key), deviceId, data, request, digest }, key, options)
   }
 
-  call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal, request }: CallOptions): Promise<unknown> {
+  #call (deviceId: string, method: string, params: unknown, { timeout = this.#limits.callTimeout, signal, request }: CallOptions): Promise<unknown> {
     const session = this.#sessionOf(deviceId)
     if (session) return session.call(method, params, { timeout, signal, request })
     const reach = (params: unknown) => this.reach(deviceId, { kind: 'call', method, params, timeout, context: contextOf(request) }, signal && abortSignalOf(signal))
     return this.#checks ? checkedCall(this.#checks, method, params, reach) : reach(params)
   }
 
-  async broadcast (given: unknown, topic?: string, request?: RequestLike): Promise<PublishResult & { id: string }> {
+  async #broadcast (given: unknown, topic: string | undefined, request: RequestLike | undefined): Promise<PublishResult & { id: string }> {
     const checks = this.#checks
     const data = checks ? topic === undefined ? checks.message(given) : checks.publication(topic, given) : given
     const id = this.#nextId()
@@ -139,14 +167,24 @@ export class Dispatcher {
 
   /** Sends a request to the owner of the device, on whichever node it is. */
   async reach (deviceId: string, request: SessionRequest, signal?: AbortSignal): Promise<unknown> {
-    const answer = await this.#ask(deviceId, request, signal)
-    if (!answer) throw new Failure('offline')
-    return valueOf(answer)
+    if (operations.hasSubscribers && 'context' in request && !this.#registry.get(deviceId)?.owner) return await this.#forwardAsOperation(deviceId, request, signal)
+    return await this.#reach(deviceId, request, signal)
   }
 
   close (): void {
     this.#isClosed = true
     clearTimeout(this.#wakeTimer)
+  }
+
+  #forwardAsOperation (deviceId: string, request: SessionRequest & { context?: RequestContext | undefined }, signal: AbortSignal | undefined): Promise<unknown> {
+    const facts = { kind: 'forward', node: this.#node, deviceId, method: request.kind, isKnown: true } as const
+    return operate(facts, request.context, context => this.#reach(deviceId, { ...request, context: contextOf(context) } as SessionRequest, signal))
+  }
+
+  async #reach (deviceId: string, request: SessionRequest, signal: AbortSignal | undefined): Promise<unknown> {
+    const answer = await this.#ask(deviceId, request, signal)
+    if (!answer) throw new Failure('offline')
+    return valueOf(answer)
   }
 
   /** A unique message id. */
@@ -178,7 +216,7 @@ export class Dispatcher {
   #sendNow ({ id, deviceId, data = null, request }: OutgoingMessage): SendResult | Promise<SendResult> {
     const sent: SendResult = { id, status: 'sent' }
     const session = this.#sessionOf(deviceId)
-    const pending = session ? session.offer(id, data, request) : this.reach(deviceId, { kind: 'send', id, data, context: contextOf(request) })
+    const pending = session ? offerMessage(session, id, data, request) : this.reach(deviceId, { kind: 'send', id, data, context: contextOf(request) })
     return pending ? pending.then(() => sent) : sent
   }
 
@@ -265,7 +303,7 @@ export class Dispatcher {
   /** Undefined: nobody owns the device. */
   async #ask (deviceId: string, request: SessionRequest, signal?: AbortSignal): Promise<Answer | undefined> {
     const owner = this.#registry.get(deviceId)?.owner
-    return owner ? await owner.answer(request, signal) : await this.#backplane.ask(deviceId, request, signal)
+    return owner ? await owner.serve(request, signal) : await this.#backplane.ask(deviceId, request, signal)
   }
 }
 
@@ -284,13 +322,4 @@ function encodeBody (data: unknown): string | Uint8Array {
   } catch (error) {
     throw new Failure('bad-params', { message: `Cannot be encoded: ${describeThrown(error)}` })
   }
-}
-
-/** A real `AbortSignal`, which backplanes require. */
-function abortSignalOf (signal: CallSignal): AbortSignal {
-  if (signal instanceof AbortSignal) return signal
-  const controller = new AbortController()
-  if (signal.aborted) controller.abort()
-  signal.addEventListener('abort', () => controller.abort(), { once: true })
-  return controller.signal
 }

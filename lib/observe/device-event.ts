@@ -27,7 +27,7 @@ const connection = ({ id, generation }: Device, data: object): Description => ({
 /** All events; the type makes the compiler find one that is missing. */
 const describe: Describe = {
   connected: device => connection(device, { since: device.since, address: device.address, protocol: device.protocol }),
-  disconnected: (device, { code, reason }) => connection(device, { code, reason }),
+  disconnected: (device, { code, reason }) => connection(device, { since: device.since, code, reason }),
   message: (data, device) => connection(device, data instanceof Uint8Array ? { base64: Buffer.from(data).toString('base64') } : { message: data }),
   delivered: letter,
   expired: letter,

@@ -5,6 +5,7 @@ import { eventTypes, listenToEvents, type DeviceEvent } from './device-event.ts'
 import { decodeBatch } from './event-batch.ts'
 import { EventPublisher } from './event-publisher.ts'
 import { EventSources } from './event-sources.ts'
+import type { Connection } from './vanished-devices.ts'
 
 /** In announcement intervals: how long an announcement holds. */
 const INTEREST = 3
@@ -21,8 +22,8 @@ interface InterestMessage {
 export type GapReason = 'unknown-id' | 'cut-off' | 'back' | 'missed' | 'node-gone' | 'overflow'
 
 export interface EventSink {
-  /** An event of any node, and its JSON. `event` has at least the members that identify a connection, if the event is about one. */
-  event (type: string, json: string, event: Pick<DeviceEvent, 'deviceId' | 'generation'>): void
+  /** An event of any node, and its JSON. `connection` is there if it says that one has begun or ended. */
+  event (type: string, json: string, connection?: Connection): void
   /** Events of the node, or of all other nodes, may be missing. */
   gap (reason: GapReason, node?: string): void
 }
@@ -110,14 +111,14 @@ export class EventExchange {
   #take (event: DeviceEvent): void {
     const json = JSON.stringify(event)
     if (this.#asked) this.#publisher.add({ type: event.type, json })
-    if (this.#isOpen) this.#sink.event(event.type, json, event)
+    if (this.#isOpen) this.#sink.event(event.type, json, connectionOf(event.type, event))
   }
 
   #receive ({ data }: Publication): undefined {
     const { header, events } = decodeBatch(data as Buffer)
     if (header.source === this.#publisher.source) return
     if (this.#sources.receive(header)) this.#sink.gap('missed', header.node)
-    for (const { type, json } of events) this.#sink.event(type, json, isAboutConnection(type) ? JSON.parse(json) : {})
+    for (const { type, json } of events) this.#sink.event(type, json, connectionOf(type, json))
   }
 
   #hearInterest ({ data }: Publication): undefined {
@@ -181,6 +182,9 @@ function messagesAsReceived (events: Pick<Events, 'on' | 'off'>): Pick<Events, '
   }
 }
 
-function isAboutConnection (type: string): boolean {
-  return type === 'connected' || type === 'disconnected'
+/** The connection that has begun or ended. Other events are not parsed. */
+function connectionOf (type: string, event: DeviceEvent | string): Connection | undefined {
+  if (type !== 'connected' && type !== 'disconnected') return undefined
+  const { deviceId, node, data } = typeof event === 'string' ? JSON.parse(event) : event
+  return { deviceId, node, since: data.since }
 }

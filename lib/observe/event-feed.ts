@@ -4,10 +4,10 @@ import type { Backplane } from '../cluster/backplane.ts'
 import type { Stats } from '../connection/stats.ts'
 import type { Events } from '../messaging/events.ts'
 import { Failure } from '../protocol/errors.ts'
-import { eventTypes, type DeviceEvent } from './device-event.ts'
+import { eventTypes } from './device-event.ts'
 import { EventExchange, type GapReason } from './event-exchange.ts'
 import { EventLog, eventText } from './event-log.ts'
-import { VanishedDevices } from './vanished-devices.ts'
+import { VanishedDevices, type Connection } from './vanished-devices.ts'
 
 /** What the feed of a node may use. A test may set others. */
 export const FEED_LIMITS = {
@@ -72,7 +72,7 @@ export class EventFeed {
     this.#limits = limits
     this.#log = new EventLog(this.#name, limits)
     this.#exchange = new EventExchange({ events, backplane, node, log, announceMs: limits.announceMs }, {
-      event: (type, json, event) => this.#receive(type, json, event),
+      event: (type, json, connection) => this.#receive(type, json, connection),
       gap: (reason, from) => this.#add('gap', this.#gapEvent(reason, from))
     })
     this.#vanished = new VanishedDevices({
@@ -128,8 +128,8 @@ export class EventFeed {
     this.#log.clear()
   }
 
-  #receive (type: string, json: string, event: Pick<DeviceEvent, 'deviceId' | 'generation'>): void {
-    if ((type === 'connected' || type === 'disconnected') && !this.#vanished.isNew(type, event)) return
+  #receive (type: string, json: string, connection: Connection | undefined): void {
+    if (connection && !this.#vanished.isNew(type as 'connected' | 'disconnected', connection)) return
     this.#append(type, json)
   }
 

@@ -7,8 +7,8 @@ const CHECKS = 5
 /** Connections remembered, in each of two generations; and changes that may wait, and devices that may be missing. */
 const MAX_REMEMBERED = 10_000
 
-/** A connection is identified by its device and its generation. */
-type Connection = Pick<DeviceEvent, 'deviceId' | 'generation'>
+/** Identifies a connection. Its generation does not: a connection that began while the backplane was down gets another one later. */
+export type Connection = Pick<Presence, 'deviceId' | 'node' | 'since'>
 type Kind = PresenceChange['kind']
 
 export interface VanishedDevicesOptions {
@@ -26,7 +26,7 @@ export interface VanishedDevicesOptions {
  */
 export class VanishedDevices {
   readonly #options: VanishedDevicesOptions
-  readonly #waiting = new Map<string, PresenceChange & { since: number }>()
+  readonly #waiting = new Map<string, PresenceChange & { reportedAt: number }>()
   /** The events that have come, in two generations. */
   #recent = new Set<string>()
   #older = new Set<string>()
@@ -63,18 +63,17 @@ export class VanishedDevices {
 
   #changed ({ kind, presence }: PresenceChange): void {
     const key = keyOf(kind, presence)
-    if (this.#recent.has(key) || this.#older.has(key)) return
-    if (kind === 'connected' && !this.#missing.has(presence.deviceId)) return
+    if (kind === 'connected' ? !this.#missing.has(presence.deviceId) : this.#isKnown(key)) return
     if (this.#waiting.size === MAX_REMEMBERED) return this.#options.onOverflow()
-    this.#waiting.set(key, { kind, presence, since: performance.now() })
+    this.#waiting.set(key, { kind, presence, reportedAt: performance.now() })
     this.#timer ??= setInterval(() => this.#check(), this.#options.graceMs / CHECKS).unref()
   }
 
   /** Changes wait in the order in which they came. */
   #check (): void {
     const due = performance.now() - this.#options.graceMs
-    for (const [key, { kind, presence, since }] of this.#waiting) {
-      if (since > due) return
+    for (const [key, { kind, presence, reportedAt }] of this.#waiting) {
+      if (reportedAt > due) return
       this.#waiting.delete(key)
       this.#remember(key)
       this.#report(kind, presence)
@@ -83,16 +82,29 @@ export class VanishedDevices {
     this.#timer = undefined
   }
 
-  #report (kind: Kind, { deviceId, generation, node, since }: Presence): void {
-    if (kind === 'connected') this.#missing.delete(deviceId)
+  #report (kind: Kind, presence: Presence): void {
+    const { deviceId, generation, node, since } = presence
+    if (kind === 'connected') this.#isBack(presence)
     else addBounded(this.#missing, deviceId)
-    const data = kind === 'connected' ? { since } : { code: closeCodes.lost.code, reason: 'its node is gone or was cut off' }
+    const data = kind === 'connected' ? { since } : { since, code: closeCodes.lost.code, reason: 'its node is gone or was cut off' }
     this.#options.report({ id: `${kind}-${generation}-${deviceId}`, type: kind, at: Date.now(), node, deviceId, generation, data })
+  }
+
+  /** The end of the connection was reported, and will come again. */
+  #isBack (connection: Connection): void {
+    this.#missing.delete(connection.deviceId)
+    const key = keyOf('disconnected', connection)
+    this.#recent.delete(key)
+    this.#older.delete(key)
+  }
+
+  #isKnown (key: string): boolean {
+    return this.#recent.has(key) || this.#older.has(key)
   }
 
   /** False if it was known. */
   #remember (key: string): boolean {
-    if (this.#recent.has(key) || this.#older.has(key)) return false
+    if (this.#isKnown(key)) return false
     if (this.#recent.size === MAX_REMEMBERED) {
       this.#older = this.#recent
       this.#recent = new Set()
@@ -102,8 +114,8 @@ export class VanishedDevices {
   }
 }
 
-function keyOf (kind: Kind, { deviceId, generation }: Connection): string {
-  return `${kind} ${generation} ${deviceId}`
+function keyOf (kind: Kind, { deviceId, node, since }: Connection): string {
+  return `${kind} ${since} ${deviceId} ${node}`
 }
 
 function addBounded (set: Set<string>, value: string): void {

@@ -25,35 +25,36 @@ export interface JsonRpcOptions {
 
 type Limits = Omit<JsonRpcOptions, 'bytes'>
 
+/** Frames of the protocol, to messages and back. */
+type Frames = Pick<Codec, 'decode' | 'encode'>
+
 const NEWLINE = 0x0a
 const MAX_ID_LENGTH = 255
 const utf8 = { decoder: new TextDecoder('utf-8', { fatal: true }), encoder: new TextEncoder() }
 
 /** Error codes that mean the same to every peer. Any other is specific to the other side, and becomes `refused`. */
-const reasonOf = new Map<unknown, Reason>(
-  (['unknown-method', 'too-fast', 'busy'] as const).map(reason => [reasons[reason].rpc, reason])
-)
+const sharedReasons: Reason[] = ['unknown-method', 'too-fast', 'busy']
 
 /** JSON-RPC 2.0, single or batch. */
 export function jsonrpc ({ bytes = 'frame', ...limits }: JsonRpcOptions = {}): Codec {
-  const codec = bytes === 'base64' ? jsonrpcLines(limits) : jsonrpcFrames(limits, toTracedMessage)
+  const frames = bytes === 'base64' ? jsonrpcLines(limits) : jsonrpcFrames(limits, toTracedMessage)
+  const codec: Codec = { subprotocol: 'jsonrpc', concurrency: Infinity, ...frames }
   // not enumerable: a codec that an application makes of this one by spreading it has another `encode`
   return Object.defineProperty({ ...codec }, 'traced', { value: tracedCodec(codec) })
 }
 
 /** Bytes as `base64`: a message is text in any case. */
-function jsonrpcLines (limits: Limits): Codec {
+function jsonrpcLines (limits: Limits): Frames {
   const frames = jsonrpcFrames(limits, toTracedMessage)
   const fromFrame = (message: Message | Message[]) => Array.isArray(message) ? message.map(fromBase64) : fromBase64(message)
   return {
-    ...frames,
     decode: frame => fromFrame(frames.decode(frame)),
     encode: message => frames.encode(Array.isArray(message) ? message : toBase64(message))
   }
 }
 
 /** Bytes in a binary frame after the message, and no trace. Apart from `jsonrpc`, so that a bundle of the client holds nothing else. */
-export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits, messageOf = toMessage): Codec {
+export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits, messageOf = toMessage): Frames {
   function decode (frame: string | Uint8Array): Message | Message[] {
     if (typeof frame !== 'string') return decodeBinary(frame)
     const value = parse(frame)
@@ -85,7 +86,7 @@ export function jsonrpcFrames ({ depth = 32, batch = 20 }: Limits, messageOf = t
     return frame
   }
 
-  return { subprotocol: 'jsonrpc', concurrency: Infinity, decode, encode }
+  return { decode, encode }
 }
 
 function parse (json: string | Uint8Array): unknown {
@@ -124,7 +125,7 @@ function toAnswer (value: JsonObject, id: Id | null): Message {
   const { result, error } = value
   if (error === undefined && result !== undefined && id !== null) return { kind: 'result', id, result }
   if (result !== undefined || !isDetail(error)) return invalid('answer-invalid', id)
-  const reason = reasonOf.get(error.code) ?? 'refused'
+  const reason = sharedReasons.find(reason => reasons[reason].rpc === error.code) ?? 'refused'
   return { kind: 'failure', id, reason, detail: error }
 }
 
@@ -139,8 +140,9 @@ function toMembers (message: Message): JsonObject {
 }
 
 function toError (reason: Reason, detail?: Detail): Detail {
-  if (!detail) return { code: reasons[reason].rpc, message: reasons[reason].message }
-  return typeof detail.code === 'number' ? detail : { ...detail, code: reasons[reason].rpc }
+  const { rpc: code, message } = reasons[reason]
+  if (!detail) return { code, message }
+  return typeof detail.code === 'number' ? detail : { ...detail, code }
 }
 
 function isId (id: unknown): id is Id {

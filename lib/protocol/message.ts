@@ -51,7 +51,7 @@ export interface Codec {
 }
 
 /** Decodes a frame. Throws if the codec does not return a message; third-party codecs may have bugs. */
-export function decodeWith (codec: Codec, frame: string | Uint8Array): Message | Message[] {
+export function decodeWith (codec: Pick<Codec, 'decode'>, frame: string | Uint8Array): Message | Message[] {
   const message = codec.decode(frame)
   if (!Array.isArray(message) && typeof message.kind !== 'string') throw new TypeError('The codec returned no message')
   return message

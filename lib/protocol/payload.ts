@@ -1,4 +1,4 @@
-import type { Id, InvalidMessage, Message } from './message.ts'
+import type { Call, Id, InvalidMessage, Message } from './message.ts'
 
 export type JsonObject = Record<string, unknown>
 
@@ -12,15 +12,13 @@ export function invalid (reason: InvalidMessage['reason'], id: Id | null = null)
 
 /** Replaces a message that cannot carry its bytes. An answer becomes `answer-invalid`: it still settles its call, and is not answered itself. */
 export function withoutBytes (message: Message): InvalidMessage {
-  if (message.kind === 'notice') return invalid('malformed')
   if (message.kind === 'invalid') return message
-  return invalid(message.kind === 'call' ? 'malformed' : 'answer-invalid', message.id)
+  return invalid('method' in message ? 'malformed' : 'answer-invalid', (message as Partial<Call>).id)
 }
 
 /** The params or the result of a message. */
 export function payloadOf (message: Message): unknown {
-  if (message.kind === 'call' || message.kind === 'notice') return message.params
-  return message.kind === 'result' ? message.result : undefined
+  return message.kind === 'result' ? message.result : (message as Partial<Call>).params
 }
 
 function withPayload (message: Message, payload: unknown): Message {
@@ -35,8 +33,7 @@ export function bytesOf (message: Message): Uint8Array | undefined {
 
 export function withData (message: Message, data: unknown, name = 'data'): Message {
   const payload = payloadOf(message)
-  const rest: JsonObject = isJsonObject(payload) && !(payload instanceof Uint8Array) ? { ...payload } : {}
-  delete rest.data
+  const { data: _data, ...rest } = isJsonObject(payload) && !(payload instanceof Uint8Array) ? payload : {}
   return withPayload(message, { ...rest, [name]: data })
 }
 

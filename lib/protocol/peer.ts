@@ -86,7 +86,7 @@ export class Peer {
   constructor (handler: PeerHandler, limits: PeerLimits) {
     this.#handler = handler
     this.#limits = limits
-    this.#isLimited = Number.isFinite(limits.concurrency)
+    this.#isLimited = limits.concurrency < Infinity
   }
 
   /** Calls in flight, of both sides. */
@@ -194,23 +194,19 @@ export class Peer {
     switch (message.kind) {
       case 'call': return this.#answer(message, message.id, reply)
       case 'notice': return this.#answer(message, null, ignoreReply)
-      case 'result': {
-        if (!this.#settle(message.id, message)) this.#handler.unexpected(message)
-        return
-      }
-      case 'failure': {
-        const failure = new Failure(message.reason, { detail: message.detail })
-        if (message.id === null || !this.#settle(message.id, failure)) this.#handler.unexpected(message)
-        return
-      }
+      case 'result': return this.#conclude(message, message)
+      case 'failure': return this.#conclude(message, new Failure(message.reason, { detail: message.detail }))
       case 'invalid': {
-        if (message.reason !== 'answer-invalid') {
-          this.#handler.unexpected(message)
-          return reply({ kind: 'failure', id: message.id, reason: message.reason, ...(message.detail && { detail: message.detail }) })
-        }
-        if (message.id === null || !this.#settle(message.id, new Failure('answer-invalid'))) this.#handler.unexpected(message)
+        if (message.reason === 'answer-invalid') return this.#conclude(message, new Failure(message.reason))
+        this.#handler.unexpected(message)
+        reply({ kind: 'failure', id: message.id, reason: message.reason, detail: message.detail })
       }
     }
+  }
+
+  /** An answer has arrived. */
+  #conclude (message: Result | FailureMessage | InvalidMessage, outcome: Result | Failure): void {
+    if (message.id === null || !this.#settle(message.id, outcome)) this.#handler.unexpected(message)
   }
 
   #reply (answer: Message | Message[]): void {

@@ -22,12 +22,12 @@ export const commonReasons = {
   'answer-invalid': { status: 502, code: 'DEVICE_ANSWER_INVALID', rpc: -32004, message: 'The answer is not a valid message' },
   'too-fast': { status: 429, code: 'RATE_EXCEEDED', rpc: -32005, message: 'Too many messages', retryAfter: 1 },
   busy: { status: 429, code: 'CALLS_EXCEEDED', rpc: -32006, message: 'Too many calls in flight', retryAfter: 1 },
-  forbidden: { status: 403, code: 'FORBIDDEN', rpc: -32008, message: 'Not allowed' },
-  'too-large': { status: 413, code: 'MESSAGE_TOO_LARGE', rpc: -32014, message: 'The message is too large' }
+  forbidden: { status: 403, code: 'FORBIDDEN', rpc: -32008, message: 'Not allowed' }
 } satisfies Record<string, ReasonDetails>
 
 /** The reasons that only a node uses. They are apart so that a bundle of the client does not contain them. */
 export const nodeReasons = {
+  'too-large': { status: 413, code: 'MESSAGE_TOO_LARGE', rpc: -32014, message: 'The message is too large' },
   offline: { status: 404, code: 'DEVICE_OFFLINE', rpc: -32001, message: 'The device is not connected' },
   congested: { status: 429, code: 'DEVICE_CONGESTED', rpc: -32025, message: 'Too much waits to be written to the device', retryAfter: 1 },
   'mailbox-full': { status: 429, code: 'MAILBOX_FULL', rpc: -32007, message: 'Too many letters wait for the device', retryAfter: 60 },

@@ -11,5 +11,5 @@ export function reconnectDelay (code: number, reason: string, attempts: number, 
   if (code === 1000 || (code >= 4500 && code < 5000)) return undefined
   const [, requestedDelay = 0] = /^retry=(\d{1,9})$/.exec(reason) ?? []
   // full jitter: uniformly distributed up to the bound; a server may ask for a longer delay, not for a shorter one
-  return Math.max(Number(requestedDelay), Math.random() * Math.min(maxDelay, minDelay * 2 ** attempts))
+  return Math.max(+requestedDelay, Math.random() * Math.min(maxDelay, minDelay * 2 ** attempts))
 }

@@ -40,8 +40,9 @@ export function traceIn ({ traceparent, tracestate }: { traceparent?: unknown, t
 }
 
 /**
- * The trace to send with what a request causes: `tracestate` holds its id, as far as the id can be a value there. The parent id stays that of the request,
- * although the specification asks for a new one with each change of `tracestate`: nobody would record it, and what the device records would have no parent.
+ * The trace to send with what a request causes: `tracestate` holds its id, as far as the id can be a value there. The specification asks for a new parent id
+ * with each change of `tracestate`. A tracer that subscribes to the operations has set one; without a tracer the parent id stays that of the request, because
+ * nobody would record another, and what the device records would have no parent.
  */
 export function traceOf (request: RequestLike): TraceContext | undefined {
   const { id = '', traceparent, tracestate } = contextOf(request) ?? {}

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { WORKER_DISCOVERY_TOPIC, valueOf, WORKERS_TOPIC, MAX_MISSED_ANNOUNCEMENTS, WORKER_ANNOUNCE_INTERVAL_MS, type WorkerAnnouncement, type Backplane, type DeviceConnection, type Unwatch } from '../cluster/backplane.ts'
 import type { Credentials, Device } from '../connection/device.ts'
+import { operate, operations } from '../connection/operation.ts'
 import { Failure, isUnreachable } from '../protocol/errors.ts'
 import type { RemoteMethods } from '../gateway/methods.ts'
 import { contextOf, type RequestContext, type RequestLike } from '../protocol/request-context.ts'
@@ -71,6 +72,15 @@ export class WorkerPool implements RemoteMethods {
 
   /** Rejects with `dropped` if the worker is gone before it has answered. */
   answer (method: string, params: unknown, device: Device, request: RequestLike, signal?: AbortSignal): Promise<unknown> {
+    return operations.hasSubscribers ? this.#delegateAsOperation(method, params, device, request, signal) : this.#delegate(method, params, device, request, signal)
+  }
+
+  #delegateAsOperation (method: string, params: unknown, device: Device, request: RequestLike, signal: AbortSignal | undefined): Promise<unknown> {
+    const facts = { kind: 'delegate', node: device.node, deviceId: device.id, method, isKnown: true } as const
+    return operate(facts, request, request => this.#delegate(method, params, device, request, signal))
+  }
+
+  #delegate (method: string, params: unknown, device: Device, request: RequestLike | undefined, signal: AbortSignal | undefined): Promise<unknown> {
     return new Promise((resolve, reject) => this.#assign({ method, params, device, context: contextOf(request), signal, resolve, reject }))
   }
 

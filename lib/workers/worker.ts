@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Backplane, ListPage, Presence, PublishResult } from '../cluster/backplane.ts'
+import type { Backplane, ListPage, Presence, PublishResult, WorkerRequest } from '../cluster/backplane.ts'
+import { operate, operations } from '../connection/operation.ts'
 import type { BroadcastOptions, DeviceDetails } from '../gateway/devices.ts'
 import type { NodeHealth } from '../gateway/readiness.ts'
 import { Failure } from '../protocol/errors.ts'
@@ -14,7 +15,8 @@ import { assemble, type NodeParts } from '../gateway/assembly.ts'
 import { answerMessage } from '../gateway/builtins.ts'
 import { settingsOf, type Options } from '../gateway/options.ts'
 import type { SendOptions, SendResult } from '../messaging/dispatcher.ts'
-import type { CallOptions } from '../protocol/peer.ts'
+import type { CallOptions, InboundCall } from '../protocol/peer.ts'
+import { contextOf } from '../protocol/request-context.ts'
 import { RemoteDevice } from './remote-device.ts'
 import { clusterLinkLogger, safeLog } from '../gateway/log.ts'
 import '../protocol/node-reasons.ts'
@@ -106,6 +108,8 @@ const OPTION_NAMES: Record<keyof WorkerOptions, true> = {
 /** Messages of devices, and endings of letters that this worker replaced. */
 export type WorkerEvents = Omit<EventMap, 'connected' | 'disconnected'>
 
+type AnswerRequest = Extract<WorkerRequest, { kind: 'answer' }>
+
 interface WorkerParts extends NodeParts {
   endpoint: WorkerEndpoint
   /** Resolves once no handler runs any more. */
@@ -128,6 +132,12 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
     events.emit('message', data, device) // not awaited: the gateway must not keep a notice for as long as a listener takes
     return {}
   })
+  const answer = ({ method, params, connection, turn, context }: AnswerRequest, inbound: InboundCall): unknown =>
+    methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log, context }), inbound, context, turn)
+  const answerAsOperation = (request: AnswerRequest, inbound: InboundCall): unknown => {
+    const facts = { kind: 'work', node, deviceId: request.connection.id, method: request.method, isKnown: methods.has(request.method) } as const
+    return operate(facts, request.context, context => answer({ ...request, context: contextOf(context) }, inbound))
+  }
   backplane.onLink?.(clusterLinkLogger(log, node))
   backplane.onTrouble?.(error => log.error({ err: error }, 'backplane error'))
   const endpoint = new WorkerEndpoint({
@@ -135,8 +145,7 @@ export async function createWorker (given: WorkerOptions): Promise<Worker> {
     node,
     log,
     methods: () => methods.names.filter(name => name !== 'message' || events.hears('message')),
-    answer: ({ method, params, connection, turn, context }, inbound) =>
-      methods.answer(method, params, new RemoteDevice(connection, { devices, dispatcher, log, context }), inbound, context, turn)
+    answer: (request, inbound) => operations.hasSubscribers ? answerAsOperation(request, inbound) : answer(request, inbound)
   })
   const close = async () => {
     readiness.close()

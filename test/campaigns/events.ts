@@ -30,8 +30,9 @@ export async function events ({ cuts, nodes: count, seed }: Size): Promise<Outco
   const random = seededRandom(seed)
   const server = count > 1 ? await NatsServer.start(programAt('nats-server')!) : undefined
   const nodes = await Promise.all(Array.from({ length: count }, (_, at) => Node.start(`n${at}`, server)))
+  let readers: CutReader[] = []
   try {
-    const readers = await Promise.all(nodes.flatMap(({ host }) => Array.from({ length: READERS_PER_NODE }, () => CutReader.start(host.url))))
+    readers = await Promise.all(nodes.flatMap(({ host }) => Array.from({ length: READERS_PER_NODE }, () => CutReader.start(host.url))))
     await seenByAll('start', nodes, readers)
     const lanes = nodes.flatMap(({ host, name }) => Array.from({ length: LANES_PER_NODE }, (_, at) => new Lane(host.url, `${name}-lane${at}`, random)))
     const made: Record<string, number> = {}
@@ -57,6 +58,7 @@ export async function events ({ cuts, nodes: count, seed }: Size): Promise<Outco
       wrong: verdict.wrong
     }
   } finally {
+    await Promise.all(readers.map(reader => reader.stop()))
     await Promise.all(nodes.map(node => node.stop()))
     await server?.remove()
   }
@@ -97,6 +99,7 @@ class CutReader {
   readonly #proxy: Proxy
   #reader: EventReader | undefined
   #lastId: string | undefined
+  #isRunning = true
 
   private constructor (proxy: Proxy) {
     this.#proxy = proxy
@@ -130,8 +133,14 @@ class CutReader {
     return this.seen.some(matches) || this.#reader?.events.some(matches) === true
   }
 
+  async stop (): Promise<void> {
+    this.#isRunning = false
+    this.#reader?.cut()
+    await this.#proxy.stop()
+  }
+
   async #follow (): Promise<void> {
-    for (;;) {
+    while (this.#isRunning) {
       try {
         const reader = await EventReader.open(this.#proxy, { after: this.#lastId })
         this.connections++

@@ -114,6 +114,7 @@ export class WebSocketTransport implements Transport {
       url,
       exposeHeadRoute: false,
       schema: { hide: true } as object,
+      config: { otel: false } as object, // a span of @fastify/otel ends with the response, which an upgrade does not have
       preHandler: request => this.#admit(request, gateway, path),
       handler: async () => { throw new Failure(gateway.isDraining ? 'draining' : 'not-websocket') },
       wsHandler: (socket, request) => this.#enter(socket, request, gateway)

@@ -1,0 +1,36 @@
+import type { Options } from '../../index.ts'
+import { CommandFailure } from '../command-failure.ts'
+
+type Engines = Pick<Options, 'mailbox' | 'backplane'>
+
+export interface EngineSettings {
+  /** Folder of the letters. */
+  data?: string | undefined
+  /** Addresses of NATS servers, separated by commas. */
+  nats?: string | undefined
+}
+
+const loaders = {
+  disk: () => import('../../storage/disk/index.ts'),
+  nats: () => import('../../nats/index.ts')
+}
+
+/** Opens what keeps the letters and joins the nodes; without either, the letters are in memory. Their packages are optional peers. */
+export async function openEngines ({ data, nats }: EngineSettings, load = loaders): Promise<Engines> {
+  if (nats !== undefined) {
+    const engine = await installed(load.nats, '--nats', '@nats-io/transport-node @nats-io/jetstream')
+    return await engine.nats({ servers: nats.split(','), startWithout: true })
+  }
+  if (data === undefined) return {}
+  const engine = await installed(load.disk, '--data', 'classic-level')
+  return { mailbox: await engine.diskMailbox({ path: data }) }
+}
+
+async function installed<Module> (load: () => Promise<Module>, flag: string, packages: string): Promise<Module> {
+  try {
+    return await load()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException | undefined)?.code !== 'ERR_MODULE_NOT_FOUND') throw error
+    throw new CommandFailure('usage', `${flag} needs packages that are not installed: npm install ${packages}`)
+  }
+}
