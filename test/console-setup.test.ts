@@ -1,5 +1,8 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
 import { connect as connectSocket, type AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import Fastify, { type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import devicesConsole from '../lib/console/index.ts'
@@ -7,6 +10,7 @@ import { SAMPLE_INTERVAL_MS } from '../lib/console/sampler.ts'
 import devices, { type Options } from '../lib/index.ts'
 import { withBrowser } from './browser.ts'
 import { card, choose, entries, live, openDevice, openPage, plot, sends, serve } from './console-page.ts'
+import { root } from './root.ts'
 import { connect, request } from './support.ts'
 
 withBrowser(t, 'the charts of the console', async (t, browser) => {
@@ -278,4 +282,25 @@ t.test('the console is registered after the plugin, with REST routes, and with o
   await t.rejects(register({ rest: false }, {}), { message: /rest: false/ })
   await t.rejects(register({}, { guardfiles: true }), { message: /"guardfiles"/ })
   await t.resolves(register({}, { prefix: '/c', guardFiles: false, logLevel: 'warn', logSerializers: {} }))
+})
+
+t.test('npm start serves the console at its root', async t => {
+  const { NODE_OPTIONS: _, TOKEN: __, ...env } = process.env
+  const child = spawn(process.execPath, [join(root, 'dist/lib/cli/index.js'), 'serve', '--config', join(root, 'dist/example/gateway.js')], {
+    env: { ...env, PORT: '0', DATA: t.testdir() }, stdio: ['ignore', 'pipe', 'inherit']
+  })
+  const exited = once(child, 'exit')
+  t.teardown(async () => {
+    child.kill()
+    await exited
+  })
+  let printed = ''
+  while (!printed.includes('"url":"')) {
+    const [chunk] = await Promise.race([once(child.stdout, 'data'), exited.then(() => { throw new Error(`The gateway ended: ${printed}`) })])
+    printed += String(chunk)
+  }
+  const [, url] = /"url":"(http:[^"]+)"/.exec(printed)!
+  const { status, body } = await request({ url: url! }, 'GET', '/')
+  t.equal(status, 200)
+  t.match(String(body), 'Device console')
 })
