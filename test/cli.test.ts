@@ -180,6 +180,7 @@ t.test('a wrong command line says what is wrong, and sends nothing', async t => 
     [['serve', '--token', 'open sesame'], /A token consists of visible ASCII characters, without spaces\n/],
     [['serve', '--log-level', 'loud'], /"loud" is not a level/],
     [['serve', '--data', 'a', '--nats', 'b'], /NATS keeps the letters; leave --data out/],
+    [['serve', '--trust-proxy', '127.0.0.1,proxy.example'], /--trust-proxy is a list of addresses, not "proxy.example"/],
     [['serve', '--config', 'missing.js'], /There is no file ".*missing.js"/]
   ]
   for (const [words, message] of mistakes) {
@@ -332,7 +333,6 @@ t.test('without a gateway, or with a wrong token, every command says so', async 
   await new Promise(resolve => gone.close(resolve))
   const host = Fastify()
   await host.register(devices, { authenticate: ({ token }) => token === 'sesame/=', guard: ({ headers }) => headers.authorization === 'Bearer sesame/=' })
-  host.get('/events', async (_request, reply) => await reply.code(401).send({ statusCode: 401, code: 'UNAUTHENTICATED', message: 'No' }))
   const app = await open(t, host)
   const lines = [['ls'], ['show', 'd'], ['send', 'd', '1'], ['call', 'd', 'm'], ['broadcast', '1'], ['letters', 'd'], ['tail'], ['connect', 'd']]
   t.strictSame(lines.map(([name]) => name), commands.map(({ name }) => name).filter(name => name !== 'serve'))
@@ -642,6 +642,29 @@ t.test('readyz says that the gateway is leaving, while healthz says that it is a
   device.send({ jsonrpc: '2.0', id: call.id, result: {} })
   t.match(await working, { code: 0 })
   t.equal(await gateway.code, 0)
+})
+
+t.test('with --drain-delay the gateway serves on after SIGTERM, while readyz says that it is leaving; a second signal ends it', async t => {
+  const gateway = launch(t, process.execPath, [program, 'serve', '--port', '0', '--drain-delay', '3600'])
+  await until(() => gateway.printed.includes('}'))
+  const { url } = JSON.parse(gateway.printed)
+  gateway.child.kill('SIGTERM')
+  await until(async () => (await request({ url }, 'GET', '/readyz')).status === 503)
+  t.match(await request({ url }, 'GET', '/readyz'), { body: { reasons: ['draining'] } })
+  await connect(url, 'd')
+  t.match(await request({ url }, 'POST', '/devices/d/messages', 1), { status: 200 })
+  const exited = once(gateway.child, 'exit')
+  gateway.child.kill('SIGTERM')
+  t.strictSame(await exited, [null, 'SIGTERM'])
+})
+
+t.test('with --trust-proxy the address of a device is the one that the proxy forwards', async t => {
+  for (const [proxies, address] of [['10.0.0.0/8, 127.0.0.1', '203.0.113.7'], ['10.0.0.1', '127.0.0.1']] as const) {
+    const { url } = await start(t, ['serve', '--port', '0', '--trust-proxy', proxies], { env: { TOKEN: 'open-sesame' } }).record(({ url }) => url)
+    const headers = { authorization: 'Bearer open-sesame' }
+    await connect(url, 'd', { headers: { ...headers, 'x-forwarded-for': '203.0.113.7' } })
+    t.match(await request({ url }, 'GET', '/devices/d', undefined, headers), { body: { address } })
+  }
 })
 
 t.test('without its optional packages, serve says what to install', async t => {

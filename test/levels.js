@@ -13,7 +13,7 @@ export const levels = {
     'testing', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'cluster', 'console', 'console-setup', 'contract', 'dial', 'disk', 'docs', 'drawings', 'events', 'hooks', 'hosts', 'limits',
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'cluster', 'console', 'console-setup', 'contract', 'deploy', 'deploy-files', 'dial', 'disk', 'docs', 'drawings', 'events', 'hooks', 'hosts', 'limits',
     'metrics', 'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes', 'rest', 'snippets', 'stream-store', 'synced',
     'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'tracing', 'transports', 'upgrades', 'worker'
   ],

@@ -3,7 +3,7 @@ import { delimiter, join } from 'node:path'
 import type { Test } from 'tap'
 
 /** The Debian packages that are not named like their program. */
-const packages: Record<string, string> = { ip: 'iproute2', promtool: 'prometheus', script: 'bsdutils' }
+const packages: Record<string, string> = { ip: 'iproute2', promtool: 'prometheus', script: 'bsdutils', 'systemd-analyze': 'systemd' }
 
 /** The path of a program, if it is installed. Debian keeps some in `sbin`, which is not in every PATH. */
 export function programAt (name: string): string | undefined {

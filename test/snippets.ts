@@ -304,6 +304,7 @@ export const programs: Record<string, Entry> = {
       assert.deepEqual(await b.devices.call('gateway-a', 'sum', [2]), ['gateway-b', [2]])`
   },
 
+  'docs/deploy.md > Containers 1': { notRun: 'needs three NATS servers; test/campaigns/partition-node.ts has the option' },
   'docs/metrics.md > Metrics 1': {
     replace: [['port: 3000', 'port: 0']],
     after: `
@@ -539,6 +540,12 @@ export const shellsNotRun: Record<string, string> = {
   'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/cluster.test.ts starts nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
+  'docs/deploy.md > systemd and nginx 1': 'installs services; test/deploy-files.test.ts checks the unit, test/deploy.test.ts runs nginx',
+  'docs/deploy.md > systemd and nginx 2': 'writes to /etc',
+  'docs/deploy.md > systemd and nginx 3': 'starts services',
+  'docs/deploy.md > Containers 1': 'needs Docker',
+  'docs/deploy.md > Containers 2': 'needs Docker; test/deploy.test.ts runs rollout.sh',
+  'docs/deploy.md > Kubernetes 1': 'needs Kubernetes',
   'docs/events.md > Events as a stream 1': 'does not end; test/events.test.ts reads the same',
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',

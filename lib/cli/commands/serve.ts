@@ -1,4 +1,6 @@
 import { once } from 'node:events'
+import { isIP } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Command, Invocation } from '../command.ts'
 import { CommandFailure } from '../command-failure.ts'
@@ -19,6 +21,8 @@ export const serve: Command = {
     data: { value: 'FOLDER', about: 'Keep letters in this folder; without it, in memory', env: 'DATA' },
     nats: { value: 'SERVERS', about: 'Be one of many nodes: NATS keeps the letters, and DATA is not used', env: 'NATS_URL' },
     token: { value: 'TOKEN', about: 'Devices and REST callers need it. Without it, only this machine may connect', env: 'TOKEN' },
+    'trust-proxy': { value: 'ADDRESSES', about: 'Addresses of proxies, separated by commas; the address of a device is the one that they forward', env: 'TRUST_PROXY' },
+    'drain-delay': { value: 'SECONDS', about: 'How long to serve after SIGTERM, while /readyz answers 503; by default 0', env: 'DRAIN_DELAY' },
     config: { value: 'FILE', about: 'A module with options of the plugin, handlers and routes', env: 'FASTIFY_DEVICES_CONFIG' },
     'log-level': { value: 'LEVEL', about: `One of ${LOG_LEVELS.join(', ')}; by default warn`, env: 'LOG_LEVEL' }
   },
@@ -28,7 +32,7 @@ export const serve: Command = {
     '  export const options = { rate: 100 }',
     '  export default async app => { app.devices.handle(\'time\', () => ({ now: Date.now() })) }',
     'GET /healthz answers 200 while the process runs; GET /readyz 200 if the gateway can do its work, else 503 with the reasons.',
-    'SIGTERM and Ctrl-C disconnect the devices and end the gateway.'
+    'SIGTERM and Ctrl-C disconnect the devices and end the gateway; --drain-delay gives load balancers time to notice.'
   ],
   examples: [
     { line: 'fastify-devices serve', does: 'On this machine, with letters in memory' },
@@ -39,7 +43,11 @@ export const serve: Command = {
     const { flags, terminal: { signal, stdout }, output } = invocation
     if (flags.isGiven('data') && flags.text('nats') !== undefined) throw new CommandFailure('usage', 'With --nats or NATS_URL, NATS keeps the letters; leave --data out')
     const [port = DEFAULT_PORT, host = DEFAULT_HOST, file] = [flags.port('port'), flags.text('host'), flags.text('config')]
-    const settings = { data: flags.text('data'), nats: flags.text('nats'), token: flags.token(), log: { level: logLevel(invocation), stream: stdout } }
+    const drainDelay = flags.seconds('drain-delay') ?? 0
+    const settings = {
+      data: flags.text('data'), nats: flags.text('nats'), token: flags.token(), trustProxy: trustedProxies(flags.text('trust-proxy')), signal,
+      log: { level: logLevel(invocation), stream: stdout }
+    }
     const { createGateway } = await import('../serve/gateway.ts') // Fastify, which the other commands do not need
     const app = await createGateway({ ...settings, ...(file !== undefined && { config: await loadConfig(file) }) })
     try {
@@ -47,6 +55,8 @@ export const serve: Command = {
       // a gateway does not depend on whether somebody reads its greeting
       await output.record({ url }, greeting(output, url, settings)).catch(() => {})
       if (!signal.aborted) await once(signal, 'abort')
+      // load balancers see that /readyz fails before requests do
+      if (signal.reason === 'SIGTERM') await sleep(drainDelay * 1_000)
     } finally {
       await app.close()
     }
@@ -57,6 +67,14 @@ function logLevel ({ flags }: Invocation): string {
   const level = flags.text('log-level') ?? 'warn'
   if (!LOG_LEVELS.includes(level)) throw new CommandFailure('usage', `"${level}" is not a level of the log: ${LOG_LEVELS.join(', ')}`)
   return level
+}
+
+/** Checks the addresses; Fastify takes the list as it is. */
+function trustedProxies (list: string | undefined): string | undefined {
+  for (const address of list?.split(',') ?? []) {
+    if (!isIP(address.trim().replace(/\/\d+$/, ''))) throw new CommandFailure('usage', `--trust-proxy is a list of addresses, not "${address}"`)
+  }
+  return list
 }
 
 async function listen (app: FastifyInstance, port: number, host: string): Promise<string> {

@@ -10,6 +10,10 @@ import { probes } from './probes.ts'
 export interface GatewaySettings extends EngineSettings {
   /** Devices and REST callers must send it. Without a token, only this machine may connect. */
   token?: string | undefined
+  /** Addresses of proxies, whose `X-Forwarded-For` is believed. */
+  trustProxy?: string | undefined
+  /** Once it is aborted, `/readyz` answers 503. */
+  signal?: AbortSignal
   config?: GatewayConfig
   log: { level: string, stream: Writable }
 }
@@ -17,12 +21,13 @@ export interface GatewaySettings extends EngineSettings {
 const MAX_DEVICE_ID_LENGTH = 128
 
 /** A Fastify application with the plugin, which does not listen yet. */
-export async function createGateway ({ token, config = {}, log, ...engineSettings }: GatewaySettings): Promise<FastifyInstance> {
+export async function createGateway ({ token, trustProxy, signal, config = {}, log, ...engineSettings }: GatewaySettings): Promise<FastifyInstance> {
   const { options = {}, default: extension } = config
   const hasEngines = options.mailbox !== undefined || options.backplane !== undefined
   const engines = hasEngines ? {} : await openEngines(engineSettings)
   const app = Fastify({
     logger: log,
+    ...(trustProxy !== undefined && { trustProxy }),
     routerOptions: { maxParamLength: MAX_DEVICE_ID_LENGTH },
     return503OnClosing: false // the plugin answers during the drain, and says when to come back
   })
@@ -33,7 +38,7 @@ export async function createGateway ({ token, config = {}, log, ...engineSetting
     throw error
   }
   try {
-    await app.register(probes)
+    await app.register(probes, { ...(signal && { signal }) })
     await addMetrics(app as unknown as FastifyInstance)
     if (extension) await app.register(extension)
   } catch (error) {
