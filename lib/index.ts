@@ -12,6 +12,7 @@ export type { Transport, TransportLimits, Gateway, TransportContext } from './ga
 export type { Action, Authorize, Operation } from './gateway/authorize.ts'
 export type { AuthorizeTopic } from './gateway/builtins.ts'
 export type { BroadcastOptions, Devices, DeviceDetails } from './gateway/devices.ts'
+export type { Paths } from './gateway/paths.ts'
 export type { NodeHealth } from './gateway/readiness.ts'
 export type { Health } from './protocol/health.ts'
 export type { EventMap, EverywhereMap, LetterEvent } from './messaging/events.ts'

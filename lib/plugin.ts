@@ -54,7 +54,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   let draining = false
   const isDraining = () => draining
   const protect: Protect = (scope, action) => protectScope(scope, action, { settings, stats, isDraining })
-  const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer, protect })
+  const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer, protect, scope: app.prefix })
   const { registry, letters, dispatcher, devices, stats } = node
   const feed = new EventFeed({ ...node, backplane, log })
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)

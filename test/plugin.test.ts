@@ -13,7 +13,7 @@ import t from 'tap'
 import WebSocket from 'ws'
 import { builtins } from '../lib/gateway/builtins.ts'
 import { pluginLog } from '../lib/gateway/log.ts'
-import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Presence } from '../lib/index.ts'
+import devices, { Failure, jsonrpc, localBackplane, memoryMailbox, Refusal, type Backplane, type Codec, type Mailbox, type Options, type Presence } from '../lib/index.ts'
 import { fakeLog, gate } from './fakes.ts'
 import { root } from './root.ts'
 import { connect, listen, open, refusal, request, TestDevice, until } from './support.ts'
@@ -57,6 +57,26 @@ t.test('a prefix goes before every route', async t => {
   await connect(app.url, 'd', { path: '/iot/ws?deviceId=d' })
   t.equal((await request(app, 'POST', '/iot/devices/d/messages', 1)).status, 200)
   t.equal((await request(app, 'POST', '/devices/d/messages', 1)).status, 404)
+})
+
+t.test('paths says where the routes are', async t => {
+  const pathsOf = async (options: Options, prefix?: string) => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    let scoped: FastifyInstance
+    await app.register(async scope => {
+      await scope.register(devices, options)
+      scoped = scope
+    }, prefix === undefined ? {} : { prefix })
+    const { paths } = scoped!.devices
+    const { channels } = scoped!.devices.asyncapi() as { channels: { socket: { address: string } } }
+    t.equal(channels.socket.address, paths.socket)
+    return paths
+  }
+  t.strictSame(await pathsOf({}), { rest: '', socket: '/ws' })
+  t.strictSame(await pathsOf({ prefix: '/iot', path: '/socket' }), { rest: '/iot', socket: '/iot/socket' })
+  t.strictSame(await pathsOf({ prefix: '/iot' }, '/v1'), { rest: '/v1/iot', socket: '/v1/iot/ws' })
+  t.strictSame(await pathsOf({ rest: false }), { rest: undefined, socket: '/ws' })
 })
 
 t.test('it works in a scope of its own, beside other routes', async t => {

@@ -256,6 +256,17 @@ export const programs: Record<string, Entry> = {
       await app.close()`
   },
 
+  'docs/console.md > The console 1': {
+    before: 'const app = $Fastify()\nawait app.register($devices)',
+    after: `assert.equal((await app.inject('/console/')).statusCode, 200)\nawait app.close()`
+  },
+  'docs/console.md > Who may use it 1': {
+    before: `const app = $Fastify()\nconst devices = $devices\nprocess.env.SESSION = '7'`,
+    after: `
+      assert.equal((await app.inject('/admin/')).statusCode, 401)
+      assert.equal((await app.inject({ url: '/admin/samples', headers: { cookie: 'session=7' } })).statusCode, 200)
+      await app.close()`
+  },
   'docs/events.md > Events as a stream 1': {
     before: `${application}\nconst $visits = setInterval(() => { new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=abc123').on('open', function () { this.close(4000) }) }, 50)`,
     replace: [["'http://localhost:3000/events'", "$url + '/events?types=connected'"], ['console.log(type, deviceId, data)', '{ console.log(type, deviceId, data.protocol); break }']],
@@ -526,7 +537,7 @@ export const shellsNotRun: Record<string, string> = {
   'docs/cli.md > A session 1': 'runs until it is stopped; test/cli.test.ts runs the session',
   'docs/cli.md > Handlers and options: `--config` 1': 'runs until it is stopped; test/cli.test.ts runs gateways with a config',
   'docs/cluster.md > More than one machine 1': 'needs a registry that has the package',
-  'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/page.test.ts and test/cluster.test.ts start nodes over it',
+  'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/cluster.test.ts starts nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
   'docs/deploy.md > systemd and nginx 1': 'installs services; test/deploy-files.test.ts checks the unit, test/deploy.test.ts runs nginx',

@@ -7,6 +7,7 @@ import { Events } from '../messaging/events.ts'
 import { Letters } from '../messaging/letters.ts'
 import { MailboxSize } from '../messaging/mailbox-size.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
+import { pathsOf } from './paths.ts'
 import { Readiness } from './readiness.ts'
 import { Methods, type RemoteMethods } from './methods.ts'
 import { ContractChecks } from './contract-checks.ts'
@@ -29,6 +30,8 @@ export interface AssemblyOptions {
   dials?: Dialer
   /** Protects routes of other plugins; a worker has no routes. */
   protect?: Protect
+  /** The prefix of the scope in which the plugin is registered. */
+  scope?: string
 }
 
 /** The parts that every node has. */
@@ -48,7 +51,7 @@ export interface NodeParts {
   readiness: Readiness
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect }: AssemblyOptions): NodeParts {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect, scope = '' }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of nats(): a device that reconnects to another node would not get the letters of this one')
   }
@@ -65,6 +68,6 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials,
   const methods = new Methods(stats, log, elsewhere)
   const readiness = new Readiness({ mailbox, backplane })
   const mailboxSize = new MailboxSize(mailbox)
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, address: settings.prefix + settings.path, readiness, mailboxSize })
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, paths: pathsOf(scope, settings), readiness, mailboxSize })
   return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices, readiness }
 }

@@ -13,6 +13,7 @@ import type { MailboxSize } from '../messaging/mailbox-size.ts'
 import type { Receipt } from '../storage/mailbox.ts'
 import type { Handler, Methods } from './methods.ts'
 import type { Typed } from './typed.ts'
+import type { Paths } from './paths.ts'
 import { SendOptionsSchema, type Dispatcher, type SendOptions, type SendResult } from '../messaging/dispatcher.ts'
 import type { CallOptions } from '../protocol/peer.ts'
 import type { Registry } from '../connection/registry.ts'
@@ -52,8 +53,7 @@ interface DevicesParts {
   protect: Protect | undefined
   topic: TopicLimits
   contract: Contract | undefined
-  /** Where devices connect. */
-  address: string
+  paths: Paths
   readiness: Readiness
   mailboxSize: MailboxSize
 }
@@ -88,6 +88,11 @@ export class Devices {
   /** Returns whether the device is connected to this node. */
   has (deviceId: string): boolean {
     return this.#parts.registry.has(deviceId)
+  }
+
+  /** Where the REST routes and the WebSocket are. */
+  get paths (): Paths {
+    return this.#parts.paths
   }
 
   [Symbol.iterator] (): IterableIterator<Device> {
@@ -252,8 +257,8 @@ export class Devices {
 
   /** Describes the WebSocket of devices as an AsyncAPI 3 document. */
   asyncapi (): object {
-    const { address, contract } = this.#parts
-    return asyncApiOf({ address, contract })
+    const { paths, contract } = this.#parts
+    return asyncApiOf({ address: paths.socket, contract })
   }
 
   /** Resolves once the mailbox and the backplane can be used; rejects with `NODE_DRAINING` when the application closes. */

@@ -1,77 +1,21 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { join } from 'node:path'
-import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { withBrowser, type OpenOptions } from './browser.ts'
-import { root } from './root.ts'
-import { connect, request } from './support.ts'
+import { answer, body, calling, card, choose, entries, live, openDevice, openPage, roster, search, sends, serve } from './console-page.ts'
+import { connect, request, until } from './support.ts'
 
-const program = join(root, 'dist/lib/cli/index.js')
-const config = join(root, 'dist/example/gateway.js')
-
-interface Running {
-  url: string
-  /** Ends it as Ctrl+C does; resolves with its exit code. */
-  stop (): Promise<number | null>
-}
-
-/** The gateway of `npm start`, in a process of its own on a free port. */
-async function gateway (t: Test, env: Record<string, string> = {}): Promise<Running> {
-  const { NODE_OPTIONS: _, TOKEN: __, ...inherited } = process.env
-  const child = spawn(process.execPath, [program, 'serve', '--config', config], {
-    env: { ...inherited, PORT: '0', DATA: t.testdir(), ...env }, stdio: ['ignore', 'pipe', 'inherit']
-  })
-  const exited = once(child, 'exit').then(([code]) => code as number | null)
-  const stop = async () => {
-    child.kill('SIGTERM')
-    return await exited
-  }
-  t.teardown(stop)
-  let printed = ''
-  for (;;) {
-    const [chunk] = await Promise.race([once(child.stdout, 'data'), exited.then(() => { throw new Error(`The gateway ended: ${printed}`) })])
-    printed += String(chunk)
-    const url = /"url":"(http:[^"]+)"/.exec(printed)?.[1]
-    if (url) return { url, stop }
-  }
-}
-
-const roster = (page: Page, id: string) => page.locator(`#roster li[data-id="${id}"]`)
-const entries = (page: Page, text: string) => page.locator('#entries li').filter({ hasText: text })
-const answer = (page: Page, text: string) => page.locator('#answers li').filter({ hasText: text })
-const card = (page: Page, id: string) => page.getByRole('listitem', { name: id, exact: true })
-const body = (page: Page) => page.locator('#composer [name=body]')
-const live = (page: Page) => page.locator('#live[data-state=on]').waitFor()
-
-async function openDevice (page: Page, id: string): Promise<void> {
-  await page.getByLabel('Id of the new device').fill(id)
-  await page.getByRole('button', { name: 'Open a device' }).click()
-  await card(page, id).getByText('connected').waitFor()
-  await roster(page, id).waitFor() // otherwise it moves the other rows during a click
-}
-
-async function choose (page: Page, id: string): Promise<void> {
-  await roster(page, id).getByRole('button').click()
-  await page.getByRole('heading', { name: id, level: 2 }).waitFor()
-}
-
-withBrowser(t, 'the page of the gateway', async (t, browser) => {
-  const { url, stop } = await gateway(t)
-  const open = async (t: Test, options?: OpenOptions) => {
-    const page = await browser.open(t, url, options)
-    await live(page)
-    return page
-  }
+withBrowser(t, 'the console', async (t, browser) => {
+  const app = await serve(t)
+  const { url } = app
+  const open = async (t: Test, options?: OpenOptions) => await openPage(t, browser, `${url}/console`, options)
   // a page takes a second to open, so tests with few side effects share one
   const page = await open(t)
 
   await t.test('explains what to do while no device is connected', async t => {
-    await page.getByText('No device is connected yet').waitFor()
+    await page.getByText('No device is connected.').waitFor()
     t.match(await page.locator('#connect-line').textContent(), `npx wscat -c "${url.replace('http', 'ws')}/ws?deviceId=abc123"`)
     await page.getByRole('button', { name: 'Open one in this tab' }).click()
     await page.locator('.card').getByText('connected').waitFor()
-    await page.getByText('No device is connected yet').waitFor({ state: 'hidden' })
+    await page.getByText('No device is connected.').waitFor({ state: 'hidden' })
   })
 
   await t.test('refuses invalid JSON before it is sent, and writes the curl line of a request', async t => {
@@ -112,7 +56,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await choose(page, 'here-1')
     await body(page).fill('{"open":"door"}')
     await page.getByLabel('Wait until acknowledged').check()
-    await page.getByRole('button', { name: 'Send', exact: true }).first().click()
+    await sends(page)
     await answer(page, '{"open":"door"}').filter({ hasText: '200' }).filter({ hasText: 'delivered' }).waitFor()
     await here.locator('.received').getByText('{"open":"door"}').waitFor()
 
@@ -124,7 +68,7 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await answer(page, 'plain words').filter({ hasText: 'queued → delivered' }).waitFor()
     await here.locator('.received').getByText('plain words').waitFor()
 
-    await page.getByLabel('Call a method').check()
+    await calling(page)
     await body(page).fill('{"hello":"device"}')
     await page.getByRole('button', { name: 'Call', exact: true }).click()
     await answer(page, 'echo').locator('pre').getByText('{"hello":"device"}').waitFor()
@@ -139,27 +83,27 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await here.getByLabel('Message to the server').fill('good morning')
     await page.keyboard.press('Enter')
     await here.locator('.received').getByText('good morning').waitFor()
-    await entries(page, '"good morning"').filter({ hasText: 'here-1' }).waitFor()
+    await entries(page, 'good morning').filter({ hasText: 'here-1' }).waitFor()
 
     await here.getByRole('button', { name: 'Close' }).click()
     await roster(page, 'here-1').and(page.locator('[data-state=off]')).waitFor()
     await roster(page, 'here-2').and(page.locator('[data-state=on]')).waitFor()
   })
 
-  await t.test('keeps a letter for a device that is away until it is opened', async t => {
+  await t.test('keeps letters for a device that is away until it is opened', async t => {
     const page = await open(t, { expected: /404/ })
-    await page.getByLabel('Filter devices').fill('later')
+    await search(page).fill('later')
     await choose(page, 'later')
-    await page.getByText('nothing is known of it').waitFor()
-    await page.getByRole('button', { name: 'Send', exact: true }).click()
+    await page.getByText('no letter waits for it').waitFor()
+    await sends(page)
     await answer(page, 'DEVICE_OFFLINE').filter({ hasText: '404' }).waitFor()
     await page.getByLabel('If it is away').selectOption('3600')
     for (const message of ['{"n":1}', '{"n":2}']) {
       await body(page).fill(message)
-      await page.getByRole('button', { name: 'Send', exact: true }).click()
+      await sends(page)
       await answer(page, message).filter({ hasText: '202' }).getByText('queued', { exact: true }).waitFor()
     }
-    await page.locator('#letters-list li').nth(1).getByRole('button', { name: 'Take back' }).click()
+    await page.locator('#letters-list li').nth(1).getByRole('button', { name: 'Cancel' }).click()
     await answer(page, '{"n":2}').getByText('queued → cancelled').waitFor()
     await page.locator('#letters-list li').nth(1).waitFor({ state: 'hidden' })
     await page.locator('#recipient').getByRole('button', { name: 'Open in this tab' }).click()
@@ -170,7 +114,37 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     t.equal(await card(page, 'later').locator('.received li').count(), 1)
   })
 
-  await t.test('sends to all, or to those who listen to a topic', async t => {
+  await t.test('asks before it disconnects a device or cancels all its letters', async t => {
+    const page = await open(t)
+    const device = await connect(url, 'asked')
+    await choose(page, 'asked')
+    const dialog = page.getByRole('dialog', { name: 'Disconnect asked?' })
+    await page.getByRole('button', { name: 'Disconnect' }).click()
+    await dialog.getByRole('button', { name: 'Keep' }).click()
+    t.match(await device.ask('ping'), { result: {} })
+    await page.getByRole('button', { name: 'Disconnect' }).click()
+    await page.keyboard.press('Escape')
+    await dialog.waitFor({ state: 'hidden' })
+    t.match(await device.ask('ping'), { result: {} })
+    await page.getByRole('button', { name: 'Disconnect' }).click()
+    await dialog.getByRole('button', { name: 'Disconnect' }).click()
+    t.match(await device.closed, { code: 4511 })
+
+    await page.locator('#presence').getByText('away').waitFor()
+    await page.getByLabel('If it is away').selectOption('3600')
+    for (const text of ['one', 'two']) {
+      await body(page).fill(JSON.stringify(text))
+      await sends(page)
+      await answer(page, text).getByText('queued', { exact: true }).waitFor()
+    }
+    await page.locator('#letters-list li').nth(1).waitFor()
+    await page.getByRole('button', { name: 'Cancel all' }).click()
+    await page.getByRole('dialog').getByRole('button', { name: 'Cancel them' }).click()
+    for (const text of ['one', 'two']) await answer(page, text).getByText('queued → cancelled').waitFor()
+    await page.locator('#letters').waitFor({ state: 'hidden' })
+  })
+
+  await t.test('sends to all, or to those that listen to a topic', async t => {
     const page = await open(t)
     await openDevice(page, 'reader')
     await openDevice(page, 'other')
@@ -200,12 +174,14 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await card(page, 'victim').getByRole('button', { name: 'Leave #' }).waitFor()
     device.notify('subscribe', { topics: [attack] })
     device.notify('message', { data: attack })
+    device.notify('message', { data: 'x\n\nevent: gap\ndata: {"type":"gap","data":{}}\n\n' })
     device.notify('publish', { topic: attack, data: attack })
     await choose(page, '__proto__')
     await entries(page, attack).waitFor()
+    await entries(page, 'event: gap').and(page.locator('[data-kind=message]')).waitFor()
     await card(page, 'victim').locator('.received').getByText(attack).first().waitFor()
     await page.locator('#facts').getByText(attack).waitFor()
-    await page.getByLabel('Call a method').check()
+    await calling(page)
     await page.getByRole('button', { name: 'Call', exact: true }).click()
     await answer(page, 'DEVICE_REFUSED').filter({ hasText: attack }).waitFor()
     device.socket.close(4000, attack)
@@ -213,18 +189,44 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await page.locator('#facts').getByText(`4000 ${attack}`).waitFor()
     await request({ url }, 'POST', '/devices/victim/messages', attack)
     await card(page, 'victim').locator('.received').getByText(attack, { exact: true }).nth(2).waitFor()
-    t.equal(await page.title(), 'Gateway')
+    t.equal(await page.title(), 'Device console')
     t.equal(await page.locator('img').count(), 1, 'none but that of the heading')
   })
 
-  await t.test('shows some of hundreds of devices and the number of the others, and finds each', async t => {
+  await t.test('finds devices by a part of their id, by its beginning, and by a topic', async t => {
+    const page = await open(t, { expected: /400/ })
+    const devices = await Promise.all(['kiosk-1', 'kiosk-2', 'old-kiosk', 'KIOSK-3'].map(id => connect(url, id)))
+    await devices[1]!.ask('subscribe', { topics: ['shops/+'] })
+    const found = async () => (await page.locator('#roster li[data-id]').evaluateAll(rows => rows.map((row: any) => row.dataset.id))).toSorted()
+
+    await search(page).fill('kiosk-')
+    await page.locator('#count').getByText('3 found').waitFor()
+    t.strictSame(await found(), ['KIOSK-3', 'kiosk-', 'kiosk-1', 'kiosk-2'], 'and a row for letters to the id itself')
+    await page.getByLabel('Find devices by').selectOption('prefix')
+    await page.locator('#count').getByText('2 found').waitFor()
+    t.strictSame(await found(), ['kiosk-1', 'kiosk-2'])
+    const late = await connect(url, 'kiosk-4')
+    await page.locator('#count').getByText('3 found').waitFor()
+    await page.getByLabel('Find devices by').selectOption('topic')
+    await search(page).fill('shops/berlin')
+    await page.locator('#count').getByText('1 found').waitFor()
+    t.strictSame(await found(), ['kiosk-2'])
+    await search(page).fill('shops/#')
+    await page.locator('#filter-wrong').waitFor()
+    await search(page).fill('nothing')
+    await page.getByText('No device listens to this topic.').waitFor()
+    await page.locator('#filter-wrong').waitFor({ state: 'hidden' })
+    for (const device of [...devices, late]) await device.close()
+  })
+
+  await t.test('shows some of a thousand devices and the number of the others, and finds each', async t => {
     const page = await open(t)
-    const devices = await Promise.all(Array.from({ length: 300 }, (_, n) => connect(url, `many-${n}`)))
-    await page.locator('#roster').getByText('connected').filter({ hasText: /^[3-9]\d\d/ }).waitFor()
-    await page.getByText(/^and \d+ more; filter to find them$/).waitFor()
+    const devices = await Promise.all(Array.from({ length: 1_000 }, (_, n) => connect(url, `many-${n}`)))
+    await page.locator('#roster').getByText('connected').filter({ hasText: /^1,\d\d\d/ }).waitFor()
+    await page.getByText(/^and \d+ more; search to find them$/).waitFor()
     t.equal(await page.locator('#roster li[data-id]').count(), 200)
     t.ok(await page.locator('#entries li').count() <= 200)
-    await page.getByLabel('Filter devices').fill('MANY-17')
+    await search(page).fill('MANY-17')
     await page.locator('#count').getByText('11 found').waitFor()
     t.strictSame((await page.locator('#roster li[data-id]').evaluateAll(rows => rows.map((row: any) => row.dataset.id))).toSorted(),
       ['MANY-17', 'many-17', ...Array.from({ length: 10 }, (_, n) => `many-17${n}`)].toSorted())
@@ -239,13 +241,13 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await entries(page, 'yyyy').waitFor()
     await choose(page, id)
     await page.locator('#facts').getByText('jsonrpc').waitFor()
-    await page.getByLabel('Call a method').check()
+    await calling(page)
     await body(page).fill(JSON.stringify({ long: 'z'.repeat(500) }))
     await page.getByRole('button', { name: 'Call', exact: true }).click()
     await answer(page, 'answered').waitFor()
     const wide = `[...document.querySelectorAll('section, section *:not(option, .hidden, .sent)')].filter(({ tagName, scrollWidth, clientWidth, offsetParent }) =>
       offsetParent && clientWidth > 0 && scrollWidth > clientWidth + 1 && !['INPUT', 'TEXTAREA'].includes(tagName)).map(({ outerHTML }) => outerHTML.slice(0, 80))`
-    for (const width of [360, 390, 800, 1280]) {
+    for (const width of [320, 360, 390, 800, 1280, 1920]) {
       await page.setViewportSize({ width, height: 800 })
       t.equal(await page.evaluate('document.documentElement.scrollWidth'), width)
       t.strictSame(await page.evaluate(wide), [], `${width} pixels`)
@@ -256,99 +258,87 @@ withBrowser(t, 'the page of the gateway', async (t, browser) => {
     await openDevice(page, 'named')
     await choose(page, 'named')
     t.equal(await page.locator('html').getAttribute('lang'), 'en')
-    t.equal(await page.title(), 'Gateway')
+    t.equal(await page.title(), 'Device console')
     t.equal(await page.getByRole('heading', { level: 1 }).count(), 1)
     for (const role of ['banner', 'main'] as const) t.equal(await page.getByRole(role).count(), 1, role)
-    for (const name of ['Devices', 'named', 'In this tab', 'Log']) t.equal(await page.getByRole('region', { name, exact: true }).count(), 1, name)
+    for (const name of ['The last hour of this node', 'Devices', 'named', 'Devices of this tab', 'Log']) t.equal(await page.getByRole('region', { name, exact: true }).count(), 1, name)
     const session = await page.context().newCDPSession(page)
     const { nodes } = await session.send('Accessibility.getFullAXTree')
-    const controls = nodes.filter(({ ignored, role }) => !ignored && ['button', 'textbox', 'searchbox', 'combobox', 'checkbox', 'radio', 'spinbutton', 'link', 'log', 'region'].includes(role?.value))
+    const controls = nodes.filter(({ ignored, role }) => !ignored && ['button', 'textbox', 'searchbox', 'combobox', 'checkbox', 'radio', 'slider', 'spinbutton', 'link', 'log', 'region'].includes(role?.value))
     t.ok(controls.length > 20)
     t.strictSame(controls.filter(({ name }) => !name?.value).map(({ role, properties }) => ({ role: role?.value, properties })), [])
   })
 
-  await t.test('asks for the token if the gateway has one, and the devices of the tab use it', async t => {
-    const { url } = await gateway(t, { TOKEN: 'open-sesame' })
-    t.equal((await request({ url }, 'GET', '/events')).status, 401)
-    t.equal((await request({ url }, 'GET', '/events', undefined, { authorization: 'Bearer wrong' })).status, 403)
-
-    const page = await browser.open(t, url, { expected: /40[13]/ })
-    const dialog = page.getByRole('dialog', { name: 'asks for a token' })
-    await dialog.getByLabel('Token').fill('wrong')
+  await t.test('can be used with the keyboard alone, and shows where the focus is', async t => {
+    const page = await open(t)
+    const devices = await Promise.all(['key-1', 'key-2', 'key-3'].map(id => connect(url, id)))
+    await roster(page, 'key-3').waitFor()
+    const focused = async () => await page.evaluate(`(() => {
+      const { activeElement: at } = document
+      const visible = [at, at.nextElementSibling, at.parentElement].some(one => one && getComputedStyle(one).outlineStyle !== 'none')
+      return { id: at.id || at.name || at.type || (at === document.body ? 'none' : at.localName), text: at.textContent.trim().slice(0, 40), label: at.ariaLabel, visible }
+    })()`) as { id: string, text: string, label: string | null, visible: boolean }
+    const tabTo = async (matches: (at: Awaited<ReturnType<typeof focused>>) => boolean) => {
+      for (let n = 0; n < 60; n++) {
+        await page.keyboard.press('Tab')
+        const at = await focused()
+        if (at.id !== 'none') t.ok(at.visible, `the focus is visible at ${at.id} ${at.label ?? at.text}`)
+        if (matches(at)) return n
+      }
+      throw new Error('The Tab key does not lead there')
+    }
+    t.equal(await tabTo(({ text }) => text === 'Skip to the selected device'), 0)
+    await tabTo(({ id }) => id === 'filter')
+    await page.keyboard.type('key-')
+    await page.locator('#count').getByText('3 found').waitFor()
+    t.equal(await tabTo(({ text }) => text.startsWith('All devices')), 0, 'the list is one stop')
+    await page.keyboard.press('End')
+    t.match(await focused(), { text: /^key-1/ })
+    await page.keyboard.press('ArrowUp')
     await page.keyboard.press('Enter')
-    await dialog.getByText('That was not the token').waitFor()
-    await dialog.getByLabel('Token').fill('open-sesame')
+    await page.getByRole('heading', { name: 'key-2', level: 2 }).waitFor()
+    await tabTo(({ id }) => id === 'body')
+    await page.keyboard.press('Control+A')
+    await page.keyboard.type('{"by":"keyboard"}')
+    await page.keyboard.press('Control+Enter')
+    t.match(await devices[1]!.message(), { params: { data: { by: 'keyboard' } } })
+    // on through the rest of the page, and round to the beginning
+    await tabTo(({ text }) => text === 'Skip to the selected device')
     await page.keyboard.press('Enter')
-    await live(page)
-    await openDevice(page, 'mine')
-    await choose(page, 'mine')
-    await page.getByRole('button', { name: 'Send', exact: true }).first().click()
-    await card(page, 'mine').locator('.received').getByText('{"hello":"world"}').waitFor()
-    t.notMatch(await page.locator('#curl').textContent(), 'open-sesame')
-
-    await page.reload()
-    await live(page)
-    t.notOk(await dialog.isVisible(), 'this tab remembers it')
-    await page.getByRole('button', { name: 'Forget the token' }).click()
-    await dialog.waitFor()
+    t.match(await focused(), { id: 'recipient' })
+    for (const device of devices) await device.close()
   })
 
-  await t.test('shows that the gateway has stopped, and reconnects to the next', async t => {
+  await t.test('shows on a phone one section after the other, and goes to the chosen device', async t => {
+    const page = await open(t, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true })
+    const device = await connect(url, 'phone')
+    await roster(page, 'phone').getByRole('button').tap()
+    await page.getByRole('heading', { name: 'phone', level: 2 }).waitFor()
+    const topOf = async (id: string) => await page.locator(id).evaluate((one: any) => one.getBoundingClientRect().top as number)
+    await until(async () => await topOf('#recipient') < 120)
+    await page.getByRole('link', { name: 'Log' }).tap()
+    await until(async () => await topOf('#log') < 844)
+    const small = 'button:not([hidden]), .top nav a, #opener input, select'
+    const sizes = await page.locator(small).evaluateAll(all => all.filter((one: any) => one.offsetParent).map((one: any) => [one.textContent.trim().slice(0, 20), one.getBoundingClientRect().height] as const))
+    t.strictSame(sizes.filter(([, height]) => height < 28), [], 'nothing is too small for a finger')
+    await device.close()
+  })
+
+  await t.test('shows that the server has stopped, and reconnects to the next', async t => {
     await page.context().close() // the shared one would complain
-    const alone = await browser.open(t, url, { expected: /ERR_|WebSocket/ })
-    await live(alone)
+    const alone = await open(t, { expected: /404|ERR_|WebSocket/ })
     await openDevice(alone, 'faithful')
-    t.equal(await stop(), 0)
+    await choose(alone, 'faithful')
+    await alone.locator('#facts').getByText('jsonrpc').waitFor()
+    await app.close()
     await alone.locator('#live[data-state=off]').waitFor()
+    await alone.locator('#details-wrong').getByText('The server does not answer').waitFor()
+    await alone.locator('#facts').getByText('jsonrpc').waitFor()
     await entries(alone, 'faithful').filter({ hasText: '1012 retry=' }).waitFor()
-    await gateway(t, { PORT: new URL(url).port })
+    await alone.getByText('Reconnecting').waitFor()
+    await serve(t, { port: Number(new URL(url).port) })
     await live(alone)
-  })
-})
-
-t.test('the files of the page', async t => {
-  const { url, stop } = await gateway(t)
-
-  await t.test('are served with their types, and no other file is', async t => {
-    const types: Record<string, string> = {
-      '/': 'text/html; charset=utf-8',
-      '/page/style.css': 'text/css; charset=utf-8',
-      '/page/page.js': 'text/javascript; charset=utf-8',
-      '/page/icon.svg': 'image/svg+xml',
-      '/sdk/client/index.js': 'text/javascript; charset=utf-8',
-      '/sdk/protocol/peer.js': 'text/javascript; charset=utf-8'
-    }
-    for (const [path, type] of Object.entries(types)) {
-      const { status, headers } = await request({ url }, 'GET', path)
-      t.equal(status, 200, path)
-      t.equal(headers.get('content-type'), type, path)
-      t.equal(headers.get('x-content-type-options'), 'nosniff', path)
-      t.match(headers.get('content-security-policy'), "default-src 'none'", path)
-      t.equal((await request({ url }, 'GET', path, undefined, { 'if-none-match': headers.get('etag')! })).status, 304, path)
-    }
-    for (const path of ['/page/', '/page/..%2fgateway.ts', '/page/../../package.json', '/page/%2e%2e/%2e%2e/package.json', '/sdk/index.js', '/sdk/storage/disk/index.js', '/sdk/client/index.js.map']) {
-      t.equal((await request({ url }, 'GET', path)).status, 404, path)
-    }
-  })
-
-  await t.test('the feed is for this machine only, and ends with the application, after the close codes of its devices', async t => {
-    t.match(await request({ url }, 'GET', '/events', undefined, { 'x-forwarded-for': '203.0.113.9' }), { status: 403, body: { code: 'PROTECTED_MODE' } })
-    t.match(await request({ url }, 'GET', '/events', undefined, { origin: 'https://elsewhere.example' }), { status: 403, body: { code: 'ORIGIN_REFUSED' } })
-
-    const feed = await fetch(`${url}/events`)
-    t.equal(feed.headers.get('content-type'), 'text/event-stream')
-    const device = await connect(url, 'last')
-    device.notify('message', { data: 'x'.repeat(5_000) })
-    device.send({ jsonrpc: '2.0', id: 1, method: 'ping' })
-    await device.answer(1)
-    const ended = stop()
-    // a feed that was cut would reject here
-    const events = [...(await feed.text()).matchAll(/^data: (.*)$/gm)].map(([, json]) => JSON.parse(json!))
-    t.match(events, [
-      { type: 'connected', deviceId: 'last' },
-      { type: 'message', deviceId: 'last', data: { message: 'x'.repeat(5_000) } },
-      { type: 'disconnected', deviceId: 'last', data: { code: 1012, reason: /^retry=\d+$/ } }
-    ])
-    t.equal(await ended, 0)
+    await entries(alone, 'gap').getByText('Events may be missing here').waitFor()
+    await roster(alone, 'faithful').and(alone.locator('[data-state=on]')).waitFor()
   })
 })

@@ -1,4 +1,4 @@
-import { $, tell } from './element.js'
+import { $, showText } from './element.js'
 import { gateway } from './gateway.js'
 
 /** The form for requests: a message or a call, to one device or to all. */
@@ -20,7 +20,7 @@ export class Composer {
     this.#form.addEventListener('submit', event => {
       event.preventDefault()
       const wrong = this.#wrong()
-      tell($('wrong'), wrong)
+      showText($('wrong'), wrong)
       if (!wrong) send(this.#request())
     })
   }
@@ -53,21 +53,21 @@ export class Composer {
     }
     $('body-label').textContent = kind === 'call' ? 'Params, an object or an array, or nothing' : 'Message'
     this.#form.querySelector('.primary').textContent = kind === 'call' ? 'Call' : this.#to === undefined ? 'Send to all' : 'Send'
-    tell($('wrong'))
+    showText($('wrong'))
     $('curl').textContent = curl(this.#request())
   }
 
   /** Why it cannot be sent. */
   #wrong () {
     const { format, body, method, timeout } = this.#fields
-    if (this.#kind === 'call' && !method.value) return 'Which method?'
+    if (this.#kind === 'call' && !method.value) return 'Enter the name of a method.'
     if (this.#kind === 'call' && !timeout.checkValidity()) return `Timeout: ${timeout.validationMessage}`
     if (this.#kind === 'message' ? format.value === 'text' : body.value.trim() === '') return ''
     try {
       JSON.parse(body.value)
       return ''
     } catch (error) {
-      return `This is not JSON: ${error.message}`
+      return `This is not JSON (${error.message}). Correct it, or choose the format Text.`
     }
   }
 
@@ -78,7 +78,7 @@ export class Composer {
     if (this.#kind === 'call') {
       query.set('timeout', timeout.value)
       const params = body.value.trim() !== '' && { body: body.value, type: 'application/json' }
-      return { to: this.#to, what: method.value, path: `${device}/calls/${encodeURIComponent(method.value)}?${query}`, ...params }
+      return { to: this.#to, method: method.value, path: `${device}/calls/${encodeURIComponent(method.value)}?${query}`, ...params }
     }
     if (device && ttl.value) query.set('ttl', ttl.value)
     if (device && confirm.checked) query.set('confirm', 'true')
@@ -91,7 +91,7 @@ export class Composer {
 function curl ({ path, body, type }) {
   const token = gateway.token && '-H "authorization: Bearer $TOKEN"'
   const content = body !== undefined && `-H 'content-type: ${type}' -d ${quoted(body)}`
-  return ['curl -X POST', quoted(new URL(path, document.baseURI).href), token, content].filter(Boolean).join(' ')
+  return ['curl -X POST', quoted(gateway.urlOf(path)), token, content].filter(Boolean).join(' ')
 }
 
 /** Quotes a word for a shell. */

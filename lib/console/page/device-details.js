@@ -1,5 +1,6 @@
 import { closeCodes } from '../sdk/protocol/errors.js'
-import { $, arrange, drawing, el, tell } from './element.js'
+import { confirms } from './dialogs.js'
+import { $, setChildren, batched, el, showText } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
@@ -15,12 +16,15 @@ export function meaningOf (code) {
 /** The details of the chosen device, and its queued letters. */
 export class DeviceDetails {
   #id
+  /** Why the last action on the device failed. */
+  #refusal = ''
   #openHere
 
   constructor (openHere) {
     this.#openHere = openHere
     $('open-here').addEventListener('click', () => this.#openHere(this.#id))
-    $('disconnect').addEventListener('click', () => gateway.request('DELETE', this.#path))
+    $('disconnect').addEventListener('click', () => this.#disconnect())
+    $('purge').addEventListener('click', () => this.#purge())
     setInterval(() => { if (!document.hidden) this.look() }, REFRESH_INTERVAL_MS)
   }
 
@@ -34,16 +38,35 @@ export class DeviceDetails {
 
   choose (id) {
     this.#id = id
-    $('recipient-title').textContent = id ?? 'Everyone'
+    this.#refusal = ''
+    $('recipient-title').textContent = id ?? 'All devices'
     $('recipient-title').className = id === undefined ? '' : 'id'
-    $('presence').textContent = $('summary').textContent = ''
-    $('summary').textContent = id === undefined ? 'What you send here goes to every device, or to those that listen to a topic.' : ''
+    $('presence').textContent = ''
+    showText($('details-wrong'))
+    showText($('summary'), id === undefined ? 'A message goes to every connected device, or to those that listen to a topic.' : '')
     for (const name of ['facts', 'letters', 'open-here', 'disconnect']) $(name).hidden = true
     this.look()
   }
 
+  async #disconnect () {
+    const id = this.#id
+    const isSure = await confirms({ title: `Disconnect ${id}?`, text: 'Its connection ends with close code 4511. A device that follows the protocol does not reconnect by itself.', yes: 'Disconnect' })
+    if (isSure) await this.#delete(`devices/${encodeURIComponent(id)}`)
+  }
+
+  async #purge () {
+    const path = `${this.#path}/messages`
+    if (await confirms({ title: `Cancel all letters for ${this.#id}?`, text: 'The device never gets them.', yes: 'Cancel them' })) await this.#delete(path)
+  }
+
+  async #delete (path) {
+    const { ok, body } = await gateway.request('DELETE', path)
+    this.#refusal = ok ? '' : body.message
+    this.look()
+  }
+
   /** Refreshes soon, once for several events. */
-  look = drawing(() => this.#look())
+  look = batched(() => this.#look())
 
   async #look () {
     const id = this.#id
@@ -51,12 +74,14 @@ export class DeviceDetails {
     const { ok, status, body } = await gateway.request('GET', this.#path)
     const letters = ok && body.waiting > 0 ? await gateway.request('GET', `${this.#path}/messages?limit=${MAX_LETTERS}`) : undefined
     if (id !== this.#id) return
+    showText($('details-wrong'), !ok && status !== 404 ? body.message : this.#refusal)
+    if (!ok && status !== 404) return // what is shown is the last that is known
     const details = ok ? body : { connected: false }
     $('presence').textContent = details.connected ? 'connected' : 'away'
     $('presence').dataset.state = details.connected ? 'on' : 'off'
     $('open-here').hidden = details.connected
     $('disconnect').hidden = !details.connected
-    $('summary').textContent = ok ? '' : status === 404 ? 'It is not connected, and nothing is known of it. A message may wait for it as a letter.' : body.message
+    showText($('summary'), !ok ? 'Not connected, and no letter waits for it. A message can be kept for it as a letter.' : '')
     this.#showFacts(ok ? details : {})
     this.#showLetters(letters?.ok ? letters.body.messages : [], details.waiting)
   }
@@ -83,19 +108,15 @@ export class DeviceDetails {
   #showLetters (letters, waiting) {
     $('letters').hidden = letters.length === 0
     const known = new Map([...$('letters-list').children].map(row => [row.dataset.id, row]))
-    arrange($('letters-list'), letters.map(letter => known.get(letter.id) ?? this.#letter(letter)))
-    tell($('letters-more'), waiting > letters.length && letters.length > 0 ? `and ${waiting - letters.length} more` : '')
+    setChildren($('letters-list'), letters.map(letter => known.get(letter.id) ?? this.#letter(letter)))
+    showText($('letters-more'), waiting > letters.length && letters.length > 0 ? `and ${waiting - letters.length} more` : '')
   }
 
   #letter ({ id, size, expiresAt, collapse }) {
     const path = `${this.#path}/messages/${encodeURIComponent(id)}`
-    const takeBack = async () => {
-      await gateway.request('DELETE', path)
-      this.look()
-    }
     return el('li', { 'data-id': id },
-      el('code', {}, id),
+      el('code', { class: 'id' }, id),
       el('span', { class: 'muted' }, `${size} bytes, expires `, time(expiresAt), collapse === undefined ? undefined : `, collapses ${collapse}`),
-      el('button', { type: 'button', class: 'quiet', click: takeBack, 'aria-label': `Take back ${id}` }, 'Take back'))
+      el('button', { type: 'button', class: 'quiet', click: () => this.#delete(path), 'aria-label': `Cancel ${id}` }, 'Cancel'))
   }
 }

@@ -1,12 +1,12 @@
 import { connect } from '../sdk/client/index.js'
 import { Failure } from '../sdk/protocol/errors.js'
-import { $, el, readable, tell } from './element.js'
+import { $, clipped, el, readable, showText } from './element.js'
 import { gateway } from './gateway.js'
 import { time } from './time.js'
 
-const MOST_RECEIVED = 30
-const MOST_QUESTIONS = 5
-const MOST_SHOWN = 1_000
+const MAX_RECEIVED = 30
+const MAX_QUESTIONS = 5
+const MAX_SHOWN_CHARACTERS = 1_000
 
 /** A device in this page, made with the SDK, and its card. */
 export class TabDevice {
@@ -17,9 +17,9 @@ export class TabDevice {
     this.#card = $('tab-device').content.firstElementChild.cloneNode(true)
     this.#card.setAttribute('aria-label', id)
     this.#part('.id').textContent = id
-    this.#device = connect(new URL('ws', document.baseURI).href, { deviceId: id, token: () => gateway.token })
+    this.#device = connect(gateway.socketUrl, { deviceId: id, token: () => gateway.token })
       .on('status', status => this.#show(status))
-      .on('error', error => this.#complain(error))
+      .on('error', error => this.#showError(error))
       .on('message', message => this.#receive(message))
       .handle('echo', (params = null) => params)
       .handle('ask', (params, { signal }) => this.#ask(params, signal))
@@ -29,7 +29,7 @@ export class TabDevice {
       this.#card.remove()
       closed()
     })
-    this.#on('say', 'text', text => this.#device.call('message', { data: parsed(text) }))
+    this.#on('say', 'text', text => this.#say(parsed(text)))
     this.#on('subscribe', 'filter', filter => this.#subscribe(filter))
     $('tab-devices').prepend(this.#card)
   }
@@ -49,14 +49,22 @@ export class TabDevice {
       const input = event.target.elements[field]
       const { value } = input
       if (value === '') return
-      tell(this.#part('.wrong'))
+      showText(this.#part('.wrong'))
       try {
         await act(value)
         if (input.value === value) input.value = ''
       } catch (error) {
-        this.#complain(error)
+        this.#showError(error)
       }
     })
+  }
+
+  async #say (data) {
+    try {
+      await this.#device.call('message', { data })
+    } catch (error) {
+      throw error.reason === 'unknown-method' ? new Error('The application does not listen to messages: app.devices.on(\'message\', ...)') : error
+    }
   }
 
   #show ({ state, code, reason, retryIn }) {
@@ -66,15 +74,15 @@ export class TabDevice {
     presence.textContent = retryIn === undefined ? state + why : `again in ${Math.ceil(retryIn / 1_000)} s${why}`
   }
 
-  #complain (error) {
-    tell(this.#part('.wrong'), error.message)
+  #showError (error) {
+    showText(this.#part('.wrong'), error.message)
   }
 
   #receive ({ data, topic }) {
     const list = this.#part('.received')
     list.prepend(el('li', {},
-      topic === undefined ? undefined : el('code', { class: 'topic' }, topic), el('span', { class: 'data' }, readable(data).slice(0, MOST_SHOWN)), time(Date.now())))
-    while (list.childElementCount > MOST_RECEIVED) list.lastElementChild.remove()
+      topic === undefined ? undefined : el('code', { class: 'topic' }, topic), el('span', { class: 'data' }, clipped(readable(data), MAX_SHOWN_CHARACTERS)), time(Date.now())))
+    while (list.childElementCount > MAX_RECEIVED) list.lastElementChild.remove()
   }
 
   /** Keeps the topic once the server has accepted the subscription. */
@@ -98,13 +106,13 @@ export class TabDevice {
   /** Resolves with the answer that the user of the page gives. */
   #ask (params, signal) {
     const place = this.#part('.questions')
-    if (place.childElementCount >= MOST_QUESTIONS) throw new Failure('busy')
+    if (place.childElementCount >= MAX_QUESTIONS) throw new Failure('busy')
     return new Promise(resolve => {
-      const answer = yes => el('button', { type: 'button', class: yes ? 'primary' : undefined, click: () => settle({ yes }) }, yes ? 'Yes' : 'No')
-      const question = el('div', { class: 'question', role: 'alert' }, el('p', {}, readable(params?.question ?? 'Yes or no?').slice(0, MOST_SHOWN)), answer(true), answer(false))
-      const settle = said => {
+      const choice = yes => el('button', { type: 'button', class: yes ? 'primary' : undefined, click: () => settle({ yes }) }, yes ? 'Yes' : 'No')
+      const question = el('div', { class: 'question', role: 'alert' }, el('p', {}, clipped(readable(params?.question ?? 'Yes or no?'), MAX_SHOWN_CHARACTERS)), choice(true), choice(false))
+      const settle = answer => {
         question.remove()
-        resolve(said)
+        resolve(answer)
       }
       signal.addEventListener('abort', () => settle())
       place.append(question)

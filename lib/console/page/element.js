@@ -13,7 +13,7 @@ export function el (tag, attributes = {}, ...children) {
 }
 
 /** Sets the children of a parent. Children that remain are not moved, so they keep the focus. */
-export function arrange (parent, children) {
+export function setChildren (parent, children) {
   const wanted = new Set(children)
   for (const child of Array.from(parent.children)) if (!wanted.has(child)) child.remove()
   let next = parent.firstElementChild
@@ -24,13 +24,13 @@ export function arrange (parent, children) {
 }
 
 /** Shows a text, or hides the element if there is none. */
-export function tell (element, text = '') {
+export function showText (element, text = '') {
   element.textContent = text
   element.hidden = text === ''
 }
 
 /** Returns a function that draws in the next frame, once for several calls. */
-export function drawing (draw, pause = 100) {
+export function batched (draw, pause = 100) {
   let asked = false
   return () => {
     if (asked) return
@@ -46,4 +46,9 @@ export function drawing (draw, pause = 100) {
 export function readable (data) {
   if (data instanceof Uint8Array) return `${data.length} bytes`
   return typeof data === 'string' ? data : JSON.stringify(data)
+}
+
+/** At most `length` characters of a text. */
+export function clipped (text, length) {
+  return text.length > length ? `${text.slice(0, length)}…` : text
 }
