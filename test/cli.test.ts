@@ -569,7 +569,7 @@ t.test('on a terminal the gateway says what to do next', async t => {
     gateway.interrupt('SIGTERM')
     t.equal(await gateway.code, 0)
   }
-  t.notMatch(greeting({ style: (_name, text) => text }, 'http://127.0.0.1:3000', {}), '--url')
+  t.notMatch(greeting({ style: (_name, text) => text }, 'http://127.0.0.1:3000', { hasConsole: false }), '--url')
 })
 
 t.test('a config adds options, handlers and routes', async t => {

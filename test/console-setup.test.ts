@@ -284,7 +284,7 @@ t.test('the console is registered after the plugin, with REST routes, and with o
   await t.resolves(register({}, { prefix: '/c', guardFiles: false, logLevel: 'warn', logSerializers: {} }))
 })
 
-t.test('npm start serves the console at its root', async t => {
+t.test('npm start serves the console', async t => {
   const { NODE_OPTIONS: _, TOKEN: __, ...env } = process.env
   const child = spawn(process.execPath, [join(root, 'dist/lib/cli/index.js'), 'serve', '--config', join(root, 'dist/example/gateway.js')], {
     env: { ...env, PORT: '0', DATA: t.testdir() }, stdio: ['ignore', 'pipe', 'inherit']
@@ -300,7 +300,7 @@ t.test('npm start serves the console at its root', async t => {
     printed += String(chunk)
   }
   const [, url] = /"url":"(http:[^"]+)"/.exec(printed)!
-  const { status, body } = await request({ url: url! }, 'GET', '/')
+  const { status, body } = await request({ url: url! }, 'GET', '/console/')
   t.equal(status, 200)
   t.match(String(body), 'Device console')
 })

@@ -31,7 +31,7 @@ export const serve: Command = {
     'Its default export is a Fastify plugin, which has app.devices:',
     '  export const options = { rate: 100 }',
     '  export default async app => { app.devices.handle(\'time\', () => ({ now: Date.now() })) }',
-    'GET /healthz answers 200 while the process runs; GET /readyz 200 if the gateway can do its work, else 503 with the reasons.',
+    'The console is at /console. GET /healthz answers 200 while the process runs; GET /readyz 200 if the gateway can do its work, else 503 with the reasons.',
     'SIGTERM and Ctrl-C disconnect the devices and end the gateway; --drain-delay gives load balancers time to notice.'
   ],
   examples: [
@@ -53,7 +53,7 @@ export const serve: Command = {
     try {
       const url = await listen(app, port, host)
       // a gateway does not depend on whether somebody reads its greeting
-      await output.record({ url }, greeting(output, url, settings)).catch(() => {})
+      await output.record({ url }, greeting(output, url, { ...settings, hasConsole: app.hasRoute({ method: 'GET', url: '/console/' }) })).catch(() => {})
       if (!signal.aborted) await once(signal, 'abort')
       // load balancers see that /readyz fails before requests do
       if (signal.reason === 'SIGTERM') await sleep(drainDelay * 1_000)
@@ -87,12 +87,20 @@ async function listen (app: FastifyInstance, port: number, host: string): Promis
   }
 }
 
+interface GreetingFacts {
+  data?: string | undefined
+  nats?: string | undefined
+  token?: string | undefined
+  hasConsole: boolean
+}
+
 /** What a person on a terminal may do next. */
-export function greeting (output: Pick<Output, 'style'>, url: string, { data, nats, token }: { data?: string | undefined, nats?: string | undefined, token?: string | undefined }): string {
+export function greeting (output: Pick<Output, 'style'>, url: string, { data, nats, token, hasConsole }: GreetingFacts): string {
   const at = url === `http://${DEFAULT_HOST}:${DEFAULT_PORT}` ? '' : ` --url ${url}`
   const letters = nats !== undefined ? 'in NATS' : data ?? 'in memory, until the gateway ends; --data FOLDER keeps them'
   return [
     `Listening on ${output.style('bold', url)}`,
+    ...(hasConsole ? [`Console       ${url}/console`] : []),
     `Letters       ${letters}`,
     `Access        ${token === undefined ? 'this machine only; --token admits others' : 'with the token; set FASTIFY_DEVICES_TOKEN for the commands below'}`,
     '',

@@ -1,6 +1,7 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { Writable } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
+import devicesConsole from '../../console/index.ts'
 import devices, { type Options } from '../../index.ts'
 import type { GatewayConfig } from './config.ts'
 import { openEngines, type EngineSettings } from './engines.ts'
@@ -40,6 +41,7 @@ export async function createGateway ({ token, trustProxy, signal, config = {}, l
   try {
     await app.register(probes, { ...(signal && { signal }) })
     await addMetrics(app as unknown as FastifyInstance)
+    if (options.rest !== false) await app.register(devicesConsole)
     if (extension) await app.register(extension)
   } catch (error) {
     await app.close()
