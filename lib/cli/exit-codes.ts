@@ -16,7 +16,7 @@ export const exitCodes = {
   timeout: { code: 6, when: 'The device did not answer in time', reasons: ['DEVICE_TIMEOUT'] },
   refused: { code: 7, when: 'The device answered with an error, has no such method, or gave an invalid answer', reasons: ['DEVICE_REFUSED', 'METHOD_UNKNOWN', 'DEVICE_ANSWER_INVALID'] },
   dropped: { code: 8, when: 'The connection of the device ended', reasons: ['DEVICE_DROPPED'] },
-  busy: { code: 9, when: 'A limit is reached; try again later', reasons: ['RATE_EXCEEDED', 'CALLS_EXCEEDED', 'DEVICE_CONGESTED', 'MAILBOX_FULL', 'TOPICS_EXCEEDED', 'STORE_FULL'] },
+  busy: { code: 9, when: 'A limit is reached; try again later', reasons: ['RATE_EXCEEDED', 'CALLS_EXCEEDED', 'DEVICE_CONGESTED', 'MAILBOX_FULL', 'TOPICS_EXCEEDED', 'STORE_FULL', 'READERS_EXCEEDED'] },
   conflict: { code: 10, when: 'There is no such letter, it has already ended, or the key was used for another message', reasons: ['MESSAGE_UNKNOWN', 'MESSAGE_SETTLED', 'IDEMPOTENCY_MISMATCH'] },
   invalid: {
     code: 11,
