@@ -134,7 +134,7 @@ t.test('the proxies pass every route of the plugin', async t => {
 
 t.test('the gateway has the config, and serves metrics to callers with the token', async t => {
   const config = await loadConfig(join(folder, 'gateway.mjs'))
-  const app = await createGateway({ token: 'open-sesame', config, log: { level: 'silent', stream: new PassThrough() } })
+  const app = await createGateway({ token: 'open-sesame', config, signal: new AbortController().signal, log: { level: 'silent', stream: new PassThrough() } })
   t.teardown(() => app.close())
   t.equal((await app.inject('/metrics')).statusCode, 401)
   t.match((await app.inject({ url: '/metrics', headers: { authorization: 'Bearer open-sesame' } })).body, /^devices_backplane_up 1$/m)

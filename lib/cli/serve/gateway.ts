@@ -14,7 +14,7 @@ export interface GatewaySettings extends EngineSettings {
   /** Addresses of proxies, whose `X-Forwarded-For` is believed. */
   trustProxy?: string | undefined
   /** Once it is aborted, `/readyz` answers 503. */
-  signal?: AbortSignal
+  signal: AbortSignal
   config?: GatewayConfig
   log: { level: string, stream: Writable }
 }
@@ -39,7 +39,7 @@ export async function createGateway ({ token, trustProxy, signal, config = {}, l
     throw error
   }
   try {
-    await app.register(probes, { ...(signal && { signal }) })
+    await app.register(probes, { signal })
     await addMetrics(app as unknown as FastifyInstance)
     if (options.rest !== false) await app.register(devicesConsole)
     if (extension) await app.register(extension)

@@ -2,7 +2,7 @@ import type { FastifyPluginAsync } from 'fastify'
 
 interface ProbeOptions {
   /** Once it is aborted, the node is about to drain. */
-  signal?: AbortSignal
+  signal: AbortSignal
 }
 
 /**
@@ -16,7 +16,7 @@ export const probes: FastifyPluginAsync<ProbeOptions> = async (app, { signal }) 
 
   app.get('/readyz', { logLevel: 'silent' }, async (_request, reply) => {
     const { ok, mailbox, backplane, draining } = await app.devices.health()
-    const isLeaving = draining || signal?.aborted === true
+    const isLeaving = draining || signal.aborted
     if (ok && !isLeaving) return { status: 'ok' }
     const reasons = [
       ...Object.entries({ mailbox, backplane }).flatMap(([name, { ok, reason }]) => ok ? [] : [`${name}: ${reason}`]),
