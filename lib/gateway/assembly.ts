@@ -15,6 +15,7 @@ import { Dispatcher } from '../messaging/dispatcher.ts'
 import { Registry } from '../connection/registry.ts'
 import { Stats } from '../connection/stats.ts'
 import type { TopicLimits } from '../protocol/topics.ts'
+import type { WebhookReport } from './webhook-options.ts'
 
 /** The settings and engines of a node. */
 export interface AssemblyOptions {
@@ -28,6 +29,8 @@ export interface AssemblyOptions {
   dials?: Dialer
   /** Protects routes of other plugins; a worker has no routes. */
   protect?: Protect
+  /** Describes the endpoints of webhooks; a worker has none. */
+  webhooks?: () => Promise<WebhookReport[]>
 }
 
 /** The parts that every node has. */
@@ -47,7 +50,7 @@ export interface NodeParts {
   readiness: Readiness
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect }: AssemblyOptions): NodeParts {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect, webhooks }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of nats(): a device that reconnects to another node would not get the letters of this one')
   }
@@ -63,6 +66,6 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials,
   const dispatcher = new Dispatcher({ registry, backplane, letters, node, limits: settings, log, checks })
   const methods = new Methods(stats, log, elsewhere)
   const readiness = new Readiness({ mailbox, backplane })
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, address: settings.prefix + settings.path, readiness })
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, webhooks, topic, contract, address: settings.prefix + settings.path, readiness })
   return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices, readiness }
 }

@@ -13,13 +13,14 @@ import { messages } from './messages.ts'
 import { documentRoute } from './operation.ts'
 import { protectRest, type Protection } from './protect.ts'
 import { topics } from './topics.ts'
+import { webhooks } from './webhooks.ts'
 
 interface RestParts extends Protection {
   devices: Devices
   dispatcher: Dispatcher
 }
 
-const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi]
+const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi, webhooks]
 
 /** Adds the REST routes to a scope of their own: its body parsers, compilers and hooks do not reach the host. */
 export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, settings, stats, isDraining }: RestParts): void {
