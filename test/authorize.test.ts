@@ -36,6 +36,7 @@ async function noting (t: Test, options: Options = {}): Promise<{ app: App, aske
 const questions: Array<[method: string, path: string, operation: Operation]> = [
   ['GET', '/devices?prefix=d&topic=a/b&limit=2&cursor=a', { action: 'list', prefix: 'd', topic: 'a/b' }],
   ['GET', '/asyncapi.json', { action: 'asyncapi' }],
+  ['GET', '/webhooks', { action: 'webhooks' }],
   ['GET', '/devices', { action: 'list', prefix: undefined, topic: undefined }],
   ['HEAD', '/devices/d', { action: 'describe', deviceId: 'd' }],
   ['GET', '/devices/d', { action: 'describe', deviceId: 'd' }],

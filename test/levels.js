@@ -16,7 +16,7 @@ export const levels = {
     'openapi', 'options', 'page', 'plugin', 'recipes', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace',
     'transports', 'upgrades', 'webhooks', 'worker'
   ],
-  campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'cuts', 'kill', 'partition']
+  campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'campaigns-webhooks', 'cuts', 'kill', 'partition']
 }
 
 /** The paths of the files of a level, as compiled. */
