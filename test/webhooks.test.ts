@@ -34,7 +34,7 @@ interface NodeOptions extends Partial<WebhookOptions> {
 function webhooksOf (t: Pick<Test, 'teardown'>, url: string, { mailbox = memoryMailbox(), backplane = localBackplane(), node = 'n1', ...options }: NodeOptions = {}) {
   const log = fakeLog()
   const events = new Events(log)
-  const clock = { time: Date.now(), now: () => clock.time, random: () => 1 }
+  const clock = { time: Date.now(), now: () => clock.time, uptime: 0, monotonic: () => clock.uptime, random: () => 1 }
   const webhooks = new Webhooks([{ url, secret: SECRET, name: 'hook', types: ['connected', 'disconnected', 'message', 'delivered'], ...options }], { node, mailbox, backplane, events, log, clock })
   t.teardown(() => webhooks.close())
   return {
@@ -86,6 +86,14 @@ t.test('an endpoint gets only the types that it asks for, and messages only if i
   await messages.got(1)
   t.strictSame(all.events.map(({ type }) => type), ['connected', 'disconnected'])
   t.match(messages.events, [{ type: 'message', body: { data: { message: { door: 'open' } } } }])
+})
+
+t.test('a message of bytes reaches the endpoint as base64', async t => {
+  const receiver = await receiverFor(t)
+  const { message } = webhooksOf(t, receiver.url)
+  await message('d', Buffer.from([0, 255]))
+  const [event] = await receiver.got(1)
+  t.strictSame(event!.body.data, { base64: 'AP8=' })
 })
 
 t.test('each secret of a list signs, so that a receiver may still know only the old one', async t => {
@@ -585,6 +593,41 @@ t.test('a node sends no more once another one has taken over', async t => {
   await receiver.got(4)
 })
 
+t.test('a node that was suspended gives its requests up, and asks whether another one sends', async t => {
+  const receiver = await receiverFor(t)
+  receiver.respond = () => {}
+  const { connected, pass, clock, report, webhooks } = webhooksOf(t, receiver.url)
+  connected('d')
+  await receiver.got(1)
+  clock.uptime += 3_000
+  pass(0)
+  t.equal(receiver.open, 1)
+  receiver.respond = response => response.end()
+  clock.uptime += 3_001
+  pass(0)
+  await receiver.got(2)
+  await until(() => receiver.open === 0)
+  await until(async () => (await report()).sent === 1)
+  await webhooks.close()
+  clock.uptime += 3_001
+  pass(0)
+  t.match(await report(), { state: 'no-sender' })
+})
+
+t.test('a message that is too large for the mailbox is refused, and the events after it are stored', async t => {
+  const receiver = await receiverFor(t)
+  const mailbox = memoryMailbox()
+  const { put } = mailbox
+  mailbox.put = async (deviceId, letter, limits) => {
+    if (String(letter.body).includes('large')) throw new Failure('too-large')
+    return await put(deviceId, letter, limits)
+  }
+  const { message, report } = webhooksOf(t, receiver.url, { mailbox })
+  t.equal(await message('d', 'large'), false)
+  t.equal(await message('d', 'small'), true)
+  t.equal((await report()).dropped, 1)
+})
+
 /** A backplane whose answers the test decides. */
 function backplaneOf (members: Partial<Backplane>): Backplane {
   return { ...localBackplane(), ...members }
@@ -664,6 +707,42 @@ t.test('a node that loses the endpoint at once, or closes meanwhile, sends nothi
   await turn()
   t.match(await lost.report(), { state: 'no-sender', waiting: 1 })
   t.strictSame(receiver.events, [])
+})
+
+t.test('a node that closes while it reads its queue sends nothing', async t => {
+  const receiver = await receiverFor(t)
+  const mailbox = memoryMailbox()
+  const { letters } = mailbox
+  const read = gate()
+  let isReading = false
+  mailbox.letters = async function * (...args) {
+    isReading = true
+    await read.opened
+    yield * letters(...args)
+  }
+  const { webhooks, connected } = webhooksOf(t, receiver.url, { mailbox })
+  connected('d')
+  await until(() => isReading)
+  await webhooks.close()
+  read.open()
+  await turn()
+  t.strictSame(receiver.events, [])
+})
+
+t.test('the sender listens to no topic', async t => {
+  const receiver = await receiverFor(t)
+  const local = localBackplane()
+  const owners: Owner[] = []
+  const backplane = backplaneOf({
+    async own (name, owner) {
+      owners.push(owner)
+      return await local.own(name, owner)
+    }
+  })
+  const { connected } = webhooksOf(t, receiver.url, { backplane })
+  connected('d')
+  await receiver.got(1)
+  t.strictSame(owners.map(owner => owner.listensTo('a')), [false])
 })
 
 t.test('an application that closes while the sender is asked, becomes none', async t => {

@@ -22,6 +22,8 @@ export interface WebhookEndpointParts {
 export const WEBHOOK_PREFIX = '$webhooks/'
 /** How often a node checks that another one sends. */
 const CHECK_INTERVAL_MS = 5_000
+/** Other nodes take longer to notice that a node is suspended. */
+const MAX_TICK_GAP_MS = 3_000
 const wake: Request = { kind: 'wake' }
 
 /** One endpoint on one node: stores the events of this node, and sends those of all nodes while this node owns the endpoint. */
@@ -34,6 +36,7 @@ export class WebhookEndpoint {
   #sender: WebhookSender | undefined
   #ownership: Ownership | undefined
   #checkedAt = 0
+  #tickedAt: number
   #isChecking = false
   #mustCheckAgain = false
   /** Events that the mailbox has ended, because no sender was there to give them up. */
@@ -44,6 +47,7 @@ export class WebhookEndpoint {
     this.target = target
     this.#parts = parts
     this.#owner = WEBHOOK_PREFIX + target.name
+    this.#tickedAt = clock.monotonic()
     this.#queue = new WebhookQueue({ owner: this.#owner, name: target.name, mailbox, now: clock.now, log, onStored: () => this.wake() })
   }
 
@@ -60,7 +64,8 @@ export class WebhookEndpoint {
 
   tick (): void {
     this.#queue.tick()
-    if (this.#sender) this.#sender.tick()
+    if (this.#wasSuspended()) this.#restart()
+    else if (this.#sender) this.#sender.tick()
     else if (this.#parts.clock.now() - this.#checkedAt >= CHECK_INTERVAL_MS) void this.#check()
   }
 
@@ -81,6 +86,19 @@ export class WebhookEndpoint {
     this.#closing.abort()
     await Promise.all([this.#queue.close(), this.#sender?.stop()])
     await this.#ownership?.release()
+  }
+
+  /** After a suspension the timers fire first, so no response that came meanwhile has been read yet. */
+  #wasSuspended (): boolean {
+    const before = this.#tickedAt
+    this.#tickedAt = this.#parts.clock.monotonic()
+    return this.#tickedAt - before > MAX_TICK_GAP_MS
+  }
+
+  /** Another node may send by now. */
+  #restart (): void {
+    if (this.#sender) this.#yield(this.#sender)
+    void this.#check()
   }
 
   async #status (): Promise<WebhookStatus> {
@@ -130,6 +148,7 @@ export class WebhookEndpoint {
   }
 
   #answer (sender: WebhookSender, { kind }: Request): Answer {
+    if (sender.isStopped) return { ok: false, reason: 'dropped' }
     if (kind === 'describe') return { ok: true, value: sender.status() }
     sender.wake()
     return { ok: true, value: null }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { LoggedFailure } from '../../messaging/events.ts'
-import { isUnreachable } from '../../protocol/errors.ts'
+import { Failure, isUnreachable, type Reason } from '../../protocol/errors.ts'
 import { describeThrown } from '../../protocol/user-code.ts'
 import type { Letter, Mailbox, Receipt } from '../../storage/mailbox.ts'
 import type { DeviceEvent } from '../device-event.ts'
@@ -25,6 +25,7 @@ const LIMITS = { letters: 10_000, bytes: 33_554_432 }
 const MAX_PENDING = 1_000
 /** While the queue is full, the mailbox is not asked for each event. */
 const FULL_PAUSE_MS = 1_000
+const fullReasons = new Set<Reason>(['mailbox-full', 'store-full'])
 const RETRY_DELAY_MS = 1_000
 const LOG_INTERVAL_MS = 60_000
 
@@ -56,7 +57,7 @@ export class WebhookQueue {
     try {
       await this.#inOrder(() => this.#store(letter, event.type === 'message'))
     } catch (error) {
-      if (!isUnreachable(error)) this.#fullUntil = this.#parts.now() + FULL_PAUSE_MS
+      if (error instanceof Failure && fullReasons.has(error.reason)) this.#fullUntil = this.#parts.now() + FULL_PAUSE_MS
       throw this.#drop(describeThrown(error))
     } finally {
       this.#pending--

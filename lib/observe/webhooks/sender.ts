@@ -302,7 +302,8 @@ export class WebhookSender {
 
   /** Logs the first error only: those that follow are likely to be the same. An unreachable mailbox is logged elsewhere. */
   #logMailboxError (error: unknown): void {
-    if (!this.#isMailboxFailing && !isUnreachable(error)) this.#parts.log.error({ err: error, webhook: this.#parts.target.name }, 'webhook queue failed')
+    if (this.#isMailboxFailing || isUnreachable(error)) return
     this.#isMailboxFailing = true
+    this.#parts.log.error({ err: error, webhook: this.#parts.target.name }, 'webhook queue failed')
   }
 }
