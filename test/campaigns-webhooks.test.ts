@@ -10,6 +10,6 @@ t.test('an endpoint gets every message that was acknowledged to its device, when
   await passes(t, webhooks({ kills: 20, seed: Date.now() }))
 })
 
-withProgram(t, 'nats-server', 'when the node that sends events is killed, another one goes on and no event is lost', async t => {
-  await passes(t, webhooksOfNodes({ kills: 3 }))
+withProgram(t, 'nats-server', 'when the node that sends events is killed or suspended, another one goes on and no event is lost', async t => {
+  await passes(t, webhooksOfNodes({ kills: 3, pauses: 1 }))
 })

@@ -10,15 +10,17 @@ import { sumOf, WebhookLane } from './webhook-lane.ts'
 
 interface Size extends Record<string, number> {
   kills: number
+  /** How often the node that sends is suspended until another one has taken over. */
+  pauses: number
 }
 
 const NODES = ['n1', 'n2', 'n3']
 const LANES = 12
-const MESSAGES_BETWEEN_KILLS = 100
+const MESSAGES_BETWEEN_FAULTS = 100
 const TIMEOUT_MS = 120_000
 
-/** Kills the node that sends: another one goes on, no two send at a time, and no acknowledged message is lost. */
-export async function webhooksOfNodes ({ kills }: Size): Promise<Outcome> {
+/** Kills or suspends the node that sends: another one goes on, and no acknowledged message is lost. */
+export async function webhooksOfNodes ({ kills, pauses }: Size): Promise<Outcome> {
   const verdict = new Verdict()
   const server = await NatsServer.start(programAt('nats-server')!)
   const balancer = await Balancer.start()
@@ -35,33 +37,49 @@ export async function webhooksOfNodes ({ kills }: Size): Promise<Outcome> {
   const acknowledged = () => lanes.reduce((sum, lane) => sum + lane.acknowledged, 0)
   try {
     const sent = Promise.all(lanes.map(lane => lane.send()))
-    for (let count = 0; count < kills; count++) {
+    const goesOn = async () => {
       const before = { acknowledged: acknowledged(), received: receiver.events.length }
-      const hasGoneOn = async () => acknowledged() >= before.acknowledged + MESSAGES_BETWEEN_KILLS && receiver.events.length > before.received
-      verdict.same(`whether it went on after ${count} kills`, await settled(hasGoneOn, true, TIMEOUT_MS), true)
-      const sender = senderOf(receiver.events.at(-1)!.headers['user-agent'])
+      const hasGoneOn = async () => acknowledged() >= before.acknowledged + MESSAGES_BETWEEN_FAULTS && receiver.events.length > before.received
+      verdict.same('whether messages are accepted and sent', await settled(hasGoneOn, true, TIMEOUT_MS), true)
+      return senderOf(receiver.events.at(-1)!.headers['user-agent'])
+    }
+    const changes = async (sender: string) => {
+      const hasChanged = async () => senderOf(receiver.events.at(-1)!.headers['user-agent']) !== sender
+      verdict.same('whether another node sends', await settled(hasChanged, true, TIMEOUT_MS), true)
+    }
+    for (let count = 0; count < kills; count++) {
+      const sender = await goesOn()
       balancer.remove(sender)
       await hosts.get(sender)!.kill()
-      await settled(async () => senderOf(receiver.events.at(-1)!.headers['user-agent']) !== sender, true, TIMEOUT_MS)
+      await changes(sender)
       await start(sender)
+    }
+    for (let count = 0; count < pauses; count++) {
+      const sender = await goesOn()
+      balancer.remove(sender)
+      const host = hosts.get(sender)!
+      host.signal('SIGSTOP')
+      await changes(sender)
+      host.signal('SIGCONT')
+      balancer.add(sender, host.url)
     }
     isFinished = true
     await sent
+    const senders = receiver.events.map(({ headers }) => senderOf(headers['user-agent']))
     const [host] = hosts.values()
     const waiting = await settled(async () => (await host!.ask('waiting')) as number, 0, TIMEOUT_MS)
     const { repeated, twice, ...found } = sumOf(lanes, receiver.events)
-    const senders = receiver.events.map(({ headers }) => senderOf(headers['user-agent']))
     verdict.same('events that wait in the end', waiting, 0)
     verdict.same('what must not be', { lost: found.lost, outOfOrder: found.outOfOrder }, { lost: 0, outOfOrder: 0 })
-    const changes = senders.filter((sender, at) => at > 0 && sender !== senders[at - 1]).length
+    const switches = senders.filter((sender, at) => at > 0 && sender !== senders[at - 1]).length
     // both of the others may notice at once that the sender is gone: then one takes over, and the other one after it
-    verdict.holds('the sender did not change with each kill', changes >= kills)
-    verdict.within('changes of the sender', changes, kills * (NODES.length - 1))
+    verdict.holds('the sender did not change with each fault', switches >= kills + pauses)
+    verdict.within('changes of the sender', switches, (kills + pauses) * (NODES.length - 1))
     verdict.same('requests with a wrong signature', receiver.invalid, [])
     verdict.same('uncaught errors', [...hosts.values()].flatMap(({ faults }) => faults), [])
     return {
-      line: `webhooks-nodes: ${NODES.length} nodes, ${kills} kills of the sender; ${found.acknowledged} messages acknowledged, ${repeated} sent again by the devices, ` +
-        `${receiver.events.length} requests, ${twice} events sent again, ${changes} changes of the sender; lost ${found.lost}, out of order ${found.outOfOrder}`,
+      line: `webhooks-nodes: ${NODES.length} nodes, ${kills} kills and ${pauses} pauses of the sender; ${found.acknowledged} messages acknowledged, ${repeated} sent again by the devices, ` +
+        `${receiver.events.length} requests, ${twice} events sent again, ${switches} changes of the sender; lost ${found.lost}, out of order ${found.outOfOrder}`,
       wrong: verdict.wrong
     }
   } finally {
@@ -86,4 +104,4 @@ async function prepare ({ name, servers, url }: { name: string, servers: string,
   return { app, commands: { waiting: async () => (await app.devices.webhooks())[0]!.waiting } }
 }
 
-await command(import.meta.url, { kills: 20 }, webhooksOfNodes, prepare)
+await command(import.meta.url, { kills: 20, pauses: 5 }, webhooksOfNodes, prepare)
