@@ -400,20 +400,26 @@ t.test('an event that the mailbox has ended is not sent, and is dead-lettered', 
   for (const expired of await mailbox.sweep(clock.time + 2 * DAY)) webhooks.expired(expired)
   t.match(lines('webhook event dead-lettered'), [{ fields: { webhook: 'hook', eventId: receiver.events[0]!.id, type: 'message', deviceId: 'd' } }])
   t.match(await report(), { deadLettered: 1, waiting: 0 })
-  pass(1_000)
+  pass(2 * DAY)
   await until(async () => (await report()).inFlight === 0)
+  t.match(await report(), { deadLettered: 1 })
   t.equal(receiver.events.length, 1)
+})
 
-  await message('d', 2)
-  await receiver.got(2)
+t.test('events for which there is no room in memory are read again, unless they have ended', async t => {
+  const receiver = await receiverFor(t)
+  const { message, report, pass, mailbox } = webhooksOf(t, receiver.url)
+  receiver.respond = response => response.writeHead(500).end()
+  for (let number = 0; number < 4; number++) await message('d', `${number}${'x'.repeat(5_000_000)}`)
+  await receiver.got(1)
   await until(async () => (await report()).inFlight === 0)
+  const ids: string[] = []
+  for await (const { id } of mailbox.letters('$webhooks/hook')) ids.push(id)
+  for (const id of [ids[1]!, ids[3]!]) await mailbox.settle('$webhooks/hook', id, 'expired')
   receiver.respond = response => response.end()
-  await message('d', 3)
-  const [gone] = receiver.events.slice(-1)
-  await mailbox.settle('$webhooks/hook', gone!.id, 'expired')
   pass(1_000)
-  await receiver.got(3)
-  t.equal(dataOf(receiver.events[2]!), 3)
+  await until(async () => (await report()).waiting === 0 && (await report()).inFlight === 0)
+  t.strictSame(receiver.events.map(({ id }) => id), [ids[0], ids[0], ids[2]])
 })
 
 t.test('events of an endpoint that is no longer configured expire without events of their own', async t => {
@@ -666,11 +672,16 @@ t.test('a node that cannot become the sender tries again', async t => {
   const receiver = await receiverFor(t)
   const local = localBackplane()
   const failures = [new Error('broken'), new Failure('unreachable')]
+  const refusals = [new Failure('unreachable')]
   const { connected, pass, lines } = webhooksOf(t, receiver.url, {
     backplane: backplaneOf({
       async ask (...args) {
         if (failures.length > 0) throw failures.shift()!
         return await local.ask(...args)
+      },
+      async own (...args) {
+        if (refusals.length > 0) throw refusals.shift()!
+        return await local.own(...args)
       }
     })
   })
@@ -679,6 +690,9 @@ t.test('a node that cannot become the sender tries again', async t => {
   await turn()
   pass(5_000)
   await until(() => failures.length === 0)
+  await turn()
+  pass(5_000)
+  await until(() => refusals.length === 0)
   await turn()
   pass(5_000)
   await receiver.got(1)

@@ -139,7 +139,10 @@ export class WebhookEndpoint {
       listensTo: () => false,
       yield: () => this.#yield(sender)
     }
-    const ownership = await backplane.own(this.#owner, owner)
+    const ownership = await backplane.own(this.#owner, owner).catch(error => {
+      void sender.stop() // it may have been woken already
+      throw error
+    })
     if (this.#closing.signal.aborted) return await ownership.release()
     if (sender.isStopped) return
     this.#ownership = ownership

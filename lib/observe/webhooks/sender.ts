@@ -3,7 +3,7 @@ import { Agent as HttpsAgent } from 'node:https'
 import type { FastifyBaseLogger } from 'fastify'
 import type { WebhookStatus } from '../../gateway/webhook-options.ts'
 import { isUnreachable } from '../../protocol/errors.ts'
-import type { Ending, Mailbox, StoredLetter } from '../../storage/mailbox.ts'
+import { sizeOf, type Ending, type Mailbox, type StoredLetter } from '../../storage/mailbox.ts'
 import type { WebhookClock } from './clock.ts'
 import { deadlineOf, subjectOf } from './queue.ts'
 import { postWebhook, type WebhookResponse } from './request.ts'
@@ -22,8 +22,8 @@ export interface WebhookSenderParts {
 /** The events of one device. They are sent one after the other. */
 interface DeviceQueue {
   readonly deviceId: string
-  /** Positions of its events, oldest first: the events themselves stay in the mailbox. */
-  readonly positions: number[]
+  /** Oldest first. Of those that find no room in memory only the positions. */
+  readonly events: Array<StoredLetter | number>
   /** Failed attempts to send the oldest. */
   attempts: number
   /** When it is tried next. */
@@ -40,6 +40,8 @@ interface RunningRequest {
 
 const DAY_MS = 86_400_000
 const MAX_IN_FLIGHT = 8
+/** Size of the events in memory. Others are read again when it is their turn. */
+const MAX_HELD_BYTES = 8_388_608
 const REQUEST_TIMEOUT_MS = 15_000
 /** Delay before the first retry; it doubles with each further one. */
 const MIN_RETRY_DELAY_MS = 1_000
@@ -61,6 +63,7 @@ export class WebhookSender {
   readonly #running = new Map<DeviceQueue, RunningRequest>()
   /** The position behind which the next event is read. */
   #after = 0
+  #heldBytes = 0
   #hasNew = false
   #isReading = false
   #isStopped = false
@@ -84,10 +87,10 @@ export class WebhookSender {
     return this.#isStopped
   }
 
-  /** Events may have been stored. */
+  /** Events may have been stored. While others are ready to be sent, they are not read before the next tick: a read that finds nothing is expensive. */
   wake (): void {
     this.#hasNew = true
-    if (!this.#isReading) void this.#readNew()
+    if (this.#ready.size === 0) this.#read()
   }
 
   /** Ends requests that take too long, and starts what has become due. */
@@ -95,7 +98,7 @@ export class WebhookSender {
     const now = this.#now()
     for (const { startedAt, abort } of this.#running.values()) if (now - startedAt >= REQUEST_TIMEOUT_MS) abort.abort()
     for (const queue of this.#delayed) if (queue.dueAt <= now && this.#delayed.delete(queue)) this.#ready.add(queue)
-    if (this.#hasNew) this.wake()
+    this.#read()
     this.#fill()
   }
 
@@ -137,6 +140,10 @@ export class WebhookSender {
     return at > this.#now() ? at : undefined
   }
 
+  #read (): void {
+    if (this.#hasNew && !this.#isReading) void this.#readNew()
+  }
+
   /** Reads all new events, also those that cannot be sent yet: one device must not hide the events of others. The mailbox limits their number. */
   async #readNew (): Promise<void> {
     this.#isReading = true
@@ -163,12 +170,26 @@ export class WebhookSender {
 
   #add (letter: StoredLetter): void {
     const { deviceId } = subjectOf(letter)
+    const event = this.#hold(letter)
     const known = this.#queues.get(deviceId)
-    if (known) return void known.positions.push(letter.position)
-    const queue: DeviceQueue = { deviceId, positions: [letter.position], attempts: 0, dueAt: 0, ending: undefined }
+    if (known) return void known.events.push(event)
+    const queue: DeviceQueue = { deviceId, events: [event], attempts: 0, dueAt: 0, ending: undefined }
     this.#queues.set(deviceId, queue)
-    if (this.#hasRoom) this.#run(queue, letter)
-    else this.#ready.add(queue)
+    this.#ready.add(queue)
+    this.#fill()
+  }
+
+  #hold (letter: StoredLetter): StoredLetter | number {
+    const size = sizeOf(letter.body)
+    if (this.#heldBytes + size > MAX_HELD_BYTES) return letter.position
+    this.#heldBytes += size
+    return letter
+  }
+
+  #removeOldest (queue: DeviceQueue): void {
+    const event = queue.events.shift()!
+    if (typeof event !== 'number') this.#heldBytes -= sizeOf(event.body)
+    Object.assign(queue, { attempts: 0, dueAt: 0, ending: undefined })
   }
 
   get #hasRoom (): boolean {
@@ -183,37 +204,38 @@ export class WebhookSender {
     }
   }
 
-  #run (queue: DeviceQueue, letter?: StoredLetter): void {
+  #run (queue: DeviceQueue): void {
     const running: RunningRequest = { startedAt: this.#now(), abort: new AbortController(), done: Promise.resolve() }
     this.#running.set(queue, running)
-    running.done = this.#process(queue, running.abort.signal, letter)
+    running.done = this.#process(queue, running.abort.signal)
   }
 
-  async #process (queue: DeviceQueue, signal: AbortSignal, letter?: StoredLetter): Promise<void> {
+  async #process (queue: DeviceQueue, signal: AbortSignal): Promise<void> {
     try {
-      await this.#processOldest(queue, signal, letter)
+      await this.#processOldest(queue, signal)
       this.#isMailboxFailing = false
     } catch (error) {
       queue.dueAt = this.#now() + MAILBOX_RETRY_DELAY_MS
       this.#logMailboxError(error)
     }
     this.#running.delete(queue)
-    if (queue.positions.length === 0) this.#queues.delete(queue.deviceId)
+    if (queue.events.length === 0) this.#queues.delete(queue.deviceId)
     else if (queue.dueAt > this.#now()) this.#delayed.add(queue)
     else this.#ready.add(queue)
     this.#fill()
+    if (this.#ready.size === 0) this.#read()
   }
 
   /** Sends the oldest event of a device, then ends it in the mailbox. Throws if the mailbox fails. */
-  async #processOldest (queue: DeviceQueue, signal: AbortSignal, given: StoredLetter | undefined): Promise<void> {
-    const letter = given ?? await this.#letterAt(queue.positions[0]!)
+  async #processOldest (queue: DeviceQueue, signal: AbortSignal): Promise<void> {
+    const oldest = queue.events[0]!
+    const letter = typeof oldest === 'number' ? await this.#letterAt(oldest) : oldest
     if (letter) {
       queue.ending ??= await this.#endingOf(queue, letter, signal)
       if (!queue.ending) return
       await this.#end(letter, queue.ending)
     }
-    queue.positions.shift()
-    Object.assign(queue, { attempts: 0, dueAt: 0, ending: undefined })
+    this.#removeOldest(queue)
   }
 
   /** Undefined: it has ended in another way. */
@@ -270,7 +292,7 @@ export class WebhookSender {
   /** The events stay in the mailbox, for the next sender or until they expire. */
   #disable (): void {
     this.#isDisabled = true
-    for (const events of [this.#queues, this.#ready, this.#delayed]) events.clear()
+    for (const queues of [this.#queues, this.#ready, this.#delayed]) queues.clear()
   }
 
   /** A response below 500 is about its event, so it does not count. */
