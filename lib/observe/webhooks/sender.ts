@@ -7,6 +7,7 @@ import { sizeOf, type Ending, type Mailbox, type StoredLetter } from '../../stor
 import type { WebhookClock } from './clock.ts'
 import { deadlineOf, subjectOf } from './queue.ts'
 import { postWebhook, type WebhookResponse } from './request.ts'
+import { pauseAfter, retryDelay } from './retry-delay.ts'
 import type { WebhookTarget } from './target.ts'
 
 export interface WebhookSenderParts {
@@ -43,12 +44,8 @@ const MAX_IN_FLIGHT = 8
 /** Size of the events in memory. Others are read again when it is their turn. */
 const MAX_HELD_BYTES = 8_388_608
 const REQUEST_TIMEOUT_MS = 15_000
-/** Delay before the first retry; it doubles with each further one. */
-const MIN_RETRY_DELAY_MS = 1_000
-const MAX_RETRY_DELAY_MS = 3_600_000
 /** After so many failures in a row that are not due to an event, the endpoint counts as down and all its events wait. */
 const MAX_FAILURES = 16
-const MAX_PAUSE_MS = 60_000
 const MAILBOX_RETRY_DELAY_MS = 1_000
 const LOG_INTERVAL_MS = 60_000
 
@@ -285,7 +282,7 @@ export class WebhookSender {
     else if ((status === 429 || status === 503) && retryAfter !== undefined) this.#pausedUntil = now + Math.min(retryAfter, DAY_MS)
     else {
       this.#countFailure(status === undefined || status >= 500)
-      queue.dueAt = Math.min(now + this.#delayAfter(++queue.attempts), deadlineOf(letter))
+      queue.dueAt = Math.min(now + retryDelay(++queue.attempts, this.#parts.clock.random()), deadlineOf(letter))
     }
   }
 
@@ -299,13 +296,7 @@ export class WebhookSender {
   #countFailure (mayBeDown: boolean): void {
     this.#failures = mayBeDown ? this.#failures + 1 : 0
     const excess = this.#failures - MAX_FAILURES
-    if (excess >= 0) this.#pausedUntil = this.#now() + Math.min(MIN_RETRY_DELAY_MS * 2 ** excess, MAX_PAUSE_MS)
-  }
-
-  /** Between half of the delay and all of it, so that events that failed together are not sent together again. */
-  #delayAfter (attempts: number): number {
-    const delay = Math.min(MIN_RETRY_DELAY_MS * 2 ** (attempts - 1), MAX_RETRY_DELAY_MS)
-    return Math.ceil(delay * (1 + this.#parts.clock.random()) / 2)
+    if (excess >= 0) this.#pausedUntil = this.#now() + pauseAfter(excess + 1)
   }
 
   /** Logs one failure a minute as a warning: there may be many. */
