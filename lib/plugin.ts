@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger, FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import type { Backplane } from './cluster/backplane.ts'
+import { isListed, type Backplane } from './cluster/backplane.ts'
 import { localBackplane } from './cluster/local.ts'
 import { FlushScheduler } from './connection/flush-scheduler.ts'
 import { Heartbeat } from './connection/heartbeat.ts'
@@ -14,10 +14,12 @@ import { clusterLinkLogger, pluginLog } from './gateway/log.ts'
 import { registerOptions, settingsOf, type Options, type Settings } from './gateway/options.ts'
 import { sessionHost } from './gateway/session-host.ts'
 import { closeConnections, stopNode } from './gateway/shutdown.ts'
+import type { WebhookOptions } from './gateway/webhook-options.ts'
 import { Delivery } from './messaging/delivery.ts'
 import { ExpirySweeper } from './messaging/expiry-sweeper.ts'
 import { Subscriptions } from './messaging/subscriptions.ts'
 import { EventFeed } from './observe/event-feed.ts'
+import type { Webhooks } from './observe/webhooks/index.ts'
 import { jsonrpc } from './protocol/jsonrpc.ts'
 import type { Codec } from './protocol/message.ts'
 import './protocol/node-reasons.ts'
@@ -54,9 +56,10 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   let draining = false
   const isDraining = () => draining
   const protect: Protect = (scope, action) => protectScope(scope, action, { settings, stats, isDraining })
-  const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer, protect, scope: app.prefix })
+  const { topic, ...node } = assemble({ settings, mailbox, backplane, log, elsewhere: workers, dials: dialer, protect, scope: app.prefix, webhooks: async () => await webhooks?.report() ?? [] })
   const { registry, letters, dispatcher, devices, stats } = node
   const feed = new EventFeed({ ...node, backplane, log })
+  const webhooks = settings.webhooks && await webhooksFor(settings.webhooks, { ...node, mailbox, backplane, log })
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
   const delivery = new Delivery(letters, settings, log)
   await workers.open()
@@ -72,15 +75,16 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   if (settings.rest) await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, feed, settings, stats, isDraining }), registerOptions(settings))
 
   const heartbeat = new Heartbeat(registry, settings)
-  const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => letters.expired(expired) })
+  const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => (isListed(expired.deviceId) ? letters : webhooks)?.expired(expired) })
   sweeper.start()
+  if (webhooks) app.addHook('onReady', async () => webhooks.start())
   app.addHook('preClose', async () => {
     draining = true
     node.readiness.close()
     await closeConnections({ app, limits: settings, registry, transports, delivery, letters, log })
     feed.close()
   })
-  app.addHook('onClose', async () => await stopNode({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane }))
+  app.addHook('onClose', async () => await stopNode({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane, webhooks }))
 }
 
 function checkDrainTimeout (app: FastifyInstance, { drainTimeout }: Settings): void {
@@ -98,6 +102,12 @@ function dialerFor (webCodec: Codec, lineCodec: Codec): Dialer {
   const webSocket = { connect: connectWebSocket, codec: webCodec }
   const tcp = { connect: connectTcp, codec: lineCodec }
   return new Dialer({ 'ws:': webSocket, 'wss:': webSocket, 'tcp:': tcp, 'unix:': tcp })
+}
+
+/** Loaded only with the option. */
+async function webhooksFor (options: WebhookOptions[], parts: ConstructorParameters<typeof Webhooks>[1]): Promise<Webhooks> {
+  const { Webhooks } = await import('./observe/webhooks/index.ts')
+  return new Webhooks(options, parts)
 }
 
 function watchLink (backplane: Backplane, { registry, log, node }: { registry: Iterable<Session>, log: FastifyBaseLogger, node: string }): void {

@@ -37,6 +37,7 @@ const questions: Array<[method: string, path: string, operation: Operation]> = [
   ['GET', '/devices?prefix=d&topic=a/b&limit=2&cursor=a', { action: 'list', prefix: 'd', topic: 'a/b' }],
   ['GET', '/asyncapi.json', { action: 'asyncapi' }],
   ['HEAD', '/events', { action: 'events' }],
+  ['GET', '/webhooks', { action: 'webhooks' }],
   ['GET', '/devices', { action: 'list', prefix: undefined, topic: undefined }],
   ['HEAD', '/devices/d', { action: 'describe', deviceId: 'd' }],
   ['GET', '/devices/d', { action: 'describe', deviceId: 'd' }],

@@ -7,6 +7,7 @@ import { reasons, closeCodes } from '../lib/protocol/errors.ts'
 import { proxyHeaders } from '../lib/gateway/protected-mode.ts'
 import { Devices } from '../lib/gateway/devices.ts'
 import { OptionsSchema } from '../lib/gateway/options.ts'
+import { WebhookOptionsSchema } from '../lib/gateway/webhook-options.ts'
 import { root } from './root.ts'
 import { connect, request, until } from './support.ts'
 
@@ -40,6 +41,11 @@ t.test('docs/options.md lists every option, with its default and its description
     if (typeof value === 'number') return String(value).replace(/\B(?=(\d{3})+$)/g, '_')
     return JSON.stringify(value).replaceAll('"', "'")
   }
+})
+
+t.test('docs/webhooks.md lists every option of an endpoint, with its description', async t => {
+  const rows = table(section(read('docs/webhooks.md'), 'A gateway and a receiver')).map(([name, description]) => [plain(name!), description])
+  t.strictSame(rows, Object.entries(WebhookOptionsSchema.properties).map(([name, { description }]) => [name, description]))
 })
 
 t.test('the protocol names every reason, with its HTTP status and its codes', async t => {
@@ -168,6 +174,8 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
   t.strictSame(packages('client/index.ts'), [])
   t.strictSame(packages('workers/worker.ts').filter(name => !/^(node:|@sinclair\/typebox|@fastify\/ajv-compiler$)/.test(name)), [])
   t.notOk(packages('index.ts').includes('classic-level'))
+  t.strictSame(imports.filter(({ to, from }) => to.startsWith('observe/webhooks/') && !from.startsWith('observe/')).map(({ from }) => from), ['plugin.ts'], 'which imports its type only')
+  t.match(read('lib/plugin.ts'), /^import type \{ Webhooks \} from '\.\/observe\/webhooks\/index\.ts'$/m)
   t.strictSame(packages('observe/device-tracer.ts').filter(name => name !== '@opentelemetry/api'), [])
   for (const entry of ['index.ts', 'workers/worker.ts', 'client/index.ts', 'testing/index.ts']) t.notOk(packages(entry).some(name => name.startsWith('@opentelemetry/')), `${entry} loads no tracer`)
   for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'observe/tracing.ts', 'testing/index.ts', 'console/index.ts']) t.notOk(imports.some(({ from, to }) => to === optional && !from.startsWith('cli/')), `${optional} is loaded only by those who ask for it`)

@@ -71,6 +71,7 @@ t.test('every operation has an id, every body its content types, and every comma
   const ids = Object.entries(paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, { operationId }]) => [`${method} ${path}`, operationId]))
   t.strictSame(Object.fromEntries(ids), {
     'get /asyncapi.json': 'asyncapi',
+    'get /webhooks': 'webhooks',
     'get /devices': 'list',
     'get /devices/{id}': 'describe',
     'delete /devices/{id}': 'disconnect',

@@ -8,6 +8,7 @@ import ts from 'typescript'
 import { DialOptionsSchema, type DialOptions } from '../lib/gateway/dial.ts'
 import { MetricsOptionsSchema, type MetricsOptions } from '../lib/observe/metrics/options.ts'
 import { OptionsSchema, type Options, type Settings } from '../lib/gateway/options.ts'
+import { WebhookOptionsSchema, type WebhookOptions } from '../lib/gateway/webhook-options.ts'
 import devices from '../lib/index.ts'
 import { SendOptionsSchema, type SendOptions } from '../lib/messaging/dispatcher.ts'
 import { root } from './root.ts'
@@ -48,6 +49,7 @@ t.test('each option has in an editor the description and the default of its sche
   t.strictSame(optionsIn('lib/gateway/dial.ts', 'DialOptions'), described(DialOptionsSchema))
   t.strictSame(optionsIn('lib/messaging/dispatcher.ts', 'SendOptions'), described(SendOptionsSchema))
   t.strictSame(optionsIn('lib/observe/metrics/options.ts', 'MetricsOptions'), described(MetricsOptionsSchema))
+  t.strictSame(optionsIn('lib/gateway/webhook-options.ts', 'WebhookOptions'), described(WebhookOptionsSchema))
 })
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false
@@ -55,6 +57,7 @@ type Flat<T> = { [Name in keyof T]: T[Name] }
 type Optional<T> = { [Name in keyof T]?: T[Name] | undefined }
 type RegisterOption = 'prefix' | 'logLevel' | 'logSerializers'
 type DialSettings = Static<typeof DialOptionsSchema>
+type WebhookSettings = Static<typeof WebhookOptionsSchema>
 
 t.test('the types of the options are those of their schemas', async t => {
   const isSame: [
@@ -62,9 +65,10 @@ t.test('the types of the options are those of their schemas', async t => {
     Same<Flat<Options>, Flat<Pick<Partial<Settings>, RegisterOption> & Optional<Omit<Settings, RegisterOption>>>>,
     Same<Flat<DialOptions>, Flat<Pick<DialSettings, 'deviceId'> & Optional<Omit<DialSettings, 'deviceId'>>>>,
     Same<Flat<SendOptions>, Flat<Optional<Static<typeof SendOptionsSchema>>>>,
-    Same<Flat<MetricsOptions>, Flat<Optional<Static<typeof MetricsOptionsSchema>>>>
-  ] = [true, true, true, true]
-  t.strictSame(isSame, [true, true, true, true], 'the compiler has checked it')
+    Same<Flat<MetricsOptions>, Flat<Optional<Static<typeof MetricsOptionsSchema>>>>,
+    Same<Flat<WebhookOptions>, Flat<Pick<WebhookSettings, 'url' | 'secret'> & Optional<Pick<WebhookSettings, 'types' | 'name'>>>>
+  ] = [true, true, true, true, true]
+  t.strictSame(isSame, [true, true, true, true, true], 'the compiler has checked it')
 })
 
 t.test('an option that does not exist is named, in plain JavaScript too', async t => {

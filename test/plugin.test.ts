@@ -182,7 +182,7 @@ t.test('every REST route is described for swagger', async t => {
   const { paths } = app.swagger() as { paths: Record<string, Record<string, any>> }
   t.strictSame(Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map(method => `${method} ${path}`)).toSorted(), [
     'delete /devices/{id}', 'delete /devices/{id}/messages', 'delete /devices/{id}/messages/{messageId}', 'delete /devices/{id}/topics/{topic}',
-    'get /asyncapi.json', 'get /devices', 'get /devices/{id}', 'get /devices/{id}/messages', 'get /devices/{id}/messages/{messageId}', 'get /events',
+    'get /asyncapi.json', 'get /devices', 'get /devices/{id}', 'get /devices/{id}/messages', 'get /devices/{id}/messages/{messageId}', 'get /events', 'get /webhooks',
     'post /broadcast', 'post /devices/{id}/calls/{method}', 'post /devices/{id}/messages', 'post /messages', 'put /devices/{id}/topics/{topic}'
   ])
   for (const methods of Object.values(paths)) {

@@ -507,6 +507,37 @@ export const programs: Record<string, Entry> = {
       channel('fastify-devices:operation').unsubscribe(onOperation)
       assert.deepEqual($lines, ['broadcast done'])`
   },
+  'docs/webhooks.md > A gateway and a receiver 1': {
+    replace: [
+      ['{ port: 4000 }', `{ port: 0, host: '127.0.0.1' }`], ['{ port: 3000 }', `{ port: 0, host: '127.0.0.1' }`],
+      [`'http://127.0.0.1:4000/hook'`, '`http://127.0.0.1:${(receiver.server.address() as AddressInfo).port}/hook`']
+    ],
+    after: `
+      const $device = $connect(\`http://127.0.0.1:\${(app.server.address() as AddressInfo).port}/ws\`, { deviceId: 'abc123', WebSocket: $WebSocket })
+      const $sends = async (count: number) => {
+        while ((await app.devices.webhooks())[0]!.sent < count) await new Promise(resolve => { setTimeout(resolve, 5) })
+      }
+      await $sends(1)
+      $device.close()
+      await $sends(2)
+      await app.close()
+      await receiver.close()`,
+    prints: ['fastify-devices.connected abc123', 'fastify-devices.disconnected abc123']
+  },
+  'docs/webhooks.md > Verify 1': {
+    replace: [['export function', 'function']],
+    after: `
+      const { Webhook } = await import('standardwebhooks')
+      const secret = 'whsec_' + Buffer.alloc(32, 1).toString('base64')
+      const $now = new Date()
+      const $headers = (signature: string) => ({ 'webhook-id': 'a', 'webhook-timestamp': String(Math.floor($now.getTime() / 1_000)), 'webhook-signature': signature })
+      const $signature = new Webhook(secret).sign('a', $now, '{}')
+      assert.equal(isGenuine($headers('v1,AAAA ' + $signature), '{}', secret), true)
+      assert.equal(isGenuine($headers($signature), '{ }', secret), false)
+      assert.equal(isGenuine({ ...$headers($signature), 'webhook-timestamp': '1' }, '{}', secret), false)
+      assert.equal(isGenuine({}, '{}', secret), false)`
+  },
+  'docs/webhooks.md > See what happens 1': injected,
 
   'docs/workers.md > Workers 1': {
     before: `

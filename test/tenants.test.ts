@@ -59,6 +59,8 @@ const rows: Record<string, Row> = {
   'POST /messages | a letter': { own: 200, ask: async (ask, { tenant }) => lineOf(await ask('POST', '/messages', `{"to":"${tenant}:away","data":1,"ttl":60}`, ndjson)) },
   'DELETE /devices/:id/messages/:messageId': { own: 200, ask: (ask, { tenant, letter }) => ask('DELETE', `/devices/${tenant}:away/messages/${letter}`) },
   'DELETE /devices/:id/messages': { own: 200, ask: (ask, { tenant }) => ask('DELETE', `/devices/${tenant}:away/messages`) },
+  'GET /webhooks': { own: 403, ask: ask => ask('GET', '/webhooks') },
+  'HEAD /webhooks': { own: 403, ask: ask => ask('HEAD', '/webhooks') },
   'DELETE /devices/:id': { own: 204, ask: (ask, { tenant }) => ask('DELETE', `/devices/${tenant}:here`) }
 }
 

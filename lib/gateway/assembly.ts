@@ -17,6 +17,7 @@ import { Dispatcher } from '../messaging/dispatcher.ts'
 import { Registry } from '../connection/registry.ts'
 import { Stats } from '../connection/stats.ts'
 import type { TopicLimits } from '../protocol/topics.ts'
+import type { WebhookReport } from './webhook-options.ts'
 
 /** The settings and engines of a node. */
 export interface AssemblyOptions {
@@ -32,6 +33,8 @@ export interface AssemblyOptions {
   protect?: Protect
   /** The prefix of the scope in which the plugin is registered. */
   scope?: string
+  /** Describes the endpoints of webhooks; a worker has none. */
+  webhooks?: () => Promise<WebhookReport[]>
 }
 
 /** The parts that every node has. */
@@ -51,7 +54,7 @@ export interface NodeParts {
   readiness: Readiness
 }
 
-export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect, scope = '' }: AssemblyOptions): NodeParts {
+export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect, scope = '', webhooks }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
     throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of nats(): a device that reconnects to another node would not get the letters of this one')
   }
@@ -68,6 +71,6 @@ export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials,
   const methods = new Methods(stats, log, elsewhere)
   const readiness = new Readiness({ mailbox, backplane })
   const mailboxSize = new MailboxSize(mailbox)
-  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, topic, contract, paths: pathsOf(scope, settings), readiness, mailboxSize })
+  const devices = new Devices({ registry, dispatcher, letters, methods, events, stats, backplane, dials, protect, webhooks, topic, contract, paths: pathsOf(scope, settings), readiness, mailboxSize })
   return { node, topic, checks, stats, events, registry, letters, dispatcher, methods, devices, readiness }
 }

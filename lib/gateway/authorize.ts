@@ -1,7 +1,7 @@
 /** What a caller does over REST: the name of the method of `app.devices` that the route calls, or what it reads. */
 export type Action =
   'list' | 'describe' | 'disconnect' | 'send' | 'call' | 'broadcast' | 'join' | 'leave' | 'letters' | 'receipt' | 'cancel' | 'purge' | 'asyncapi' |
-  'events' | 'metrics' | 'console'
+  'events' | 'metrics' | 'console' | 'webhooks'
 
 /** One thing that a caller asks for. */
 export interface Operation {

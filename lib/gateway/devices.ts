@@ -25,6 +25,7 @@ import { isTopic, type TopicLimits } from '../protocol/topics.ts'
 import type { BulkMessage, BulkOptions } from '../messaging/bulk.ts'
 import { sendMany } from '../messaging/send-many.ts'
 import type { RequestLike } from '../protocol/request-context.ts'
+import type { WebhookReport } from './webhook-options.ts'
 
 /** A device, wherever it is: its waiting letters, how its last connection to this node ended, and its connection if it has one. */
 export type DeviceDetails = { deviceId: string, waiting: number, lastDisconnect?: Disconnect } & (DeviceDescription | { connected: false })
@@ -51,6 +52,8 @@ interface DevicesParts {
   dials: Dialer | undefined
   /** The same. */
   protect: Protect | undefined
+  /** The same. */
+  webhooks: (() => Promise<WebhookReport[]>) | undefined
   topic: TopicLimits
   contract: Contract | undefined
   paths: Paths
@@ -269,6 +272,11 @@ export class Devices {
   /** Whether the mailbox and the backplane can be used, and if not, why. For readiness probes: never rejects, and takes a second at most. */
   async health (): Promise<NodeHealth> {
     return await this.#parts.readiness.health()
+  }
+
+  /** Describes the endpoints of the option `webhooks`: their state, what waits for them, and how the last request failed. */
+  async webhooks (): Promise<WebhookReport[]> {
+    return await this.#parts.webhooks!()
   }
 
   /** Returns the counters of this node. */

@@ -9,6 +9,7 @@ import type { Origins } from './origins.ts'
 import type { Authenticate } from './connect-request.ts'
 import type { Contract } from '../protocol/contract.ts'
 import type { Mailbox } from '../storage/mailbox.ts'
+import { WebhookOptionsSchema, type WebhookOptions } from './webhook-options.ts'
 import type { Codec } from '../protocol/message.ts'
 import { isThenable, MAX_TIMER_MS } from '../protocol/peer.ts'
 
@@ -45,6 +46,7 @@ export const OptionsSchema = Type.Object({
   backplane: Type.Optional(Part<Backplane>('Connects this node to other nodes. Without it, there is only this node')),
   codecs: Type.Optional(Type.Array(Part<Codec>('A wire protocol'), { minItems: 1, description: 'Wire protocols, chosen by subprotocol. A device that offers no subprotocol gets the first codec of the list. JSON-RPC by default' })),
   contract: Type.Optional(Part<Contract>('What devices and the server may say to each other; checked in both directions')),
+  webhooks: Type.Optional(Type.Array(Type.Unsafe<WebhookOptions>(WebhookOptionsSchema), { description: 'HTTP endpoints that get events of devices and letters: a list of `{ url, secret, types, name }`' })),
 
   maxMessage: Count(65_536, 'Maximum size of an inbound message, from a device or over REST'),
   maxFragments: Count(64, 'Maximum number of fragments of an inbound message'),
@@ -135,6 +137,8 @@ export interface Options {
   codecs?: Codec[] | undefined
   /** What devices and the server may say to each other; checked in both directions. */
   contract?: Contract | undefined
+  /** HTTP endpoints that get events of devices and letters: a list of `{ url, secret, types, name }`. */
+  webhooks?: WebhookOptions[] | undefined
   /**
    * Maximum size of an inbound message, from a device or over REST.
    * @default 65_536

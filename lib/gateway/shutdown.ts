@@ -42,15 +42,17 @@ interface RunningParts {
   sweeper: ExpirySweeper
   letters: Letters
   backplane: Backplane
+  webhooks: { close (): Promise<void> } | undefined
 }
 
 /** Runs after the server has closed: stops the timers, then closes the mailbox, then the backplane, even if the mailbox fails. */
-export async function stopNode ({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane }: RunningParts): Promise<void> {
+export async function stopNode ({ heartbeat, subscriptions, workers, dispatcher, sweeper, letters, backplane, webhooks }: RunningParts): Promise<void> {
   heartbeat.stop()
   subscriptions.close()
   workers.close()
   dispatcher.close()
   try {
+    await webhooks?.close()
     await sweeper.close()
     await letters.close()
   } finally {

@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Presence } from '../cluster/backplane.ts'
 import type { Ending } from '../storage/mailbox.ts'
 import type { Device, Disconnect } from '../connection/device.ts'
+import { Failure } from '../protocol/errors.ts'
 import { isThenable } from '../protocol/peer.ts'
 import { invoke } from '../protocol/user-code.ts'
 
@@ -47,6 +48,9 @@ const eventNames: Record<keyof AllEvents, true> = {
   'connected everywhere': true,
   'disconnected everywhere': true
 }
+
+/** Thrown by a listener that logs its failures itself, for example because there may be many. */
+export class LoggedFailure extends Failure {}
 
 /** Calls the listeners of events. An error of one listener is logged, and the others are still called. */
 export class Events {
@@ -102,7 +106,7 @@ export class Events {
   }
 
   #failed (event: keyof AllEvents, error: unknown): void {
-    this.#log.error({ err: error, event }, 'event listener failed')
+    if (!(error instanceof LoggedFailure)) this.#log.error({ err: error, event }, 'event listener failed')
   }
 }
 

@@ -108,5 +108,6 @@ const operations: Record<Action, (request: any) => Operation> = {
   asyncapi: () => ({ action: 'asyncapi' }),
   events: () => ({ action: 'events' }),
   metrics: () => ({ action: 'metrics' }),
-  console: () => ({ action: 'console' })
+  console: () => ({ action: 'console' }),
+  webhooks: () => ({ action: 'webhooks' })
 }

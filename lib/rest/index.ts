@@ -15,6 +15,7 @@ import { messages } from './messages.ts'
 import { documentRoute } from './operation.ts'
 import { protectRest, type Protection } from './protect.ts'
 import { topics } from './topics.ts'
+import { webhooks } from './webhooks.ts'
 
 interface RestParts extends Protection {
   devices: Devices
@@ -22,7 +23,7 @@ interface RestParts extends Protection {
   feed: EventFeed
 }
 
-const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi, events]
+const routes = [devices, messages, calls, topics, broadcast, bulk, asyncapi, events, webhooks]
 
 /** Adds the REST routes to a scope of their own: its body parsers, compilers and hooks do not reach the host. */
 export function addRestRoutes (scope: FastifyInstance, { devices, dispatcher, feed, settings, stats, isDraining }: RestParts): void {
