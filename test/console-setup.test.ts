@@ -52,7 +52,7 @@ withBrowser(t, 'the charts of the console', async (t, browser) => {
     const canvas = plot(page, 'Messages').locator('.canvas')
     const { width } = (await canvas.boundingBox())!
     await canvas.hover({ position: { x: width * 358.5 / 360, y: 20 } })
-    await plot(page, 'Messages').getByText('6/s').waitFor()
+    await plot(page, 'Messages').locator('dd', { hasText: '6/s' }).waitFor()
     t.strictSame(await legend('Messages'), ['1/s', '6/s'])
     t.strictSame(await legend('Connected to this node'), ['3'])
     t.match(await plot(page, 'Connected to this node').locator('.moment').textContent(), /^\d\d:\d\d:\d\d$/)

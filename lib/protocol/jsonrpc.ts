@@ -140,9 +140,9 @@ function toMembers (message: Message): JsonObject {
 }
 
 function toError (reason: Reason, detail?: Detail): Detail {
+  if (typeof detail?.code === 'number') return detail
   const { rpc: code, message } = reasons[reason]
-  if (!detail) return { code, message }
-  return typeof detail.code === 'number' ? detail : { ...detail, code }
+  return detail ? { ...detail, code } : { code, message }
 }
 
 function isId (id: unknown): id is Id {

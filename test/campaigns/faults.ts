@@ -157,7 +157,7 @@ class FaultRun {
   async #compare (when: string): Promise<void> {
     await new Promise(resolve => setImmediate(resolve))
     const queued = [...this.#expected.values()].filter(({ status }) => status === 'queued')
-    this.#verdict.same(`${this.#name}, ${when}: how many wait altogether`, await this.#mailbox.size!(), queued.length)
+    this.#verdict.same(`${this.#name}, ${when}: how many wait altogether`, await this.#mailbox.size!(), queued.length + await this.#mailbox.waiting('healed'))
     for (const deviceId of DEVICES) {
       const known = [...this.#expected].filter(([key]) => key.startsWith(`${deviceId} `)).map(([, one]) => one)
       const waiting = known.filter(({ status }) => status === 'queued').toSorted((one, other) => one.order - other.order)
