@@ -13,6 +13,7 @@ import { readEvents } from '../lib/cli/event-stream.ts'
 import { exitCodes, exitOf } from '../lib/cli/exit-codes.ts'
 import { Flags } from '../lib/cli/flags.ts'
 import { gatewayAddress, GatewayClient } from '../lib/cli/gateway-client.ts'
+import { interruptible } from '../lib/cli/interruptible.ts'
 import { nearest } from '../lib/cli/nearest.ts'
 import { json, printable } from '../lib/cli/printable.ts'
 import { commands } from '../lib/cli/program.ts'
@@ -514,6 +515,7 @@ t.test('a command goes on if nobody reads its notes', async t => {
 })
 
 t.test('a signal ends a command that waits for its input, or for the reader of its output', async t => {
+  t.equal(await interruptible(AbortSignal.abort('SIGTERM'), new Promise(() => {})).catch(reason => reason), 'SIGTERM', 'also one that came before')
   const sending = start(t, ['send', 'd', '-'])
   await until(() => sending.isReading)
   sending.interrupt('SIGINT')
