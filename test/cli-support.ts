@@ -16,12 +16,14 @@ type Teardown = Pick<Test, 'teardown'>
 
 export interface RunOptions {
   /** The whole input; without it the input stays open. */
-  input?: string
+  input?: string | Uint8Array
   env?: Record<string, string>
   /** Input and output are a terminal. */
   isTerminal?: boolean
   /** What a write to a stream fails with. */
   broken?: (stream: 'stdout' | 'stderr') => Error | undefined
+  /** Nothing takes the output. */
+  isStuck?: boolean
 }
 
 /** A command in this process. */
@@ -32,6 +34,8 @@ export interface Command {
   readonly stderr: string
   /** The records that it has printed so far. */
   readonly records: any[]
+  /** It takes its input. */
+  readonly isReading: boolean
   type (line: string): void
   interrupt (signal: 'SIGINT' | 'SIGTERM'): void
   /** Resolves once a record matches. */
@@ -39,13 +43,13 @@ export interface Command {
 }
 
 /** Starts a command in this process; ends it when the test ends. */
-export function start (t: Teardown, words: string[], { input, env = {}, isTerminal = false, broken }: RunOptions = {}): Command {
+export function start (t: Teardown, words: string[], { input, env = {}, isTerminal = false, broken, isStuck = false }: RunOptions = {}): Command {
   const printed = { stdout: '', stderr: '' }
   const sink = (name: keyof typeof printed) => new Writable({
     write (chunk, _encoding, done) {
       const error = broken?.(name)
       if (!error) printed[name] += String(chunk)
-      done(error)
+      if (!isStuck) done(error)
     }
   })
   const stdin = Object.assign(new PassThrough(), { isTTY: isTerminal })
@@ -57,6 +61,7 @@ export function start (t: Teardown, words: string[], { input, env = {}, isTermin
     get stdout () { return printed.stdout },
     get stderr () { return printed.stderr },
     get records () { return printed.stdout.split('\n').filter(line => line !== '').map(line => JSON.parse(line)) },
+    get isReading () { return stdin.readableFlowing !== null },
     type: line => { stdin.write(`${line}\n`) },
     interrupt: signal => controller.abort(signal),
     async record (matches) {

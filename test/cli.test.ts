@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
+import { connect as dial, createServer, type AddressInfo, type Socket } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
 import Fastify from 'fastify'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { WebSocketServer } from 'ws'
 import { usageOf } from '../lib/cli/command.ts'
 import { greeting } from '../lib/cli/commands/serve.ts'
@@ -13,6 +13,7 @@ import { readEvents } from '../lib/cli/event-stream.ts'
 import { exitCodes, exitOf } from '../lib/cli/exit-codes.ts'
 import { Flags } from '../lib/cli/flags.ts'
 import { gatewayAddress, GatewayClient } from '../lib/cli/gateway-client.ts'
+import { interruptible } from '../lib/cli/interruptible.ts'
 import { nearest } from '../lib/cli/nearest.ts'
 import { json, printable } from '../lib/cli/printable.ts'
 import { commands } from '../lib/cli/program.ts'
@@ -137,7 +138,9 @@ t.test('server-sent events are read whichever way they are cut and their lines e
   const bytes = new TextEncoder().encode(stream)
   for (const size of [1, 2, 3, 1_000]) {
     const chunks = Array.from({ length: Math.ceil(bytes.length / size) }, (_, at) => bytes.subarray(at * size, (at + 1) * size))
-    t.strictSame(await all(readEvents((async function * () { yield * chunks })())), expected, `${size} bytes`)
+    const place = { id: '', retry: undefined }
+    t.strictSame(await all(readEvents((async function * () { yield * chunks })(), place)), expected, `${size} bytes`)
+    t.strictSame(place, { id: '1', retry: 20 })
   }
   await t.rejects(all(readEvents((async function * () { for (;;) yield new Uint8Array(1_000_000).fill(120) })())), /longer than/)
 })
@@ -158,6 +161,8 @@ t.test('a wrong command line says what is wrong, and sends nothing', async t => 
     [['send', 'd', '1', '--ttl=-1'], /--ttl is a number of seconds/],
     [['send', 'd', '1', '--ttl'], /--ttl <value>' argument missing/],
     [['send', 'd', '1', '--key', ''], /value of --key is empty/],
+    [['send', 'd', '1', '--key', 'a\nb'], /A key consists of printable ASCII/],
+    [['send', 'd', '1', '--key', '\u20ac'], /A key consists of printable ASCII/],
     [['send'], /send needs ID/],
     [['send', 'd', 'hello', 'world'], /Unexpected argument "world"; quote/],
     [['send', 'd', '{"a":'], /begins like JSON/],
@@ -175,6 +180,11 @@ t.test('a wrong command line says what is wrong, and sends nothing', async t => 
     [['connect', 'a b'], /"a b" is not an id: 1 to 128/],
     [['connect', 'd', '--answer', '{'], /value of --answer is not JSON/],
     [['connect', 'd', '--answer', '1', '--echo'], /--answer or --echo, not both/],
+    [['connect', 'd', '--path', 'http://['], /"http:\/\/\[" is not a path/],
+    [['connect', 'd', '--path', '//localhost/ws'], /"\/\/localhost\/ws" is not a path/],
+    [['serve', '--drain-delay', '3000000'], /--drain-delay is a number of seconds up to 2147483, not "3000000"/],
+    [['serve', '--drain-delay=-1'], /--drain-delay is a number of seconds/],
+    ...['1.2.3.4/33', '1.2.3.4/0', '::1/129', '::/x', ''].map((proxy): [string[], RegExp] => [['serve', '--trust-proxy', `127.0.0.1/8,${proxy}`], /--trust-proxy is a list of addresses, not "/]),
     [['serve', '--port', '70000'], /--port is a port from 0 to 65535, not "70000"/],
     [['serve', '--port', '1.5'], /--port is a port/],
     [['serve', '--token', 'open sesame'], /A token consists of visible ASCII characters, without spaces\n/],
@@ -190,6 +200,7 @@ t.test('a wrong command line says what is wrong, and sends nothing', async t => 
   }
   t.match(await cli(t, ['serve'], { env: { PORT: 'x' } }), { code: 2, stderr: /PORT is a port from 0 to 65535, not "x"/ })
   t.match(await cli(t, ['send', 'd', '--url', url], { isTerminal: true }), { code: 2, stderr: /DATA is missing/ })
+  t.match(await cli(t, ['send', 'd', '--url', url], { input: new Uint8Array([255, 0]) }), { code: 2, stderr: /The input is not text in UTF-8/ })
   t.strictSame(JSON.parse((await cli(t, ['send', '--json'])).stderr), { error: 'usage', message: 'send needs ID' })
 })
 
@@ -379,10 +390,87 @@ t.test('tail follows the events, and continues after the last one', async t => {
   t.equal(tail.stderr.match(/reconnecting/g)!.length, 4)
 })
 
+/** A proxy in front of a gateway that can cut its connections. */
+async function cuttable (t: Test, gateway: string): Promise<{ url: string, cut (): Promise<void>, mend (): void }> {
+  let sockets: Socket[] = []
+  let isCut = false
+  const proxy = createServer(socket => {
+    if (isCut) {
+      socket.destroy()
+      return
+    }
+    const upstream = dial(Number(new URL(gateway).port), '127.0.0.1')
+    socket.pipe(upstream).pipe(socket)
+    for (const [one, other] of [[socket, upstream], [upstream, socket]] as const) one.on('error', () => {}).on('close', () => other.destroy())
+    sockets.push(socket, upstream)
+  })
+  const cut = async () => {
+    isCut = true
+    for (const socket of sockets) socket.destroy()
+    sockets = []
+  }
+  t.teardown(async () => {
+    await cut()
+    proxy.close()
+  })
+  await once(proxy.listen(0, '127.0.0.1'), 'listening')
+  return { url: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`, cut, mend: () => { isCut = false } }
+}
+
+t.test('tail misses nothing of a gateway that it cannot reach for a while, even if it has not seen an event yet', async t => {
+  const app = await listen(t)
+  const proxy = await cuttable(t, app.url)
+  let readers = 0
+  app.server.on('request', ({ url }) => { if (url?.startsWith('/events')) readers++ })
+  const tail = start(t, ['tail', '--url', proxy.url])
+  await until(() => readers === 1)
+  await connect(app.url, 'seen-by-the-feed') // it is open now
+  await tail.record(({ deviceId }) => deviceId === 'seen-by-the-feed')
+  const idle = start(t, ['tail', '--types', 'cancelled', '--url', proxy.url])
+  await until(() => readers === 2)
+  await connect(app.url, 'd')
+  await tail.record(({ deviceId }) => deviceId === 'd')
+  await proxy.cut()
+  await until(() => tail.stderr.includes('reconnecting') && idle.stderr.includes('reconnecting'))
+  await app.devices.send('away', 1, { ttl: 60_000 })
+  await app.devices.purge('away')
+  proxy.mend()
+  for (const reader of [tail, idle]) {
+    t.match(await reader.record(({ type }) => type === 'cancelled'), { deviceId: 'away' })
+    t.notOk(reader.records.some(({ type }) => type === 'gap'))
+  }
+})
+
+t.test('tail says that events may be missing once the gateway was restarted', async t => {
+  const first = await listen(t)
+  const tail = start(t, ['tail', '--url', first.url])
+  await until(async () => {
+    await (await connect(first.url, 'a')).close()
+    return tail.records.length > 0
+  })
+  await first.close()
+  await until(() => tail.stderr.includes('reconnecting'))
+  const second = Fastify()
+  t.teardown(() => second.close())
+  await second.register(devices)
+  await second.listen({ port: Number(new URL(first.url).port) })
+  t.match(await tail.record(({ type }) => type === 'gap'), { data: { reason: 'unknown-id' } })
+})
+
+t.test('tail waits for a place if there are too many readers, and ends at an event that is too long', async t => {
+  let count = 0
+  const url = await impostor(t, (_request, response) => {
+    if (++count === 2) return answerJson(response, { statusCode: 503, code: 'READERS_EXCEEDED', message: 'Too many' }, 503)
+    response.writeHead(200, { 'content-type': 'text/event-stream' }).end(count === 1 ? 'retry: 1\n\n' : `data: ${'x'.repeat(16_800_000)}\n`)
+  })
+  t.match(await cli(t, ['tail', '--url', url]), { code: 1, stderr: /An event is longer than/ })
+  t.equal(count, 3)
+})
+
 t.test('tail gives up a connection over which nothing arrives any more', async t => {
   const url = await impostor(t, (_request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).write('id: 1\ndata: {}\n\n'))
   const terminal = { signal: new AbortController().signal } as Terminal
-  const reader = new EventReader(new GatewayClient({ flags: new Flags({}, { url }, {}), terminal }), undefined, 20)
+  const reader = new EventReader(new GatewayClient({ flags: new Flags({}, { url }, {}), terminal }), undefined, 500)
   t.match(await all(reader.events()), [{ id: '1' }])
   t.equal(reader.delay, 2_000)
 })
@@ -416,6 +504,35 @@ t.test('a reader that closes the pipe ends the command without a word', async t 
   send('data: {}\n\n')
   t.equal(await reader.exited, 0)
   t.equal(reader.printed, '{"type":"message"}\n')
+})
+
+t.test('a command goes on if nobody reads its notes', async t => {
+  const url = await impostor(t, (_request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).end('retry: 1\ndata: {}\n\n'))
+  const tail = start(t, ['tail', '--url', url], { broken: stream => stream === 'stderr' ? brokenPipe : undefined })
+  await until(() => tail.records.length > 2)
+  tail.interrupt('SIGINT')
+  t.equal(await tail.code, 130)
+})
+
+t.test('a signal ends a command that waits for its input, or for the reader of its output', async t => {
+  t.equal(await interruptible(AbortSignal.abort('SIGTERM'), new Promise(() => {})).catch(reason => reason), 'SIGTERM', 'also one that came before')
+  const sending = start(t, ['send', 'd', '-'])
+  await until(() => sending.isReading)
+  sending.interrupt('SIGINT')
+  t.equal(await sending.code, 130)
+
+  const url = await impostor(t, (_request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: {}\n\n'))
+  const tail = start(t, ['tail', '--url', url], { isStuck: true })
+  await until(() => tail.stdout !== '')
+  tail.interrupt('SIGTERM')
+  t.equal(await tail.code, 143)
+
+  const waiting = launch(t, process.execPath, [program, 'send', 'd', '-'])
+  const reading = launch(t, process.execPath, [program, 'serve', '--config', join(t.testdir({ 'hangs.js': 'console.log("loading")\nawait new Promise(resolve => setTimeout(resolve, 1e8))' }), 'hangs.js')])
+  await until(() => reading.printed.includes('loading'))
+  for (const { child } of [waiting, reading]) child.kill('SIGTERM')
+  t.equal(await reading.exited, 143)
+  await waiting.exited
 })
 
 // connect
@@ -575,7 +692,7 @@ t.test('on a terminal the gateway says what to do next', async t => {
 t.test('a config adds options, handlers and routes', async t => {
   const folder = t.testdir({
     'gateway.js': `
-      export const options = { path: '/socket', mailbox: undefined }
+      export const options = { path: '/socket', mailbox: undefined, guard: undefined, authenticate: undefined }
       export default async app => {
         app.devices.handle('time', () => ({ now: 1 }))
         app.get('/hello', async () => 'hello')
@@ -589,6 +706,8 @@ t.test('a config adds options, handlers and routes', async t => {
     'other.js': 'export const option = {}',
     'object.js': 'export default {}',
     'list.js': 'export const options = 5',
+    'array.js': 'export const options = []',
+    'pipe.js': 'throw Object.assign(new Error("of a socket"), { code: "EPIPE" })',
     'broken.js': 'throw new Error("of the config")',
     'unknown.js': 'export const options = { pth: "/x" }',
     'text.js': 'throw "a text"',
@@ -602,6 +721,15 @@ t.test('a config adds options, handlers and routes', async t => {
   const device = await connect(url, 'd', { path: '/socket?deviceId=d' })
   t.strictSame((await device.ask('time')).result, { now: 1 })
 
+  const safe = start(t, serve('gateway.js', '--data', join(folder, 'kept'), '--token', 'sesame'))
+  const kept = await safe.record(({ url }) => url)
+  t.match(await cli(t, ['ls', '--url', kept.url]), { code: 4 }, 'an option that is undefined does not remove the token')
+  t.match(await cli(t, ['send', 'd', '1', '--ttl', '60', '--url', kept.url, '--token', 'sesame']), { code: 0 })
+  safe.interrupt('SIGTERM')
+  await safe.code
+  const restarted = start(t, serve('gateway.js', '--data', join(folder, 'kept')))
+  t.match((await cli(t, ['letters', 'd', '--url', (await restarted.record(({ url }) => url)).url])).records, [{ status: 'queued' }], 'nor the mailbox')
+
   const full = start(t, serve('mailbox.js', '--data', '/not/used'))
   const at = await full.record(({ url }) => url)
   t.match(await request(at, 'GET', '/readyz'), { status: 503, body: { status: 'unavailable', reasons: ['mailbox: disk full'] } })
@@ -609,7 +737,7 @@ t.test('a config adds options, handlers and routes', async t => {
 
   await start(t, serve('options-only.js')).record(({ url }) => url)
   for (const [name, code, message] of [
-    ['other.js', 2, /exports "option"/], ['object.js', 2, /not a Fastify plugin/], ['list.js', 2, /"options" of the config is not an object/],
+    ['other.js', 2, /exports "option"/], ['object.js', 2, /not a Fastify plugin/], ['list.js', 2, /"options" of the config is not an object/], ['array.js', 2, /"options" of the config is not an object/], ['pipe.js', 1, /of a socket/],
     ['broken.js', 1, /Error: of the config\n +at /], ['text.js', 1, /^fastify-devices: a text\n$/], ['unknown.js', 1, /pth/], ['hook.js', 1, /of the hook/], ['late.js', 1, /of the plugin/]
   ] as const) {
     t.match(await cli(t, serve(name, '--data', join(folder, 'data'))), { code, stdout: '', stderr: message }, name)
@@ -654,8 +782,8 @@ t.test('with --drain-delay the gateway serves on after SIGTERM, while readyz say
   await connect(url, 'd')
   t.match(await request({ url }, 'POST', '/devices/d/messages', 1), { status: 200 })
   const exited = once(gateway.child, 'exit')
-  gateway.child.kill('SIGTERM')
-  t.strictSame(await exited, [null, 'SIGTERM'])
+  gateway.child.kill('SIGINT')
+  t.strictSame(await exited, [null, 'SIGINT'])
 })
 
 t.test('with --trust-proxy the address of a device is the one that the proxy forwards', async t => {

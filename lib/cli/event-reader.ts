@@ -1,5 +1,5 @@
 import { CommandFailure } from './command-failure.ts'
-import { readEvents, type StreamEvent } from './event-stream.ts'
+import { readEvents, type StreamEvent, type StreamPlace } from './event-stream.ts'
 import type { GatewayClient } from './gateway-client.ts'
 
 /** The gateway sends a comment more often than this; without one the connection is dead. */
@@ -12,8 +12,7 @@ export class EventReader {
   readonly #gateway: Pick<GatewayClient, 'open'>
   readonly #types: string | undefined
   readonly #silenceTimeout: number
-  #lastId = ''
-  #minDelay = MIN_DELAY_MS
+  readonly #place: StreamPlace = { id: '', retry: undefined }
   #failures = 0
   #hasConnected = false
 
@@ -25,7 +24,7 @@ export class EventReader {
 
   /** Milliseconds to wait before the next connection. */
   get delay (): number {
-    return Math.min(MAX_DELAY_MS, this.#minDelay * 2 ** this.#failures)
+    return Math.min(MAX_DELAY_MS, (this.#place.retry ?? MIN_DELAY_MS) * 2 ** this.#failures)
   }
 
   /** Ends when the connection ends. Throws if it could not be opened the first time, or if the gateway refuses it. */
@@ -36,11 +35,7 @@ export class EventReader {
       const { body } = await this.#gateway.open('GET', ['events'], { query: { types: this.#types }, headers: this.#headers() }, silence.signal)
       this.#hasConnected = true
       this.#failures = 0
-      for await (const event of readEvents(watched(body!, timer))) {
-        this.#lastId = event.id || this.#lastId // a new connection begins without an id
-        this.#minDelay = event.retry ?? this.#minDelay
-        yield event
-      }
+      yield * readEvents(watched(body!, timer), this.#place)
     } catch (error) {
       if (!this.#mayReconnect(error)) throw error
       this.#failures++
@@ -50,12 +45,12 @@ export class EventReader {
   }
 
   #headers (): Record<string, string> {
-    return { accept: 'text/event-stream', ...(this.#lastId !== '' && { 'last-event-id': this.#lastId }) }
+    return { accept: 'text/event-stream', ...(this.#place.id !== '' && { 'last-event-id': this.#place.id }) }
   }
 
-  /** A connection that breaks rejects with a `TypeError` of `fetch`; what the gateway refuses stays refused. */
+  /** A connection that breaks rejects with a `TypeError` of `fetch`; what the gateway refuses stays refused, unless it is full. */
   #mayReconnect (error: unknown): boolean {
-    return this.#hasConnected && (!(error instanceof CommandFailure) || error.exit === 'unreachable')
+    return this.#hasConnected && (!(error instanceof CommandFailure) || error.exit === 'unreachable' || error.exit === 'busy')
   }
 }
 

@@ -23,8 +23,8 @@ export const exitCodes = {
     when: 'The gateway did not accept the request: an invalid id, topic, duration or message',
     reasons: ['MESSAGE_UNREADABLE', 'MESSAGE_MALFORMED', 'MESSAGE_TOO_LARGE', 'PARAMS_INVALID', 'TOPIC_INVALID', 'ID_INVALID', 'TYPE_UNSUPPORTED', 'PROTOCOL_UNKNOWN', 'UPGRADE_REQUIRED']
   },
-  interrupted: { code: 130, when: 'Ctrl-C (`SIGINT`); `serve` exits with 0', reasons: [] },
-  terminated: { code: 143, when: '`SIGTERM`; `serve` exits with 0', reasons: [] }
+  interrupted: { code: 130, when: 'Ctrl-C (`SIGINT`); a gateway that listens exits with 0', reasons: [] },
+  terminated: { code: 143, when: '`SIGTERM`; a gateway that listens exits with 0', reasons: [] }
 } as const satisfies Record<string, ExitCode>
 
 export type Exit = keyof typeof exitCodes

@@ -1,9 +1,13 @@
 import type { Writable } from 'node:stream'
+import { interruptible } from './interruptible.ts'
 import { json } from './printable.ts'
 import { Table, type Column } from './table.ts'
 import type { Terminal } from './terminal.ts'
 
 const styles = { bold: [1, 22], dim: [2, 22], red: [31, 39] } as const
+
+/** Nobody reads the output any more. */
+export class OutputClosed extends Error {}
 
 /** Prints records: for a person on a terminal, as a line of JSON each otherwise. */
 export class Output {
@@ -12,10 +16,12 @@ export class Output {
   readonly #stdout: Writable
   readonly #stderr: Writable
   readonly #hasColors: boolean
+  readonly #signal: AbortSignal
 
-  constructor ({ stdout, stderr, env }: Terminal, asJson: boolean) {
+  constructor ({ stdout, stderr, env, signal }: Terminal, asJson: boolean) {
     this.#stdout = stdout
     this.#stderr = stderr
+    this.#signal = signal
     this.isTerminal = stdout.isTTY === true && !asJson
     this.#hasColors = this.isTerminal && !env.NO_COLOR && env.TERM !== 'dumb'
     for (const stream of [stdout, stderr]) stream.on('error', () => {}) // `write` rejects as well
@@ -41,9 +47,9 @@ export class Output {
     await this.#print(lines)
   }
 
-  /** Says something beside the output. */
+  /** Says something beside the output, if somebody reads it. */
   async note (text: string): Promise<void> {
-    await written(this.#stderr, `${text}\n`)
+    await written(this.#stderr, `${text}\n`, this.#signal).catch(() => {})
   }
 
   style (name: keyof typeof styles, text: string): string {
@@ -52,11 +58,13 @@ export class Output {
   }
 
   async #print (lines: string[]): Promise<void> {
-    if (lines.length > 0) await written(this.#stdout, `${lines.join('\n')}\n`)
+    if (lines.length > 0) await written(this.#stdout, `${lines.join('\n')}\n`, this.#signal)
   }
 }
 
-/** Resolves once the stream has taken the text, so that a slow reader slows the command down. Rejects if the pipe is closed. */
-async function written (stream: Writable, text: string): Promise<void> {
-  await new Promise<void>((resolve, reject) => stream.write(text, error => error ? reject(error) : resolve()))
+/** Resolves once the stream has taken the text, so that a slow reader slows the command down. Rejects if the pipe is closed, and when a signal arrives. */
+async function written (stream: Writable, text: string, signal: AbortSignal): Promise<void> {
+  await interruptible(signal, new Promise<void>((resolve, reject) => {
+    stream.write(text, error => error ? reject((error as NodeJS.ErrnoException).code === 'EPIPE' ? new OutputClosed() : error) : resolve())
+  }))
 }

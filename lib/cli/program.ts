@@ -14,7 +14,7 @@ import { tail } from './commands/tail.ts'
 import { exitCodes, type Exit } from './exit-codes.ts'
 import { commandHelp, programHelp } from './help.ts'
 import { nearest } from './nearest.ts'
-import { Output } from './output.ts'
+import { Output, OutputClosed } from './output.ts'
 import { parseCommand } from './parse-command.ts'
 import { json, printable } from './printable.ts'
 import type { Terminal } from './terminal.ts'
@@ -57,11 +57,11 @@ function commandOf (name: string): Command {
 async function report (error: unknown, words: readonly string[], { signal }: Terminal, output: Output): Promise<Exit> {
   if (signal.aborted) return signal.reason === 'SIGINT' ? 'interrupted' : 'terminated'
   // the reader of the output has what it wants, like `head`
-  if ((error as NodeJS.ErrnoException | undefined)?.code === 'EPIPE') return 'ok'
+  if (error instanceof OutputClosed) return 'ok'
   const { exit, answer } = error instanceof CommandFailure ? error : new CommandFailure('failed', '')
   await output.note(words.includes('--json')
     ? json({ error: exit, message: messageOf(error), ...answer })
-    : `${output.style('red', 'fastify-devices:')} ${textOf(error)}${exit === 'usage' ? `\n${hintOf(words)}` : ''}`).catch(() => {})
+    : `${output.style('red', 'fastify-devices:')} ${textOf(error)}${exit === 'usage' ? `\n${hintOf(words)}` : ''}`)
   return exit
 }
 

@@ -28,7 +28,7 @@ export const connect: Command = {
     const { args: [id], flags } = invocation
     const { url, token } = gatewayAddress(invocation)
     const answerOf = answererOf(flags)
-    return await sessionOf({ deviceId: id!, url: new URL(flags.text('path') ?? '/ws', url), token, topic: flags.text('topic'), answerOf }).run()
+    return await sessionOf({ deviceId: id!, url: socketUrl(flags.text('path') ?? '/ws', url), token, topic: flags.text('topic'), answerOf }).run()
 
     function sessionOf (options: SessionOptions): DeviceSession {
       try {
@@ -38,6 +38,13 @@ export const connect: Command = {
       }
     }
   }
+}
+
+/** Never on another host, which would get the token. */
+function socketUrl (path: string, gateway: URL): URL {
+  const url = URL.canParse(path, gateway.href) ? new URL(path, gateway) : undefined
+  if (url?.origin !== gateway.origin) throw new CommandFailure('usage', `"${path}" is not a path`)
+  return url
 }
 
 function answererOf (flags: Flags): SessionOptions['answerOf'] {

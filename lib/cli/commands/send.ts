@@ -1,4 +1,5 @@
 import { gatewayFlags, textFlag, type Command } from '../command.ts'
+import { CommandFailure } from '../command-failure.ts'
 import type { Exit } from '../exit-codes.ts'
 import { GatewayClient } from '../gateway-client.ts'
 import { messageData } from '../message-data.ts'
@@ -32,6 +33,7 @@ export const send: Command = {
     const { args: [id, data], flags, output } = invocation
     const gateway = new GatewayClient(invocation)
     const [ttl, timeout, key] = [flags.seconds('ttl'), flags.seconds('timeout'), flags.text('key')]
+    if (key !== undefined && !/^[ -~]+$/.test(key)) throw new CommandFailure('usage', 'A key consists of printable ASCII characters') // it is sent in a header
     const { body, type } = await messageData(data, invocation)
     const receipt: { id: string, status: string } = await gateway.request('POST', ['devices', id!, 'messages'], {
       query: { ttl, confirm: flags.isGiven('confirm') || undefined, timeout, collapse: flags.text('collapse') },

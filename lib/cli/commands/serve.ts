@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Command, Invocation } from '../command.ts'
 import { CommandFailure } from '../command-failure.ts'
+import { interruptible } from '../interruptible.ts'
 import type { Output } from '../output.ts'
 import { loadConfig } from '../serve/config.ts'
 
@@ -43,13 +44,13 @@ export const serve: Command = {
     const { flags, terminal: { signal, stdout }, output } = invocation
     if (flags.isGiven('data') && flags.text('nats') !== undefined) throw new CommandFailure('usage', 'With --nats or NATS_URL, NATS keeps the letters; leave --data out')
     const [port = DEFAULT_PORT, host = DEFAULT_HOST, file] = [flags.port('port'), flags.text('host'), flags.text('config')]
-    const drainDelay = flags.seconds('drain-delay') ?? 0
+    const drainDelay = flags.delay('drain-delay') ?? 0
     const settings = {
       data: flags.text('data'), nats: flags.text('nats'), token: flags.token(), trustProxy: trustedProxies(flags.text('trust-proxy')), signal,
       log: { level: logLevel(invocation), stream: stdout }
     }
     const { createGateway } = await import('../serve/gateway.ts') // Fastify, which the other commands do not need
-    const app = await createGateway({ ...settings, ...(file !== undefined && { config: await loadConfig(file) }) })
+    const app = await interruptible(signal, start())
     try {
       const url = await listen(app, port, host)
       // a gateway does not depend on whether somebody reads its greeting
@@ -59,6 +60,10 @@ export const serve: Command = {
       if (signal.reason === 'SIGTERM') await sleep(drainDelay * 1_000)
     } finally {
       await app.close()
+    }
+
+    async function start (): Promise<FastifyInstance> {
+      return await createGateway({ ...settings, ...(file !== undefined && { config: await loadConfig(file) }) })
     }
   }
 }
@@ -72,7 +77,8 @@ function logLevel ({ flags }: Invocation): string {
 /** Checks the addresses; Fastify takes the list as it is. */
 function trustedProxies (list: string | undefined): string | undefined {
   for (const address of list?.split(',') ?? []) {
-    if (!isIP(address.trim().replace(/\/\d+$/, ''))) throw new CommandFailure('usage', `--trust-proxy is a list of addresses, not "${address}"`)
+    const [, ip = '', bits = '1'] = /^\s*([^/]*?)(?:\/(\d{1,3}))?\s*$/.exec(address) ?? []
+    if (!isIP(ip) || Number(bits) < 1 || Number(bits) > (isIP(ip) === 4 ? 32 : 128)) throw new CommandFailure('usage', `--trust-proxy is a list of addresses, not "${address}"`)
   }
   return list
 }

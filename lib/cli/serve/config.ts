@@ -21,6 +21,11 @@ export async function loadConfig (path: string): Promise<GatewayConfig> {
   const unknown = Object.keys(rest).find(name => name !== 'module.exports')
   if (unknown !== undefined) throw new CommandFailure('usage', `The config exports "${unknown}"; it may export options, and a Fastify plugin as its default`)
   if (plugin !== undefined && typeof plugin !== 'function') throw new CommandFailure('usage', 'The default export of the config is not a Fastify plugin: export default async app => { ... }')
-  if (options !== undefined && (typeof options !== 'object' || options === null)) throw new CommandFailure('usage', 'The export "options" of the config is not an object')
-  return { ...(options && { options }), ...(plugin && { default: plugin }) }
+  if (options !== undefined && (typeof options !== 'object' || options === null || Array.isArray(options))) throw new CommandFailure('usage', 'The export "options" of the config is not an object')
+  return { ...(options && { options: withoutUndefined(options) }), ...(plugin && { default: plugin }) }
+}
+
+/** An option that is undefined is not set: it must not remove what the flags have set, like the token. */
+function withoutUndefined (options: Options): Options {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
 }
