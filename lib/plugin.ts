@@ -61,7 +61,7 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   const feed = new EventFeed({ ...node, backplane, log })
   const webhooks = settings.webhooks && await webhooksFor(settings.webhooks, { ...node, mailbox, backplane, log })
   const subscriptions = new Subscriptions(backplane, registry, { maxTopics: settings.maxTopics, topic }, log)
-  const delivery = new Delivery(letters, settings, log)
+  const delivery = new Delivery(letters, settings, log, node.checks)
   await workers.open()
   addBuiltins(node.methods, { ...node, subscriptions, workers, authorizeTopic: authorizeTopicOf(settings), topic })
   const host = sessionHost({ ...node, settings, flushScheduler: new FlushScheduler(), log, delivery, subscriptions })

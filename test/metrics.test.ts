@@ -227,6 +227,16 @@ t.test('reasons and close codes that an application or a device has made up add 
   t.strictSame(family(text, 'devices_disconnects_total'), { other: 10 })
 })
 
+t.test('each message of a batch that comes too fast is a refusal', async t => {
+  const app = await open(t, await host(t, { rate: 1, burst: 25 }))
+  const device = await connect(app.url, 'd')
+  const batchFrom = (first: number) => Array.from({ length: 20 }, (_, n) => ({ jsonrpc: '2.0', id: first + n, method: 'ping' }))
+  device.send(batchFrom(1))
+  device.send(batchFrom(21))
+  t.match(await device.answer(40), { error: { code: -32005 } })
+  t.strictSame(family(await scrape(app), 'devices_refusals_total'), { 'too-fast': 20 })
+})
+
 t.test('a mailbox that fails, does not answer or does not count is left out, and the rest is there', async t => {
   const answers: Array<Mailbox['size']> = [
     async () => { throw new Error('secret') }, () => { throw new Error('secret') }, async () => NaN, async () => -1, async () => '7' as never, undefined

@@ -1,12 +1,15 @@
 import { channel } from 'node:diagnostics_channel'
-import { context, SpanKind, SpanStatusCode, trace, type TracerProvider } from '@opentelemetry/api'
+import { once } from 'node:events'
+import { request as sendRequest, type IncomingMessage } from 'node:http'
+import { context, diag, SpanKind, SpanStatusCode, trace, type TracerProvider } from '@opentelemetry/api'
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor, type ReadableSpan } from '@opentelemetry/sdk-trace-base'
+import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { connect as connectClient, Refusal, type Client, type ConnectOptions } from '../lib/client/index.ts'
 import { tcpSocket } from '../lib/client/tcp.ts'
-import { contract, Failure, jsonrpc, localBackplane } from '../lib/index.ts'
+import devices, { contract, Failure, jsonrpc, localBackplane } from '../lib/index.ts'
 import { nats, natsBackplane } from '../lib/nats/index.ts'
 import { deviceTracer } from '../lib/observe/device-tracer.ts'
 import { traceDevices, type Operation } from '../lib/observe/tracing.ts'
@@ -17,7 +20,7 @@ import { createWorker } from '../lib/workers/worker.ts'
 import { natsServer } from './campaigns/nats.ts'
 import { withProgram } from './programs.ts'
 import { all as collect } from './fakes.ts'
-import { connect, listen, request, until } from './support.ts'
+import { connect, listen, open, request, until } from './support.ts'
 
 const traceId = '4bf92f3577b34da6a3ce929d0e0e4736'
 const parentId = '00f067aa0ba902b7'
@@ -203,6 +206,90 @@ t.test('a span is named after a method only if the contract, a handler or the ap
   const unknown = all.spans().filter(({ name }) => name === 'jsonrpc')
   t.match(unknown.map(({ attributes }) => [attributes['rpc.method'], attributes['rpc.method_original']]), [['_OTHER', 'x'.repeat(64)], ['_OTHER', 'made-up']])
   t.match(all.span('declared').attributes, { 'rpc.system.name': 'jsonrpc', 'jsonrpc.protocol.version': '2.0', 'rpc.method': 'declared' })
+})
+
+t.test('a method of the contract has its name in a span, also if nobody handles it, or if a letter is a call of it', async t => {
+  const all = recorded(t)
+  const app = await listen(t, { contract: contract({ methods: { declared: {} }, commands: { Reset: {} } }), codecs: [jsonrpc(), ...ocpp()] })
+  const kiosk = await connect(app.url, 'd')
+  await kiosk.ask('declared')
+  t.match(all.span('declared').attributes, { 'rpc.method': 'declared', 'error.type': 'unknown-method' })
+  const charger = await connect(app.url, 'c', { path: '/ocpp/c', protocols: ['ocpp1.6'], unwelcomed: true })
+  charger.socket.on('message', (text: Buffer) => charger.socket.send(JSON.stringify([3, JSON.parse(text.toString())[1], { status: 'Accepted' }])))
+  await until(() => app.devices.has('c'))
+  await app.devices.send('c', { method: 'Reset', params: { type: 'Soft' } }, { ttl: 60_000, confirm: true })
+  t.match(all.span('Reset').attributes, { 'rpc.system.name': 'ocpp1.6', 'rpc.method': 'Reset' })
+})
+
+t.test('each line of a bulk send is part of the trace of its request, whenever it arrives', async t => {
+  const all = recorded(t)
+  const host = Fastify() as FastifyInstance
+  host.addHook('onRoute', route => {
+    const { handler } = route
+    route.handler = function (request, reply) { // as @fastify/otel does
+      return all.tracerProvider.getTracer('host').startActiveSpan('request', span => {
+        reply.raw.on('close', () => span.end())
+        return handler.call(this, request, reply)
+      })
+    }
+  })
+  await host.register(devices)
+  const app = await open(t, host)
+  const kiosk = await connect(app.url, 'd')
+  const upload = sendRequest({ port: new URL(app.url).port, method: 'POST', path: '/messages', headers: { 'content-type': 'application/x-ndjson' } })
+  const responded = once(upload, 'response') as Promise<[IncomingMessage]>
+  upload.write('{"to":"d","data":1}\n')
+  await kiosk.message()
+  upload.end('{"to":"d","data":2}\n')
+  const [response] = await responded
+  response.resume()
+  await until(() => all.span('request') !== undefined)
+  const { spanId } = all.span('request').spanContext()
+  t.strictSame(all.spans().filter(({ name }) => name === 'send').map(span => span.parentSpanContext?.spanId), [spanId, spanId])
+})
+
+t.test('whatever a part of the application throws, the span ends, and nothing else does', async t => {
+  const all = recorded(t)
+  const { put, ...mailbox } = memoryMailbox()
+  // eslint-disable-next-line prefer-promise-reject-errors
+  const app = await listen(t, { mailbox: { ...mailbox, put: () => Promise.reject(undefined) } })
+  app.devices.handle('own', async () => { throw new Failure('of the application' as 'forbidden') })
+  const kiosk = await connect(app.url, 'd')
+  t.match(await kiosk.ask('own'), { error: {} })
+  t.match(all.span('own').attributes, { 'error.type': 'of the application', 'rpc.status_code': '-32603' })
+  await app.devices.send('away', 1, { ttl: 60_000 }).catch(() => {})
+  t.equal(all.span('send').attributes['error.type'], 'internal')
+})
+
+t.test('a span processor that throws breaks nothing that it records', async t => {
+  const processorWith = (part: object) => ({ onStart () {}, onEnd () {}, shutdown: async () => {}, forceFlush: async () => {}, ...part })
+  const reported: unknown[] = []
+  diag.setLogger({ error: (_text, error) => reported.push(error), warn () {}, info () {}, debug () {}, verbose () {} })
+  t.teardown(() => diag.disable())
+  const broken = new Error('broken')
+  for (const part of [{ onStart () { throw broken } }, { onEnd () { throw broken } }]) {
+    const tracerProvider = new BasicTracerProvider({ spanProcessors: [processorWith(part)] })
+    const stop = traceDevices({ tracerProvider })
+    t.teardown(stop)
+    const app = await listen(t)
+    app.devices.handle('hello', () => ({ from: 'the server' }))
+    const client = await device(t, app.url, 'd', { ...recorder(), tracerProvider })
+    const messages: unknown[] = []
+    client.on('message', ({ data }) => messages.push(data))
+    client.on('error', () => {})
+    client.handle('hello', () => ({ from: 'the device' }))
+    client.handle('refuse', () => { throw new Refusal('no') })
+    client.handle('later', async () => { throw new Refusal('no') })
+    t.match(await app.devices.send('d', 1), { status: 'sent' })
+    t.match(await app.devices.send('d', 2, { confirm: true }), { status: 'delivered' })
+    t.strictSame(await app.devices.call('d', 'hello'), { from: 'the device' })
+    for (const method of ['refuse', 'later']) await t.rejects(app.devices.call('d', method), { code: 'DEVICE_REFUSED' })
+    t.strictSame(await client.call('hello'), { from: 'the server' })
+    t.strictSame(messages, [1, 2])
+    t.ok(reported.length > 0)
+    t.ok(reported.splice(0).every(error => error === broken))
+    stop()
+  }
 })
 
 t.test('a device that speaks another protocol is called in that protocol', async t => {

@@ -51,10 +51,10 @@ export function receivePong (session: ReceivingSession, host: ReceivingHost, liv
   liveness.heard()
 }
 
-/** Counts against the rate of the device. False: the device sends too fast; if it goes on by more than a burst, the session ends. */
-export function spendTokens (session: ReceivingSession, { stats, limits }: ReceivingHost, count: number): boolean {
+/** Counts against the rate of the device. False: the device sends too fast, and `messages` are refused; if it goes on by more than a burst, the session ends. */
+export function spendTokens (session: ReceivingSession, { stats, limits }: ReceivingHost, count: number, messages = 1): boolean {
   if (session.bucket.take(count, clock())) return true
-  stats.count('refusals', 'too-fast')
+  for (let refused = 0; refused < messages; refused++) stats.count('refusals', 'too-fast')
   if (session.bucket.excess > limits.burst) session.end('flood')
   return false
 }
@@ -83,7 +83,7 @@ function receiveMessage (session: ReceivingSession, host: ReceivingHost, message
 function receiveBatch (session: ReceivingSession, host: ReceivingHost, batch: Message[], size: number): void {
   host.stats.received(batch.length, size)
   const requests = batch.filter(message => !isReply(message))
-  if (requests.length === 0 || spendTokens(session, host, costOf(requests.length, size, host.limits))) return session.peer.receive(batch)
+  if (requests.length === 0 || spendTokens(session, host, costOf(requests.length, size, host.limits), requests.length)) return session.peer.receive(batch)
   for (const reply of batch.filter(isReply)) session.peer.receive(reply)
   for (const request of requests) rejectTooFast(session, host, request)
 }

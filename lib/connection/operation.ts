@@ -1,4 +1,5 @@
 import { channel } from 'node:diagnostics_channel'
+import { Failure } from '../protocol/errors.ts'
 import { isThenable } from '../protocol/peer.ts'
 import type { RequestLike } from '../protocol/request-context.ts'
 
@@ -58,10 +59,15 @@ export function operate<T> (facts: OperationFacts, request: RequestLike | undefi
   try {
     outcome = operation.run(() => work(operation.request))
   } catch (error) {
-    operation.end(error)
+    operation.end(failureOf(error))
     throw error
   }
-  if (isThenable(outcome)) outcome.then(value => operation.end(undefined, value), error => operation.end(error))
+  if (isThenable(outcome)) outcome.then(value => operation.end(undefined, value), error => operation.end(failureOf(error)))
   else operation.end(undefined, outcome)
   return outcome
+}
+
+/** A part of the application may throw undefined, which would tell that the operation has ended well. */
+function failureOf (error: unknown): unknown {
+  return error === undefined ? new Failure('internal') : error
 }

@@ -34,6 +34,14 @@ interface SessionHostParts {
 /** What the sessions of a node share: its limits, its methods, its letters, and the clean-up when one of them ends. */
 export function sessionHost ({ node, settings, stats, flushScheduler, log, methods, registry, delivery, subscriptions, events, checks }: SessionHostParts): SessionHost<Session> {
   const peerLimits = new WeakMap<Codec, PeerLimits>()
+  const declared = settings.contract?.methods ?? {}
+
+  function answerMethod (session: Session, request: Call | Notice, inbound: InboundCall): unknown {
+    const { method, params, trace } = request
+    if (!operations.hasSubscribers) return methods.answer(method, params, session, inbound, trace)
+    return answerAsOperation(methods, session, request, inbound, methods.has(method) || Object.hasOwn(declared, method))
+  }
+
   return {
     node,
     limits: settings,
@@ -51,8 +59,8 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
     },
 
     answer (session, request, inbound) {
-      if (request.kind !== 'notice' || request.method !== 'message') return answerMethod(methods, session, request, inbound)
-      const answer = answerMethod(methods, session, request, new InboundNotice())
+      if (request.kind !== 'notice' || request.method !== 'message') return answerMethod(session, request, inbound)
+      const answer = answerMethod(session, request, new InboundNotice())
       if (!isThenable(answer)) return answer
       // a notice gets no answer, so it does not count as a call in flight
       answer.then(undefined, () => {})
@@ -72,13 +80,8 @@ export function sessionHost ({ node, settings, stats, flushScheduler, log, metho
   }
 }
 
-function answerMethod (methods: Methods, session: Session, request: Call | Notice, inbound: InboundCall): unknown {
-  const { method, params, trace } = request
-  return operations.hasSubscribers ? answerAsOperation(methods, session, request, inbound) : methods.answer(method, params, session, inbound, trace)
-}
-
-function answerAsOperation (methods: Methods, session: Session, { method, params, trace }: Call | Notice, inbound: InboundCall): unknown {
-  const facts = { kind: 'answer', ...factsOf(session), method, isKnown: methods.has(method) } as const
+function answerAsOperation (methods: Methods, session: Session, { method, params, trace }: Call | Notice, inbound: InboundCall, isKnown: boolean): unknown {
+  const facts = { kind: 'answer', ...factsOf(session), method, isKnown } as const
   return operate(facts, trace, request => methods.answer(method, params, session, inbound, contextOf(request)))
 }
 

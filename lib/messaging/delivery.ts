@@ -6,6 +6,7 @@ import type { Ending, StoredLetter } from '../storage/mailbox.ts'
 import { TurnLimiter } from './turn-limiter.ts'
 import { factsOf } from '../connection/device-operations.ts'
 import { operate, operations } from '../connection/operation.ts'
+import type { OutboundChecks } from '../connection/outbound-checks.ts'
 import type { Session } from '../connection/session.ts'
 import { traceFor, type RequestLike } from '../protocol/request-context.ts'
 
@@ -48,16 +49,18 @@ export class Delivery {
   readonly #letters: Letters
   readonly #limits: DeliveryLimits
   readonly #log: FastifyBaseLogger
+  readonly #checks: OutboundChecks | undefined
   readonly #states = new Map<Session, DeliveryState>()
   readonly #turnLimiter = new TurnLimiter(LETTERS_PER_TURN)
   /** Letters that the device has answered, also those that are not settled yet. */
   readonly #acknowledged = new WeakSet<StoredLetter>()
   #paused = false
 
-  constructor (letters: Letters, limits: DeliveryLimits, log: FastifyBaseLogger) {
+  constructor (letters: Letters, limits: DeliveryLimits, log: FastifyBaseLogger, checks?: OutboundChecks) {
     this.#letters = letters
     this.#limits = limits
     this.#log = log
+    this.#checks = checks
   }
 
   /** Letters may be waiting for this session. */
@@ -201,7 +204,7 @@ export class Delivery {
     if (timeout <= 0) return Promise.resolve(new Failure('timeout'))
     try {
       const call = session.callFor(letter.id, contentOf(letter))
-      const answered = operations.hasSubscribers ? requestAsOperation(session, letter, call, timeout) : request(session, call, timeout, letter.context)
+      const answered = operations.hasSubscribers ? requestAsOperation(session, letter, call, timeout, this.#checks) : request(session, call, timeout, letter.context)
       return answered.then(toUndefined, failureOf)
     } catch (error) {
       return Promise.resolve(failureOf(error))
@@ -230,8 +233,8 @@ function request (session: Session, { method, params, id }: LetterCall, timeout:
   return session.peer.call(method, params, { id, timeout, answerTimeout: session.answerTimeout, trace: traceFor(session.codec, cause) })
 }
 
-function requestAsOperation (session: Session, { id, context }: StoredLetter, call: LetterCall, timeout: number): Promise<unknown> {
-  const facts = { kind: 'deliver', ...factsOf(session), method: call.method, isKnown: call.method === 'message', messageId: id } as const
+function requestAsOperation (session: Session, { id, context }: StoredLetter, call: LetterCall, timeout: number, checks: OutboundChecks | undefined): Promise<unknown> {
+  const facts = { kind: 'deliver', ...factsOf(session), method: call.method, isKnown: call.method === 'message' || checks?.declares(call.method) === true, messageId: id } as const
   return operate(facts, context, cause => request(session, call, timeout, cause))
 }
 

@@ -5,7 +5,7 @@ import type { Call, Notice } from '../protocol/message.ts'
 import { isThenable } from '../protocol/peer.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 import { endFailed, messageSpan, rpcSpan } from './span-attributes.ts'
-import { traceOfSpan, withParent } from './span-context.ts'
+import { guarded, traceOfSpan, withParent } from './span-context.ts'
 
 export interface DeviceTracerOptions {
   /**
@@ -27,7 +27,8 @@ export function deviceTracer (options: DeviceTracerOptions = {}): ClientTracer {
     codec: jsonrpc({ depth: MAX_DEPTH }).traced!,
     run (request, work) {
       const parent = 'kind' in request ? parentOf(request) : context.active()
-      const span = 'kind' in request ? startInbound(tracer, request, parent) : startCall(tracer, request.method, parent)
+      const span = guarded(() => 'kind' in request ? startInbound(tracer, request, parent) : startCall(tracer, request.method, parent))
+      if (!span) return work()
       return runIn(span, () => context.with(trace.setSpan(parent, span), work, undefined, traceOfSpan(span)))
     }
   }
@@ -58,10 +59,11 @@ function runIn<T> (span: Span, work: () => T): T {
   try {
     outcome = work()
   } catch (error) {
-    endFailed(span, error)
+    guarded(() => endFailed(span, error))
     throw error
   }
-  if (isThenable(outcome)) outcome.then(() => span.end(), error => endFailed(span, error))
-  else span.end()
+  const end = () => guarded(() => span.end())
+  if (isThenable(outcome)) outcome.then(end, error => guarded(() => endFailed(span, error)))
+  else end()
   return outcome
 }

@@ -81,6 +81,7 @@ export function attributesOfValue ({ facts }: Operation, value: unknown): Attrib
 export function attributesOfFailure ({ facts }: Operation, failure: unknown): Attributes {
   if (!(failure instanceof Failure)) return {}
   const code = failure.device?.code
-  if (facts.kind === 'answer') return { 'rpc.status_code': String(code ?? reasons[failure.reason].rpc) }
+  // a handler may fail with a reason of its own
+  if (facts.kind === 'answer') return { 'rpc.status_code': String(code ?? (reasons[failure.reason] ?? reasons.internal).rpc) }
   return code === undefined || isInbound(facts) ? {} : { 'rpc.status_code': String(code) }
 }

@@ -1,4 +1,4 @@
-import { createTraceState, isSpanContextValid, trace, type Context, type Span } from '@opentelemetry/api'
+import { createTraceState, diag, isSpanContextValid, trace, type Context, type Span } from '@opentelemetry/api'
 import type { TraceContext } from '../protocol/message.ts'
 
 /** The context whose span is the parent that a trace names. */
@@ -15,4 +15,14 @@ export function traceOfSpan (span: Span): TraceContext | undefined {
   const { traceId, spanId, traceFlags, traceState } = spanContext
   const tracestate = traceState?.serialize()
   return { traceparent: `00-${traceId}-${spanId}-${traceFlags.toString(16).padStart(2, '0')}`, ...(tracestate && { tracestate }) }
+}
+
+/** A sampler or a span processor that throws must not break what is traced. OpenTelemetry reports errors of its own to `diag` too. */
+export function guarded<T> (record: () => T): T | undefined {
+  try {
+    return record()
+  } catch (error) {
+    diag.error('fastify-devices: a span could not be recorded', error)
+    return undefined
+  }
 }

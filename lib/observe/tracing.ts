@@ -4,7 +4,7 @@ import { checkOptionNames } from '../protocol/option-names.ts'
 import { contextOf, type RequestContext } from '../protocol/request-context.ts'
 import { attributesOfFailure, attributesOfValue, describeSpan, isInbound, isSilent } from './operation-span.ts'
 import { endFailed } from './span-attributes.ts'
-import { traceOfSpan, withParent } from './span-context.ts'
+import { guarded, traceOfSpan, withParent } from './span-context.ts'
 
 export type { Operation, OperationFacts, OperationKind } from '../connection/operation.ts'
 
@@ -29,7 +29,7 @@ export function traceDevices (options: TracingOptions = {}): () => void {
   const { tracerProvider = trace, methods = [] } = options
   const tracer = tracerProvider.getTracer('fastify-devices')
   const knownMethods = new Set(methods)
-  const onOperation = (operation: unknown): void => record(operation as Operation, tracer, knownMethods)
+  const onOperation = (operation: unknown): void => guarded(() => record(operation as Operation, tracer, knownMethods))
   operations.subscribe(onOperation)
   return () => { operations.unsubscribe(onOperation) }
 }
@@ -44,11 +44,11 @@ function record (operation: Operation, tracer: Tracer, knownMethods: ReadonlySet
   const onward = traceOfSpan(span)
   if (onward) operation.request = { ...request, ...onward }
   operation.run = work => context.with(trace.setSpan(parent, span), () => run(work))
-  operation.onEnd((failure, value) => {
+  operation.onEnd((failure, value) => guarded(() => {
     if (failure !== undefined) return endFailed(span, failure, attributesOfFailure(operation, failure))
     span.setAttributes(attributesOfValue(operation, value))
     span.end()
-  })
+  }))
 }
 
 /** A request of the application may throw when it is read. The operation itself fails with that. */

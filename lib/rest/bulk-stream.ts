@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { Transform, type TransformCallback } from 'node:stream'
 import { Failure } from '../protocol/errors.ts'
 import { LineSplitter } from '../protocol/line-splitter.ts'
@@ -24,6 +25,8 @@ export class BulkStream extends Transform {
   /** The current line is too long: skip to its end. */
   #isSkipping = false
   readonly #sender: BulkSender
+  /** The chunks of a body arrive outside the asynchronous context of its request, which holds the active span. */
+  readonly #inContextOfRequest = AsyncLocalStorage.snapshot()
   /** The lines of the current chunk; those from `#next` on are not sent yet. */
   #lines: Array<string | Failure> = []
   #next = 0
@@ -54,7 +57,7 @@ export class BulkStream extends Transform {
     this.#lines = this.#split(chunk)
     this.#next = 0
     this.#chunkDone = done
-    this.#advance()
+    this.#inContextOfRequest(() => this.#advance())
   }
 
   /** The lines that end in this chunk, without the empty ones. */
