@@ -803,6 +803,14 @@ t.test('without its optional packages, serve says what to install', async t => {
   await t.rejects(openEngines({ data: 'x' }, { disk: broken, nats: broken }), { message: 'of the package' })
 })
 
+t.test('a second gateway on one folder says so, without a stack', async t => {
+  const folder = t.testdir()
+  await start(t, ['serve', '--port', '0', '--data', folder]).record(({ url }) => url)
+  const { code, stderr } = await cli(t, ['serve', '--port', '0', '--data', folder])
+  t.equal(code, 1)
+  t.match(stderr, /^fastify-devices: The folder ".*" is in use by another process\n$/)
+})
+
 t.test('a gateway serves metrics of its devices and of its process, if prom-client is installed', async t => {
   const app = Fastify()
   await app.register(devices)

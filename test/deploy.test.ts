@@ -144,7 +144,8 @@ async function passes (t: Test, { port }: Site): Promise<void> {
 
 /** Events of all devices arrive at once, and only inside. */
 async function streams (t: Test, { port }: Site): Promise<void> {
-  t.match(await send(port, 'GET', '/events', undefined, { localAddress: '127.0.0.2' }), { status: 404, body: String })
+  for (const path of ['/events', '/webhooks']) t.match(await send(port, 'GET', path, undefined, { localAddress: '127.0.0.2' }), { status: 404, body: String }, path)
+  t.match(await send(port, 'GET', '/webhooks'), { status: 200, body: { webhooks: [] } })
   const request = open(port, 'GET', '/events?types=connected')
   request.end()
   const [response] = await once(request, 'response')

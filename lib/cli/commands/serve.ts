@@ -38,7 +38,7 @@ export const serve: Command = {
   examples: [
     { line: 'fastify-devices serve', does: 'On this machine, with letters in memory' },
     { line: 'TOKEN=secret fastify-devices serve --host 0.0.0.0 --data ./data', does: 'For other machines, with letters on disk' },
-    { line: 'fastify-devices serve --config ./gateway.js', does: 'With handlers of your own' }
+    { line: 'fastify-devices serve --config ./gateway.mjs', does: 'With handlers of your own' }
   ],
   async run (invocation) {
     const { flags, terminal: { signal, stdout }, output } = invocation

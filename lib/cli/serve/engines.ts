@@ -1,5 +1,5 @@
 import type { Options } from '../../index.ts'
-import { CommandFailure } from '../command-failure.ts'
+import { CommandFailure, messageOf } from '../command-failure.ts'
 
 type Engines = Pick<Options, 'mailbox' | 'backplane'>
 
@@ -23,7 +23,11 @@ export async function openEngines ({ data, nats }: EngineSettings, load = loader
   }
   if (data === undefined) return {}
   const engine = await installed(load.disk, '--data', 'classic-level')
-  return { mailbox: await engine.diskMailbox({ path: data }) }
+  try {
+    return { mailbox: await engine.diskMailbox({ path: data }) }
+  } catch (error) {
+    throw new CommandFailure('failed', messageOf(error)) // the folder is in use, its disk is full: a matter of the operator
+  }
 }
 
 async function installed<Module> (load: () => Promise<Module>, flag: string, packages: string): Promise<Module> {
