@@ -4,8 +4,9 @@ import type { WebhookReport, WebhookStatus } from '../../gateway/webhook-options
 import { isUnreachable } from '../../protocol/errors.ts'
 import type { Mailbox, Receipt } from '../../storage/mailbox.ts'
 import type { DeviceEvent } from '../device-event.ts'
+import { logDeadLetter, WEBHOOK_PREFIX } from '../webhook-letter.ts'
 import type { WebhookClock } from './clock.ts'
-import { subjectOf, WebhookQueue } from './queue.ts'
+import { WebhookQueue } from './queue.ts'
 import { WebhookSender } from './sender.ts'
 import type { WebhookTarget } from './target.ts'
 
@@ -18,8 +19,6 @@ export interface WebhookEndpointParts {
   log: FastifyBaseLogger
 }
 
-/** Begins the names of all endpoints in the mailbox and on the backplane; no device has such a name. */
-export const WEBHOOK_PREFIX = '$webhooks/'
 /** How often a node checks that another one sends. */
 const CHECK_INTERVAL_MS = 5_000
 /** Other nodes take longer to notice that a node is suspended. */
@@ -72,7 +71,7 @@ export class WebhookEndpoint {
   /** The mailbox has ended an event that has expired. */
   expired (receipt: Receipt): void {
     this.#expired++
-    this.#parts.log.error({ webhook: this.target.name, eventId: receipt.id, ...subjectOf(receipt) }, 'webhook event dead-lettered')
+    logDeadLetter(this.#parts.log, this.target.name, receipt)
   }
 
   async report (): Promise<WebhookReport> {
