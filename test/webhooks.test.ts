@@ -284,6 +284,31 @@ t.test('a pause is not shortened by the failures of requests that were in flight
   t.match(await report(), { state: 'paused', nextAttempt: clock.time + 3_600_000 })
 })
 
+t.test('closing ends the requests of a sender that was woken before its node owned the endpoint', async t => {
+  const receiver = await receiverFor(t)
+  const requests: ServerResponse[] = []
+  receiver.respond = response => { requests.push(response) }
+  const shared = localBackplane()
+  const owned = gate()
+  const backplane: Backplane = {
+    ...shared,
+    own: async (...args) => {
+      const ownership = await shared.own(...args)
+      await owned.opened
+      return ownership
+    }
+  }
+  const { connected, webhooks } = webhooksOf(t, receiver.url, { backplane })
+  connected('d')
+  await until(async () => (await shared.ask('$webhooks/hook', { kind: 'wake' }))?.ok === true)
+  await until(() => requests.length === 1)
+  await webhooks.close()
+  await until(() => requests[0]!.destroyed)
+  owned.open()
+  await until(async () => await shared.ask('$webhooks/hook', { kind: 'wake' }) === undefined)
+  t.equal(requests.length, 1)
+})
+
 t.test('an endpoint that switches protocols has failed like any other', async t => {
   const server = createTcpServer(socket => {
     socket.on('error', () => {})

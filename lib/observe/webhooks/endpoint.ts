@@ -33,6 +33,8 @@ export class WebhookEndpoint {
   readonly #queue: WebhookQueue
   readonly #closing = new AbortController()
   #sender: WebhookSender | undefined
+  /** The newest sender, also while this node becomes the owner: others may have woken it already. */
+  #newestSender: WebhookSender | undefined
   #ownership: Ownership | undefined
   #checkedAt = 0
   #tickedAt: number
@@ -83,7 +85,7 @@ export class WebhookEndpoint {
   /** Stores what is pending, aborts requests and leaves the endpoint to other nodes. */
   async close (): Promise<void> {
     this.#closing.abort()
-    await Promise.all([this.#queue.close(), this.#sender?.stop()])
+    await Promise.all([this.#queue.close(), this.#sender?.stop(), this.#newestSender?.stop()])
     await this.#ownership?.release()
   }
 
@@ -131,7 +133,7 @@ export class WebhookEndpoint {
 
   async #own (): Promise<void> {
     const { node, backplane } = this.#parts
-    const sender = new WebhookSender({ ...this.#parts, owner: this.#owner })
+    const sender = this.#newestSender = new WebhookSender({ ...this.#parts, owner: this.#owner })
     const owner: Owner = {
       presence: { deviceId: this.#owner, node, since: Date.now() },
       answer: async request => this.#answer(sender, request),
