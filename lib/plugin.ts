@@ -19,6 +19,7 @@ import { Delivery } from './messaging/delivery.ts'
 import { ExpirySweeper } from './messaging/expiry-sweeper.ts'
 import { Subscriptions } from './messaging/subscriptions.ts'
 import { EventFeed } from './observe/event-feed.ts'
+import { logDeadLetter, WEBHOOK_PREFIX } from './observe/webhook-letter.ts'
 import type { Webhooks } from './observe/webhooks/index.ts'
 import { jsonrpc } from './protocol/jsonrpc.ts'
 import type { Codec } from './protocol/message.ts'
@@ -75,7 +76,10 @@ const register: FastifyPluginAsync<Options> = async (app, options) => {
   if (settings.rest) await app.register(async scope => addRestRoutes(scope, { devices, dispatcher, feed, settings, stats, isDraining }), registerOptions(settings))
 
   const heartbeat = new Heartbeat(registry, settings)
-  const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => (isListed(expired.deviceId) ? letters : webhooks)?.expired(expired) })
+  const sweeper = new ExpirySweeper({ mailbox, node: node.node, log, onExpired: expired => {
+    if (isListed(expired.deviceId)) letters.expired(expired)
+    else if (!webhooks?.expired(expired)) logDeadLetter(log, expired.deviceId.slice(WEBHOOK_PREFIX.length), expired.receipt) // of an endpoint that other nodes have, or had
+  } })
   sweeper.start()
   if (webhooks) app.addHook('onReady', async () => webhooks.start())
   app.addHook('preClose', async () => {

@@ -5,6 +5,7 @@ import { Stats } from '../lib/connection/stats.ts'
 import { Events } from '../lib/messaging/events.ts'
 import { Failure } from '../lib/protocol/errors.ts'
 import { EventFeed, FEED_LIMITS, type FeedCursor } from '../lib/observe/event-feed.ts'
+import { EventSources } from '../lib/observe/event-sources.ts'
 import { EventStream } from '../lib/rest/event-stream.ts'
 import { fakeLog, reasonOf, turn, until } from './fakes.ts'
 
@@ -310,6 +311,35 @@ t.test('a node that was not heard for long, or whose first publications were los
   b.emit('d', 2)
   await until(() => reader.seen.includes(2))
   t.strictSame(reader.seen, ['missed', 2])
+})
+
+t.test('what a node did not publish between its silence and its return is a gap', t => {
+  let time = 0
+  t.intercept(performance, 'now', { value: () => time, configurable: true })
+  const sources = new EventSources(10_000)
+  const publication = (sequence: number) => ({ node: 'b', source: 'b', sequence, isLast: false })
+  time = 100
+  t.notOk(sources.receive(publication(7)))
+  time = 25_200
+  t.strictSame(sources.takeSilent(), ['b'])
+  time = 26_000
+  t.ok(sources.receive(publication(57)))
+  t.end()
+})
+
+t.test('connections of a device that begin in the same millisecond are each reported', async t => {
+  const network = new Network()
+  const reader = new Reader(nodeOn(t, network.node(), 'a', patient).feed)
+  const b = nodeOn(t, network.node(), 'b', patient)
+  for (let connection = 0; connection < 2; connection++) {
+    b.connected('d', 1)
+    b.disconnected('d', 1)
+  }
+  const expected = ['connected d', 'disconnected d', 'connected d', 'disconnected d']
+  await until(() => reader.seen.length >= 2)
+  b.emit('d', 'last')
+  await until(() => reader.seen.includes('last'))
+  t.strictSame(reader.seen, [...expected, 'last'])
 })
 
 t.test('while the other nodes cannot be reached a reader is told, and again when they can', async t => {

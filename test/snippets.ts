@@ -268,10 +268,10 @@ export const programs: Record<string, Entry> = {
       await app.close()`
   },
   'docs/events.md > Events as a stream 1': {
-    before: `${application}\nconst $visits = setInterval(() => { new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=abc123').on('open', function () { this.close(4000) }) }, 50)`,
-    replace: [["'http://localhost:3000/events'", "$url + '/events?types=connected'"], ['console.log(type, deviceId, data)', '{ console.log(type, deviceId, data.protocol); break }']],
+    before: `${application}\nconst $visits = setInterval(() => { new $WebSocket($url.replace('http', 'ws') + '/ws?deviceId=abc123').on('open', function () { this.send(JSON.stringify({ jsonrpc: '2.0', method: 'message', params: { data: 'a\\u2028b' } })); this.close(4000) }) }, 50)`,
+    replace: [["'http://localhost:3000/events'", "$url + '/events?types=connected,message'"], ['console.log(type, deviceId, data)', "if (type === 'message') { console.log(deviceId, data.message.length); break }"]],
     after: 'clearInterval($visits)',
-    prints: ['connected abc123 jsonrpc']
+    prints: ['abc123 3']
   },
   'docs/dial.md > Connections from the server 1': {
     before: `${application}${listener}`,

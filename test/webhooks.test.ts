@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
+import type { ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import type { AddressInfo } from 'node:net'
+import { createServer as createTcpServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -256,19 +257,70 @@ t.test('an endpoint that asks for a pause gets nothing until it is over', async 
   }
 })
 
-t.test('a pause that is over already, or that nobody can read, delays only the event', async t => {
-  const receiver = await receiverFor(t)
-  const { connected, pass, report } = webhooksOf(t, receiver.url)
-  const answers = [{ 'retry-after': 'soon' }, { 'retry-after': 'Thu, 01 Jan 1970 00:00:00 GMT' }]
-  receiver.respond = response => {
-    const headers = answers.shift()
-    response.writeHead(headers ? 503 : 200, headers).end()
+t.test('a pause that is over already, or that nobody can read, delays only the event, as other failures do', async t => {
+  for (const retryAfter of ['soon', 'Thu, 01 Jan 1970 00:00:00 GMT', '0', '-5']) {
+    const receiver = await receiverFor(t)
+    const { connected, report, clock } = webhooksOf(t, receiver.url)
+    receiver.respond = response => response.writeHead(503, { 'retry-after': retryAfter }).end()
+    connected('d')
+    await until(async () => (await report()).lastFailure !== undefined)
+    await until(async () => (await report()).inFlight === 0)
+    t.match(await report(), { state: 'sending', nextAttempt: clock.time + 1_000 }, retryAfter)
+    t.equal(receiver.events.length, 1)
   }
+})
+
+t.test('a pause is not shortened by the failures of requests that were in flight', async t => {
+  const receiver = await receiverFor(t)
+  const { connected, report, clock } = webhooksOf(t, receiver.url)
+  const responses: ServerResponse[] = []
+  receiver.respond = response => { responses.push(response) }
+  for (const id of ['a', 'b']) connected(id)
+  await until(() => responses.length === 2)
+  responses[0]!.writeHead(503, { 'retry-after': '3600' }).end()
+  await until(async () => (await report()).inFlight === 1)
+  responses[1]!.writeHead(503, { 'retry-after': '1' }).end()
+  await until(async () => (await report()).inFlight === 0)
+  t.match(await report(), { state: 'paused', nextAttempt: clock.time + 3_600_000 })
+})
+
+t.test('closing ends the requests of a sender that was woken before its node owned the endpoint', async t => {
+  const receiver = await receiverFor(t)
+  const requests: ServerResponse[] = []
+  receiver.respond = response => { requests.push(response) }
+  const shared = localBackplane()
+  const owned = gate()
+  const backplane: Backplane = {
+    ...shared,
+    own: async (...args) => {
+      const ownership = await shared.own(...args)
+      await owned.opened
+      return ownership
+    }
+  }
+  const { connected, webhooks } = webhooksOf(t, receiver.url, { backplane })
   connected('d')
-  await until(async () => (await report()).lastFailure !== undefined && (await report()).inFlight === 0)
-  t.equal((await report()).state, 'sending')
-  pass(1_000)
-  await receiver.got(3)
+  await until(async () => (await shared.ask('$webhooks/hook', { kind: 'wake' }))?.ok === true)
+  await until(() => requests.length === 1)
+  await webhooks.close()
+  await until(() => requests[0]!.destroyed)
+  owned.open()
+  await until(async () => await shared.ask('$webhooks/hook', { kind: 'wake' }) === undefined)
+  t.equal(requests.length, 1)
+})
+
+t.test('an endpoint that switches protocols has failed like any other', async t => {
+  const server = createTcpServer(socket => {
+    socket.on('error', () => {})
+    socket.on('data', () => socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n'))
+  })
+  t.teardown(() => server.close())
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const { connected, report, lines, clock } = webhooksOf(t, `http://127.0.0.1:${(server.address() as AddressInfo).port}/`)
+  connected('d')
+  await until(async () => (await report()).nextAttempt !== undefined)
+  t.match(await report(), { lastFailure: { deviceId: 'd', reason: 'status 101' }, nextAttempt: clock.time + 1_000 })
+  t.strictSame(lines('webhook queue failed'), [])
 })
 
 t.test('an endpoint that is gone gets nothing until the gateway is restarted', async t => {
@@ -422,16 +474,18 @@ t.test('events for which there is no room in memory are read again, unless they 
   t.strictSame(receiver.events.map(({ id }) => id), [ids[0], ids[0], ids[2]])
 })
 
-t.test('events of an endpoint that is no longer configured expire without events of their own', async t => {
+t.test('events of an endpoint that a node does not have expire without events of their own, and are logged', async t => {
   const receiver = await receiverFor(t)
   const mailbox = memoryMailbox()
   const expired: unknown[] = []
-  for (const webhooks of [[], [{ url: receiver.url, secret: SECRET, name: 'new' }]]) {
-    const app = await listen(t, { mailbox, webhooks })
+  for (const webhooks of [undefined, [], [{ url: receiver.url, secret: SECRET, name: 'new' }]]) {
+    const log = fakeLog()
+    const app = await listen(t, { mailbox, webhooks }, { loggerInstance: log })
     app.devices.on('expired', letter => expired.push(letter))
-    await mailbox.put('$webhooks/old', { id: 'x', body: '{}', expiresAt: Date.now() - 1 }, { letters: 9, bytes: 99 })
+    await mailbox.put('$webhooks/old', { id: `x${String(webhooks?.length)}`, body: '{}', digest: 'connected d', expiresAt: Date.now() - 1 }, { letters: 9, bytes: 99 })
     await until(async () => (await mailbox.waiting('$webhooks/old')) === 0)
     await app.close()
+    t.match(log.lines.filter(({ words }) => words === 'webhook event dead-lettered'), [{ level: 'error', fields: { webhook: 'old', eventId: /^x/, type: 'connected', deviceId: 'd' } }])
   }
   t.strictSame(expired, [])
   t.strictSame(receiver.events, [])
@@ -846,6 +900,7 @@ t.test('a wrong endpoint is named at registration, without its secret', async t 
     [[{ url: right.url }], /the option "webhooks" is wrong/],
     [[{ ...right, url: 'no url' }], /"webhooks" is wrong: \[0\]\.url must be an http or https URL/],
     [[right, { ...right, url: 'ftp://example.com' }], /\[1\]\.url must be/],
+    [[{ ...right, url: 'https://user:c2hvcnQ%zz@example.com' }], /\[0\]\.url has credentials that are not percent-encoded/],
     [[{ ...right, name: 'a/b' }], /the option "webhooks" is wrong/],
     [[{ ...right, types: ['conected'] }], /\[0\]\.types: there is no event "conected"/],
     [[{ ...right, secret: 'c2hvcnQ=' }], /\[0\]\.secret must be base64 of 24 to 64 bytes/],

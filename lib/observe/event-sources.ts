@@ -1,9 +1,12 @@
 import type { BatchHeader } from './event-batch.ts'
 
-/** In announcement intervals: until then any publication may be the first one heard of its source; later the first one has number 1. */
-const FIRST_CONTACT = 3
-/** The same: a node answers each announcement, and is gone after this silence. */
+/** In announcement intervals: a node answers each announcement, and is gone after this silence. */
 const SILENCE = 2.5
+/**
+ * The same: until then any publication may be the first one heard of its source; later the first one has number 1. No longer than the silence: a node
+ * that is back after it was gone is not heard for the first time.
+ */
+const FIRST_CONTACT = SILENCE
 
 interface EventSource {
   node: string

@@ -30,6 +30,8 @@ export class VanishedDevices {
   /** The events that have come, in two generations. */
   #recent = new Set<string>()
   #older = new Set<string>()
+  /** The events that were reported here, until those of the nodes themselves come. */
+  readonly #reported = new Set<string>()
   /** The devices whose `disconnected` was reported here. */
   readonly #missing = new Set<string>()
   #unfollow: Unwatch | undefined
@@ -49,16 +51,17 @@ export class VanishedDevices {
     this.#unfollow?.()
     clearInterval(this.#timer)
     this.#timer = undefined
-    for (const known of [this.#waiting, this.#recent, this.#older, this.#missing]) known.clear()
+    for (const known of [this.#waiting, this.#recent, this.#older, this.#reported, this.#missing]) known.clear()
   }
 
-  /** The node itself has reported it. False: it was reported here already. */
+  /** The node itself has reported it. False: it was reported here already. Two connections of a device that began in the same millisecond look alike. */
   isNew (kind: Kind, connection: Connection): boolean {
     if (!this.#options.backplane.remote) return true
     const key = keyOf(kind, connection)
     this.#waiting.delete(key)
     if (kind === 'connected') this.#missing.delete(connection.deviceId)
-    return this.#remember(key)
+    this.#remember(key)
+    return !this.#reported.delete(key)
   }
 
   #changed ({ kind, presence }: PresenceChange): void {
@@ -76,6 +79,7 @@ export class VanishedDevices {
       if (reportedAt > due) return
       this.#waiting.delete(key)
       this.#remember(key)
+      addBounded(this.#reported, key)
       this.#report(kind, presence)
     }
     clearInterval(this.#timer)
@@ -96,21 +100,20 @@ export class VanishedDevices {
     const key = keyOf('disconnected', connection)
     this.#recent.delete(key)
     this.#older.delete(key)
+    this.#reported.delete(key)
   }
 
   #isKnown (key: string): boolean {
     return this.#recent.has(key) || this.#older.has(key)
   }
 
-  /** False if it was known. */
-  #remember (key: string): boolean {
-    if (this.#isKnown(key)) return false
+  #remember (key: string): void {
+    if (this.#isKnown(key)) return
     if (this.#recent.size === MAX_REMEMBERED) {
       this.#older = this.#recent
       this.#recent = new Set()
     }
     this.#recent.add(key)
-    return true
   }
 }
 

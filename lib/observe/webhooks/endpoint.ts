@@ -4,8 +4,9 @@ import type { WebhookReport, WebhookStatus } from '../../gateway/webhook-options
 import { isUnreachable } from '../../protocol/errors.ts'
 import type { Mailbox, Receipt } from '../../storage/mailbox.ts'
 import type { DeviceEvent } from '../device-event.ts'
+import { logDeadLetter, WEBHOOK_PREFIX } from '../webhook-letter.ts'
 import type { WebhookClock } from './clock.ts'
-import { subjectOf, WebhookQueue } from './queue.ts'
+import { WebhookQueue } from './queue.ts'
 import { WebhookSender } from './sender.ts'
 import type { WebhookTarget } from './target.ts'
 
@@ -18,8 +19,6 @@ export interface WebhookEndpointParts {
   log: FastifyBaseLogger
 }
 
-/** Begins the names of all endpoints in the mailbox and on the backplane; no device has such a name. */
-export const WEBHOOK_PREFIX = '$webhooks/'
 /** How often a node checks that another one sends. */
 const CHECK_INTERVAL_MS = 5_000
 /** Other nodes take longer to notice that a node is suspended. */
@@ -34,6 +33,8 @@ export class WebhookEndpoint {
   readonly #queue: WebhookQueue
   readonly #closing = new AbortController()
   #sender: WebhookSender | undefined
+  /** The newest sender, also while this node becomes the owner: others may have woken it already. */
+  #newestSender: WebhookSender | undefined
   #ownership: Ownership | undefined
   #checkedAt = 0
   #tickedAt: number
@@ -72,7 +73,7 @@ export class WebhookEndpoint {
   /** The mailbox has ended an event that has expired. */
   expired (receipt: Receipt): void {
     this.#expired++
-    this.#parts.log.error({ webhook: this.target.name, eventId: receipt.id, ...subjectOf(receipt) }, 'webhook event dead-lettered')
+    logDeadLetter(this.#parts.log, this.target.name, receipt)
   }
 
   async report (): Promise<WebhookReport> {
@@ -84,7 +85,7 @@ export class WebhookEndpoint {
   /** Stores what is pending, aborts requests and leaves the endpoint to other nodes. */
   async close (): Promise<void> {
     this.#closing.abort()
-    await Promise.all([this.#queue.close(), this.#sender?.stop()])
+    await Promise.all([this.#queue.close(), this.#sender?.stop(), this.#newestSender?.stop()])
     await this.#ownership?.release()
   }
 
@@ -132,7 +133,7 @@ export class WebhookEndpoint {
 
   async #own (): Promise<void> {
     const { node, backplane } = this.#parts
-    const sender = new WebhookSender({ ...this.#parts, owner: this.#owner })
+    const sender = this.#newestSender = new WebhookSender({ ...this.#parts, owner: this.#owner })
     const owner: Owner = {
       presence: { deviceId: this.#owner, node, since: Date.now() },
       answer: async request => this.#answer(sender, request),

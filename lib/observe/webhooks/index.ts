@@ -5,8 +5,9 @@ import type { Events } from '../../messaging/events.ts'
 import { withDeadline } from '../../protocol/deadline.ts'
 import type { ExpiredLetter, Mailbox } from '../../storage/mailbox.ts'
 import { listenToEvents } from '../device-event.ts'
+import { WEBHOOK_PREFIX } from '../webhook-letter.ts'
 import { systemClock, type WebhookClock } from './clock.ts'
-import { WEBHOOK_PREFIX, WebhookEndpoint } from './endpoint.ts'
+import { WebhookEndpoint } from './endpoint.ts'
 import { targetsOf } from './target.ts'
 
 interface WebhooksParts {
@@ -45,9 +46,11 @@ export class Webhooks {
     for (const endpoint of this.#endpoints) endpoint.tick()
   }
 
-  /** The mailbox has ended an event. Events of endpoints that are no longer configured expire silently. */
-  expired ({ deviceId, receipt }: ExpiredLetter): void {
-    this.#endpoints.find(({ target }) => WEBHOOK_PREFIX + target.name === deviceId)?.expired(receipt)
+  /** The mailbox has ended an event. False: its endpoint is not among those of this node. */
+  expired ({ deviceId, receipt }: ExpiredLetter): boolean {
+    const endpoint = this.#endpoints.find(({ target }) => WEBHOOK_PREFIX + target.name === deviceId)
+    endpoint?.expired(receipt)
+    return endpoint !== undefined
   }
 
   report (): Promise<WebhookReport[]> {

@@ -3,7 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { LoggedFailure } from '../../messaging/events.ts'
 import { Failure, isUnreachable, type Reason } from '../../protocol/errors.ts'
 import { describeThrown } from '../../protocol/user-code.ts'
-import type { Letter, Mailbox, Receipt } from '../../storage/mailbox.ts'
+import type { Letter, Mailbox } from '../../storage/mailbox.ts'
 import type { DeviceEvent } from '../device-event.ts'
 import { encodeCloudEvent } from './cloud-event.ts'
 
@@ -113,12 +113,6 @@ export class WebhookQueue {
 /** The digest of an event's letter is its type and its device, which a receipt keeps. */
 function letterOf (event: DeviceEvent, now: number): Letter {
   return { id: event.id, body: encodeCloudEvent(event), expiresAt: now + DAY_MS + EXPIRY_DELAY_MS, digest: `${event.type} ${event.deviceId}` }
-}
-
-/** The type and the device of a stored event. */
-export function subjectOf ({ digest = '' }: Pick<Receipt, 'digest'>): { type: string, deviceId: string } {
-  const [type, deviceId] = digest.split(' ') as [string, string]
-  return { type, deviceId }
 }
 
 /** When an event is given up. */

@@ -17,7 +17,7 @@ export interface WebhookRequest {
 
 export interface WebhookResponse {
   status: number
-  /** Milliseconds until the endpoint wants to be asked again. */
+  /** Milliseconds until the endpoint wants to be asked again; undefined if it does not say, or names no time in the future. */
   retryAfter: number | undefined
 }
 
@@ -35,6 +35,10 @@ export function postWebhook ({ url, keys, id, body, node, agent, now, signal }: 
     request.on('response', incoming => {
       response = { status: incoming.statusCode!, retryAfter: retryAfterOf(incoming.headers['retry-after'], now) }
       discard(incoming)
+    })
+    request.on('upgrade', (incoming, socket) => { // nobody has asked for it
+      response = { status: incoming.statusCode!, retryAfter: undefined }
+      socket.destroy()
     })
     request.on('error', error => { failure = error })
     request.on('close', () => response ? resolve(response) : reject(failure))
@@ -62,5 +66,5 @@ function signedHeaders (keys: KeyObject[], id: string, body: Uint8Array): Outgoi
 /** The header is a number of seconds, or a date. */
 function retryAfterOf (header: string | undefined, now: number): number | undefined {
   const delay = /^\d+$/.test(header ?? '') ? Number(header) * 1_000 : Date.parse(header ?? '') - now
-  return Number.isNaN(delay) ? undefined : Math.max(0, delay)
+  return delay > 0 ? delay : undefined
 }

@@ -4,8 +4,9 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { WebhookStatus } from '../../gateway/webhook-options.ts'
 import { isUnreachable } from '../../protocol/errors.ts'
 import { sizeOf, type Ending, type Mailbox, type StoredLetter } from '../../storage/mailbox.ts'
+import { logDeadLetter, subjectOf } from '../webhook-letter.ts'
 import type { WebhookClock } from './clock.ts'
-import { deadlineOf, subjectOf } from './queue.ts'
+import { deadlineOf } from './queue.ts'
 import { postWebhook, type WebhookResponse } from './request.ts'
 import { pauseAfter, retryDelay } from './retry-delay.ts'
 import type { WebhookTarget } from './target.ts'
@@ -248,7 +249,7 @@ export class WebhookSender {
     if (ending === 'delivered' || !isEnded) return
     this.#deadLettered++
     this.#lastDeadLetter = { id: letter.id, ...subjectOf(letter), at: this.#now() }
-    log.error({ webhook: target.name, eventId: letter.id, ...subjectOf(letter) }, 'webhook event dead-lettered')
+    logDeadLetter(log, target.name, letter)
   }
 
   /** Undefined: it is to be tried again. */
@@ -279,7 +280,7 @@ export class WebhookSender {
     this.#logFailure(letter, reason)
     const { status = undefined, retryAfter = undefined } = typeof outcome === 'string' ? {} : outcome
     if (status === 410) this.#disable()
-    else if ((status === 429 || status === 503) && retryAfter !== undefined) this.#pausedUntil = now + Math.min(retryAfter, DAY_MS)
+    else if ((status === 429 || status === 503) && retryAfter !== undefined) this.#pause(Math.min(retryAfter, DAY_MS))
     else {
       this.#countFailure(status === undefined || status >= 500)
       queue.dueAt = Math.min(now + retryDelay(++queue.attempts, this.#parts.clock.random()), deadlineOf(letter))
@@ -296,7 +297,12 @@ export class WebhookSender {
   #countFailure (mayBeDown: boolean): void {
     this.#failures = mayBeDown ? this.#failures + 1 : 0
     const excess = this.#failures - MAX_FAILURES
-    if (excess >= 0) this.#pausedUntil = this.#now() + pauseAfter(excess + 1)
+    if (excess >= 0) this.#pause(pauseAfter(excess + 1))
+  }
+
+  /** A pause does not end an earlier one that is longer. */
+  #pause (milliseconds: number): void {
+    this.#pausedUntil = Math.max(this.#pausedUntil, this.#now() + milliseconds)
   }
 
   /** Logs one failure a minute as a warning: there may be many. */

@@ -32,10 +32,20 @@ export function targetsOf (options: WebhookOptions[]): WebhookTarget[] {
 function targetOf ({ url: text, secret, types = DEFAULT_TYPES, name }: WebhookOptions, at: number): WebhookTarget {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (!url || !/^https?:$/.test(url.protocol)) throw wrong(`[${at}].url must be an http or https URL`)
+  if (!isDecodable(url.username + url.password)) throw wrong(`[${at}].url has credentials that are not percent-encoded`)
   const unknown = types.find(type => !eventTypes.includes(type))
   if (unknown !== undefined) throw wrong(`[${at}].types: there is no event "${unknown}"`)
   const keys = [secret].flat().map(one => keyOf(one, at))
   return { name: name ?? nameOf(url), url, publicUrl: url.origin + url.pathname, keys, types: [...new Set(types)] }
+}
+
+/** What Node does with credentials before each request. */
+function isDecodable (text: string): boolean {
+  try {
+    return decodeURIComponent(text) !== undefined
+  } catch {
+    return false
+  }
 }
 
 function keyOf (secret: string, at: number): KeyObject {
