@@ -115,7 +115,7 @@ export class Stats {
   }
 
   #notify (notify: (observer: Observer) => void): void {
-    for (const observer of this.#observers ?? []) {
+    for (const observer of this.#observers!) {
       try {
         notify(observer)
       } catch (error) {
