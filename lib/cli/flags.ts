@@ -1,7 +1,8 @@
 import { CommandFailure } from './command-failure.ts'
 import type { Terminal } from './terminal.ts'
 
-const MAX_DELAY_SECONDS = 2_147_483
+/** The maximum of a timer; one with a longer delay fires at once. */
+export const MAX_DELAY_SECONDS = 2_147_483
 
 export interface Flag {
   /** What its value is; a flag without one is on or off. */
@@ -49,7 +50,7 @@ export class Flags {
     return this.#number(name, value => value >= 0, 'a number of seconds')
   }
 
-  /** A duration in seconds for a timer; one with a longer delay fires at once. */
+  /** A duration in seconds for a timer. */
   delay (name: string): number | undefined {
     return this.#number(name, value => value >= 0 && value <= MAX_DELAY_SECONDS, `a number of seconds up to ${MAX_DELAY_SECONDS}`)
   }

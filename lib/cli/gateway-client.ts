@@ -1,19 +1,19 @@
 import type { Invocation } from './command.ts'
 import { CommandFailure, messageOf } from './command-failure.ts'
 import { exitOf } from './exit-codes.ts'
+import { MAX_DELAY_SECONDS } from './flags.ts'
 
 const DEFAULT_URL = 'http://127.0.0.1:3000'
 /** Time for an answer, in addition to the time that the gateway was asked to wait for a device. */
-const ANSWER_TIMEOUT_MS = 60_000
-
-/** The maximum of a timer; one with a longer delay fires at once. */
-const MAX_TIMER_MS = 2_147_483_647
+const ANSWER_TIMEOUT_SECONDS = 60
+/** Records in one answer. */
+const PAGE_SIZE = 1_000
 
 export interface GatewayRequest {
   query?: Readonly<Record<string, string | number | boolean | undefined>>
   headers?: Readonly<Record<string, string>>
   body?: string | undefined
-  /** Milliseconds that the gateway was asked to wait. */
+  /** Seconds that the gateway was asked to wait. */
   wait?: number | undefined
 }
 
@@ -42,13 +42,23 @@ export class GatewayClient {
 
   /** Resolves with the body of the answer; bytes become `{base64}`. */
   async request (method: string, path: readonly string[], { wait = 0, ...request }: GatewayRequest = {}): Promise<any> {
-    const deadline = AbortSignal.timeout(Math.min(wait + ANSWER_TIMEOUT_MS, MAX_TIMER_MS))
+    const deadline = AbortSignal.timeout(Math.ceil(Math.min(wait + ANSWER_TIMEOUT_SECONDS, MAX_DELAY_SECONDS) * 1_000))
     const response = await this.open(method, path, request, deadline)
     try {
       return await contentOf(response)
     } catch (error) {
       throw this.#unreachable(error)
     }
+  }
+
+  /** Reads a list page by page. */
+  async * pages (path: readonly string[], query: GatewayRequest['query'] = {}): AsyncGenerator<any> {
+    let cursor: string | number | undefined
+    do {
+      const page = await this.request('GET', path, { query: { ...query, limit: PAGE_SIZE, cursor } })
+      yield page
+      cursor = page.cursor
+    } while (cursor !== undefined)
   }
 
   /** Resolves with a successful answer, whose body is still to be read. */

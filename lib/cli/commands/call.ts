@@ -29,7 +29,7 @@ export const call: Command = {
     const result: unknown = await gateway.request('POST', ['devices', id!, 'calls', method!], {
       query: { timeout },
       ...(params && { headers: { 'content-type': params.type }, body: params.body }),
-      wait: timeout === undefined ? undefined : timeout * 1_000
+      wait: timeout
     })
     await output.record(result, json(result, 2))
   }

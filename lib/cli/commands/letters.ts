@@ -1,8 +1,7 @@
 import { gatewayFlags, type Command, type Invocation } from '../command.ts'
 import { CommandFailure } from '../command-failure.ts'
 import { GatewayClient } from '../gateway-client.ts'
-import type { Column } from '../table.ts'
-import { cell, time } from '../table.ts'
+import { cell, time, type Column } from '../table.ts'
 
 interface Receipt {
   id: string
@@ -13,8 +12,6 @@ interface Receipt {
   collapse?: string
   device?: unknown
 }
-
-const PAGE_SIZE = 1_000
 
 const columns: ReadonlyArray<Column<Receipt>> = [
   { title: 'LETTER', of: ({ id }) => id },
@@ -68,10 +65,5 @@ export const letters: Command = {
 
 const list: Action = async ({ output }, gateway, path) => {
   const print = output.table(columns)
-  let cursor: number | undefined
-  do {
-    const page = await gateway.request('GET', path, { query: { limit: PAGE_SIZE, cursor } })
-    await print(page.messages)
-    cursor = page.cursor
-  } while (cursor !== undefined)
+  for await (const { messages } of gateway.pages(path)) await print(messages)
 }

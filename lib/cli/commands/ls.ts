@@ -8,8 +8,6 @@ interface Presence {
   since: number
 }
 
-const PAGE_SIZE = 1_000
-
 export const ls: Command = {
   name: 'ls',
   summary: 'List the connected devices of all nodes',
@@ -28,11 +26,6 @@ export const ls: Command = {
     const { flags, output } = invocation
     const gateway = new GatewayClient(invocation)
     const print = output.table<Presence>([{ title: 'DEVICE', of: ({ deviceId }) => deviceId }, { title: 'NODE', of: ({ node }) => node }, { title: 'SINCE', of: ({ since }) => time(since) }])
-    let cursor: string | undefined
-    do {
-      const page = await gateway.request('GET', ['devices'], { query: { limit: PAGE_SIZE, cursor, prefix: flags.text('prefix'), topic: flags.text('topic') } })
-      await print(page.devices)
-      cursor = page.cursor
-    } while (cursor !== undefined)
+    for await (const { devices } of gateway.pages(['devices'], { prefix: flags.text('prefix'), topic: flags.text('topic') })) await print(devices)
   }
 }

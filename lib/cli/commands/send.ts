@@ -39,7 +39,7 @@ export const send: Command = {
       query: { ttl, confirm: flags.isGiven('confirm') || undefined, timeout, collapse: flags.text('collapse') },
       headers: { 'content-type': type, ...(key !== undefined && { 'idempotency-key': key }) },
       body,
-      wait: timeout === undefined ? undefined : timeout * 1_000
+      wait: timeout
     })
     await output.record(receipt, `${cell(receipt.status)}  ${cell(receipt.id)}`)
     return exits[receipt.status]
