@@ -54,7 +54,7 @@ export function receivePong (session: ReceivingSession, host: ReceivingHost, liv
 /** Counts against the rate of the device. False: the device sends too fast, and `messages` are refused; if it goes on by more than a burst, the session ends. */
 export function spendTokens (session: ReceivingSession, { stats, limits }: ReceivingHost, count: number, messages = 1): boolean {
   if (session.bucket.take(count, clock())) return true
-  for (let refused = 0; refused < messages; refused++) stats.count('refusals', 'too-fast')
+  stats.count('refusals', 'too-fast', messages)
   if (session.bucket.excess > limits.burst) session.end('flood')
   return false
 }

@@ -104,10 +104,10 @@ export class Stats {
     this.#counters.bytes.out += bytes
   }
 
-  count (counter: 'refusals' | 'calls' | 'answers' | 'letters' | 'unexpected', outcome: string): void {
+  count (counter: 'refusals' | 'calls' | 'answers' | 'letters' | 'unexpected', outcome: string, times = 1): void {
     const counts = this.#counters[counter]
     // an application may fail with any reason: a counter for each would let its callers fill the table
-    increment(counts, counts[outcome]! > 0 || counter === 'letters' || isKnown(outcome) ? outcome : 'other')
+    increment(counts, counts[outcome]! > 0 || counter === 'letters' || isKnown(outcome) ? outcome : 'other', times)
   }
 
   read (sessions: number): Omit<Counters, 'connected'> {
@@ -134,6 +134,6 @@ function isKnown (outcome: string): boolean {
 
 const knownCodes = new Set<number>(Object.values(closeCodes).map(({ code }) => code))
 
-function increment (counts: Record<string | number, number>, name: string | number): void {
-  counts[name] = (counts[name] ?? 0) + 1
+function increment (counts: Record<string | number, number>, name: string | number, times = 1): void {
+  counts[name] = (counts[name] ?? 0) + times
 }
