@@ -108,8 +108,8 @@ t.test('each secret of a list signs, so that a receiver may still know only the 
   }
 })
 
-t.test('a message of a device is answered once its event is stored', async t => {
-  const receiver = await receiverFor(t)
+/** A mailbox that stores nothing before the gate opens. */
+function slowMailbox () {
   const stored = gate()
   const mailbox = memoryMailbox()
   const { put } = mailbox
@@ -117,6 +117,12 @@ t.test('a message of a device is answered once its event is stored', async t => 
     await stored.opened
     return await put(...args)
   }
+  return { mailbox, stored }
+}
+
+t.test('a message of a device is answered once its event is stored', async t => {
+  const receiver = await receiverFor(t)
+  const { mailbox, stored } = slowMailbox()
   const app = await listen(t, { mailbox, webhooks: [{ url: receiver.url, secret: SECRET, types: ['message'] }] })
   const device = await connect(app.url, 'd')
   const answer = device.ask('message', { data: 1 })
@@ -162,13 +168,7 @@ t.test('events that find the queue full are counted, and logged once a minute', 
 
 t.test('no more than a thousand events wait for a slow mailbox', async t => {
   const receiver = await receiverFor(t)
-  const stored = gate()
-  const mailbox = memoryMailbox()
-  const { put } = mailbox
-  mailbox.put = async (...args) => {
-    await stored.opened
-    return await put(...args)
-  }
+  const { mailbox, stored } = slowMailbox()
   const { connected, report } = webhooksOf(t, receiver.url, { mailbox })
   for (let count = 0; count < 1_010; count++) connected(`d${count}`)
   stored.open()

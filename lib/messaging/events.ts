@@ -24,7 +24,7 @@ export interface EverywhereMap {
   disconnected: [presence: Presence]
 }
 
-/** Whoever watches messages is no listener of `message`: a device whose message has no listener gets an error. */
+/** Does not count as a listener of `message`: a device whose message has no listener gets an error. */
 interface WatchMap {
   'message received': [data: unknown, device: Device]
 }

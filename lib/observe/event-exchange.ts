@@ -7,10 +7,10 @@ import { EventPublisher } from './event-publisher.ts'
 import { EventSources } from './event-sources.ts'
 import type { Connection } from './vanished-devices.ts'
 
-/** In announcement intervals: how long an announcement holds. */
-const INTEREST = 3
-/** The same: time for the nodes with readers to answer a node that starts, or is back; meanwhile it publishes its events. */
-const DISCOVERY = 0.5
+/** How long an announcement holds, in intervals between announcements. */
+const INTEREST_INTERVALS = 3
+/** Time for the nodes with readers to answer a node that starts or is back, in such intervals. Meanwhile it publishes its events. */
+const DISCOVERY_INTERVALS = 0.5
 
 /** `wanted`: the sender has readers. `discovery`: the sender asks who has. */
 interface InterestMessage {
@@ -125,7 +125,7 @@ export class EventExchange {
     const { source, kind } = data as InterestMessage
     if (source === this.#publisher.source) return
     if (kind === 'discovery' && this.#isOpen) this.#announce('wanted')
-    if (kind === 'wanted') this.#ask(INTEREST)
+    if (kind === 'wanted') this.#ask(INTEREST_INTERVALS)
   }
 
   /** Publishes the events of this node for some announcement intervals. */
@@ -134,7 +134,7 @@ export class EventExchange {
     clearTimeout(this.#asked)
     this.#asked = setTimeout(() => this.#lapse(), this.#askedUntil - performance.now()).unref()
     this.#listen()
-    this.#publisher.greet()
+    this.#publisher.publishSequence()
   }
 
   /** No node has readers, or none can be heard. */
@@ -151,7 +151,7 @@ export class EventExchange {
 
   /** Until a node with readers has answered, there may be one. Within one process it answers at once. */
   #discover (): void {
-    if (this.#backplane.remote) this.#ask(DISCOVERY)
+    if (this.#backplane.remote) this.#ask(DISCOVERY_INTERVALS)
     this.#announce('discovery')
     if (!this.#asked) this.#publisher.skip()
   }

@@ -19,7 +19,7 @@ export class EventPublisher {
   readonly #log: FastifyBaseLogger
   #waiting: BatchedEvent[] = []
   #waitingLength = 0
-  #isGreeting = false
+  #mustPublish = false
   #isPublishing = false
   #sequence = 0
 
@@ -37,8 +37,8 @@ export class EventPublisher {
   }
 
   /** Publishes the sequence number, even without events. */
-  greet (): void {
-    this.#isGreeting = true
+  publishSequence (): void {
+    this.#mustPublish = true
     void this.#publish()
   }
 
@@ -51,15 +51,15 @@ export class EventPublisher {
   close (): void {
     while (this.#waiting.length > 0) void this.#send(this.#take(), false)
     void this.#send([], true)
-    this.#isGreeting = false
+    this.#mustPublish = false
   }
 
   async #publish (): Promise<void> {
     if (this.#isPublishing) return
     this.#isPublishing = true
     await turn()
-    while (this.#waiting.length > 0 || this.#isGreeting) {
-      this.#isGreeting = false
+    while (this.#waiting.length > 0 || this.#mustPublish) {
+      this.#mustPublish = false
       await this.#send(this.#take(), false)
     }
     this.#isPublishing = false
@@ -91,6 +91,6 @@ export class EventPublisher {
     this.#waiting = []
     this.#waitingLength = 0
     this.skip()
-    this.#isGreeting = true
+    this.#mustPublish = true
   }
 }

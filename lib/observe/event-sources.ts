@@ -1,12 +1,12 @@
 import type { BatchHeader } from './event-batch.ts'
 
-/** In announcement intervals: a node answers each announcement, and is gone after this silence. */
-const SILENCE = 2.5
+/** A node answers each announcement; after this silence, in intervals between announcements, it is gone. */
+const SILENCE_INTERVALS = 2.5
 /**
- * The same: until then any publication may be the first one heard of its source; later the first one has number 1. No longer than the silence: a node
- * that is back after it was gone is not heard for the first time.
+ * Until then, in such intervals, the first publication received of a source may have any number; later it has number 1. No longer than the silence: a node
+ * that returns after it was gone has published before.
  */
-const FIRST_CONTACT = SILENCE
+const FIRST_CONTACT_INTERVALS = SILENCE_INTERVALS
 
 interface EventSource {
   node: string
@@ -36,13 +36,13 @@ export class EventSources {
     const now = performance.now()
     if (isLast) this.#sources.delete(source)
     else this.#sources.set(source, { node, sequence, heardAt: now })
-    if (!known && now - this.#startedAt < FIRST_CONTACT * this.#announceMs) return false
+    if (!known && now - this.#startedAt < FIRST_CONTACT_INTERVALS * this.#announceMs) return false
     return sequence !== (known?.sequence ?? 0) + 1
   }
 
   /** The nodes that have become silent, which are forgotten. */
   takeSilent (): string[] {
-    const silentSince = performance.now() - SILENCE * this.#announceMs
+    const silentSince = performance.now() - SILENCE_INTERVALS * this.#announceMs
     const silent = [...this.#sources].filter(([, { heardAt }]) => heardAt < silentSince)
     for (const [source] of silent) this.#sources.delete(source)
     return silent.map(([, { node }]) => node)

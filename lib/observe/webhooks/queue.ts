@@ -17,7 +17,8 @@ interface WebhookQueueParts {
   onStored: () => void
 }
 
-const DAY_MS = 86_400_000
+/** How long an event is sent again: a day. */
+const EVENT_TTL_MS = 86_400_000
 /** The sender gives an event up before the mailbox does, because it reports more. */
 const EXPIRY_DELAY_MS = 60_000
 const LIMITS = { letters: 10_000, bytes: 33_554_432 }
@@ -112,7 +113,7 @@ export class WebhookQueue {
 
 /** The digest of an event's letter is its type and its device, which a receipt keeps. */
 function letterOf (event: DeviceEvent, now: number): Letter {
-  return { id: event.id, body: encodeCloudEvent(event), expiresAt: now + DAY_MS + EXPIRY_DELAY_MS, digest: `${event.type} ${event.deviceId}` }
+  return { id: event.id, body: encodeCloudEvent(event), expiresAt: now + EVENT_TTL_MS + EXPIRY_DELAY_MS, digest: `${event.type} ${event.deviceId}` }
 }
 
 /** When an event is given up. */

@@ -40,7 +40,8 @@ interface RunningRequest {
   done: Promise<void>
 }
 
-const DAY_MS = 86_400_000
+/** A longer `Retry-After` counts as a day. */
+const MAX_RETRY_AFTER_MS = 86_400_000
 const MAX_IN_FLIGHT = 8
 /** Size of the events in memory. Others are read again when it is their turn. */
 const MAX_HELD_BYTES = 8_388_608
@@ -280,7 +281,7 @@ export class WebhookSender {
     this.#logFailure(letter, reason)
     const { status = undefined, retryAfter = undefined } = typeof outcome === 'string' ? {} : outcome
     if (status === 410) this.#disable()
-    else if ((status === 429 || status === 503) && retryAfter !== undefined) this.#pause(Math.min(retryAfter, DAY_MS))
+    else if ((status === 429 || status === 503) && retryAfter !== undefined) this.#pause(Math.min(retryAfter, MAX_RETRY_AFTER_MS))
     else {
       this.#countFailure(status === undefined || status >= 500)
       queue.dueAt = Math.min(now + retryDelay(++queue.attempts, this.#parts.clock.random()), deadlineOf(letter))
