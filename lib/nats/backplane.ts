@@ -9,7 +9,7 @@ import { healthOver } from './health.ts'
 import { Membership } from './membership.ts'
 import { OwnershipTable } from './ownership.ts'
 import { StreamStore } from './stream-store.ts'
-import { decode, encode } from './encoding.ts'
+import { decode, encode } from '../cluster/encoding.ts'
 
 export type NatsBackplaneOptions = LinkOptions
 

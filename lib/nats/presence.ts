@@ -5,7 +5,7 @@ import { ownerRecordOf, presenceOf } from './owner-record.ts'
 import type { OwnershipTable } from './ownership.ts'
 import type { StreamStore, StoredRecord } from './stream-store.ts'
 import { recordSubject, textOf } from './subjects.ts'
-import { decode, encode } from './encoding.ts'
+import { decode, encode } from '../cluster/encoding.ts'
 
 /** Time for a node to answer, which a stuck one exceeds. */
 const LIST_TIMEOUT_MS = 250

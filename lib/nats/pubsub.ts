@@ -5,7 +5,7 @@ import { Topics } from '../protocol/topics.ts'
 import type { Link, LinkSubscription } from './link.ts'
 import type { Membership } from './membership.ts'
 import { subjectOf } from './subjects.ts'
-import { decode, encode } from './encoding.ts'
+import { decode, encode } from '../cluster/encoding.ts'
 
 /** A publication arrives once per matching filter, its copies close together, so that remembering the last ones is enough to drop duplicates. */
 const REMEMBERED_PUBLICATIONS = 5_000

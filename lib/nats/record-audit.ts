@@ -6,7 +6,7 @@ import { hasClaim, ownerRecordOf, type OwnerRecord } from './owner-record.ts'
 import type { OwnershipTable } from './ownership.ts'
 import type { StreamStore } from './stream-store.ts'
 import { recordSubject } from './subjects.ts'
-import { decode, encode } from './encoding.ts'
+import { decode, encode } from '../cluster/encoding.ts'
 
 /** Records are read in batches: back to back after a node has died, slowly at all other times. */
 const RECORDS_PER_STEP = 64

@@ -1,7 +1,7 @@
 import type { Msg } from '@nats-io/transport-node'
 import type { Answer, Request } from '../cluster/backplane.ts'
 import { failureMessage } from '../protocol/message.ts'
-import { decode, encode } from './encoding.ts'
+import { decode, encode } from '../cluster/encoding.ts'
 import type { Link } from './link.ts'
 import type { OwnedDevice } from './owned-device.ts'
 import { deviceSubject } from './subjects.ts'

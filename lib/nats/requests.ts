@@ -5,13 +5,13 @@ import { withDeadline } from '../protocol/deadline.ts'
 import { Failure } from '../protocol/errors.ts'
 import { MAX_TIMER_MS } from '../protocol/peer.ts'
 import type { Link } from './link.ts'
-import { LivenessProbe, type ProbeResult } from './liveness-probe.ts'
+import { LivenessProbe, type ProbeResult } from '../cluster/liveness-probe.ts'
 import type { Membership } from './membership.ts'
 import { ownerRecordOf } from './owner-record.ts'
 import type { DeviceRequest } from './request-handler.ts'
 import type { StreamStore } from './stream-store.ts'
 import { deviceSubject, recordSubject } from './subjects.ts'
-import { decode, encode } from './encoding.ts'
+import { decode, encode } from '../cluster/encoding.ts'
 
 /** Timeout of a request that has none of its own: longer than a slow device has for its messages. */
 const DEFAULT_TIMEOUT_MS = 15_000

@@ -1,38 +1,28 @@
-import { spawn, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
-import { until } from '../fakes.ts'
 import { freePort } from './port.ts'
+import { ServerProcess, type ServerHost } from './server-process.ts'
 
-const STOP_TIMEOUT_MS = 5_000
-const START_TIMEOUT_MS = 60_000
-
-/** Where a server runs, if not on the loopback address: its address and port, and the command prefix that starts a program there. */
-export interface NatsHost {
-  address: string
-  port: number
-  under: string[]
-}
+const GREETING_TIMEOUT_MS = 5_000
 
 /** A nats-server with its own port and storage folder, both kept over restarts. */
-export class NatsServer {
+export class NatsServer extends ServerProcess {
   readonly port: number
-  readonly folder = mkdtempSync(join(tmpdir(), 'nats-'))
+  readonly folder: string
   readonly address: string
-  readonly #command: string[]
-  #process: ChildProcess | undefined
 
-  private constructor (path: string, args: string[], { address, port, under }: NatsHost) {
+  private constructor (path: string, args: string[], { address, port, under }: ServerHost) {
+    const folder = mkdtempSync(join(tmpdir(), 'nats-'))
+    super([...under, path, '-a', address, '-p', String(port), '-js', '-sd', folder, '-l', logIn(folder), ...args], () => greets(port, address))
+    this.folder = folder
     this.address = address
     this.port = port
-    this.#command = [...under, path, '-a', address, '-p', String(port), '-js', '-sd', this.folder, '-l', this.#logFile, ...args]
   }
 
-  static async start (path: string, args: string[] = [], place?: NatsHost): Promise<NatsServer> {
+  static async start (path: string, args: string[] = [], place?: ServerHost): Promise<NatsServer> {
     const server = new NatsServer(path, args, place ?? { address: '127.0.0.1', port: await freePort(), under: [] })
     await server.start()
     return server
@@ -44,51 +34,7 @@ export class NatsServer {
 
   /** The content of its log file. */
   get log (): string {
-    return readFileSync(this.#logFile, 'utf8')
-  }
-
-  get #logFile (): string {
-    return join(this.folder, 'nats-server.log')
-  }
-
-  /** The process id, while it runs. */
-  get pid (): number {
-    return this.#process!.pid!
-  }
-
-  async start (): Promise<void> {
-    const [program, ...args] = this.#command
-    const child = spawn(program!, args, { stdio: 'ignore' })
-    this.#process = child
-    let ended: unknown
-    child.once('exit', (code, signal) => { ended = code ?? signal })
-    const deadline = performance.now() + START_TIMEOUT_MS
-    await until(async () => ended !== undefined || performance.now() > deadline || await this.#answers())
-    if (ended !== undefined) throw new Error(`nats-server ended with ${ended}`)
-    if (performance.now() > deadline) throw new Error('nats-server does not answer')
-  }
-
-  async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    const child = this.#process
-    this.#process = undefined
-    if (!child || child.exitCode !== null || child.signalCode !== null) return
-    const exited = once(child, 'exit')
-    child.kill(signal)
-    const stuck = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS)
-    await exited
-    clearTimeout(stuck)
-  }
-
-  /** Suspends the process; resolves once it is stopped. */
-  async hold (): Promise<void> {
-    const { pid } = this.#process!
-    this.#process!.kill('SIGSTOP')
-    await until(() => / T /.test(readFileSync(`/proc/${pid}/stat`, 'latin1')))
-  }
-
-  /** Resumes the process. */
-  release (): void {
-    this.#process!.kill('SIGCONT')
+    return readFileSync(logIn(this.folder), 'utf8')
   }
 
   /** Kills the process and removes its folder. */
@@ -96,19 +42,23 @@ export class NatsServer {
     await this.stop('SIGKILL')
     rmSync(this.folder, { recursive: true, force: true })
   }
+}
 
-  /** Whether it sends its greeting; another program on the port may stay silent. */
-  async #answers (): Promise<boolean> {
-    const socket = connect(this.port, this.address).setTimeout(STOP_TIMEOUT_MS)
-    const hasAnswered = await new Promise<boolean>(resolve => {
-      socket.once('data', () => resolve(true))
-      socket.once('close', () => resolve(false))
-      socket.once('timeout', () => resolve(false))
-      socket.on('error', () => {})
-    })
-    socket.destroy()
-    return hasAnswered
-  }
+/** Whether a server sends its greeting; another program on the port may stay silent. */
+async function greets (port: number, address: string): Promise<boolean> {
+  const socket = connect(port, address).setTimeout(GREETING_TIMEOUT_MS)
+  const hasAnswered = await new Promise<boolean>(resolve => {
+    socket.once('data', () => resolve(true))
+    socket.once('close', () => resolve(false))
+    socket.once('timeout', () => resolve(false))
+    socket.on('error', () => {})
+  })
+  socket.destroy()
+  return hasAnswered
+}
+
+function logIn (folder: string): string {
+  return join(folder, 'nats-server.log')
 }
 
 /** A server that is removed when the test ends. */

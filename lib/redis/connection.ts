@@ -1,0 +1,106 @@
+import { Redis, type RedisOptions } from 'ioredis'
+import type { LinkOptions } from './link-options.ts'
+import type { Script } from './script.ts'
+import { checkServer } from './server-check.ts'
+
+export type Argument = string | number | Buffer
+export type MessageListener = (payload: Buffer) => void
+
+const CONNECT_TIMEOUT_MS = 2_000
+/** The two connections end together: nothing is queued, retried or subscribed again, because a new pair replaces them. */
+const settings = {
+  autoResubscribe: false,
+  autoResendUnfulfilledCommands: false,
+  commandTimeout: undefined,
+  enableAutoPipelining: true,
+  enableOfflineQueue: false,
+  enableReadyCheck: true,
+  keyPrefix: '',
+  lazyConnect: true,
+  maxRetriesPerRequest: 0,
+  monitor: false,
+  reconnectOnError: null,
+  retryStrategy: () => null,
+  stringNumbers: false
+} satisfies RedisOptions
+
+/** Two connections to Redis, one of which is subscribed to channels. Used until either ends, and then replaced. */
+export class Connection {
+  readonly #commands: Redis
+  readonly #subscriber: Redis
+  #isEnded = false
+  #end: () => void = () => {}
+
+  private constructor (client: Redis, onMessage: (channel: string, payload: Buffer) => void) {
+    this.#commands = client
+    this.#subscriber = client.duplicate()
+    this.#subscriber.on('messageBuffer', (channel, payload) => onMessage(channel.toString(), payload))
+    for (const one of this.#both) one.on('close', () => this.close()).on('error', () => {}) // `open` rejects with the error
+  }
+
+  static async open (options: LinkOptions, onMessage: (channel: string, payload: Buffer) => void): Promise<Connection> {
+    const connection = new Connection(clientOf(options), onMessage)
+    try {
+      await connection.#connect()
+      return connection
+    } catch (error) {
+      connection.close()
+      throw error
+    }
+  }
+
+  get isEnded (): boolean {
+    return this.#isEnded
+  }
+
+  onEnd (listener: () => void): void {
+    this.#end = listener
+  }
+
+  /** Resolves with what the script returns; its strings are buffers. */
+  async run ({ source, digest }: Script, keys: string[], args: Argument[]): Promise<unknown> {
+    try {
+      return await this.#commands.callBuffer('EVALSHA', digest, keys.length, ...keys, ...args)
+    } catch (error) {
+      if (!(error as Error).message.startsWith('NOSCRIPT')) throw error
+      return await this.#commands.callBuffer('EVAL', source, keys.length, ...keys, ...args)
+    }
+  }
+
+  async publish (channel: string, payload: string | Uint8Array): Promise<number> {
+    return await this.#commands.publish(channel, payload as Buffer)
+  }
+
+  async subscribe (...channels: string[]): Promise<void> {
+    await this.#subscriber.subscribe(...channels)
+  }
+
+  async unsubscribe (channel: string): Promise<void> {
+    await this.#subscriber.unsubscribe(channel)
+  }
+
+  close (): void {
+    if (this.#isEnded) return
+    this.#isEnded = true
+    for (const one of this.#both) one.disconnect()
+    this.#end()
+  }
+
+  get #both (): Redis[] {
+    return [this.#commands, this.#subscriber]
+  }
+
+  async #connect (): Promise<void> {
+    const firstErrors = this.#both.map(one => new Promise<never>((_resolve, reject) => { one.once('error', reject) }))
+    for (const failed of firstErrors) failed.catch(() => {})
+    await Promise.race([Promise.all(this.#both.map(one => one.connect())), ...firstErrors])
+    checkServer(await this.#commands.info())
+  }
+}
+
+function clientOf ({ url, client, prefix: _prefix, startWithout: _startWithout, ...options }: LinkOptions): Redis {
+  const settled = { connectTimeout: CONNECT_TIMEOUT_MS, ...options, ...settings }
+  if (client?.isCluster) throw new Error('Redis Cluster is not supported: use one server, or Sentinel')
+  if (client) return client.duplicate(settled)
+  return url === undefined ? new Redis(settled) : new Redis(url, settled)
+}

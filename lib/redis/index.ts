@@ -1,0 +1,1 @@
+export { redis, type RedisEngine, type RedisOptions } from './engine.ts'

@@ -1,0 +1,228 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { withDeadline } from '../protocol/deadline.ts'
+import { Failure } from '../protocol/errors.ts'
+import { Connection, type Argument, type MessageListener } from './connection.ts'
+import { checkOptions, type LinkOptions } from './link-options.ts'
+import type { Script } from './script.ts'
+
+export interface LinkSubscription {
+  /** Resolves once it is in effect, or the link is down. */
+  readonly ready: Promise<void>
+  end (): void
+}
+
+/** What runs a script on Redis. */
+export type Run = (script: Script, keys: string[], args: Argument[]) => Promise<unknown>
+/** What the link needs before it is up; called again after each reconnect. */
+export type Prepare = (run: Run) => Promise<unknown>
+
+const RETRY_DELAY_MS = 250
+/** Time for a new connection to be ready. */
+const READY_TIMEOUT_MS = 5_000
+/** Redis ends the connection of a subscriber for which 32 MB are buffered, and a larger message would end all. */
+const MAX_PAYLOAD_BYTES = 8_388_608
+
+/** The connection to Redis. While it is down, requests fail at once and nothing is buffered. */
+export class Link {
+  readonly prefix: string
+  readonly #options: LinkOptions
+  readonly #listeners = new Map<string, Set<MessageListener>>()
+  readonly #changeListeners = new Set<(up: boolean) => void>()
+  readonly #troubleListeners = new Set<(error: unknown) => void>()
+  /** Reject the requests that are pending when the link goes down. */
+  readonly #rejections = new Set<(failure: Failure) => void>()
+  #prepare!: Prepare
+  #connection: Connection | undefined
+  #up = false
+  #isClosed = false
+  /** The message of the last failed attempt. */
+  #lastFailure: string | undefined
+
+  constructor (options: LinkOptions) {
+    checkOptions(options)
+    this.prefix = options.prefix ?? 'devices'
+    this.#options = options
+  }
+
+  /**
+   * Rejects if Redis is unreachable or cannot be used, unless `startWithout` is set. Before it rejects it calls `abandon`, which closes the link and
+   * whatever uses it.
+   */
+  async open (prepare: Prepare, abandon = async () => this.close()): Promise<void> {
+    this.#prepare = prepare
+    if (this.#options.startWithout) return void this.#keepTrying()
+    try {
+      await this.#connect()
+    } catch (error) {
+      await abandon()
+      const at = this.#options.url === undefined ? '' : ` at ${withoutPassword(this.#options.url)}`
+      throw new Error(`fastify-devices: Redis${at} cannot be used: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
+    }
+  }
+
+  get up (): boolean {
+    return this.#up
+  }
+
+  /** The name of a key or of a channel. */
+  name (suffix: string): string {
+    return `${this.prefix}:${suffix}`
+  }
+
+  onChange (listener: (up: boolean) => void): void {
+    this.#changeListeners.add(listener)
+  }
+
+  /** Reports errors that no caller receives. */
+  onTrouble (listener: (error: unknown) => void): void {
+    this.#troubleListeners.add(listener)
+  }
+
+  trouble (error: unknown): void {
+    for (const listener of this.#troubleListeners) listener(error)
+  }
+
+  /** Runs a script; its strings come as buffers. Rejects with `unreachable`, or `store-full` if Redis has no memory left. The keys are without the prefix. */
+  async run (script: Script, keys: string[], args: Argument[]): Promise<unknown> {
+    const connection = this.#reachable()
+    return await this.#whileUp(this.#run(connection, script, keys, args))
+  }
+
+  publish (channel: string, payload: string | Uint8Array): void {
+    const connection = this.#reachable()
+    checkSize(payload)
+    connection.publish(this.name(channel), payload).catch(error => { if (!connection.isEnded) this.trouble(error) })
+  }
+
+  /** Subscribes now and again after each reconnect. */
+  subscribe (channel: string, listener: MessageListener): LinkSubscription {
+    const name = this.name(channel)
+    const listeners = this.#listeners.get(name)
+    const ready = listeners ? Promise.resolve() : this.#settled(connection => connection.subscribe(name))
+    this.#listeners.set(name, (listeners ?? new Set()).add(listener))
+    return { ready, end: () => this.#unsubscribe(name, listener) }
+  }
+
+  /** Takes the link down and connects anew: what Redis has been asked is not answered. */
+  reset (reason: string): void {
+    if (!this.#up) return
+    this.trouble(new Error(reason))
+    this.#connection!.close()
+  }
+
+  close (): void {
+    this.#isClosed = true
+    this.#changeListeners.clear() // closing is no outage
+    this.#listeners.clear()
+    this.#connection?.close()
+  }
+
+  async #connect (): Promise<void> {
+    const connection = await Connection.open(this.#options, (channel, payload) => this.#receive(channel, payload))
+    connection.onEnd(() => this.#goDown(connection))
+    this.#connection = connection
+    try {
+      await withDeadline(this.#bringUp(connection), READY_TIMEOUT_MS, () => new Error('no answer'))
+    } catch (error) {
+      connection.close()
+      throw error
+    }
+  }
+
+  async #bringUp (connection: Connection): Promise<void> {
+    if (this.#listeners.size > 0) await connection.subscribe(...this.#listeners.keys())
+    await this.#prepare((script, keys, args) => this.#run(connection, script, keys, args))
+    if (connection.isEnded) throw new Error('the connection ended')
+    this.#up = true
+    this.#lastFailure = undefined
+    for (const listener of this.#changeListeners) listener(true)
+  }
+
+  async #keepTrying (): Promise<void> {
+    while (!this.#isClosed) {
+      try {
+        return await this.#connect()
+      } catch (error) {
+        this.#reportOnce(error)
+        await sleep(RETRY_DELAY_MS * (0.5 + Math.random()), undefined, { ref: false })
+      }
+    }
+  }
+
+  /** Reports an error of repeated attempts once until the message changes. */
+  #reportOnce (error: unknown): void {
+    const { message } = error as Error
+    if (message !== this.#lastFailure) this.trouble(error)
+    this.#lastFailure = message
+  }
+
+  #goDown (connection: Connection): void {
+    if (!this.#up || connection !== this.#connection) return
+    this.#up = false
+    for (const reject of this.#rejections) reject(new Failure('unreachable', { message: 'The connection to Redis ended before the answer' }))
+    for (const listener of this.#changeListeners) listener(false)
+    void this.#keepTrying()
+  }
+
+  #reachable (): Connection {
+    if (!this.#up) throw new Failure('unreachable')
+    return this.#connection!
+  }
+
+  async #run (connection: Connection, script: Script, keys: string[], args: Argument[]): Promise<unknown> {
+    try {
+      return await connection.run(script, keys.map(key => this.name(key)), args)
+    } catch (error) {
+      throw this.#failureOf(connection, error as Error)
+    }
+  }
+
+  /** A server that has become a replica is left for the new master. */
+  #failureOf (connection: Connection, { message }: Error): Failure {
+    if (message.startsWith('OOM')) return new Failure('store-full')
+    if (message.startsWith('READONLY')) connection.close()
+    return new Failure('unreachable', { message })
+  }
+
+  #receive (channel: string, payload: Buffer): void {
+    for (const listener of this.#listeners.get(channel) ?? []) {
+      try {
+        listener(payload)
+      } catch (error) {
+        this.trouble(error)
+      }
+    }
+  }
+
+  #unsubscribe (name: string, listener: MessageListener): void {
+    const listeners = this.#listeners.get(name)
+    if (!listeners?.delete(listener) || listeners.size > 0) return
+    this.#listeners.delete(name)
+    void this.#settled(connection => connection.unsubscribe(name))
+  }
+
+  /** A subscription that fails ends the connection: the next one subscribes to all channels anew. */
+  async #settled (work: (connection: Connection) => Promise<void>): Promise<void> {
+    const connection = this.#connection
+    if (!connection || connection.isEnded) return
+    await work(connection).catch(error => {
+      if (!connection.isEnded) this.#reportOnce(error)
+      connection.close()
+    })
+  }
+
+  #whileUp<T> (work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.#rejections.add(reject)
+      work.then(resolve, reject).finally(() => this.#rejections.delete(reject))
+    })
+  }
+}
+
+export function checkSize (payload: string | Uint8Array): void {
+  if (payload.length > MAX_PAYLOAD_BYTES) throw new Failure('too-large')
+}
+
+function withoutPassword (url: string): string {
+  return url.replace(/\/\/[^@/]*@/, '//')
+}
