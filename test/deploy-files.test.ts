@@ -71,12 +71,12 @@ t.test('no file has a secret', async t => {
 
 t.test('compose.yml starts the engine that .env names', async t => {
   const lines = read('env.example').replaceAll(/^#(?=[A-Z])/gm, '')
-  const choices = [...lines.matchAll(/^COMPOSE_PROFILES=(?<profile>.*)\n(?<variable>[A-Z_]+)=(?:redis:\/\/)?(?<service>[^:]+):\d+$/gm)].map(({ groups }) => ({ ...groups! }))
-  t.match(choices, [{ profile: 'redis', variable: 'REDIS_URL' }, { profile: 'nats', variable: 'NATS_URL' }])
-  for (const { profile, variable, service } of choices) {
-    t.strictSame(compose.services[service!].profiles, [profile])
-    t.equal(compose['x-gateway'].environment[variable!], `\${${variable}:-}`)
-    t.strictSame(compose['x-gateway'].depends_on[service!], { condition: 'service_started', required: false })
+  const choices = [...lines.matchAll(/^COMPOSE_PROFILES=(.*)\n([A-Z_]+)=(?:redis:\/\/)?([^:]+):\d+$/gm)].map(([, ...choice]) => choice as [string, string, string])
+  t.strictSame(choices.map(([profile, variable]) => [profile, variable]), [['redis', 'REDIS_URL'], ['nats', 'NATS_URL']])
+  for (const [profile, variable, service] of choices) {
+    t.strictSame(compose.services[service].profiles, [profile])
+    t.equal(compose['x-gateway'].environment[variable], `\${${variable}:-}`)
+    t.strictSame(compose['x-gateway'].depends_on[service], { condition: 'service_started', required: false })
   }
 })
 

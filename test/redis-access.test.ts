@@ -14,13 +14,14 @@ import { ServerProcess } from './campaigns/server-process.ts'
 import { certificate } from './certificates.ts'
 import { backplaneContract } from './contracts/backplane.ts'
 import { mailboxContract } from './contracts/mailbox.ts'
-import { until } from './fakes.ts'
+import { reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 import { root } from './root.ts'
 import { connect } from './support.ts'
 
-/** What docs/redis.md allows the user `devices`, whose prefix is `devices` too. */
-const [documented] = /^ACL SETUSER devices .*$/m.exec(readFileSync(join(root, 'docs/redis.md'), 'utf8'))!
+const page = readFileSync(join(root, 'docs/redis.md'), 'utf8')
+/** What the page allows the user `devices`, whose prefix is `devices` too. */
+const [documented] = /^ACL SETUSER devices .*$/m.exec(page)!
 const allowed = [...documented.matchAll(/ \+(?<command>[a-z|]+)/g)].map(({ groups }) => groups!.command!)
 
 withProgram(t, 'redis-server', 'a user with the permissions of docs/redis.md', async (t, path) => {
@@ -52,8 +53,8 @@ withProgram(t, 'redis-server', 'a user with the permissions of docs/redis.md', a
 
   t.test('was refused nothing, and needs each of its permissions', async t => {
     t.strictSame((await administrator.call('ACL', 'LOG') as unknown[]).map(entry => inspect(entry)), [])
-    const used = [...(await administrator.info('commandstats')).matchAll(/^cmdstat_([^:]+):/gm)].map(([, command]) => command!)
-    t.strictSame(allowed.filter(command => !used.includes(command)), [])
+    const used = new Set((await administrator.info('commandstats')).match(/(?<=^cmdstat_)[^:]+/gm))
+    t.strictSame(allowed.filter(command => !used.has(command)), [])
     t.ok(allowed.includes('info') && !allowed.includes('flushall'))
   })
 
@@ -80,6 +81,76 @@ withProgram(t, 'redis-server', 'the client of @fastify/redis is neither used nor
   t.ok((await app.devices.health()).ok)
   await backplane.close!()
   await until(async () => await connections() === 1)
+})
+
+withProgram(t, 'redis-server', 'docs/redis.md lists the keys and the channels of a cluster', async (t, path) => {
+  const server = await redisServer(t, path)
+  const client = new Redis(server.url)
+  t.teardown(() => client.disconnect())
+  const [app, other] = [Fastify(), Fastify()] as const
+  for (const one of [app, other]) {
+    await one.register(devices, await redis({ url: server.url }))
+    t.teardown(() => one.close())
+  }
+  await connect(await app.listen({ port: 0, host: '127.0.0.1' }), 'here')
+  for (const topic of ['a/b', 'a/+', '#']) await app.devices.join('here', topic)
+  await other.ready()
+  other.devices.on('connected', () => {}, { everywhere: true })
+  const { id } = await app.devices.send('away', 1, { ttl: 60_000 }) as { id: string }
+  await app.devices.send('away', 2, { ttl: 60_000, collapse: 'c' })
+  await app.devices.cancel('away', id)
+  // a dead node, so that one that lives erases its records
+  await client.hset('devices:nodes', 'dead', '1 1')
+  await until(async () => await client.exists('devices:sweeper') === 1)
+
+  const documentedNames = [...page.matchAll(/^\| `(devices:[^`]+)` \|/gm)].map(([, name]) => name!)
+  const patterns = documentedNames.map(name => new RegExp(`^${name.replaceAll(/<\w+>/g, '[^ ]+')}$`))
+  const used = [...await client.keys('*'), ...await client.pubsub('CHANNELS', '*') as string[]]
+  t.strictSame(used.filter(name => !patterns.some(pattern => pattern.test(name))), [], 'which the page lacks')
+  t.strictSame(documentedNames.filter((_, at) => !used.some(name => patterns[at]!.test(name))), [], 'which do not exist')
+})
+
+withProgram(t, 'redis-server', 'a Redis that refuses writes is as one that is unreachable, and is used again when it takes them', async (t, path) => {
+  const server = await redisServer(t, path)
+  const client = new Redis(server.url)
+  t.teardown(() => client.disconnect())
+  const app = Fastify()
+  await app.register(devices, await redis({ url: server.url }))
+  t.teardown(() => app.close())
+  const device = await connect(await app.listen({ port: 0, host: '127.0.0.1' }), 'd')
+  await client.config('SET', 'min-replicas-to-write', '1')
+  t.equal(await reasonOf(app.devices.send('away', 1, { ttl: 60_000 })), 'unreachable')
+  await until(async () => !(await app.devices.health()).ok)
+  t.equal(await reasonOf(app.devices.send('away', 1)), 'unreachable')
+  t.equal(await reasonOf(app.devices.list({})), 'unreachable')
+  await app.devices.send('d', 'hello')
+  t.match(await device.message(), { params: { data: 'hello' } })
+  await client.config('SET', 'min-replicas-to-write', '0')
+  await until(async () => (await app.devices.health()).ok)
+  t.match(await app.devices.send('away', 1, { ttl: 60_000 }), { status: 'queued' })
+})
+
+withProgram(t, 'redis-server', 'while Redis has no memory left letters are refused, and everything else works', async (t, path) => {
+  const server = await redisServer(t, path)
+  const client = new Redis(server.url)
+  t.teardown(() => client.disconnect())
+  const app = Fastify()
+  await app.register(devices, await redis({ url: server.url }))
+  t.teardown(() => app.close())
+  const address = await app.listen({ port: 0, host: '127.0.0.1' })
+  await app.devices.send('d', 'kept', { ttl: 60_000 })
+  await client.config('SET', 'maxmemory', '1')
+  t.equal(await reasonOf(app.devices.send('d', 1, { ttl: 60_000 })), 'store-full')
+  const device = await connect(address, 'd')
+  device.handle('message', () => ({})).handle('reboot', () => ({ at: 'noon' }))
+  t.match(await device.next(({ method }) => method === 'message'), { params: { data: 'kept' } })
+  await until(async () => (await app.devices.letters('d')).receipts.length === 0)
+  t.strictSame(await app.devices.call('d', 'reboot'), { at: 'noon' })
+  t.match(await app.devices.broadcast('all'), { sent: 1 })
+  t.match(await app.devices.list({}), [{ deviceId: 'd' }])
+  t.ok((await app.devices.health()).ok)
+  await client.config('SET', 'maxmemory', '0')
+  t.match(await app.devices.send('away', 1, { ttl: 60_000 }), { status: 'queued' })
 })
 
 withProgram(t, 'redis-server', 'a server with TLS is verified', async (t, path) => {
