@@ -298,12 +298,14 @@ withProgram(t, 'redis-server', 'letters in Redis', async (t, path) => {
     const mailbox = await open(t, { url: emptied.url })
     const client = connect(t, emptied)
     const over = new AbortController()
+    let puts = 0
     const work = async (lane: number) => {
       const deviceId = `d${lane % 4}`
       let last = 0
       for (let count = 0; !over.signal.aborted; count++) {
         const id = `${lane} ${count}`
         await mailbox.put(deviceId, letter(id, { collapse: `k${lane % 2}` }), plenty)
+        puts++
         for await (const { position } of mailbox.letters(deviceId, last)) last = position
         await mailbox.addAttempt(deviceId, id)
         await mailbox.settle(deviceId, id, 'delivered')
@@ -314,6 +316,8 @@ withProgram(t, 'redis-server', 'letters in Redis', async (t, path) => {
     for (let round = 0; round < 40; round++) {
       await client.script('FLUSH')
       if (round % 2 === 0) await client.flushall()
+      const before = puts
+      await until(() => puts > before + 10)
     }
     over.abort()
     await lanes
