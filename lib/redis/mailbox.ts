@@ -60,15 +60,20 @@ class RedisMailbox implements Mailbox {
   }
 
   async * letters (deviceId: string, after = 0): AsyncGenerator<StoredLetter> {
-    for (let position = after; ;) {
-      const { letters, isLast } = await this.#readPage(deviceId, position)
+    let position = after
+    let isLast = false
+    while (!isLast) {
+      const page = await this.#readPage(deviceId, position)
       const readAt = performance.now()
-      for (const letter of letters) {
-        if (performance.now() - readAt > MAX_PAGE_AGE_MS) break
+      isLast = page.isLast
+      for (const letter of page.letters) {
+        if (performance.now() - readAt > MAX_PAGE_AGE_MS) {
+          isLast = false
+          break
+        }
         yield letter
         position = letter.position
       }
-      if (isLast && position >= (letters.at(-1)?.position ?? 0)) return
     }
   }
 
