@@ -131,7 +131,7 @@ withProgram(t, 'redis-server', 'over Redis', async (t, path) => {
     const { backplane } = await redis({ client, prefix })
     await backplane.own('d', new Connection('d', 'a'))
     t.strictSame(await backplane.ask('d', wake), { ok: true, value: 'a' })
-    t.ok(await client.call('HEXISTS', `${prefix}:owners`, 'd'), 'in the database of the client, without its prefix')
+    t.equal(await behind(t, `${server.url}/3`).hexists(`${prefix}:owners`, 'd'), 1, 'in the database of the client, without its prefix')
     await backplane.close!()
     t.equal(client.status, 'ready')
     t.equal(client.listenerCount('close'), 0)

@@ -136,8 +136,9 @@ export class Link {
 
   async #connect (): Promise<void> {
     const connection = await Connection.open(this.#options, (channel, payload) => this.#receive(channel, payload))
-    connection.onEnd(() => this.#goDown(connection))
     this.#connection = connection
+    if (this.#isClosed) return connection.close()
+    connection.onEnd(() => this.#goDown(connection))
     try {
       await withDeadline(this.#bringUp(connection), READY_TIMEOUT_MS, () => new Error('no answer'))
     } catch (error) {

@@ -106,14 +106,13 @@ export class OwnershipTable {
 
   /** Without Redis this node cannot know of owners on other nodes: the connection owns the device until they can be compared. */
   async #claim (owned: OwnedDevice): Promise<void> {
-    const { deviceId, owner } = owned
+    const current = this.#owned.get(owned.deviceId)
+    if (current && (!this.#link.up || current.epoch === 0)) await owned.owner.confirmAlive?.() // Redis does not know of the current connection
     try {
       await this.#nodes.joined()
-      if (this.#owned.get(deviceId)?.epoch === 0) await owner.confirmAlive?.() // Redis does not know of the current connection
       await this.#take(owned)
     } catch (error) {
       if (!isUnreachable(error)) throw error
-      if (this.#owned.has(deviceId)) await owner.confirmAlive?.()
       owned.generation = this.#nodes.nextGeneration()
       this.#nodes.rejoin() // Redis may have executed what it did not answer
     }
@@ -149,6 +148,7 @@ export class OwnershipTable {
   }
 
   #lose (owned: OwnedDevice): void {
+    if (owned.isLost) return
     this.#remove(owned)
     owned.owner.yield()
   }

@@ -71,7 +71,7 @@ export class PresenceList {
       return this.#requests.askNode(node, nonce => ({ type: 'list', from: this.#self, nonce, page }), LIST_TIMEOUT_MS)
     }))
     const found = new Map<string, Presence>()
-    for (const presence of replies.flatMap(reply => reply && 'page' in reply ? reply.page : [])) {
+    for (const presence of replies.flatMap(reply => typeof reply === 'object' && 'page' in reply ? reply.page : [])) {
       // a node may still list a device that another has taken over
       const other = found.get(presence.deviceId)
       if (!other || other.generation < presence.generation) found.set(presence.deviceId, presence)

@@ -40,16 +40,16 @@ export class Requests {
     throw new Failure('unreachable', { message: 'The node that has the device does not receive requests at present' })
   }
 
-  /** Sends a message to a node; resolves with undefined if it does not answer in time. */
-  async askNode (node: string, message: (nonce: string) => NodeMessage, timeout: number): Promise<Reply | undefined> {
+  /** Sends a message to a node. Resolves with `lost` if no node receives it, and with `silent` if that does not answer in time. */
+  async askNode (node: string, message: (nonce: string) => NodeMessage, timeout: number): Promise<Reply | 'lost' | 'silent'> {
     const nonce = this.#nextNonce()
     const reply = this.#expect(nonce)
     try {
       const late = new Failure('timeout')
       const receivers = await this.#link.publish(nodeChannel(node), encode(message(nonce)))
-      return receivers === 0 ? undefined : await withDeadline(reply, timeout, () => late)
+      return receivers === 0 ? 'lost' : await withDeadline(reply, timeout, () => late)
     } catch {
-      return undefined
+      return 'silent'
     } finally {
       this.#pending.delete(nonce)
     }
@@ -104,7 +104,8 @@ export class Requests {
 
   async #probe (home: string, about: string): Promise<ProbeResult> {
     const reply = await this.askNode(home, nonce => ({ type: 'probe', from: this.#self, nonce, about }), PROBE_TIMEOUT_MS)
-    return reply && 'state' in reply ? reply.state as ProbeResult : 'silent'
+    if (typeof reply === 'string') return reply
+    return 'state' in reply ? reply.state : 'silent'
   }
 
   #expect (nonce: string): Promise<Reply> {
