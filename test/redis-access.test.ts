@@ -161,7 +161,8 @@ withProgram(t, 'redis-server', 'a server with TLS is verified', async (t, path) 
   const { backplane } = await redis({ url, tls: { ca: certificate('ca.pem') } })
   t.teardown(() => backplane.close!())
   t.strictSame(await backplane.health!(), { ok: true })
-  await t.rejects(redis({ url }), /at rediss:\/\/127\.0\.0\.1:\d+ cannot be used: .*certificate/)
+  // the second connection is closed during its handshake, at one moment or another
+  for (let time = 0; time < 20; time++) await t.rejects(redis({ url }), /at rediss:\/\/127\.0\.0\.1:\d+ cannot be used: .*certificate/)
 })
 
 withProgram(t, 'redis-server', 'a worker over Redis answers the devices of a gateway', async (t, path) => {

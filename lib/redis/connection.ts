@@ -38,7 +38,7 @@ export class Connection {
     this.#commands = client as Redis & ScriptCommands
     this.#subscriber = client.duplicate()
     this.#subscriber.on('messageBuffer', (channel, payload) => onMessage(channel.toString(), payload))
-    for (const one of this.#both) one.on('close', () => this.close()).on('error', () => {}) // `open` rejects with the error
+    for (const one of this.#both) one.on('close', () => this.close()).on('error', () => ignoreErrors(one)) // `open` rejects with the error
   }
 
   static async open (options: LinkOptions, onMessage: (channel: string, payload: Buffer) => void): Promise<Connection> {
@@ -86,7 +86,10 @@ export class Connection {
   close (): void {
     if (this.#isEnded) return
     this.#isEnded = true
-    for (const one of this.#both) one.disconnect()
+    for (const one of this.#both) {
+      ignoreErrors(one)
+      one.disconnect()
+    }
     this.#end()
   }
 
@@ -100,6 +103,11 @@ export class Connection {
     await Promise.race([Promise.all(this.#both.map(one => one.connect())), ...firstErrors])
     checkServer(await this.#commands.info())
   }
+}
+
+/** The client listens to the first error of its socket only. With TLS another may follow, also after the end, and without a listener it would stop the process. */
+function ignoreErrors ({ stream }: Redis): void {
+  stream?.on('error', () => {})
 }
 
 /**
