@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { connect as dial, createServer, type AddressInfo, type Socket } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
 import { stripVTControlCharacters } from 'node:util'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
@@ -18,10 +19,12 @@ import { nearest } from '../lib/cli/nearest.ts'
 import { json, printable } from '../lib/cli/printable.ts'
 import { commands } from '../lib/cli/program.ts'
 import { openEngines } from '../lib/cli/serve/engines.ts'
+import { createGateway } from '../lib/cli/serve/gateway.ts'
 import { addMetrics } from '../lib/cli/serve/metrics.ts'
 import { displayWidth, Table } from '../lib/cli/table.ts'
 import type { Terminal } from '../lib/cli/terminal.ts'
 import devices, { reasons } from '../lib/index.ts'
+import { redisServer } from './campaigns/redis.ts'
 import { all, until } from './fakes.ts'
 import { answerJson, cli, impostor, inTerminal, launch, program, start } from './cli-support.ts'
 import { withProgram } from './programs.ts'
@@ -190,6 +193,8 @@ t.test('a wrong command line says what is wrong, and sends nothing', async t => 
     [['serve', '--token', 'open sesame'], /A token consists of visible ASCII characters, without spaces\n/],
     [['serve', '--log-level', 'loud'], /"loud" is not a level/],
     [['serve', '--data', 'a', '--nats', 'b'], /NATS keeps the letters; leave --data out/],
+    [['serve', '--data', 'a', '--redis', 'redis://b'], /Redis keeps the letters; leave --data out/],
+    [['serve', '--redis', 'redis://a', '--nats', 'b'], /Redis or NATS, not both: leave out --redis and REDIS_URL, or --nats and NATS_URL/],
     [['serve', '--trust-proxy', '127.0.0.1,proxy.example'], /--trust-proxy is a list of addresses, not "proxy.example"/],
     [['serve', '--config', 'missing.js'], /There is no file ".*missing.js"/]
   ]
@@ -677,11 +682,13 @@ t.test('on a terminal the gateway says what to do next', async t => {
   for (const [flags, expected] of [
     [[], ['in memory', 'this machine only']],
     [['--data', t.testdir(), '--token', 'x'], [t.testdirName, 'with the token']],
+    [['--redis', 'redis://:open-sesame@127.0.0.1:9'], ['in Redis']],
     [['--nats', '127.0.0.1:9'], ['in NATS']]
   ] as const) {
     const gateway = start(t, ['serve', '--port', '0', '--log-level', 'silent', ...flags], { isTerminal: true })
     await until(() => gateway.stdout.includes('See them'))
     for (const text of expected) t.match(gateway.stdout, text)
+    t.notMatch(gateway.stdout, 'sesame')
     t.match(stripVTControlCharacters(gateway.stdout), /Listening on (http:\S+)\n[^]*npx fastify-devices connect abc123 --url \1\n/)
     gateway.interrupt('SIGTERM')
     t.equal(await gateway.code, 0)
@@ -795,12 +802,63 @@ t.test('with --trust-proxy the address of a device is the one that the proxy for
   }
 })
 
+t.test('an address of Redis that is none is refused and not shown, because it may contain a password', async t => {
+  for (const [address, env] of [['10.0.0.1:6379'], ['http://:open-sesame@10.0.0.1'], ['redis://:open/sesame@10.0.0.1'], ['open-sesame', { REDIS_URL: 'open-sesame' }]] as Array<[string, Record<string, string>?]>) {
+    const { code, stdout, stderr } = await cli(t, ['serve', '--port', '0', ...(env ? [] : ['--redis', address])], env && { env })
+    t.match({ code, stdout, stderr }, { code: 2, stdout: '', stderr: /^fastify-devices: The address of Redis is redis:\/\/HOST:PORT/ }, address)
+    t.notMatch(stderr, 'sesame')
+  }
+})
+
+withProgram(t, 'redis-server', 'gateways that have the same REDIS_URL are nodes of one cluster, whose letters are in Redis', async (t, path) => {
+  const server = await redisServer(t, path, ['--requirepass', 'open-sesame'])
+  const env = { REDIS_URL: server.url.replace('//', '//:open-sesame@'), DATA: '/not/used', PORT: '0' }
+  const gateways = [start(t, ['serve'], { env }), start(t, ['serve'], { env })] as const
+  const [near, far] = await Promise.all(gateways.map(gateway => gateway.record(({ url }) => url))) as [{ url: string }, { url: string }]
+  for (const at of [near, far]) await until(async () => (await request(at, 'GET', '/readyz')).status === 200)
+  const device = start(t, ['connect', 'd', '--echo', '--url', near.url])
+  await device.record(({ state }) => state === 'connected')
+  t.match(await cli(t, ['call', 'd', 'reboot', '{"delay":5}', '--url', far.url]), { code: 0, records: [{ delay: 5 }] })
+  t.match(await cli(t, ['send', 'away', '1', '--ttl', '60', '--url', near.url]), { code: 0, records: [{ status: 'queued' }] })
+  for (const gateway of gateways) {
+    gateway.interrupt('SIGTERM')
+    t.equal(await gateway.code, 0)
+  }
+  const later = await start(t, ['serve'], { env }).record(({ url }) => url)
+  await until(async () => (await request(later, 'GET', '/readyz')).status === 200)
+  t.match((await cli(t, ['letters', 'away', '--url', later.url])).records, [{ status: 'queued' }])
+})
+
+withProgram(t, 'redis-server', 'a gateway starts before Redis does, and becomes ready once Redis admits it; its log has no password', async (t, path) => {
+  const server = await redisServer(t, path, ['--requirepass', 'open-sesame'])
+  await server.stop()
+  const at = (password: string) => server.url.replace('//', `//:${password}@`)
+  const log: string[] = []
+  const gateway = async (url: string) => {
+    const stream = new PassThrough().on('data', line => log.push(String(line)))
+    const app = await createGateway({ redis: url, signal: new AbortController().signal, log: { level: 'trace', stream } })
+    t.teardown(() => app.close())
+    return async () => { const { statusCode, body } = await app.inject('/readyz'); return [statusCode, body] }
+  }
+  const readiness = await gateway(at('open-sesame'))
+  t.match(await readiness(), [503, /"backplane: Redis unreachable"/])
+  await server.start()
+  await until(async () => (await readiness())[0] === 200)
+
+  const refused = await gateway(at('open-barley'))
+  await until(() => log.some(line => line.includes('WRONGPASS')))
+  t.match(await refused(), [503, /"backplane: Redis unreachable"/])
+  t.notMatch(log.join(''), /sesame|barley/)
+})
+
 t.test('without its optional packages, serve says what to install', async t => {
   const missing = async () => { throw Object.assign(new Error('Cannot find package'), { code: 'ERR_MODULE_NOT_FOUND' }) }
-  await t.rejects(openEngines({ data: 'x' }, { disk: missing, nats: missing }), { message: '--data needs packages that are not installed: npm install classic-level', exit: 'usage' })
-  await t.rejects(openEngines({ nats: 'x' }, { disk: missing, nats: missing }), { message: /npm install @nats-io\/transport-node @nats-io\/jetstream/ })
+  const load = { disk: missing, redis: missing, nats: missing }
+  await t.rejects(openEngines({ data: 'x' }, load), { message: '--data needs packages that are not installed: npm install classic-level', exit: 'usage' })
+  await t.rejects(openEngines({ redis: 'x' }, load), { message: '--redis needs packages that are not installed: npm install ioredis', exit: 'usage' })
+  await t.rejects(openEngines({ nats: 'x' }, load), { message: /npm install @nats-io\/transport-node @nats-io\/jetstream/ })
   const broken = async () => { throw new Error('of the package') }
-  await t.rejects(openEngines({ data: 'x' }, { disk: broken, nats: broken }), { message: 'of the package' })
+  await t.rejects(openEngines({ data: 'x' }, { ...load, disk: broken }), { message: 'of the package' })
 })
 
 t.test('a second gateway on one folder says so, without a stack', async t => {

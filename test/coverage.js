@@ -1,13 +1,13 @@
 import { accessSync, constants, readdirSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
-/** Only tests that need nats-server run these files; without nats-server the tests are skipped. */
-const needsNats = /^lib\/nats\//
+/** Files that only tests with a server run; without the server the tests are skipped. */
+const servers = { 'lib/nats/': 'nats-server', 'lib/redis/': 'redis-server' }
 const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin']
-const hasNats = folders.some(folder => isProgram(join(folder, 'nats-server')))
+const skipped = Object.keys(servers).filter(room => !folders.some(folder => isProgram(join(folder, servers[room]))))
 
 const files = readdirSync('lib', { recursive: true }).map(name => `lib/${name.replaceAll('\\', '/')}`).filter(name => name.endsWith('.ts'))
-const covered = files.filter(name => hasNats || !needsNats.test(name))
+const covered = files.filter(name => !skipped.some(room => name.startsWith(room)))
 
 /** The files of which the tests must run every line. */
 export default () => covered

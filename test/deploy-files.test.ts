@@ -63,10 +63,21 @@ t.test('a gateway is killed only after the delay and the drain', async t => {
 })
 
 t.test('no file has a secret', async t => {
-  t.strictSame(variables(read('env.example')), { TOKEN: '', GRAFANA_PASSWORD: '' })
+  t.strictSame(variables(read('env.example')), { TOKEN: '', GRAFANA_PASSWORD: '', COMPOSE_PROFILES: 'redis', REDIS_URL: 'redis://redis:6379' })
   t.equal(environments['gateway.env.example']!.TOKEN, '')
   t.match(environments['compose.yml']!.TOKEN, /^\$\{TOKEN:\?/)
   t.equal(environments['kubernetes.yml']!.TOKEN, undefined)
+})
+
+t.test('compose.yml starts the engine that .env names', async t => {
+  const lines = read('env.example').replaceAll(/^#(?=[A-Z])/gm, '')
+  const choices = [...lines.matchAll(/^COMPOSE_PROFILES=(.*)\n([A-Z_]+)=(?:redis:\/\/)?([^:]+):\d+$/gm)].map(([, ...choice]) => choice as [string, string, string])
+  t.strictSame(choices.map(([profile, variable]) => [profile, variable]), [['redis', 'REDIS_URL'], ['nats', 'NATS_URL']])
+  for (const [profile, variable, service] of choices) {
+    t.strictSame(compose.services[service].profiles, [profile])
+    t.equal(compose['x-gateway'].environment[variable], `\${${variable}:-}`)
+    t.strictSame(compose['x-gateway'].depends_on[service], { condition: 'service_started', required: false })
+  }
 })
 
 t.test('the files that compose.yml mounts exist', async t => {
@@ -102,8 +113,8 @@ t.test('the Dockerfile installs the packages that the gateway needs, and runs no
   const dockerfile = read('Dockerfile')
   t.ok(dockerfile.includes(`fastify-devices-${version}.tgz`))
   const installed = Object.fromEntries([...dockerfile.matchAll(/ (@?[a-z/-]+)@(\d+)(?= )/g)].map(([, name, major]) => [name, major]))
-  t.strictSame(installed, Object.fromEntries(Object.keys(installed).map(name => [name, found(peerDependencies[name], /^\^(\d+)\./)])))
-  t.strictSame(Object.keys(installed).toSorted(), ['@nats-io/jetstream', '@nats-io/transport-node', 'classic-level', 'fastify', 'prom-client'])
+  t.strictSame(installed, Object.fromEntries(Object.keys(installed).map(name => [name, found(peerDependencies[name], /\^(\d+)\.[\d.]+$/)])))
+  t.strictSame(Object.keys(installed).toSorted(), ['@nats-io/jetstream', '@nats-io/transport-node', 'classic-level', 'fastify', 'ioredis', 'prom-client'])
   t.match(dockerfile, /^ENTRYPOINT \["node", .*\]$/m)
   t.match(dockerfile, /^USER node$/m)
   t.ok(readFileSync(join(root, 'docs/deploy.md'), 'utf8').includes(found(dockerfile, /"\$PACKAGE" (.*?) \\$/m)), 'docs/deploy.md installs the same')

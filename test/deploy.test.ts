@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import { connect, type Client } from '../lib/client/index.ts'
 import { natsServer } from './campaigns/nats.ts'
+import { redisServer } from './campaigns/redis.ts'
 import { freePort } from './campaigns/port.ts'
 import { certificate } from './certificates.ts'
 import { until } from './fakes.ts'
@@ -76,12 +77,11 @@ interface Site {
   gateways: Gateway[]
 }
 
-/** Two gateways that share NATS. */
-async function twoGateways (t: Test, folder: string): Promise<Gateway[]> {
-  const nats = await natsServer(t, programAt('nats-server')!)
+/** Two gateways that share an engine. */
+async function twoGateways (t: Test, folder: string, engine: { REDIS_URL: string } | { NATS_URL: string }): Promise<Gateway[]> {
   const config = join(folder, 'config.js')
   writeFileSync(config, 'export const options = { retrySpread: 500, closeTimeout: 200 }')
-  const env = { TOKEN, NATS_URL: nats.servers, DRAIN_DELAY: '2', TRUST_PROXY: '127.0.0.1', FASTIFY_DEVICES_CONFIG: config, LOG_LEVEL: 'error' }
+  const env = { TOKEN, ...engine, DRAIN_DELAY: '2', TRUST_PROXY: '127.0.0.1', FASTIFY_DEVICES_CONFIG: config, LOG_LEVEL: 'error' }
   return await Promise.all(['one', 'two'].map(name => Gateway.start(t, name, env)))
 }
 
@@ -160,9 +160,10 @@ async function streams (t: Test, { port }: Site): Promise<void> {
 
 const needs = (names: string[]) => names.find(name => !programAt(name)) ?? names[0]!
 
-withProgram(t, needs(['nginx', 'nats-server', 'curl']), 'nginx in front of two gateways', async t => {
+withProgram(t, needs(['nginx', 'redis-server', 'curl']), 'nginx in front of two gateways over Redis', async t => {
   const folder = t.testdir({})
-  const gateways = await twoGateways(t, folder)
+  const { url } = await redisServer(t, programAt('redis-server')!)
+  const gateways = await twoGateways(t, folder, { REDIS_URL: url })
   const [port, plain] = [await freePort(), await freePort()]
   writeFileSync(join(folder, 'servers.conf'), gateways.map(({ name, address }) => `server ${address}; # ${name}\n`).join(''))
   const certificates = join(root, 'test/certificates')
@@ -212,9 +213,10 @@ withProgram(t, needs(['nginx', 'nats-server', 'curl']), 'nginx in front of two g
   })
 })
 
-withProgram(t, needs(['caddy', 'nats-server']), 'Caddy in front of two gateways', async t => {
+withProgram(t, needs(['caddy', 'nats-server']), 'Caddy in front of two gateways over NATS', async t => {
   const folder = t.testdir({})
-  const gateways = await twoGateways(t, folder)
+  const { servers } = await natsServer(t, programAt('nats-server')!)
+  const gateways = await twoGateways(t, folder, { NATS_URL: servers })
   const port = await freePort()
   const certificates = join(root, 'test/certificates')
   const file = join(folder, 'Caddyfile')

@@ -178,7 +178,7 @@ t.test('the client loads nothing that a browser lacks, the worker no server, and
   t.match(read('lib/plugin.ts'), /^import type \{ Webhooks \} from '\.\/observe\/webhooks\/index\.ts'$/m)
   t.strictSame(packages('observe/device-tracer.ts').filter(name => name !== '@opentelemetry/api'), [])
   for (const entry of ['index.ts', 'workers/worker.ts', 'client/index.ts', 'testing/index.ts']) t.notOk(packages(entry).some(name => name.startsWith('@opentelemetry/')), `${entry} loads no tracer`)
-  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'observe/tracing.ts', 'testing/index.ts', 'console/index.ts']) t.notOk(imports.some(({ from, to }) => to === optional && !from.startsWith('cli/')), `${optional} is loaded only by those who ask for it`)
+  for (const optional of ['transports/tcp/index.ts', 'protocol/ocpp.ts', 'storage/disk/index.ts', 'redis/index.ts', 'nats/index.ts', 'observe/metrics/index.ts', 'observe/tracing.ts', 'testing/index.ts', 'console/index.ts']) t.notOk(imports.some(({ from, to }) => to === optional && !from.startsWith('cli/')), `${optional} is loaded only by those who ask for it`)
 })
 
 t.test('the architecture names every room, and each imports only what its row names', async t => {

@@ -165,7 +165,8 @@ export const programs: Record<string, Entry> = {
   'docs/cli.md > Handlers and options: `--config` 1': {
     notRun: 'test/cli.test.ts runs a gateway with it', notChecked: 'is JavaScript, whose parameter has no type'
   },
-  'docs/cluster.md > More than one machine 1': {
+  'docs/cluster.md > Nodes over Redis 1': { before: 'const app = $Fastify()', notRun: 'needs Redis; test/cli.test.ts runs nodes over it' },
+  'docs/cluster.md > Nodes over NATS 1': {
     before: 'const app = $Fastify()',
     notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS'
   },
@@ -423,6 +424,21 @@ export const programs: Record<string, Entry> = {
   'docs/recipes.md > @fastify/autoload 2': { notRun: 'test/recipes.test.ts runs it' },
   'docs/recipes.md > @fastify/autoload 3': { notRun: 'test/recipes.test.ts runs it', notChecked: 'is CommonJS' },
 
+  'docs/redis.md > Redis 1': { before: 'const app = $Fastify()', notRun: 'needs Redis; test/cli.test.ts runs nodes over it' },
+  'docs/redis.md > With @fastify/redis 1': {
+    before: `import { redis } from 'fastify-devices/redis'\nconst app = $Fastify()\nconst devices = $devices`,
+    notRun: 'needs Redis; test/redis-access.test.ts uses the client of the real package'
+  },
+  'docs/redis.md > TLS 1': {
+    before: `import { redis } from 'fastify-devices/redis'\nconst app = $Fastify()\nconst devices = $devices\nconst ca = ''`,
+    notRun: 'needs Redis with TLS; test/redis-access.test.ts connects over TLS'
+  },
+  'docs/redis.md > A worker 1': { before: `import { redis } from 'fastify-devices/redis'`, notRun: 'needs Redis; test/redis-access.test.ts runs a worker over it' },
+  'docs/redis.md > Failover 1': {
+    before: `import { redis } from 'fastify-devices/redis'\nconst app = $Fastify()\nconst devices = $devices\nconst [password, sentinelPassword] = ['', '']`,
+    notRun: 'needs three Sentinels; test/redis-access.test.ts finds the master through one'
+  },
+
   'docs/security.md > Who is this device: `authenticate` 1': {
     before: `Object.assign(process.env, { SECRET: 'secret', ADMIN_TOKEN: 'admin', PORT: '0' })`,
     replace: [['logger: true, ', ''], [/^export const /gm, 'const ']],
@@ -567,7 +583,11 @@ export const shellsNotRun: Record<string, string> = {
   'CONTRIBUTING.md > Set up 1': 'installs the dependencies',
   'docs/cli.md > A session 1': 'runs until it is stopped; test/cli.test.ts runs the session',
   'docs/cli.md > Handlers and options: `--config` 1': 'runs until it is stopped; test/cli.test.ts runs gateways with a config',
-  'docs/cluster.md > More than one machine 1': 'needs a registry that has the package',
+  'docs/cluster.md > Nodes over Redis 1': 'needs Docker',
+  'docs/cluster.md > Nodes over Redis 2': 'runs until it is stopped; test/cli.test.ts runs the same gateways',
+  'docs/cluster.md > Nodes over Redis 3': 'needs Redis; test/cli.test.ts sends the same requests',
+  'docs/cluster.md > Nodes over Redis 4': 'needs a registry that has the package',
+  'docs/cluster.md > Nodes over NATS 1': 'needs a registry that has the package',
   'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/cluster.test.ts starts nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
@@ -581,6 +601,7 @@ export const shellsNotRun: Record<string, string> = {
   'docs/ocpp.md > Call a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/ocpp.md > Send to a charger 1': 'needs a charger; test/ocpp.test.ts sends the same request',
   'docs/performance.md > Performance 1': 'takes minutes',
+  'docs/redis.md > Redis 1': 'needs a registry that has the package',
   'docs/tracing.md > Tracing 1': 'installs the dependencies',
   'docs/tcp.md > Try it with nc 1': 'test/tcp.test.ts runs it',
   'docs/tcp.md > Try it with nc 2': 'test/tcp.test.ts runs it',

@@ -56,7 +56,7 @@ export interface NodeParts {
 
 export function assemble ({ settings, mailbox, backplane, log, elsewhere, dials, protect, scope = '', webhooks }: AssemblyOptions): NodeParts {
   if (backplane.remote && !mailbox.shared) {
-    throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of nats(): a device that reconnects to another node would not get the letters of this one')
+    throw new Error('fastify-devices: the option "mailbox" must be one that all nodes share, such as that of redis() or nats(): a device that reconnects to another node would not get the letters of this one')
   }
   const node = settings.node ?? randomBytes(6).toString('base64url')
   const topic = { length: settings.maxTopicLength, levels: settings.maxTopicLevels }

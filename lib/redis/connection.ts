@@ -38,17 +38,18 @@ export class Connection {
     this.#commands = client as Redis & ScriptCommands
     this.#subscriber = client.duplicate()
     this.#subscriber.on('messageBuffer', (channel, payload) => onMessage(channel.toString(), payload))
-    for (const one of this.#both) one.on('close', () => this.close()).on('error', () => {}) // `open` rejects with the error
+    for (const one of this.#both) one.on('close', () => this.close()).on('error', () => ignoreErrors(one)) // `open` rejects with the error
   }
 
   static async open (options: LinkOptions, onMessage: (channel: string, payload: Buffer) => void): Promise<Connection> {
-    const connection = new Connection(clientOf(options), onMessage)
+    let connection: Connection | undefined
     try {
+      connection = new Connection(clientOf(options), onMessage)
       await connection.#connect()
       return connection
     } catch (error) {
-      connection.close()
-      throw error
+      connection?.close()
+      throw withoutArguments(error)
     }
   }
 
@@ -71,7 +72,7 @@ export class Connection {
   }
 
   async publish (channel: string, payload: string | Uint8Array): Promise<number> {
-    return await this.#commands.publish(channel, payload as Buffer)
+    return await this.#commands.publish(channel, payload as Buffer).catch(error => { throw withoutArguments(error) })
   }
 
   async subscribe (...channels: string[]): Promise<void> {
@@ -85,7 +86,10 @@ export class Connection {
   close (): void {
     if (this.#isEnded) return
     this.#isEnded = true
-    for (const one of this.#both) one.disconnect()
+    for (const one of this.#both) {
+      ignoreErrors(one)
+      one.disconnect()
+    }
     this.#end()
   }
 
@@ -99,6 +103,19 @@ export class Connection {
     await Promise.race([Promise.all(this.#both.map(one => one.connect())), ...firstErrors])
     checkServer(await this.#commands.info())
   }
+}
+
+/** The client listens to the first error of its socket only. With TLS another may follow, also after the end, and without a listener it would stop the process. */
+function ignoreErrors ({ stream }: Redis): void {
+  stream?.on('error', () => {})
+}
+
+/**
+ * The error of a command has its arguments as a property, such as a password or a message, and that of a wrong URL has the URL. Redis before 6 also repeats the
+ * arguments of an unknown command, `HELLO` with the password.
+ */
+function withoutArguments (error: unknown): Error {
+  return new Error((error as Error).message.replace(/, with args beginning with:.*$/s, ''))
 }
 
 function clientOf ({ url, client, prefix: _prefix, startWithout: _startWithout, ...options }: LinkOptions): Redis {

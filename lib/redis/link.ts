@@ -55,8 +55,7 @@ export class Link {
       await this.#connect()
     } catch (error) {
       await abandon()
-      const at = this.#options.url === undefined ? '' : ` at ${withoutPassword(this.#options.url)}`
-      throw new Error(`fastify-devices: Redis${at} cannot be used: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
+      throw new Error(`fastify-devices: Redis${addressIn(this.#options.url)} cannot be used: ${(error as Error).message} (\`startWithout: true\` starts without it, and keeps trying)`, { cause: error })
     }
   }
 
@@ -235,6 +234,9 @@ export function checkSize (payload: string | Uint8Array): void {
   if (payload.length > MAX_PAYLOAD_BYTES) throw new Failure('too-large')
 }
 
-function withoutPassword (url: string): string {
-  return url.replace(/\/\/[^@/]*@/, '//')
+/** Without user, password and query: the client takes options from the query, the password too. */
+function addressIn (url = ''): string {
+  if (!/^rediss?:/.test(url) || !URL.canParse(url)) return ''
+  const { protocol, host } = new URL(url)
+  return ` at ${protocol}//${host}`
 }

@@ -4,9 +4,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Command, Invocation } from '../command.ts'
 import { CommandFailure } from '../command-failure.ts'
+import type { Flags } from '../flags.ts'
 import { interruptible } from '../interruptible.ts'
 import type { Output } from '../output.ts'
 import { loadConfig } from '../serve/config.ts'
+import type { EngineSettings } from '../serve/engines.ts'
 
 const DEFAULT_PORT = 3_000
 const DEFAULT_HOST = '127.0.0.1'
@@ -20,6 +22,7 @@ export const serve: Command = {
     port: { value: 'PORT', about: 'Port to listen on; by default 3000, and 0 takes a free one', env: 'PORT' },
     host: { value: 'HOST', about: 'Address to listen on; by default 127.0.0.1', env: 'HOST' },
     data: { value: 'FOLDER', about: 'Keep letters in this folder; without it, in memory', env: 'DATA' },
+    redis: { value: 'URL', about: 'Be one of many nodes: Redis keeps the letters, and DATA is not used', env: 'REDIS_URL' },
     nats: { value: 'SERVERS', about: 'Be one of many nodes: NATS keeps the letters, and DATA is not used', env: 'NATS_URL' },
     token: { value: 'TOKEN', about: 'Devices and REST callers need it. Without it, only this machine may connect', env: 'TOKEN' },
     'trust-proxy': { value: 'ADDRESSES', about: 'Addresses of proxies, separated by commas; the address of a device is the one that they forward', env: 'TRUST_PROXY' },
@@ -38,15 +41,16 @@ export const serve: Command = {
   examples: [
     { line: 'fastify-devices serve', does: 'On this machine, with letters in memory' },
     { line: 'TOKEN=secret fastify-devices serve --host 0.0.0.0 --data ./data', does: 'For other machines, with letters on disk' },
+    { line: 'REDIS_URL=redis://10.0.0.1:6379 TOKEN=secret fastify-devices serve --host 0.0.0.0', does: 'As one of many nodes' },
     { line: 'fastify-devices serve --config ./gateway.mjs', does: 'With handlers of your own' }
   ],
   async run (invocation) {
     const { flags, terminal: { signal, stdout }, output } = invocation
-    if (flags.isGiven('data') && flags.text('nats') !== undefined) throw new CommandFailure('usage', 'With --nats or NATS_URL, NATS keeps the letters; leave --data out')
+    const engines = engineSettings(flags)
     const [port = DEFAULT_PORT, host = DEFAULT_HOST, file] = [flags.port('port'), flags.text('host'), flags.text('config')]
     const drainDelay = flags.delay('drain-delay') ?? 0
     const settings = {
-      data: flags.text('data'), nats: flags.text('nats'), token: flags.token(), trustProxy: trustedProxies(flags.text('trust-proxy')), signal,
+      ...engines, token: flags.token(), trustProxy: trustedProxies(flags.text('trust-proxy')), signal,
       log: { level: logLevel(invocation), stream: stdout }
     }
     const { createGateway } = await import('../serve/gateway.ts') // Fastify, which the other commands do not need
@@ -66,6 +70,20 @@ export const serve: Command = {
       return await createGateway({ ...settings, ...(file !== undefined && { config: await loadConfig(file) }) })
     }
   }
+}
+
+/** What keeps the letters and joins the nodes. The address of Redis may contain a password, so no message shows it. */
+function engineSettings (flags: Flags): EngineSettings {
+  const [data, redis, nats] = [flags.text('data'), flags.text('redis'), flags.text('nats')]
+  if (redis !== undefined && nats !== undefined) throw new CommandFailure('usage', 'Redis or NATS, not both: leave out --redis and REDIS_URL, or --nats and NATS_URL')
+  if (redis !== undefined && !isRedisUrl(redis)) throw new CommandFailure('usage', 'The address of Redis is redis://HOST:PORT, or rediss:// for TLS. Percent-encode special characters of its password')
+  if (flags.isGiven('data') && redis !== undefined) throw new CommandFailure('usage', 'With --redis or REDIS_URL, Redis keeps the letters; leave --data out')
+  if (flags.isGiven('data') && nats !== undefined) throw new CommandFailure('usage', 'With --nats or NATS_URL, NATS keeps the letters; leave --data out')
+  return { data, redis, nats }
+}
+
+function isRedisUrl (text: string): boolean {
+  return URL.canParse(text) && /^rediss?:$/.test(new URL(text).protocol)
 }
 
 function logLevel ({ flags }: Invocation): string {
@@ -93,17 +111,15 @@ async function listen (app: FastifyInstance, port: number, host: string): Promis
   }
 }
 
-interface GreetingFacts {
-  data?: string | undefined
-  nats?: string | undefined
+interface GreetingFacts extends EngineSettings {
   token?: string | undefined
   hasConsole: boolean
 }
 
 /** What a person on a terminal may do next. */
-export function greeting (output: Pick<Output, 'style'>, url: string, { data, nats, token, hasConsole }: GreetingFacts): string {
+export function greeting (output: Pick<Output, 'style'>, url: string, { data, redis, nats, token, hasConsole }: GreetingFacts): string {
   const at = url === `http://${DEFAULT_HOST}:${DEFAULT_PORT}` ? '' : ` --url ${url}`
-  const letters = nats !== undefined ? 'in NATS' : data ?? 'in memory, until the gateway ends; --data FOLDER keeps them'
+  const letters = (redis && 'in Redis') ?? (nats && 'in NATS') ?? data ?? 'in memory, until the gateway ends; --data FOLDER keeps them'
   return [
     `Listening on ${output.style('bold', url)}`,
     ...(hasConsole ? [`Console       ${url}/console`] : []),

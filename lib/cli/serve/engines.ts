@@ -6,17 +6,24 @@ type Engines = Pick<Options, 'mailbox' | 'backplane'>
 export interface EngineSettings {
   /** Folder of the letters. */
   data?: string | undefined
+  /** Address of Redis. */
+  redis?: string | undefined
   /** Addresses of NATS servers, separated by commas. */
   nats?: string | undefined
 }
 
 const loaders = {
   disk: () => import('../../storage/disk/index.ts'),
+  redis: () => import('../../redis/index.ts'),
   nats: () => import('../../nats/index.ts')
 }
 
-/** Opens what keeps the letters and joins the nodes; without either, the letters are in memory. Their packages are optional peers. */
-export async function openEngines ({ data, nats }: EngineSettings, load = loaders): Promise<Engines> {
+/** Opens what keeps the letters and joins the nodes; without any, the letters are in memory. Their packages are optional peers. */
+export async function openEngines ({ data, redis, nats }: EngineSettings, load = loaders): Promise<Engines> {
+  if (redis !== undefined) {
+    const engine = await installed(load.redis, '--redis', 'ioredis')
+    return await engine.redis({ url: redis, startWithout: true })
+  }
   if (nats !== undefined) {
     const engine = await installed(load.nats, '--nats', '@nats-io/transport-node @nats-io/jetstream')
     return await engine.nats({ servers: nats.split(','), startWithout: true })
