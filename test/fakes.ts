@@ -1,6 +1,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import type { FastifyBaseLogger } from 'fastify'
+import type { Answer, Owner, Request } from '../lib/cluster/backplane.ts'
 import { Failure } from '../lib/protocol/errors.ts'
 import '../lib/protocol/node-reasons.ts'
 
@@ -85,5 +86,34 @@ export async function reasonOf (work: Promise<unknown> | (() => unknown)): Promi
     return 'it did not fail'
   } catch (error) {
     return error instanceof Failure ? error.reason : error
+  }
+}
+
+/** A fake connection that answers with its node name. */
+export class Connection implements Owner {
+  readonly presence: Owner['presence']
+  yielded = 0
+  /** Confirms that its device is alive. */
+  confirm: () => Promise<void> = async () => {}
+  reply: (request: Request, signal?: AbortSignal) => Answer | Promise<Answer> = () => ({ ok: true, value: this.presence.node })
+
+  constructor (deviceId: string, node: string, since = Date.now()) {
+    this.presence = { deviceId, node, since }
+  }
+
+  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
+    return await this.reply(request, signal)
+  }
+
+  listensTo (): boolean {
+    return true
+  }
+
+  confirmAlive (): Promise<void> {
+    return this.confirm()
+  }
+
+  yield (): void {
+    this.yielded++
   }
 }

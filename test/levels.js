@@ -14,7 +14,7 @@ export const levels = {
   ],
   integration: [
     'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'cluster', 'console', 'console-setup', 'contract', 'deploy', 'deploy-files', 'dial', 'disk', 'docs',
-    'drawings', 'events', 'hooks', 'hosts', 'limits', 'metrics', 'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes', 'rest',
+    'drawings', 'events', 'hooks', 'hosts', 'limits', 'metrics', 'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes', 'redis', 'redis-mailbox', 'rest',
     'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'tracing', 'transports', 'upgrades', 'webhooks', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'campaigns-webhooks', 'cuts', 'kill', 'partition']

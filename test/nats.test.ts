@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
-import type { Answer, Backplane, PresenceChange, Owner, ListPage, Request } from '../lib/cluster/backplane.ts'
+import type { Answer, Backplane, PresenceChange, ListPage, Request } from '../lib/cluster/backplane.ts'
 import { Failure } from '../lib/protocol/errors.ts'
 import { nats, natsBackplane, natsMailbox, type NatsBackplaneOptions } from '../lib/nats/index.ts'
 import { ExpiryIndex } from '../lib/nats/expiry-index.ts'
@@ -23,40 +23,11 @@ import { NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
 import { backplaneContract } from './contracts/backplane.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
-import { all, countKept, gate, reasonOf, until } from './fakes.ts'
+import { all, Connection, countKept, gate, reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 
 const wake: Request = { kind: 'wake' }
 const plenty = { letters: 1_000, bytes: 1_000_000 }
-
-/** A fake connection that answers with its node name. */
-class Connection implements Owner {
-  readonly presence: Owner['presence']
-  yielded = 0
-  /** Confirms that its device is alive. */
-  confirm: () => Promise<void> = async () => {}
-  reply: (request: Request, signal?: AbortSignal) => Answer | Promise<Answer> = () => ({ ok: true, value: this.presence.node })
-
-  constructor (deviceId: string, node: string, since = Date.now()) {
-    this.presence = { deviceId, node, since }
-  }
-
-  async answer (request: Request, signal?: AbortSignal): Promise<Answer> {
-    return await this.reply(request, signal)
-  }
-
-  listensTo (): boolean {
-    return true
-  }
-
-  confirmAlive (): Promise<void> {
-    return this.confirm()
-  }
-
-  yield (): void {
-    this.yielded++
-  }
-}
 
 t.test('of much work that fails, only a part is tried before the next delay, and all is done in the end', async t => {
   const [troubles, done] = [[] as unknown[], new Set<number>()]

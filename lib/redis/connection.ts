@@ -3,6 +3,9 @@ import type { LinkOptions } from './link-options.ts'
 import type { Script } from './script.ts'
 import { checkServer } from './server-check.ts'
 
+/** Commands of `ioredis` that its types lack. */
+type ScriptCommands = Record<'evalBuffer' | 'evalshaBuffer', (script: string, keyCount: number, ...args: Argument[]) => Promise<unknown>>
+
 export type Argument = string | number | Buffer
 export type MessageListener = (payload: Buffer) => void
 
@@ -26,13 +29,13 @@ const settings = {
 
 /** Two connections to Redis, one of which is subscribed to channels. Used until either ends, and then replaced. */
 export class Connection {
-  readonly #commands: Redis
+  readonly #commands: Redis & ScriptCommands
   readonly #subscriber: Redis
   #isEnded = false
   #end: () => void = () => {}
 
   private constructor (client: Redis, onMessage: (channel: string, payload: Buffer) => void) {
-    this.#commands = client
+    this.#commands = client as Redis & ScriptCommands
     this.#subscriber = client.duplicate()
     this.#subscriber.on('messageBuffer', (channel, payload) => onMessage(channel.toString(), payload))
     for (const one of this.#both) one.on('close', () => this.close()).on('error', () => {}) // `open` rejects with the error
@@ -60,10 +63,10 @@ export class Connection {
   /** Resolves with what the script returns; its strings are buffers. */
   async run ({ source, digest }: Script, keys: string[], args: Argument[]): Promise<unknown> {
     try {
-      return await this.#commands.callBuffer('EVALSHA', digest, keys.length, ...keys, ...args)
+      return await this.#commands.evalshaBuffer(digest, keys.length, ...keys, ...args)
     } catch (error) {
       if (!(error as Error).message.startsWith('NOSCRIPT')) throw error
-      return await this.#commands.callBuffer('EVAL', source, keys.length, ...keys, ...args)
+      return await this.#commands.evalBuffer(source, keys.length, ...keys, ...args)
     }
   }
 

@@ -6,8 +6,6 @@ import { checkOptions, type LinkOptions } from './link-options.ts'
 import type { Script } from './script.ts'
 
 export interface LinkSubscription {
-  /** Resolves once it is in effect, or the link is down. */
-  readonly ready: Promise<void>
   end (): void
 }
 
@@ -34,6 +32,8 @@ export class Link {
   #prepare!: Prepare
   #connection: Connection | undefined
   #up = false
+  /** The last subscription. Redis answers them in order. */
+  #subscribing = Promise.resolve()
   #isClosed = false
   /** The message of the last failed attempt. */
   #lastFailure: string | undefined
@@ -88,19 +88,37 @@ export class Link {
     return await this.#whileUp(this.#run(connection, script, keys, args))
   }
 
-  publish (channel: string, payload: string | Uint8Array): void {
+  /** Resolves with the number of receivers. */
+  async publish (channel: string, payload: string | Uint8Array): Promise<number> {
     const connection = this.#reachable()
     checkSize(payload)
-    connection.publish(this.name(channel), payload).catch(error => { if (!connection.isEnded) this.trouble(error) })
+    return await this.#whileUp(connection.publish(this.name(channel), payload))
+  }
+
+  /** Publishes for whoever listens. A failure ends the link, or another message tells of it. */
+  tell (channel: string, payload: string | Uint8Array): void {
+    this.publish(channel, payload).catch(error => { if (this.up) this.reportOnce(error) })
+  }
+
+  /** Reports an error of repeated attempts once until the message changes. */
+  reportOnce (error: unknown): void {
+    const { message } = error as Error
+    if (message !== this.#lastFailure) this.trouble(error)
+    this.#lastFailure = message
   }
 
   /** Subscribes now and again after each reconnect. */
   subscribe (channel: string, listener: MessageListener): LinkSubscription {
     const name = this.name(channel)
     const listeners = this.#listeners.get(name)
-    const ready = listeners ? Promise.resolve() : this.#settled(connection => connection.subscribe(name))
+    if (!listeners) this.#subscribing = this.#settled(connection => connection.subscribe(name))
     this.#listeners.set(name, (listeners ?? new Set()).add(listener))
-    return { ready, end: () => this.#unsubscribe(name, listener) }
+    return { end: () => this.#unsubscribe(name, listener) }
+  }
+
+  /** Resolves once all subscriptions so far are in effect, or the link goes down, because a reconnect subscribes anew. */
+  async flush (): Promise<void> {
+    await this.#subscribing
   }
 
   /** Takes the link down and connects anew: what Redis has been asked is not answered. */
@@ -119,8 +137,9 @@ export class Link {
 
   async #connect (): Promise<void> {
     const connection = await Connection.open(this.#options, (channel, payload) => this.#receive(channel, payload))
-    connection.onEnd(() => this.#goDown(connection))
     this.#connection = connection
+    if (this.#isClosed) return connection.close()
+    connection.onEnd(() => this.#goDown(connection))
     try {
       await withDeadline(this.#bringUp(connection), READY_TIMEOUT_MS, () => new Error('no answer'))
     } catch (error) {
@@ -143,17 +162,10 @@ export class Link {
       try {
         return await this.#connect()
       } catch (error) {
-        this.#reportOnce(error)
+        this.reportOnce(error)
         await sleep(RETRY_DELAY_MS * (0.5 + Math.random()), undefined, { ref: false })
       }
     }
-  }
-
-  /** Reports an error of repeated attempts once until the message changes. */
-  #reportOnce (error: unknown): void {
-    const { message } = error as Error
-    if (message !== this.#lastFailure) this.trouble(error)
-    this.#lastFailure = message
   }
 
   #goDown (connection: Connection): void {
@@ -206,7 +218,7 @@ export class Link {
     const connection = this.#connection
     if (!connection || connection.isEnded) return
     await work(connection).catch(error => {
-      if (!connection.isEnded) this.#reportOnce(error)
+      if (!connection.isEnded) this.reportOnce(error)
       connection.close()
     })
   }
