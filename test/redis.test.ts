@@ -300,7 +300,8 @@ withProgram(t, 'redis-server', 'over Redis', async (t, path) => {
     await own.stop('SIGKILL')
     await until(() => changes.every(up => up.includes(false)))
     const [older, newer, here, alsoHere] = [new Connection('d', 'older'), new Connection('d', 'newer'), new Connection('e', 'here'), new Connection('e', 'also here')]
-    await a.own('d', older)
+    const { generation } = await a.own('d', older)
+    await until(() => Date.now() * 1_000 > generation + 50_000) // nodes know the time of Redis within a round trip
     await b.own('d', newer)
     await a.own('e', here)
     let confirmed = 0
@@ -524,7 +525,6 @@ withProgram(t, 'redis-server', 'over Redis', async (t, path) => {
     const own = await redisServer(t, path, ['--appendonly', 'no'])
     const client = behind(t, own.url)
     const { backplanes: [a] } = await join(t, { url: own.url }, 1)
-    const before = await client.dbsize()
     for (let at = 0; at < 100_000; at += 1_000) {
       await Promise.all(Array.from({ length: 1_000 }, async (_, more) => {
         const id = `once-${at + more}`
@@ -532,7 +532,6 @@ withProgram(t, 'redis-server', 'over Redis', async (t, path) => {
         await release()
       }))
     }
-    t.equal(await client.dbsize(), before)
     t.strictSame((await client.keys('*')).map(key => key.split(':')[1]).toSorted(), ['generation', 'nodes'])
   })
 })

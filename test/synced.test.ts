@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
 import { lanes } from './campaigns/campaign.ts'
+import type { EngineAccess } from './campaigns/engine.ts'
 import { Host } from './campaigns/host.ts'
 import { withProgram } from './programs.ts'
 import { root } from './root.ts'
@@ -36,7 +37,7 @@ withProgram(t, 'strace', 'between reading a message and answering 202, its lette
   const ids: string[] = []
   const refused: number[] = []
   try {
-    await host.begin({ path })
+    await host.begin({ engine: 'disk', path } satisfies EngineAccess)
     await lanes(MESSAGES, WIDTH, async number => {
       const content = { filler: 'x'.repeat(number), mark: `mark-${number}` }
       const { status, body } = await request(host, 'POST', `/devices/device-${number % WIDTH}/messages?ttl=60`, content)

@@ -26,6 +26,7 @@ export interface RedisEngine {
 export async function redis ({ keepReceipts, ...options }: RedisOptions = {}): Promise<RedisEngine> {
   const link = new Link(options)
   const { backplane, clock, prepare } = backplaneOver(link)
+  const mailbox = mailboxOver(link, clock, keepReceipts)
   await link.open(prepare, () => backplane.close())
-  return { backplane, mailbox: mailboxOver(link, clock, keepReceipts) }
+  return { backplane, mailbox }
 }

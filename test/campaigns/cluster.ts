@@ -2,14 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import WebSocket from 'ws'
 import { connect, type Client } from '../../lib/client/index.ts'
 import devices from '../../lib/index.ts'
-import { nats } from '../../lib/nats/index.ts'
-import { programAt } from '../programs.ts'
 import { Balancer } from './balancer.ts'
 import { command, Verdict, type Outcome } from './campaign.ts'
+import { openEngine, startJoiningEngine, type EngineAccess, type EngineChoice, type JoiningEngine } from './engine.ts'
 import { Host, quietApp, type HostedApp } from './host.ts'
-import { NatsServer } from './nats.ts'
+import { describeLosses, sumOf, tallyOf, type LetterTally } from './letter-tally.ts'
+import { LossWindows, type Attempt } from './loss-windows.ts'
 
-interface Size extends Record<string, number> {
+interface Size extends EngineChoice, Record<string, number | string> {
   devices: number
   kills: number
   pauses: number
@@ -20,9 +20,9 @@ interface Size extends Record<string, number> {
   leaves: number
   /** Milliseconds after a fault within which each device has one owner again. */
   within: number
-  /** Maximum milliseconds of a request to a device of the same node while NATS restarts. */
+  /** Maximum milliseconds of a request to a device of the same node while the engine restarts. */
   slow: number
-  /** Maximum median of the milliseconds after which a device of another node is reported as unreachable, while NATS is down. */
+  /** Maximum median of the milliseconds after which a device of another node is reported as unreachable, while the engine is down. */
   refused: number
 }
 
@@ -40,7 +40,7 @@ const SEND_INTERVAL_MS = 50
 const TOPIC = 'all'
 const TRAFFIC_INTERVAL_MS = 5
 const EMPTY_BODY = '{}'
-/** Statuses of requests across nodes while NATS is down and until a node has reconnected. */
+/** Statuses of requests across nodes while the engine is down and until a node has reconnected. */
 const EXPECTED_STATUSES = new Set(['200', '404', '502', '503'])
 const HANGING_CALLS = 20
 /** A lost call is detected long before its own timeout. */
@@ -50,10 +50,11 @@ const OUTAGE_MS = 500
 const POLL_INTERVAL_MS = 50
 const TIMEOUT_MS = 60_000
 
-/** Nodes die, pause, and lose NATS while letters flow: no letter is lost or delivered twice, and each device has one owner. */
+/** Nodes die, pause, and lose the engine while letters flow: no letter is lost or delivered twice, and each device has one owner. */
 export async function cluster (size: Size): Promise<Outcome> {
   const verdict = new Verdict()
-  const testCluster = await TestCluster.build(size.devices)
+  const testCluster = await TestCluster.build(size)
+  const { title } = testCluster.engine
   try {
     await testCluster.settled(performance.now())
     const flow = testCluster.flow()
@@ -62,7 +63,7 @@ export async function cluster (size: Size): Promise<Outcome> {
     const faults = [
       ...Array.from({ length: size.kills }, (_, at) => ({ kind: 'kill', fault: () => testCluster.kill(at, verdict) })),
       ...Array.from({ length: size.pauses }, (_, at) => ({ kind: 'pause', fault: () => testCluster.pause(at, size.pause) })),
-      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: 'restart of NATS', fault: () => testCluster.restart(at, outage) })),
+      ...Array.from({ length: size.restarts }, (_, at) => ({ kind: `restart of ${title}`, fault: () => testCluster.restart(at, outage) })),
       ...Array.from({ length: size.leaves }, (_, at) => ({ kind: 'leave', fault: () => testCluster.leave(at, verdict) }))
     ]
     for (const { kind, fault } of faults) {
@@ -75,23 +76,23 @@ export async function cluster (size: Size): Promise<Outcome> {
       await withTimeout(testCluster.restartNodes(), 'the start of a node')
     }
     await flow.stop()
-    const { lost, twice, unexpected, disordered, stopped, seen } = await testCluster.tally()
+    const { lost, twice, unexpected, outOfOrder, ...tally } = await testCluster.tally()
     verdict.same('letters that no node accepted', testCluster.refused, 0)
     verdict.same('letters lost', lost, 0)
     verdict.same('letters seen twice', twice, 0)
     verdict.same('letters that nobody sent', unexpected, 0)
-    verdict.same('letters out of order', disordered, 0)
-    verdict.same('devices that stopped reconnecting', stopped, 0)
+    verdict.same('letters out of order', outOfOrder, 0)
+    verdict.same('devices that stopped reconnecting', testCluster.stoppedDevices, 0)
     verdict.same('uncaught errors', testCluster.faults, [])
     verdict.same('requests for devices of the same node that were harmed by an outage', outage.harmed, [])
     verdict.within('milliseconds of the slowest of them', Math.max(...outage.local), size.slow)
     if (size.restarts > 0) verdict.within('milliseconds that it usually takes to be refused', quantile(outage.refusals, 0.5), size.refused)
     verdict.same('answers for devices of other nodes', Object.keys(outage.statuses).filter(status => !EXPECTED_STATUSES.has(status)), [])
     return {
-      line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of NATS, ${size.leaves} leaves; ` +
-        `${flow.acknowledged()} letters acknowledged to their senders, ${seen} seen, lost ${lost}, twice ${twice}, unexpected ${unexpected}, out of order ${disordered}; ` +
+      line: `cluster: ${NODES.length} nodes, ${size.devices} devices, ${size.kills} kills, ${size.pauses} pauses of ${size.pause} ms, ${size.restarts} restarts of ${title}, ${size.leaves} leaves; ` +
+        `${tally.acknowledged} letters acknowledged to their senders, ${tally.seen} seen, lost ${lost}, twice ${twice}, unexpected ${unexpected}, out of order ${outOfOrder}${describeLosses(tally)}; ` +
         `one owner each within ${JSON.stringify(slowest)} ms; ${testCluster.calls} calls in flight to nodes that died, the slowest known after ${Math.round(testCluster.slowestCall)} ms; ` +
-        `while NATS restarted, ${outage.local.length} requests for devices of the same node, ${outage.harmed.length} harmed, half within ${quantile(outage.local, 0.5).toFixed(1)} ms, 99 % within ${Math.round(quantile(outage.local, 0.99))} ms, ` +
+        `while ${title} restarted, ${outage.local.length} requests for devices of the same node, ${outage.harmed.length} harmed, half within ${quantile(outage.local, 0.5).toFixed(1)} ms, 99 % within ${Math.round(quantile(outage.local, 0.99))} ms, ` +
         `the slowest after ${Math.round(Math.max(...outage.local))} ms; for devices of others ${JSON.stringify(outage.statuses)}, half of the 503 within ` +
         `${quantile(outage.refusals, 0.5).toFixed(1)} ms, 99 % within ${quantile(outage.refusals, 0.99).toFixed(1)} ms`,
       wrong: verdict.wrong
@@ -119,8 +120,8 @@ class Device {
   readonly client: Client
   /** Numbers of the letters received, in order. */
   readonly seen: number[] = []
-  sent = 0
-  readonly acknowledged = new Set<number>()
+  /** When each letter was sent and acknowledged, by its number. */
+  readonly attempts: Attempt[] = []
 
   constructor (id: string, url: string) {
     this.id = id
@@ -133,7 +134,7 @@ class Device {
   }
 }
 
-/** Answers to callers while NATS was down, and shortly before and after. */
+/** Answers to callers while the engine was down, and shortly before and after. */
 class OutageStats {
   /** Requests for devices of the same node. */
   readonly local: number[] = []
@@ -171,23 +172,24 @@ function quantile (figures: number[], share: number): number {
 }
 
 class TestCluster {
-  readonly #nats: NatsServer
+  readonly engine: JoiningEngine
   readonly #balancer: Balancer
   readonly #hosts = new Map<string, Host>()
   #devices: Device[] = []
   readonly #stoppedHosts: Host[] = []
+  readonly #lossWindows = new LossWindows()
   calls = 0
   slowestCall = 0
   /** Letters that no node accepted. */
   refused = 0
 
-  private constructor (server: NatsServer, balancer: Balancer) {
-    this.#nats = server
+  private constructor (engine: JoiningEngine, balancer: Balancer) {
+    this.engine = engine
     this.#balancer = balancer
   }
 
-  static async build (count: number): Promise<TestCluster> {
-    const testCluster = new TestCluster(await NatsServer.start(programAt('nats-server')!), await Balancer.start())
+  static async build ({ devices: count, ...choice }: EngineChoice & { devices: number }): Promise<TestCluster> {
+    const testCluster = new TestCluster(await startJoiningEngine(choice), await Balancer.start())
     for (const name of NODES) await testCluster.#startNode(name)
     testCluster.#devices = Array.from({ length: count }, (_, at) => new Device(`device-${at}`, testCluster.#balancer.url))
     return testCluster
@@ -198,7 +200,7 @@ class TestCluster {
   }
 
   /** Letters for all devices from several senders. Each letter to a device follows the acknowledgement of the one before. */
-  flow (): { stop: () => Promise<void>, acknowledged: () => number } {
+  flow (): { stop: () => Promise<void> } {
     const stopping = new AbortController()
     const sender = async (lane: number) => {
       const mine = this.#devices.filter((_, at) => at % LANES === lane)
@@ -212,8 +214,7 @@ class TestCluster {
       stop: async () => {
         stopping.abort()
         await done
-      },
-      acknowledged: () => this.#devices.reduce((sum, { acknowledged }) => sum + acknowledged.size, 0)
+      }
     }
   }
 
@@ -255,12 +256,14 @@ class TestCluster {
     return { at: performance.now(), end: async () => {} }
   }
 
-  /** Restarts NATS while callers send requests to devices of the same node and of others. */
+  /** Restarts the engine while callers send requests to devices of the same node and of others. */
   async restart (at: number, outage: OutageStats): Promise<Fault> {
     const traffic = await this.#traffic(outage)
-    await this.#nats.stop(at % 2 === 0 ? 'SIGTERM' : 'SIGKILL')
+    const signal = at % 2 === 0 ? 'SIGTERM' : 'SIGKILL'
+    await this.engine.server.stop(signal)
+    if (signal === 'SIGKILL') this.#lossWindows.addKill(performance.now(), this.engine.lossWindow)
     await sleep(OUTAGE_MS)
-    await this.#nats.start()
+    await this.engine.server.start()
     return { at: performance.now(), end: traffic.stop }
   }
 
@@ -332,19 +335,15 @@ class TestCluster {
     return sent
   }
 
-  /** Counts of letters, once those in flight have arrived. */
-  async tally (): Promise<Record<'lost' | 'twice' | 'unexpected' | 'disordered' | 'stopped' | 'seen', number>> {
-    const missing = () => this.#devices.reduce((sum, { acknowledged, seen }) => sum + acknowledged.size - new Set(seen.filter(number => acknowledged.has(number))).size, 0)
-    for (const until = performance.now() + TIMEOUT_MS; missing() > 0 && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
-    const sum = (count: (device: Device) => number) => this.#devices.reduce((total, device) => total + count(device), 0)
-    return {
-      lost: missing(),
-      twice: sum(({ seen }) => seen.length - new Set(seen).size),
-      unexpected: sum(({ seen, sent }) => seen.filter(number => number >= sent).length),
-      disordered: sum(({ seen }) => seen.filter((number, at) => at > 0 && number <= seen[at - 1]!).length),
-      stopped: sum(({ client }) => client.status.state === 'stopped' ? 1 : 0),
-      seen: sum(({ seen }) => seen.length)
-    }
+  /** What became of the letters, once those in flight have arrived. */
+  async tally (): Promise<LetterTally> {
+    const tally = () => sumOf(this.#devices.map(({ attempts, seen }) => tallyOf(attempts, seen, this.#lossWindows)))
+    for (const until = performance.now() + TIMEOUT_MS; tally().lost > 0 && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
+    return tally()
+  }
+
+  get stoppedDevices (): number {
+    return this.#devices.filter(({ client }) => client.status.state === 'stopped').length
   }
 
   async stop (): Promise<void> {
@@ -352,18 +351,19 @@ class TestCluster {
     for (const host of this.#hosts.values()) host.signal('SIGKILL')
     await Promise.all([...this.#hosts.values()].map(({ ended }) => ended))
     this.#balancer.close()
-    await this.#nats.remove()
+    await this.engine.remove()
   }
 
   async #startNode (name: string): Promise<void> {
-    const host = await Host.start(import.meta.url, { name, servers: this.#nats.servers })
+    const host = await Host.start(import.meta.url, { name, access: this.engine.access })
     this.#hosts.set(name, host)
     this.#balancer.add(name, host.url)
   }
 
   /** Sends a letter to random nodes until one has acknowledged it. */
   async #sendUntilAcknowledged (device: Device): Promise<void> {
-    const number = device.sent++
+    const attempt: Attempt = { attemptedAt: performance.now(), acknowledgedAt: undefined }
+    const number = device.attempts.push(attempt) - 1
     for (const until = performance.now() + TIMEOUT_MS; performance.now() < until;) {
       const { urls } = this.#balancer
       try {
@@ -374,7 +374,7 @@ class TestCluster {
           signal: AbortSignal.timeout(5_000)
         })
         await response.arrayBuffer()
-        if (response.ok) return void device.acknowledged.add(number)
+        if (response.ok) return void (attempt.acknowledgedAt = performance.now())
       } catch {} // the node is dead or paused: try another
       await sleep(POLL_INTERVAL_MS)
     }
@@ -405,9 +405,9 @@ class TestCluster {
 
 // One node.
 
-async function prepare ({ name, servers }: { name: string, servers: string }): Promise<HostedApp> {
+async function prepare ({ name, access }: { name: string, access: EngineAccess }): Promise<HostedApp> {
   const app = quietApp()
-  await app.register(devices, { node: name, ...await nats({ servers }), pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
+  await app.register(devices, { node: name, ...await openEngine(access), pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
   const commands = {
     held: () => [...app.devices].map(({ id, generation }) => [id, generation]),
     async listed () {
@@ -418,4 +418,4 @@ async function prepare ({ name, servers }: { name: string, servers: string }): P
   return { app, commands }
 }
 
-await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000, slow: 2_000, refused: 100 }, cluster, prepare)
+await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000, slow: 2_000, refused: 100, engine: 'nats', fsync: 'always' }, cluster, prepare)

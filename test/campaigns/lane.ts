@@ -3,6 +3,7 @@ import WebSocket from 'ws'
 import { connect, type Client, type ConnectOptions, type Received } from '../../lib/client/index.ts'
 import { request } from '../support.ts'
 import { seededRandom } from './campaign.ts'
+import { LossWindows, type Attempt } from './loss-windows.ts'
 
 /** The gateway that the lanes send to; its process changes over time. */
 export interface Gateway {
@@ -24,6 +25,11 @@ export interface LaneResult {
   neverAttempted: number
   outOfOrder: number
   twice: number
+  /** Messages that the gateway may lose although it acknowledged them, and how many of them it lost. */
+  mayBeLost: number
+  forgotten: number
+  /** Messages seen once more under another id, because the gateway forgot the first attempt. */
+  repeated: number
 }
 
 /** A message that the application received: its id, and its number if the content is intact. */
@@ -52,7 +58,8 @@ export class Lane {
   readonly #client: Client
   readonly #deliveries: Delivery[] = []
   readonly #arrivedNumbers = new Set<number>()
-  #attempted = 0
+  /** When each message was sent and acknowledged, by its number. */
+  readonly #attempts: Attempt[] = []
   #retried = 0
   #frames = 0
   #isFinished = false
@@ -81,9 +88,11 @@ export class Lane {
   /** Sends messages one after the other until `finish`; resolves once the last is acknowledged. */
   async send (): Promise<void> {
     while (!this.#isFinished) {
-      const number = this.#attempted++
+      const attempt: Attempt = { attemptedAt: performance.now(), acknowledgedAt: undefined }
+      const number = this.#attempts.push(attempt) - 1
       const id = await this.#sendUntilAcknowledged(contentOf(this.#number, number), `${number}`)
       if (id === undefined) return
+      attempt.acknowledgedAt = performance.now()
       this.acknowledged.push(id)
       this.#gateway.accepted()
     }
@@ -97,18 +106,30 @@ export class Lane {
     this.#client.close()
   }
 
-  result (): LaneResult {
+  /** The ids of the messages that the gateway must not lose. */
+  safeIds (windows: LossWindows): string[] {
+    return this.acknowledged.filter((_, number) => !windows.mayLose(this.#attempts[number]!))
+  }
+
+  result (windows = new LossWindows()): LaneResult {
     const { acknowledged } = this
     const numbers = this.#deliveries.filter(({ number, id }) => number !== undefined && id === acknowledged[number]).map(({ number }) => number!)
-    const firsts = [...new Set(numbers)]
+    const received = new Set(numbers)
+    const firsts = [...received]
+    const mayBeLost = [...acknowledged.keys()].filter(number => windows.mayLose(this.#attempts[number]!))
+    const forgotten = mayBeLost.filter(number => !received.has(number)).length
+    const repeated = this.#deliveries.filter(({ number, id }) => number !== undefined && id !== acknowledged[number] && windows.mayRepeat(this.#attempts[number]!)).length
     return {
       acknowledged: acknowledged.length,
       retried: this.#retried,
       dropped: this.#frames - this.#deliveries.length,
-      lost: acknowledged.length - firsts.length,
-      neverAttempted: this.#deliveries.length - numbers.length,
+      lost: acknowledged.length - firsts.length - forgotten,
+      neverAttempted: this.#deliveries.length - numbers.length - repeated,
       outOfOrder: firsts.filter((number, at) => at > 0 && number < firsts[at - 1]!).length,
-      twice: numbers.length - firsts.length
+      twice: numbers.length - firsts.length,
+      mayBeLost: mayBeLost.length,
+      forgotten,
+      repeated
     }
   }
 
@@ -140,7 +161,7 @@ export class Lane {
 
   #numberOf (data: unknown): number | undefined {
     const number = data instanceof Uint8Array ? Buffer.from(data.subarray(0, 4)).readUInt32BE() : (data as { number: number }).number
-    const isSent = number < this.#attempted && textOf(data) === textOf(contentOf(this.#number, number))
+    const isSent = number < this.#attempts.length && textOf(data) === textOf(contentOf(this.#number, number))
     return isSent ? number : undefined
   }
 }

@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Attempt } from './loss-windows.ts'
 import { TOPIC, type Device } from './partition-device.ts'
-import { NODES, type Site } from './partition-site.ts'
+import { NODES } from './partition-engine.ts'
+import type { Site } from './partition-site.ts'
 
 /** How a request ended: its status and code, or the name of the error where there was no answer. */
 export interface Answer {
@@ -21,8 +23,8 @@ interface CallerRequest {
 
 /** The state of the letters to one device. */
 interface LetterState {
-  /** The number of the next letter. */
-  next: number
+  /** When each letter was sent and acknowledged, by its number. */
+  attempts: Attempt[]
   /** Letters acknowledged to their sender: number and message id. */
   acknowledged: Map<number, string>
   /** The letter that is sent until it is acknowledged. */
@@ -79,7 +81,7 @@ export class Callers {
     this.#site = site
     this.#devices = devices
     this.#random = random
-    this.posts = new Map(devices.map(device => [device, { next: 0, acknowledged: new Map(), pending: undefined }]))
+    this.posts = new Map(devices.map(device => [device, { attempts: [], acknowledged: new Map(), pending: undefined }]))
   }
 
   start (): void {
@@ -144,7 +146,7 @@ export class Callers {
   /** Sends the next letter, or the last one again with the same key if it was not acknowledged. */
   async #letter (device: Device, confirm: boolean): Promise<void> {
     const post = this.posts.get(device)!
-    const number = post.pending ??= post.next++
+    const number = post.pending ??= post.attempts.push({ attemptedAt: performance.now(), acknowledgedAt: undefined }) - 1
     const { outcome, body } = await this.ask({
       kind: confirm ? 'letter with confirm' : 'letter',
       node: this.#node(),
@@ -154,6 +156,7 @@ export class Callers {
       ...(confirm && { timeout: TIMEOUT_S })
     })
     if (!outcome.startsWith('20')) return
+    post.attempts[number]!.acknowledgedAt = performance.now()
     post.acknowledged.set(number, body.id)
     post.pending = undefined
   }

@@ -1,8 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lanes } from './campaign.ts'
+import { sumOf, tallyOf, type LetterTally } from './letter-tally.ts'
+import type { LossWindows } from './loss-windows.ts'
 import type { Callers } from './partition-callers.ts'
 import type { Device } from './partition-device.ts'
-import { NODES, SERVERS, type Site } from './partition-site.ts'
+import { NODES } from './partition-engine.ts'
+import type { Site } from './partition-site.ts'
 
 const TRUE_TIMEOUT_MS = 10_000
 const POLL_INTERVAL_MS = 300
@@ -10,10 +13,8 @@ const PAGE = 100
 const WIDTH = 12
 const ARRIVAL_TIMEOUT_MS = 3_000
 const DUPLICATE_WAIT_MS = 300
-const SIMULTANEOUS_MS = 1_000
 const EMPTY_TIMEOUT_MS = 15_000
 const MAX_NAMED = 4
-const STREAMS = ['KV_devices_devices', 'KV_devices_entries', 'devices_letters']
 
 /** Compares what the nodes report with what the devices know. */
 export class Judge {
@@ -65,14 +66,18 @@ export class Judge {
     return [...some('letters acknowledged to their sender and never seen', undelivered), ...await this.news()]
   }
 
+  /** What became of all letters. */
+  tally (): LetterTally {
+    const windows = this.#site.engine.losses()
+    return sumOf(this.#devices.map(device => tallyOf(this.#callers.posts.get(device)!.attempts, device.seen.letters, windows)))
+  }
+
   /** Once all devices are closed: resolves with the state that remains. */
   async leftOver (): Promise<string[]> {
     const look = async () => {
-      const { messages, consumers } = await this.#site.natsState()
       const listed = await Promise.all(NODES.map(async node => ({ node, entries: await this.#list(node) })))
       return [
-        ...STREAMS.filter(stream => messages[stream] !== 0).map(stream => `${messages[stream]} messages left in ${stream}`),
-        ...(consumers === 0 ? [] : [`${consumers} consumers left`]),
+        ...await this.#site.engine.leftOver(),
         ...listed.filter(({ entries }) => entries?.length !== 0).map(({ node, entries }) => entries ? `${node} lists ${entries.length} devices when all are away` : `${node} gives no list`)
       ]
     }
@@ -83,13 +88,14 @@ export class Judge {
 
   /** Violations since the last call. */
   async news (): Promise<string[]> {
-    const twice = this.#devices.flatMap(({ id, seen: { letters, times } }) => [
-      ...letters.filter((number, at) => letters.indexOf(number) < at).map(number => `${id}/${number}`),
-      ...[...times].filter(([, count]) => count > 1).map(([name, count]) => `${name} ${count} times at ${id}`)
+    const windows = this.#site.engine.losses()
+    const twice = this.#devices.flatMap(device => [
+      ...this.#repeated(device, windows).map(number => `${device.id}/${number}`),
+      ...[...device.seen.times].filter(([, count]) => count > 1).map(([name, count]) => `${name} ${count} times at ${device.id}`)
     ])
     const disordered = this.#devices.flatMap(({ id, seen: { letters } }) =>
       letters.filter((number, at) => at > 0 && number < letters[at - 1]! && letters.indexOf(number) === at).map(number => `${id}/${number}`))
-    const unsent = this.#devices.flatMap(device => device.seen.letters.filter(number => number >= this.#callers.posts.get(device)!.next).map(number => `${device.id}/${number}`))
+    const unsent = this.#devices.flatMap(device => device.seen.letters.filter(number => number >= this.#callers.posts.get(device)!.attempts.length).map(number => `${device.id}/${number}`))
     const undone = [...this.#callers.done].filter(([name, device]) => !device.seen.times.has(name)).map(([name, { id }]) => `${name} at ${id}`)
     return [
       ...some('seen twice', this.#unreported('twice', twice)),
@@ -100,17 +106,8 @@ export class Judge {
       ...some('wrong answers', this.#added('answers', this.#callers.wrong)),
       ...this.#added('site', this.#site.wrong),
       ...this.#added('faults', this.#site.faults),
-      ...this.#unreported('resets', this.#lostStreams())
+      ...this.#unreported('engine', this.#site.engine.wrong())
     ]
-  }
-
-  /** A server that lags behind may fetch a stream anew. If all do so at the same time, an erase by this project was the cause. */
-  #lostStreams (): string[] {
-    return [...this.#site.resets()].flatMap(([stream, servers]) => {
-      const [first = [], ...others] = [...servers.values()]
-      const isCommon = (time: number) => others.every(times => times.some(other => Math.abs(other - time) < SIMULTANEOUS_MS))
-      return servers.size === SERVERS.length && first.some(isCommon) ? [`all NATS servers gave up ${stream} at once`] : []
-    })
   }
 
   #added (kind: string, list: string[]): string[] {
@@ -125,10 +122,20 @@ export class Judge {
     return fresh
   }
 
+  /** The letters that a device saw twice, except those that the engine may have forgotten before they were acknowledged. */
+  #repeated (device: Device, windows: LossWindows): number[] {
+    const { attempts } = this.#callers.posts.get(device)!
+    const { letters } = device.seen
+    return letters.filter((number, at) => letters.indexOf(number) < at && !(attempts[number] && windows.mayRepeat(attempts[number])))
+  }
+
+  /** Without those that the engine may lose. */
   #undelivered (): Array<{ device: Device, number: number, id: string }> {
+    const windows = this.#site.engine.losses()
     return this.#devices.flatMap(device => {
       const seen = new Set(device.seen.letters)
-      return [...this.#callers.posts.get(device)!.acknowledged].filter(([number]) => !seen.has(number)).map(([number, id]) => ({ device, number, id }))
+      const { acknowledged, attempts } = this.#callers.posts.get(device)!
+      return [...acknowledged].filter(([number]) => !seen.has(number) && !windows.mayLose(attempts[number]!)).map(([number, id]) => ({ device, number, id }))
     })
   }
 

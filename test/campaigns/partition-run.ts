@@ -2,15 +2,18 @@ import { readdirSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { seededRandom, type Outcome } from './campaign.ts'
+import { describeLosses } from './letter-tally.ts'
 import { enterConfinement } from './namespaces.ts'
 import { Callers } from './partition-callers.ts'
 import { BareDevice, ClientDevice, type Device } from './partition-device.ts'
+import { NODES } from './partition-engine.ts'
 import { sequence, inflict } from './partition-faults.ts'
 import { Judge } from './partition-judge.ts'
-import { NODES, Site } from './partition-site.ts'
+import { Site } from './partition-site.ts'
 
 /** The settings of a partition campaign in its namespaces. */
 export interface RunSettings {
+  engine: string
   devices: number
   seed: number
   /** The kinds of faults to choose from. */
@@ -32,10 +35,10 @@ const POLL_INTERVAL_MS = 100
 const CONNECT_TIMEOUT_MS = 60_000
 const END_TIMEOUT_MS = 5_000
 
-async function run ({ devices: count, seed, kinds: among, faults, longest, patience, logs }: RunSettings, tell: (line: string) => void): Promise<Outcome> {
+async function run ({ engine, devices: count, seed, kinds: among, faults, longest, patience, logs }: RunSettings, tell: (line: string) => void): Promise<Outcome> {
   const [random, chosen] = [seededRandom(seed), seededRandom(seed + 1)]
   const wrong: string[] = []
-  const site = await Site.build(logs)
+  const site = await Site.build(engine, logs)
   const delay = monitorEventLoopDelay()
   delay.enable()
   const gateways = { pick: () => ((name: string) => ({ name, url: site.url(name) }))(NODES[Math.floor(random() * NODES.length)]!) }
@@ -69,16 +72,11 @@ async function run ({ devices: count, seed, kinds: among, faults, longest, patie
   for (const one of processes()) wrong.push(`process ${one} is left`)
   const letters = devices.reduce((sum, device) => sum + callers.posts.get(device)!.acknowledged.size, 0)
   return {
-    line: `partition: ${count} devices that moved ${movement.moves} times, ${faults} faults, seed ${seed}; ${letters} letters acknowledged to their senders, ` +
+    line: `partition: ${site.engine.title}, ${count} devices that moved ${movement.moves} times, ${faults} faults, seed ${seed}; ${letters} letters acknowledged to their senders, ` +
       `${devices.reduce((sum, { seen }) => sum + seen.letters.length, 0)} seen, ${callers.done.size} calls and messages answered by devices; the list true after ${seconds(Math.max(...settling))} at most; ` +
-      `the judge itself held up by ${Math.round(delay.percentile(99) / 1e6)} ms (99 %), ${Math.round(delay.max / 1e6)} ms at most; ${resetsOf(site)}; the slowest answers in ms ${JSON.stringify(callers.slowest)}; answers ${JSON.stringify(callers.outcomes)}; logged ${JSON.stringify(site.logged())}`,
+      `the judge itself held up by ${Math.round(delay.percentile(99) / 1e6)} ms (99 %), ${Math.round(delay.max / 1e6)} ms at most; ${site.engine.figures()}${describeLosses(judge.tally())}; the slowest answers in ms ${JSON.stringify(callers.slowest)}; answers ${JSON.stringify(callers.outcomes)}; logged ${JSON.stringify(site.logged())}`,
     wrong
   }
-}
-
-function resetsOf (site: Site): string {
-  const all = [...site.resets()].flatMap(([stream, servers]) => [...servers].map(([server, times]) => `${stream} on ${server} ${times.length} times`))
-  return all.length === 0 ? 'NATS gave up no stream' : `NATS gave up ${all.join(', ')}`
 }
 
 /** Moves random devices from one gateway to another. */

@@ -1,25 +1,15 @@
 import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { jetstreamManager } from '@nats-io/jetstream'
-import { connect } from '@nats-io/transport-node'
-import { programAt } from '../programs.ts'
 import { settled } from './campaign.ts'
 import { Host } from './host.ts'
 import { Network } from './namespaces.ts'
-import { NatsServer } from './nats.ts'
+import { NODES, SERVERS, type PartitionEngine } from './partition-engine.ts'
+import { PartitionNats } from './partition-nats.ts'
 import type { NodeSettings } from './partition-node.ts'
+import { PartitionRedis } from './partition-redis.ts'
 
-/** Number of messages in each stream of NATS, and of consumers in all. */
-export interface NatsState {
-  messages: Record<string, number>
-  consumers: number
-}
-
-export const SERVERS = ['s1', 's2', 's3']
-export const NODES = ['n1', 'n2', 'n3']
 const PORT = 3_000
-const [CLIENTS, ROUTES, MONITOR] = [4222, 6222, 8222]
 /** A server that lags behind may never catch up while much is erased (NATS 2.9); the other two servers are then sufficient. */
 const HEALTHY_TIMEOUT_MS = 30_000
 /** `drainTimeout`, and tolerance for a busy machine. */
@@ -27,27 +17,32 @@ const LEAVE_TIMEOUT_MS = 10_000
 const POLL_INTERVAL_MS = 200
 const WARN_LEVEL = 40
 
-const RESET = /^\[\d+\] (\S+) (\S+) .*Resetting stream cluster state for '\S+ > (\S+)'/gm
+const engines: Record<string, (network: Network, logs: string) => Promise<PartitionEngine>> = {
+  nats: (network, logs) => PartitionNats.start(network, logs),
+  redis: (network, logs) => PartitionRedis.start(network, logs)
+}
 
-/** Three NATS servers and three nodes, each in a network namespace of its own. */
+/** Three servers of an engine and three nodes, each in a network namespace of its own. */
 export class Site {
-  readonly network = new Network([...SERVERS, ...NODES])
+  readonly network: Network
+  readonly engine: PartitionEngine
   readonly wrong: string[] = []
   readonly #logs: string
-  readonly #servers = new Map<string, NatsServer>()
   readonly #nodes = new Map<string, Host>()
   readonly #faults: string[][] = []
   /** Intervals in which a node was paused, dead or leaving. */
   readonly #disturbed = new Map<string, Array<[from: number, to: number]>>(NODES.map(name => [name, []]))
 
-  private constructor (logs: string) {
+  private constructor (network: Network, engine: PartitionEngine, logs: string) {
+    this.network = network
+    this.engine = engine
     this.#logs = logs
-    mkdirSync(logs, { recursive: true })
   }
 
-  static async build (logs: string): Promise<Site> {
-    const site = new Site(logs)
-    await Promise.all(SERVERS.map(name => site.#install(name)))
+  static async build (engine: string, logs: string): Promise<Site> {
+    mkdirSync(logs, { recursive: true })
+    const network = new Network([...SERVERS, ...NODES])
+    const site = new Site(network, await engines[engine]!(network, logs), logs)
     await site.healthy()
     for (const name of NODES) await site.startNode(name)
     return site
@@ -57,16 +52,12 @@ export class Site {
     return `http://${this.network.address(node)}:${PORT}`
   }
 
-  server (name: string): NatsServer {
-    return this.#servers.get(name)!
-  }
-
   node (name: string): Host {
     return this.#nodes.get(name)!
   }
 
   async startNode (name: string): Promise<void> {
-    const settings: NodeSettings = { name, servers: serversOf(name).map(server => this.server(server).servers), log: join(this.#logs, `${name}.log`) }
+    const settings: NodeSettings = { name, access: this.engine.access(name), log: join(this.#logs, `${name}.log`) }
     const host = Host.load(new URL('./partition-node.js', import.meta.url).href, Network.on(name))
     await host.begin(settings, PORT, this.network.address(name))
     this.#faults.push(host.faults)
@@ -111,26 +102,12 @@ export class Site {
     for (const name of NODES) if (!this.#nodes.has(name)) await this.startNode(name)
   }
 
-  /** Waits, with a timeout, until every NATS server and its streams are healthy; resolves with a description. */
+  /** Waits, with a timeout, until every server is healthy; resolves with a description. */
   async healthy (): Promise<string> {
     const began = performance.now()
     const bad = await settled(async () => await this.#unhealthy(), [], HEALTHY_TIMEOUT_MS)
     const after = `after ${((performance.now() - began) / 1_000).toFixed(1)} s`
-    return bad.length === 0 ? `NATS well ${after}` : `NATS not well ${after} (${bad.join('; ')})`
-  }
-
-  async natsState (): Promise<NatsState> {
-    const connection = await connect({ servers: this.server('s1').servers })
-    try {
-      const holding: NatsState = { messages: {}, consumers: 0 }
-      for await (const { config, state } of (await jetstreamManager(connection)).streams.list()) {
-        holding.messages[config.name] = state.messages
-        holding.consumers += state.consumer_count
-      }
-      return holding
-    } finally {
-      await connection.close()
-    }
+    return bad.length === 0 ? `${this.engine.title} well ${after}` : `${this.engine.title} not well ${after} (${bad.join('; ')})`
   }
 
   /** Uncaught errors of the nodes. */
@@ -151,31 +128,9 @@ export class Site {
     return counts
   }
 
-  /** When each NATS server reset a stream and fetched it anew, in Unix milliseconds, by stream and server. */
-  resets (): Map<string, Map<string, number[]>> {
-    const times = new Map<string, Map<string, number[]>>()
-    for (const name of SERVERS) {
-      for (const [, day, time, stream = ''] of readFileSync(join(this.#logs, `${name}.log`), 'utf8').matchAll(RESET)) {
-        const servers = times.get(stream) ?? new Map<string, number[]>()
-        times.set(stream, servers.set(name, [...servers.get(name) ?? [], Date.parse(`${day!.replaceAll('/', '-')}T${time}Z`)]))
-      }
-    }
-    return times
-  }
-
   async close (): Promise<void> {
     for (const name of NODES) await this.stopNode(name)
-    await Promise.all([...this.#servers.values()].map(server => server.remove()))
-  }
-
-  async #install (name: string): Promise<void> {
-    const place = { address: this.network.address(name), port: CLIENTS, under: Network.on(name) }
-    const args = [
-      '-n', name, '-m', String(MONITOR), '-l', join(this.#logs, `${name}.log`),
-      '--cluster_name', 'partition', '--cluster', `nats://${place.address}:${ROUTES}`,
-      '--routes', SERVERS.map(server => `nats://${this.network.address(server)}:${ROUTES}`).join(',')
-    ]
-    this.#servers.set(name, await NatsServer.start(programAt('nats-server')!, args, place))
+    await this.engine.remove()
   }
 
   #leaving (name: string): Host {
@@ -196,20 +151,6 @@ export class Site {
 
   async #unhealthy (): Promise<string[]> {
     await sleep(POLL_INTERVAL_MS)
-    const answers = await Promise.all(SERVERS.map(async name => {
-      try {
-        const response = await fetch(`http://${this.network.address(name)}:${MONITOR}/healthz`, { signal: AbortSignal.timeout(2_000) })
-        return response.ok ? [] : [`${name}: ${await response.text()}`]
-      } catch (error) {
-        return [`${name}: ${String(error)}`]
-      }
-    }))
-    return answers.flat()
+    return await this.engine.unhealthy()
   }
-}
-
-/** All servers, that of the node first. */
-function serversOf (node: string): string[] {
-  const own = NODES.indexOf(node)
-  return SERVERS.map((_, at) => SERVERS[(own + at) % SERVERS.length]!)
 }

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,7 +8,10 @@ import { ServerProcess, type ServerHost } from './server-process.ts'
 
 const ANSWER_TIMEOUT_MS = 5_000
 
-/** A redis-server with its own port and folder, both kept over restarts. It appends to a file that it syncs with each write, unless `args` say otherwise. */
+/**
+ * A redis-server with its own port and folder, both kept over restarts. It appends to a file that it syncs with each write, unless `args` say otherwise.
+ * `CONFIG REWRITE` changes its configuration file, so that a replica is one after a restart as well.
+ */
 export class RedisServer extends ServerProcess {
   readonly port: number
   readonly folder: string
@@ -16,8 +19,10 @@ export class RedisServer extends ServerProcess {
 
   private constructor (path: string, args: string[], { address, port, under }: ServerHost) {
     const folder = mkdtempSync(join(tmpdir(), 'redis-'))
+    const file = join(folder, 'redis.conf')
     const settings = ['--bind', address, '--port', String(port), '--dir', folder, '--logfile', logIn(folder), '--save', '', '--appendonly', 'yes', '--appendfsync', 'always']
-    super([...under, path, ...settings, ...args], () => answers(port, address))
+    writeFileSync(file, '')
+    super([...under, path, file, ...settings, ...args], () => answers(port, address))
     this.folder = folder
     this.address = address
     this.port = port
@@ -53,7 +58,7 @@ export async function redisServer (t: Pick<Test, 'teardown'>, path: string, args
 }
 
 /** Whether a server answers with other than that it still reads its files. */
-async function answers (port: number, address: string): Promise<boolean> {
+export async function answers (port: number, address: string): Promise<boolean> {
   const socket = connect(port, address).setTimeout(ANSWER_TIMEOUT_MS)
   const answer = await new Promise<string>(resolve => {
     socket.once('connect', () => socket.write('PING\r\n'))

@@ -3,14 +3,17 @@ import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import WebSocket from 'ws'
 import devices from '../../lib/index.ts'
-import { nats } from '../../lib/nats/index.ts'
-import { programAt } from '../programs.ts'
 import { connect, request, TestDevice } from '../support.ts'
 import { command, lanes, settled, Verdict, type Outcome } from './campaign.ts'
+import { openEngine, startJoiningEngine, type EngineAccess, type EngineChoice } from './engine.ts'
 import { quietApp } from './host.ts'
-import { NatsServer } from './nats.ts'
 
 type Node = FastifyInstance & { url: string }
+
+interface Size extends EngineChoice, Record<string, number | string> {
+  rounds: number
+  devices: number
+}
 
 const NODES = ['n1', 'n2', 'n3']
 const RIVALS = 8
@@ -18,10 +21,10 @@ const REPLACED_CODE = 4509
 const WIDTH = 32
 
 /** Three nodes: of eight concurrent connections with one id one survives; then devices are called from another node than their own. */
-export async function rivals ({ rounds, devices: count }: { rounds: number, devices: number }): Promise<Outcome> {
+export async function rivals ({ rounds, devices: count, engine: name, fsync }: Size): Promise<Outcome> {
   const verdict = new Verdict()
-  const server = await NatsServer.start(programAt('nats-server')!)
-  const nodes = await Promise.all(NODES.map(name => start(name, server)))
+  const engine = await startJoiningEngine({ engine: name, fsync })
+  const nodes = await Promise.all(NODES.map(name => start(name, engine.access)))
   const replaced = { total: 0 }
   for (let round = 0; round < rounds; round++) replaced.total += await contest(nodes, `rival-${round}`, verdict)
 
@@ -41,17 +44,17 @@ export async function rivals ({ rounds, devices: count }: { rounds: number, devi
   }
   for (const device of spread) device.socket.terminate()
   await Promise.all(nodes.map(node => node.close()))
-  await server.remove()
+  await engine.remove()
   return {
-    line: `rivals: ${rounds} rounds of ${RIVALS} over ${NODES.length} nodes, ${replaced.total} replaced; ${count} devices called from another node in ${times(calls)}, ` +
+    line: `rivals: ${rounds} rounds of ${RIVALS} over ${NODES.length} nodes with ${engine.title}, ${replaced.total} replaced; ${count} devices called from another node in ${times(calls)}, ` +
       `${WIDTH} at a time; ${count} that are away known to be so in ${times(offline)}`,
     wrong: verdict.wrong
   }
 }
 
-async function start (name: string, { servers }: NatsServer): Promise<Node> {
+async function start (name: string, access: EngineAccess): Promise<Node> {
   const app = quietApp()
-  await app.register(devices, { node: name, ...await nats({ servers }) })
+  await app.register(devices, { node: name, ...await openEngine(access) })
   await app.listen({ port: 0, host: '127.0.0.1' })
   return Object.assign(app, { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}` })
 }
@@ -87,4 +90,4 @@ function times (milliseconds: number[]): string {
   return `${at(0.5)} ms (median), ${at(0.99)} ms (99 of 100)`
 }
 
-await command(import.meta.url, { rounds: 500, devices: 1_000 }, rivals)
+await command(import.meta.url, { rounds: 500, devices: 1_000, engine: 'nats', fsync: 'always' }, rivals)
