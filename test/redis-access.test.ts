@@ -58,6 +58,24 @@ withProgram(t, 'redis-server', 'a user with the permissions of docs/redis.md', a
     t.ok(allowed.includes('info') && !allowed.includes('flushall'))
   })
 
+  t.test('has to be allowed each channel: one that Redis refuses is reported once, and subscribed to when it is allowed', async t => {
+    await addUser()
+    const [user, prefix] = [`p${made}`, `p${made}:`]
+    await administrator.call('ACL', 'SETUSER', user, 'resetchannels', `&${prefix}node:*`)
+    const { backplane } = await connectUser()
+    t.teardown(() => backplane.close!())
+    const troubles: string[] = []
+    backplane.onTrouble!(error => troubles.push((error as Error).message))
+    let heard = 0
+    backplane.watch('news', () => ++heard)
+    await until(async () => !(await backplane.health!()).ok)
+    await administrator.call('ACL', 'SETUSER', user, `&${prefix}*`)
+    await until(async () => (await backplane.health!()).ok)
+    t.match(await backplane.publish({ id: 'm', topic: 'news', data: 1 }), { sent: 1, nodes: 1 })
+    t.match(troubles, [/^NOPERM/])
+    t.equal(troubles.length, 1)
+  })
+
   t.test('reaches no keys and channels of others', async t => {
     await addUser()
     const user = new Redis(server.url, { username: `p${made}`, password: 'secret' })
