@@ -120,7 +120,7 @@ function withoutArguments (error: unknown): Error {
 
 function clientOf ({ url, client, prefix: _prefix, startWithout: _startWithout, ...options }: LinkOptions): Redis {
   if (client?.isCluster) throw new Error('Redis Cluster is not supported: use one server, or Sentinel')
-  if (client) return client.duplicate(settings)
+  if (client) return client.duplicate({ ...options, ...settings })
   const given = { connectTimeout: CONNECT_TIMEOUT_MS, ...options, ...settings }
   if (url === undefined) return new Redis(given)
   // the query of an address takes precedence over options
