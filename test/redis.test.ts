@@ -19,6 +19,7 @@ t.test('a server that cannot be used is refused with the reason', async t => {
   checkServer(info({ maxmemory_policy: 'volatile-lru', server_name: 'valkey' }))
   t.throws(() => checkServer(info({ redis_mode: 'cluster' })), /Redis Cluster is not supported/)
   t.throws(() => checkServer(info({ redis_version: '6.2.14' })), /Redis 6\.2\.14 is too old: version 7 is needed/)
+  t.throws(() => checkServer('maxmemory_policy:noeviction'), /Redis unknown is too old/)
   t.throws(() => checkServer(info({ role: 'slave' })), /is a replica/)
   t.throws(() => checkServer(info({ maxmemory_policy: 'allkeys-lru' })), /maxmemory-policy is allkeys-lru, which drops letters/)
 })
