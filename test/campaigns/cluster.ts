@@ -222,8 +222,9 @@ class TestCluster {
   async restart (at: number, outage: OutageStats): Promise<Fault> {
     const traffic = await this.#traffic(outage)
     const signal = at % 2 === 0 ? 'SIGTERM' : 'SIGKILL'
+    const began = performance.now()
     await this.engine.server.stop(signal)
-    if (signal === 'SIGKILL') this.lossWindows.addKill(performance.now(), this.engine.lossWindow)
+    if (signal === 'SIGKILL') this.lossWindows.addKill(began, this.engine.lossWindow)
     await sleep(OUTAGE_MS)
     await this.engine.server.start()
     return { at: performance.now(), end: traffic.stop }

@@ -44,9 +44,10 @@ export async function kill ({ kills, seed, victim, ...choice }: Size): Promise<O
     }
     for (const lane of lanes) lane.finish()
     await killed.start()
-    const last = gateways.last
     await sent
     await arrival(lanes)
+    if (safeTime > 0) await gateways.restart() // the engine may have forgotten that letters were delivered, and delivers them to the next connection
+    const last = gateways.last
     const found = sumOf(lanes, windows)
     const { lost, neverAttempted, outOfOrder, twice } = found
     const ids = Object.fromEntries(lanes.map(lane => [lane.deviceId, lane.safeIds(windows)]))
@@ -137,6 +138,11 @@ class Gateways implements Gateway, Victim {
     await this.last.kill()
   }
 
+  async restart (): Promise<void> {
+    await this.kill()
+    await this.start()
+  }
+
   explains (): boolean {
     return false
   }
@@ -167,8 +173,9 @@ class EngineVictim implements Victim {
   }
 
   async kill (): Promise<void> {
+    const began = performance.now()
     await this.#engine.server!.stop('SIGKILL')
-    this.#windows.addKill(performance.now(), this.#engine.lossWindow)
+    this.#windows.addKill(began, this.#engine.lossWindow)
   }
 
   explains (fault: string): boolean {

@@ -23,9 +23,9 @@ export class UnpluggedRedis {
   }
 
   async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    const before = performance.now() - SYNC_INTERVAL_MS
+    const synced = performance.now() - SYNC_INTERVAL_MS
     await this.#server.stop(signal)
-    if (signal === 'SIGKILL') this.#cut(before)
+    if (signal === 'SIGKILL') this.#cut(synced)
     this.#samples = []
   }
 
@@ -42,9 +42,9 @@ export class UnpluggedRedis {
     await this.#server.remove()
   }
 
-  /** What was there at the start is on the disk. */
-  #cut (before: number): void {
-    const sample = this.#samples.findLast(({ at }) => at <= before) ?? this.#samples[0]
+  /** Cuts off what was written later than `from`. */
+  #cut (from: number): void {
+    const sample = this.#samples.find(({ at }) => at >= from)
     if (sample && sample.file === this.#file()) truncateSync(sample.file, sample.size)
   }
 
