@@ -15,13 +15,15 @@ withProgram(t, 'ip', 'no unauthorized request is carried out, however and whenev
   await passes(t, intruder({ requests: 1_000, seed: Date.now() }))
 })
 
-withProgram(t, 'nats-server', 'nodes that die, pause, lose NATS or close lose no letter and no device', async t => {
-  await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 3, leaves: 1, within: 20_000, slow: 20_000, refused: 2_000, engine: 'nats', fsync: 'always' }))
-})
+for (const [engine, program, title] of [['nats', 'nats-server', 'NATS'], ['redis', 'redis-server', 'Redis']] as const) {
+  withProgram(t, program, `nodes that die, pause, lose ${title} or close lose no letter and no device`, async t => {
+    await passes(t, cluster({ devices: 60, kills: 1, pauses: 1, pause: 5_000, restarts: 3, leaves: 1, within: 20_000, slow: 20_000, refused: 2_000, engine, fsync: 'always' }))
+  })
 
-withProgram(t, 'nats-server', 'of eight connections with one id over three nodes one survives, and all nodes agree on it', async t => {
-  await passes(t, rivals({ rounds: 20, devices: 60, engine: 'nats', fsync: 'always' }))
-})
+  withProgram(t, program, `of eight connections with one id over three nodes with ${title} one survives, and all nodes agree on it`, async t => {
+    await passes(t, rivals({ rounds: 20, devices: 60, engine, fsync: 'always' }))
+  })
+}
 
 withProgram(t, 'nats-server', 'readers of events that are cut, and nodes that lose NATS, miss no event without a gap', async t => {
   await passes(t, events({ cuts: 20, nodes: 2, seed: Date.now() }))

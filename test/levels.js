@@ -17,7 +17,7 @@ export const levels = {
     'drawings', 'events', 'hooks', 'hosts', 'limits', 'metrics', 'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes', 'redis', 'redis-access', 'redis-faults', 'redis-mailbox', 'rest',
     'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'tracing', 'transports', 'upgrades', 'webhooks', 'worker'
   ],
-  campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'campaigns-webhooks', 'cuts', 'kill', 'partition']
+  campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'campaigns-webhooks', 'cuts', 'kill', 'partition', 'partition-redis']
 }
 
 /** The paths of the files of a level, as compiled. */

@@ -1,13 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import WebSocket from 'ws'
-import { connect, type Client } from '../../lib/client/index.ts'
 import devices from '../../lib/index.ts'
+import { Agreement } from './agreement.ts'
 import { Balancer } from './balancer.ts'
 import { command, Verdict, type Outcome } from './campaign.ts'
 import { openEngine, startJoiningEngine, type EngineAccess, type EngineChoice, type JoiningEngine } from './engine.ts'
 import { Host, quietApp, type HostedApp } from './host.ts'
-import { describeLosses, sumOf, tallyOf, type LetterTally } from './letter-tally.ts'
-import { LossWindows, type Attempt } from './loss-windows.ts'
+import { LetterDevice, LetterFlow, TOPIC } from './letter-flow.ts'
+import { describeLosses } from './letter-tally.ts'
+import { LossWindows } from './loss-windows.ts'
 
 interface Size extends EngineChoice, Record<string, number | string> {
   devices: number
@@ -35,9 +35,6 @@ interface Fault {
 }
 
 const NODES = ['n1', 'n2', 'n3']
-const LANES = 16
-const SEND_INTERVAL_MS = 50
-const TOPIC = 'all'
 const TRAFFIC_INTERVAL_MS = 5
 const EMPTY_BODY = '{}'
 /** Statuses of requests across nodes while the engine is down and until a node has reconnected. */
@@ -76,8 +73,8 @@ export async function cluster (size: Size): Promise<Outcome> {
       await withTimeout(testCluster.restartNodes(), 'the start of a node')
     }
     await flow.stop()
-    const { lost, twice, unexpected, outOfOrder, ...tally } = await testCluster.tally()
-    verdict.same('letters that no node accepted', testCluster.refused, 0)
+    const { lost, twice, unexpected, outOfOrder, ...tally } = await flow.tally(() => testCluster.lossWindows)
+    verdict.same('letters that no node accepted', flow.refused, 0)
     verdict.same('letters lost', lost, 0)
     verdict.same('letters seen twice', twice, 0)
     verdict.same('letters that nobody sent', unexpected, 0)
@@ -111,26 +108,6 @@ async function withTimeout<T> (work: Promise<T>, what: string): Promise<T> {
   } finally {
     late.abort()
     never.catch(() => {})
-  }
-}
-
-/** A device, with what its application received. */
-class Device {
-  readonly id: string
-  readonly client: Client
-  /** Numbers of the letters received, in order. */
-  readonly seen: number[] = []
-  /** When each letter was sent and acknowledged, by its number. */
-  readonly attempts: Attempt[] = []
-
-  constructor (id: string, url: string) {
-    this.id = id
-    this.client = connect(`${url}/ws`, { deviceId: id, WebSocket: WebSocket as any, minDelay: 100, maxDelay: 500 })
-    this.client.on('message', ({ data, topic }) => { if (topic === undefined && typeof data === 'number') this.seen.push(data) })
-    this.client.handle('echo', params => params)
-    this.client.subscribe(TOPIC, () => {})
-    this.client.handle('hang', () => new Promise(() => {}))
-    this.client.on('error', () => {})
   }
 }
 
@@ -175,13 +152,12 @@ class TestCluster {
   readonly engine: JoiningEngine
   readonly #balancer: Balancer
   readonly #hosts = new Map<string, Host>()
-  #devices: Device[] = []
+  #devices: LetterDevice[] = []
+  #agreement!: Agreement
   readonly #stoppedHosts: Host[] = []
-  readonly #lossWindows = new LossWindows()
+  readonly lossWindows = new LossWindows()
   calls = 0
   slowestCall = 0
-  /** Letters that no node accepted. */
-  refused = 0
 
   private constructor (engine: JoiningEngine, balancer: Balancer) {
     this.engine = engine
@@ -191,7 +167,8 @@ class TestCluster {
   static async build ({ devices: count, ...choice }: EngineChoice & { devices: number }): Promise<TestCluster> {
     const testCluster = new TestCluster(await startJoiningEngine(choice), await Balancer.start())
     for (const name of NODES) await testCluster.#startNode(name)
-    testCluster.#devices = Array.from({ length: count }, (_, at) => new Device(`device-${at}`, testCluster.#balancer.url))
+    testCluster.#devices = Array.from({ length: count }, (_, at) => new LetterDevice(`device-${at}`, testCluster.#balancer.url))
+    testCluster.#agreement = new Agreement(() => testCluster.#hosts, count)
     return testCluster
   }
 
@@ -199,23 +176,8 @@ class TestCluster {
     return [...this.#hosts.values(), ...this.#stoppedHosts].flatMap(({ faults }) => faults)
   }
 
-  /** Letters for all devices from several senders. Each letter to a device follows the acknowledgement of the one before. */
-  flow (): { stop: () => Promise<void> } {
-    const stopping = new AbortController()
-    const sender = async (lane: number) => {
-      const mine = this.#devices.filter((_, at) => at % LANES === lane)
-      for (let at = 0; !stopping.signal.aborted && mine.length > 0; at++) {
-        await this.#sendUntilAcknowledged(mine[at % mine.length]!)
-        await sleep(SEND_INTERVAL_MS)
-      }
-    }
-    const done = Promise.all(Array.from({ length: LANES }, (_, lane) => sender(lane)))
-    return {
-      stop: async () => {
-        stopping.abort()
-        await done
-      }
-    }
+  flow (): LetterFlow {
+    return new LetterFlow(this.#devices, () => this.#balancer.urls)
   }
 
   /** Kills a node while calls from another node to its devices are in flight. */
@@ -260,8 +222,9 @@ class TestCluster {
   async restart (at: number, outage: OutageStats): Promise<Fault> {
     const traffic = await this.#traffic(outage)
     const signal = at % 2 === 0 ? 'SIGTERM' : 'SIGKILL'
+    const began = performance.now()
     await this.engine.server.stop(signal)
-    if (signal === 'SIGKILL') this.#lossWindows.addKill(performance.now(), this.engine.lossWindow)
+    if (signal === 'SIGKILL') this.lossWindows.addKill(began, this.engine.lossWindow)
     await sleep(OUTAGE_MS)
     await this.engine.server.start()
     return { at: performance.now(), end: traffic.stop }
@@ -315,13 +278,7 @@ class TestCluster {
 
   /** Resolves, once all nodes agree, with the milliseconds from `began` until each device had one owner. */
   async settled (began: number): Promise<number> {
-    const until = performance.now() + TIMEOUT_MS
-    let took = Infinity
-    for (let agreed = false; !agreed && performance.now() < until; agreed = await this.#isAgreed(await this.#owners())) {
-      while ((await this.#owners()).size === 0 && performance.now() < until) await sleep(POLL_INTERVAL_MS)
-      took = performance.now() - began
-    }
-    return performance.now() < until ? took : Infinity
+    return await this.#agreement.settled(began)
   }
 
   /** Number of devices that a publication reaches, once reconnected devices have subscribed again. */
@@ -333,13 +290,6 @@ class TestCluster {
       if (sent > this.#devices.length) break
     }
     return sent
-  }
-
-  /** What became of the letters, once those in flight have arrived. */
-  async tally (): Promise<LetterTally> {
-    const tally = () => sumOf(this.#devices.map(({ attempts, seen }) => tallyOf(attempts, seen, this.#lossWindows)))
-    for (const until = performance.now() + TIMEOUT_MS; tally().lost > 0 && performance.now() < until;) await sleep(POLL_INTERVAL_MS)
-    return tally()
   }
 
   get stoppedDevices (): number {
@@ -359,53 +309,12 @@ class TestCluster {
     this.#hosts.set(name, host)
     this.#balancer.add(name, host.url)
   }
-
-  /** Sends a letter to random nodes until one has acknowledged it. */
-  async #sendUntilAcknowledged (device: Device): Promise<void> {
-    const attempt: Attempt = { attemptedAt: performance.now(), acknowledgedAt: undefined }
-    const number = device.attempts.push(attempt) - 1
-    for (const until = performance.now() + TIMEOUT_MS; performance.now() < until;) {
-      const { urls } = this.#balancer
-      try {
-        const response = await fetch(`${urls[Math.floor(Math.random() * urls.length)]}/devices/${device.id}/messages?ttl=3600`, {
-          method: 'POST',
-          body: String(number),
-          headers: { 'content-type': 'application/json', 'idempotency-key': `${device.id} ${number}` },
-          signal: AbortSignal.timeout(5_000)
-        })
-        await response.arrayBuffer()
-        if (response.ok) return void (attempt.acknowledgedAt = performance.now())
-      } catch {} // the node is dead or paused: try another
-      await sleep(POLL_INTERVAL_MS)
-    }
-    this.refused++
-  }
-
-  /** Each device with its owner, from the sessions of each node; empty unless each device has exactly one owner. */
-  async #owners (): Promise<Map<string, string>> {
-    const owners = new Map<string, string>()
-    let held = 0
-    for (const [name, host] of this.#hosts) {
-      for (const [id, generation] of await host.ask('held') as Array<[string, number]>) {
-        owners.set(id, `${name} ${generation}`)
-        held++
-      }
-    }
-    return owners.size === held && held === this.#devices.length ? owners : new Map()
-  }
-
-  async #isAgreed (owners: Map<string, string>): Promise<boolean> {
-    for (const host of this.#hosts.values()) {
-      const listed = await host.ask('listed').catch(() => []) as Array<[string, string]>
-      if (listed.length !== owners.size || listed.some(([id, owner]) => owners.get(id) !== owner)) return false
-    }
-    return true
-  }
 }
 
 // One node.
 
-async function prepare ({ name, access }: { name: string, access: EngineAccess }): Promise<HostedApp> {
+/** Sets up a node for `Agreement`. */
+export async function prepareNode ({ name, access }: { name: string, access: EngineAccess }): Promise<HostedApp> {
   const app = quietApp()
   await app.register(devices, { node: name, ...await openEngine(access), pingInterval: 2_500, pongTimeout: 5_000, retrySpread: 500 })
   const commands = {
@@ -418,4 +327,4 @@ async function prepare ({ name, access }: { name: string, access: EngineAccess }
   return { app, commands }
 }
 
-await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000, slow: 2_000, refused: 100, engine: 'nats', fsync: 'always' }, cluster, prepare)
+await command(import.meta.url, { devices: 1_000, kills: 20, pauses: 20, pause: 10_000, restarts: 20, leaves: 6, within: 2_000, slow: 2_000, refused: 100, engine: 'nats', fsync: 'always' }, cluster, prepareNode)

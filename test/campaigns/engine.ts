@@ -9,13 +9,14 @@ import type { Mailbox } from '../../lib/storage/mailbox.ts'
 import { programAt } from '../programs.ts'
 import { NatsServer } from './nats.ts'
 import { RedisServer } from './redis.ts'
+import { UnpluggedRedis } from './redis-unplugged.ts'
 import type { ServerProcess } from './server-process.ts'
 
 /** The command line arguments that choose the engine of a campaign. */
 export interface EngineChoice {
   /** One of `disk`, `nats` and `redis`. */
   engine: string
-  /** `appendfsync` of Redis: `always` or `everysec`. */
+  /** `appendfsync` of Redis: `always`, or `everysec`, with which a kill is one of the machine and loses what was not synced. */
   fsync: string
 }
 
@@ -56,8 +57,10 @@ const engines: Record<string, (choice: EngineChoice) => Promise<Engine>> = {
   },
   async redis ({ fsync }) {
     const server = await RedisServer.start(programOf('redis-server'), ['--appendfsync', fsync])
-    const [title, lossWindow] = fsync === 'always' ? ['Redis', 0] as const : [`Redis (appendfsync ${fsync})`, EVERYSEC_LOSS_MS] as const
-    return { title, access: { engine: 'redis', options: { url: server.url } }, server, lossWindow, remove: () => server.remove() }
+    const access: EngineAccess = { engine: 'redis', options: { url: server.url } }
+    if (fsync === 'always') return { title: 'Redis', access, server, lossWindow: 0, remove: () => server.remove() }
+    const unplugged = new UnpluggedRedis(server)
+    return { title: `Redis (appendfsync ${fsync})`, access, server: unplugged, lossWindow: EVERYSEC_LOSS_MS, remove: () => unplugged.remove() }
   }
 }
 

@@ -21,6 +21,7 @@ const LANES = 64
 /** Lifetime of a gateway in milliseconds: mostly from its first accepted message, sometimes from when it listens. */
 const [MIN_LIFETIME_MS, MAX_LIFETIME_MS] = [20, 150]
 const EARLY_KILL_SHARE = 0.2
+const UNCAUGHT = /^(uncaughtException|unhandledRejection)/
 const SEED = 20_260_101
 
 /** Kills the gateway or its engine repeatedly: every acknowledged message arrives in order, and the application receives it once. */
@@ -31,20 +32,22 @@ export async function kill ({ kills, seed, victim, ...choice }: Size): Promise<O
   const gateways = new Gateways(engine.access, await freePort())
   const windows = new LossWindows()
   const killed: Victim = victim === 'engine' ? new EngineVictim(engine, gateways, windows) : gateways
+  const safeTime = victim === 'engine' ? 2 * engine.lossWindow : 0 // in which letters become safe
   const lanes = Array.from({ length: LANES }, (_, number) => new Lane(number, gateways, seed))
   try {
     const sent = Promise.all(lanes.map(lane => lane.send()))
     for (let count = 0; count < kills; count++) {
       await killed.start()
       if (random() > EARLY_KILL_SHARE) await Promise.race([gateways.accepts(), sent])
-      await sleep(MIN_LIFETIME_MS + random() * (MAX_LIFETIME_MS - MIN_LIFETIME_MS))
+      await sleep(safeTime + MIN_LIFETIME_MS + random() * (MAX_LIFETIME_MS - MIN_LIFETIME_MS))
       await killed.kill()
     }
     for (const lane of lanes) lane.finish()
     await killed.start()
-    const last = gateways.last
     await sent
     await arrival(lanes)
+    if (safeTime > 0) await gateways.restart() // the engine may have forgotten that letters were delivered, and delivers them to the next connection
+    const last = gateways.last
     const found = sumOf(lanes, windows)
     const { lost, neverAttempted, outOfOrder, twice } = found
     const ids = Object.fromEntries(lanes.map(lane => [lane.deviceId, lane.safeIds(windows)]))
@@ -53,9 +56,10 @@ export async function kill ({ kills, seed, victim, ...choice }: Size): Promise<O
     verdict.same('what must not be', { lost, neverAttempted, outOfOrder, twice }, { lost: 0, neverAttempted: 0, outOfOrder: 0, twice: 0 })
     verdict.same('refusals', countByName(lanes.flatMap(({ refusals }) => refusals)), {})
     verdict.holds('no kill came between a message and its answer', found.retried > 0)
-    verdict.holds('no kill came between a delivery and its acknowledgement', found.dropped > 0)
+    // a gateway that lives knows what it has delivered
+    if (victim === 'gateway') verdict.holds('no kill came between a delivery and its acknowledgement', found.dropped > 0)
     verdict.same('exit', await last.stop(), { code: 0, signal: null })
-    verdict.same('faults and error logs', gateways.faults, [])
+    verdict.same('faults and error logs', gateways.faults.filter(fault => !killed.explains(fault)), [])
     return { line: `kill: ${kills} kills of the ${victim} with ${engine.title} (seed ${seed}); ${describe(found)}`, wrong: verdict.wrong }
   } finally {
     for (const lane of lanes) lane.close()
@@ -76,6 +80,8 @@ async function startVictimEngine (victim: string, choice: EngineChoice): Promise
 interface Victim {
   start (): Promise<void>
   kill (): Promise<void>
+  /** Whether the gateway reports this because of a kill. */
+  explains (fault: string): boolean
 }
 
 /** Successive gateways on one engine and one port. The next process loads its modules in advance. */
@@ -132,6 +138,15 @@ class Gateways implements Gateway, Victim {
     await this.last.kill()
   }
 
+  async restart (): Promise<void> {
+    await this.kill()
+    await this.start()
+  }
+
+  explains (): boolean {
+    return false
+  }
+
   async end (): Promise<void> {
     for (const host of this.#hosts.slice(-2)) await host.kill()
   }
@@ -158,8 +173,13 @@ class EngineVictim implements Victim {
   }
 
   async kill (): Promise<void> {
+    const began = performance.now()
     await this.#engine.server!.stop('SIGKILL')
-    this.#windows.addKill(performance.now(), this.#engine.lossWindow)
+    this.#windows.addKill(began, this.#engine.lossWindow)
+  }
+
+  explains (fault: string): boolean {
+    return !UNCAUGHT.test(fault)
   }
 }
 

@@ -4,13 +4,16 @@ export interface Attempt {
   acknowledgedAt: number | undefined
 }
 
+/** An answer may be read that long after the kill of the server that caused it. */
+const LATE_ANSWER_MS = 250
+
 /** The times at which an engine may lose what it acknowledges, as docs/delivery.md says: shortly before a kill or a failover. */
 export class LossWindows {
   readonly #windows: Array<{ from: number, to: number }> = []
 
-  /** Adds a time at which an engine lost what it had not synced, as far as it may lose anything. */
-  addKill (at: number, lossWindow: number): void {
-    if (lossWindow > 0) this.add(at - lossWindow, at)
+  /** Adds a kill that ends now. The engine may lose what it acknowledged in the milliseconds before. */
+  addKill (began: number, lossWindow: number): void {
+    if (lossWindow > 0) this.add(began - lossWindow, performance.now() + LATE_ANSWER_MS)
   }
 
   add (from: number, to: number): void {

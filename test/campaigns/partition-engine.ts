@@ -14,8 +14,8 @@ export interface PartitionEngine {
   pick (random: () => number): Promise<string>
   /** What is missing until all servers can be used. */
   unhealthy (): Promise<string[]>
-  /** What the nodes have left behind. */
-  leftOver (): Promise<string[]>
+  /** What devices have left behind, and nodes if none runs. */
+  leftOver (hasNodes: boolean): Promise<string[]>
   /** What the servers report that must not be. */
   wrong (): string[]
   /** What else they report, for the line of the campaign. */

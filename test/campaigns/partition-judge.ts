@@ -77,7 +77,7 @@ export class Judge {
     const look = async () => {
       const listed = await Promise.all(NODES.map(async node => ({ node, entries: await this.#list(node) })))
       return [
-        ...await this.#site.engine.leftOver(),
+        ...await this.#site.engine.leftOver(true),
         ...listed.filter(({ entries }) => entries?.length !== 0).map(({ node, entries }) => entries ? `${node} lists ${entries.length} devices when all are away` : `${node} gives no list`)
       ]
     }

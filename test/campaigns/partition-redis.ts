@@ -7,6 +7,9 @@ import { SentinelGroup } from './sentinel.ts'
 const [SERVER_PORT, SENTINEL_PORT] = [6379, 26379]
 /** A master that has lost both replicas refuses writes, because they would be lost. */
 const MIN_REPLICAS = 1
+/** The highest generation and the position of the last letter; both only grow. */
+const COUNTERS = ['devices:generation', 'devices:position']
+const NODES_KEY = 'devices:nodes'
 /** Faults of the master are the interesting ones, so it is chosen more often than by chance. */
 const MASTER_SHARE = 0.5
 
@@ -54,9 +57,10 @@ export class PartitionRedis implements PartitionEngine {
     return await this.#group.unhealthy()
   }
 
-  /** Keys without a time to live: all but the receipts. */
-  async leftOver (): Promise<string[]> {
-    const keys = await this.#group.lastingKeys()
+  /** Keys without a time to live: receipts expire. */
+  async leftOver (hasNodes: boolean): Promise<string[]> {
+    const kept = hasNodes ? [...COUNTERS, NODES_KEY] : COUNTERS
+    const keys = (await this.#group.lastingKeys()).filter(key => !kept.includes(key))
     return keys.length === 0 ? [] : [`${keys.length} keys left (${keys.slice(0, 10).join(', ')})`]
   }
 

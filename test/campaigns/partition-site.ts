@@ -130,6 +130,7 @@ export class Site {
 
   async close (): Promise<void> {
     for (const name of NODES) await this.stopNode(name)
+    this.wrong.push(...await this.engine.leftOver(false))
     await this.engine.remove()
   }
 
