@@ -52,6 +52,17 @@ t.test('each option has in an editor the description and the default of its sche
   t.strictSame(optionsIn('lib/gateway/webhook-options.ts', 'WebhookOptions'), described(WebhookOptionsSchema))
 })
 
+t.test('the pages of the engines list their options, with the defaults that an editor shows', async t => {
+  const documented = (path: string) => {
+    const [rows] = /(?<=\| option \| default \| what it is \|\n\|---\|---\|---\|\n)(?:\|.*\n)+/.exec(readFileSync(join(root, path), 'utf8'))!
+    return rows.trimEnd().split('\n').map(row => row.split('|').slice(1, 3).map(cell => cell.trim().replaceAll('`', '').replaceAll(/(?<=\d)_(?=\d)/g, '')))
+  }
+  const declared = (...interfaces: Array<[path: string, name: string]>) => interfaces.flatMap(([path, name]) => optionsIn(path, name))
+    .map(({ name, value = '' }) => [name, value === 'undefined' ? '' : value.replaceAll('"', '')])
+  t.strictSame(documented('docs/redis.md'), declared(['lib/redis/link-options.ts', 'LinkOptions'], ['lib/redis/engine.ts', 'RedisOptions']))
+  t.strictSame(documented('docs/cluster.md'), declared(['lib/nats/link-options.ts', 'LinkOptions'], ['lib/nats/mailbox.ts', 'NatsMailboxOptions']))
+})
+
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false
 type Flat<T> = { [Name in keyof T]: T[Name] }
 type Optional<T> = { [Name in keyof T]?: T[Name] | undefined }

@@ -562,8 +562,8 @@ export const programs: Record<string, Entry> = {
       await app.register($devices, { backplane: $backplane })
       const $url = await $serve(app)
       const limitOf = async (_deviceId: string, _options: object) => 11_000`,
-    // within one process instead of over NATS
-    replace: [[/^import .*\/nats'\n/m, ''], [/^(const (?:backplane|\{ backplane \}) =) await .*$/m, 'const backplane = $backplane']],
+    // within one process instead of over Redis
+    replace: [[/^import .*\/redis'\n/m, ''], [/^(const (?:backplane|\{ backplane \}) =) await .*$/m, 'const backplane = $backplane']],
     after: `
       const $device = $connect($url + '/ws', { deviceId: 'abc123', WebSocket: $WebSocket })
       await $until(() => $device.status.state === 'connected')

@@ -119,8 +119,12 @@ function withoutArguments (error: unknown): Error {
 }
 
 function clientOf ({ url, client, prefix: _prefix, startWithout: _startWithout, ...options }: LinkOptions): Redis {
-  const settled = { connectTimeout: CONNECT_TIMEOUT_MS, ...options, ...settings }
   if (client?.isCluster) throw new Error('Redis Cluster is not supported: use one server, or Sentinel')
-  if (client) return client.duplicate(settled)
-  return url === undefined ? new Redis(settled) : new Redis(url, settled)
+  if (client) return client.duplicate({ ...options, ...settings })
+  const given = { connectTimeout: CONNECT_TIMEOUT_MS, ...options, ...settings }
+  if (url === undefined) return new Redis(given)
+  // the query of an address takes precedence over options
+  const model = new Redis(url, given)
+  model.disconnect()
+  return model.duplicate(settings)
 }

@@ -76,13 +76,13 @@ export class Requests {
     }
   }
 
-  /** Resolves with nothing if the device has no owner. Once it is sent, nobody knows whether it has arrived. */
+  /** Resolves with nothing if the device has no owner. Without an answer of Redis nobody knows whether the request has arrived. */
   async #send (deviceId: string, payload: Uint8Array): Promise<[home?: Buffer, receivers?: number, isAlive?: number]> {
-    if (!this.#link.up) throw new Failure('unreachable')
+    const wasUp = this.#link.up
     try {
       return await this.#link.run(askScript, ['owners', 'nodes', nodeChannel('')], [deviceId, payload as Buffer]) as [Buffer, number, number] | []
     } catch (error) {
-      throw new Failure('dropped', { message: (error as Error).message })
+      throw wasUp && !this.#link.up ? new Failure('dropped', { message: (error as Error).message }) : error
     }
   }
 
