@@ -103,13 +103,10 @@ export class SentinelGroup {
     return others.length > 0 ? undefined : this.#places.find(({ server }) => server && `${server.address}:${server.port}` === address)?.name
   }
 
-  /** Asks a Sentinel to replace the master; resolves with whether it begins to. */
-  async failover (): Promise<boolean> {
-    for (const { sentinel } of this.#places) {
-      const answer = await ask(sentinel, 'SENTINEL', 'FAILOVER', MASTER_NAME).catch(() => undefined)
-      if (answer === 'OK') return true
-    }
-    return false
+  /** Replaces the master. Sentinels refuse until they have recent news of a replica. */
+  async failover (): Promise<void> {
+    const answer = await settled(() => this.#askForFailover(), 'OK', READY_TIMEOUT_MS)
+    if (answer !== 'OK') throw new Error(`no Sentinel replaces the master: ${answer}`)
   }
 
   /** What is missing until one server is the master for all Sentinels and the others are its replicas. */
@@ -164,6 +161,11 @@ export class SentinelGroup {
     this.#servers.set(name, await RedisServer.start(path, args, place))
     if (place !== master) await ask(place, 'REPLICAOF', master.address, String(master.port))
     await ask(place, 'CONFIG', 'REWRITE')
+  }
+
+  async #askForFailover (): Promise<string> {
+    const { sentinel } = this.#places.at(-1)!
+    return await ask(sentinel, 'SENTINEL', 'FAILOVER', MASTER_NAME).then(String, error => (error as Error).message)
   }
 
   #withServer (): Array<{ name: string, server: ServerHost }> {
