@@ -34,6 +34,9 @@ const REPLICA_TIMEOUT_S = 5
 const COMMAND_TIMEOUT_MS = 2_000
 const READY_TIMEOUT_MS = 30_000
 
+/** Those of Sentinels and of `ask` in a list of clients. */
+const OWN_CLIENT = / name=sentinel-| cmd=client\|list /
+
 /** A Sentinel with its own port and folder, both kept over restarts: it writes what it knows into its configuration file. */
 class Sentinel extends ServerProcess {
   readonly folder: string
@@ -107,6 +110,13 @@ export class SentinelGroup {
   async failover (): Promise<void> {
     const answer = await settled(() => this.#askForFailover(), 'OK', READY_TIMEOUT_MS)
     if (answer !== 'OK') throw new Error(`no Sentinel replaces the master: ${answer}`)
+  }
+
+  /** Number of connections of nodes to a server; 0 if it does not answer. */
+  async connections (name: string): Promise<number> {
+    const { address, port } = this.server(name)
+    const lists = await Promise.all(['normal', 'pubsub'].map(type => ask({ address, port }, 'CLIENT', 'LIST', 'TYPE', type).catch(() => '')))
+    return lists.flatMap(list => String(list).split('\n')).filter(line => line !== '' && !OWN_CLIENT.test(line)).length
   }
 
   /** What is missing until one server is the master for all Sentinels and the others are its replicas. */
