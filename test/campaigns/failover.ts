@@ -19,7 +19,7 @@ interface Size extends Record<string, number> {
   failovers: number
   /** How often the master is killed. */
   kills: number
-  /** Milliseconds, from when the new master is known, within which each device has one owner and every node accepts letters. */
+  /** Milliseconds, from when the new master is known, within which no node uses the old one, each device has one owner, and every node accepts letters. */
   within: number
 }
 
@@ -48,18 +48,19 @@ export async function failover ({ devices: count, failovers, kills, within }: Si
     let disconnections = 0
     for (const { client } of devices) client.on('status', ({ state }) => { if (state !== 'connected') disconnections++ })
     const flow = new LetterFlow(devices, () => urls)
-    const slowest: Record<string, { known: number, owned: number, accepting: number }> = {}
+    const slowest: Record<string, { known: number, moved: number, owned: number, accepting: number }> = {}
     const faults = [...Array.from({ length: failovers }, () => 'failover'), ...Array.from({ length: kills }, () => 'kill')]
     for (const kind of faults) {
       await sleep(FLOW_MS)
       const began = performance.now()
       const old = await replaceMaster(group, kind)
       const known = performance.now()
-      const [owned, accepting] = await Promise.all([agreement.settled(known), accepted(urls, devices, known)])
+      const [moved, owned, accepting] = await Promise.all([left(group, old, known), agreement.settled(known), accepted(urls, devices, known)])
+      verdict.within(`milliseconds until no node uses the old master after a ${kind}`, moved, within)
       verdict.within(`milliseconds until each device has one owner after a ${kind}`, owned, within)
       verdict.within(`milliseconds until every node accepts letters after a ${kind}`, accepting, within)
-      const before = slowest[kind] ?? { known: 0, owned: 0, accepting: 0 }
-      slowest[kind] = { known: longest(before.known, known - began), owned: longest(before.owned, owned), accepting: longest(before.accepting, accepting) }
+      const before = slowest[kind] ?? { known: 0, moved: 0, owned: 0, accepting: 0 }
+      slowest[kind] = { known: longest(before.known, known - began), moved: longest(before.moved, moved), owned: longest(before.owned, owned), accepting: longest(before.accepting, accepting) }
       if (kind === 'kill') await group.server(old).start()
       verdict.same(`what is missing after a ${kind}`, await settled(() => group.unhealthy(), [], TIMEOUT_MS), [])
     }
@@ -73,8 +74,8 @@ export async function failover ({ devices: count, failovers, kills, within }: Si
     verdict.same('failovers', group.failovers().length, faults.length)
     verdict.same('uncaught errors', [...hosts.values()].flatMap(({ faults }) => faults), [])
     return {
-      line: `failover: ${NODES.length} nodes, ${count} devices, ${failovers} failovers of Redis and ${kills} kills of its master; milliseconds at most until the new master is known, and from then until each device has ` +
-        `one owner and every node accepts letters ${JSON.stringify(slowest)}; ${tally.acknowledged} letters acknowledged to their senders, ${tally.seen} seen, lost ${lost}, twice ${twice}, ` +
+      line: `failover: ${NODES.length} nodes, ${count} devices, ${failovers} failovers of Redis and ${kills} kills of its master; milliseconds at most until the new master is known, and from then until the nodes have ` +
+        `left the old one, each device has one owner, and every node accepts letters ${JSON.stringify(slowest)}; ${tally.acknowledged} letters acknowledged to their senders, ${tally.seen} seen, lost ${lost}, twice ${twice}, ` +
         `unexpected ${unexpected}, out of order ${outOfOrder}${describeLosses(tally)}; ${disconnections} devices lost their connection`,
       wrong: verdict.wrong
     }
@@ -108,6 +109,12 @@ async function replaceMaster (group: SentinelGroup, kind: string): Promise<strin
     if (master !== undefined && master !== old) return old
   }
   throw new Error(`${old} is still the master after a ${kind}`)
+}
+
+/** Milliseconds from `began` until no node is connected to a server. */
+async function left (group: SentinelGroup, server: string, began: number): Promise<number> {
+  await settled(() => group.connections(server), 0, TIMEOUT_MS)
+  return performance.now() - began
 }
 
 /** Milliseconds from `began` until every node accepts a letter. */

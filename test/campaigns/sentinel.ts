@@ -34,6 +34,9 @@ const REPLICA_TIMEOUT_S = 5
 const COMMAND_TIMEOUT_MS = 2_000
 const READY_TIMEOUT_MS = 30_000
 
+/** Those of Sentinels and of `ask` in a list of clients. */
+const OWN_CLIENT = / name=sentinel-| cmd=client\|list /
+
 /** A Sentinel with its own port and folder, both kept over restarts: it writes what it knows into its configuration file. */
 class Sentinel extends ServerProcess {
   readonly folder: string
@@ -103,13 +106,17 @@ export class SentinelGroup {
     return others.length > 0 ? undefined : this.#places.find(({ server }) => server && `${server.address}:${server.port}` === address)?.name
   }
 
-  /** Asks a Sentinel to replace the master; resolves with whether it begins to. */
-  async failover (): Promise<boolean> {
-    for (const { sentinel } of this.#places) {
-      const answer = await ask(sentinel, 'SENTINEL', 'FAILOVER', MASTER_NAME).catch(() => undefined)
-      if (answer === 'OK') return true
-    }
-    return false
+  /** Replaces the master. Sentinels refuse until they have recent news of a replica. */
+  async failover (): Promise<void> {
+    const answer = await settled(() => this.#askForFailover(), 'OK', READY_TIMEOUT_MS)
+    if (answer !== 'OK') throw new Error(`no Sentinel replaces the master: ${answer}`)
+  }
+
+  /** Number of connections of nodes to a server; 0 if it does not answer. */
+  async connections (name: string): Promise<number> {
+    const { address, port } = this.server(name)
+    const lists = await Promise.all(['normal', 'pubsub'].map(type => ask({ address, port }, 'CLIENT', 'LIST', 'TYPE', type).catch(() => '')))
+    return lists.flatMap(list => String(list).split('\n')).filter(line => line !== '' && !OWN_CLIENT.test(line)).length
   }
 
   /** What is missing until one server is the master for all Sentinels and the others are its replicas. */
@@ -164,6 +171,11 @@ export class SentinelGroup {
     this.#servers.set(name, await RedisServer.start(path, args, place))
     if (place !== master) await ask(place, 'REPLICAOF', master.address, String(master.port))
     await ask(place, 'CONFIG', 'REWRITE')
+  }
+
+  async #askForFailover (): Promise<string> {
+    const { sentinel } = this.#places.at(-1)!
+    return await ask(sentinel, 'SENTINEL', 'FAILOVER', MASTER_NAME).then(String, error => (error as Error).message)
   }
 
   #withServer (): Array<{ name: string, server: ServerHost }> {
