@@ -10,6 +10,8 @@ export type Argument = string | number | Buffer
 export type MessageListener = (payload: Buffer) => void
 
 const CONNECT_TIMEOUT_MS = 2_000
+/** Time for a new connection to be ready, once it is connected. */
+const READY_TIMEOUT_MS = 5_000
 /** The two connections end together: nothing is queued, retried or subscribed again, because a new pair replaces them. */
 const settings = {
   autoResubscribe: false,
@@ -41,10 +43,12 @@ export class Connection {
     for (const one of this.#both) one.on('close', () => this.close()).on('error', () => ignoreErrors(one)) // `open` rejects with the error
   }
 
-  static async open (options: LinkOptions, onMessage: (channel: string, payload: Buffer) => void): Promise<Connection> {
+  /** Ends when the signal aborts, before it is open as well as after. */
+  static async open (options: LinkOptions, onMessage: (channel: string, payload: Buffer) => void, signal: AbortSignal): Promise<Connection> {
     let connection: Connection | undefined
     try {
       connection = new Connection(clientOf(options), onMessage)
+      signal.addEventListener('abort', () => connection!.close(), { once: true })
       await connection.#connect()
       return connection
     } catch (error) {
@@ -103,6 +107,11 @@ export class Connection {
     await Promise.race([Promise.all(this.#both.map(one => one.connect())), ...firstErrors])
     checkServer(await this.#commands.info())
   }
+}
+
+/** Time for two connections to be ready. The Sentinels are asked one after the other. */
+export function openTimeoutOf ({ connectTimeout = CONNECT_TIMEOUT_MS, client, sentinels = client?.options.sentinels ?? [] }: LinkOptions): number {
+  return connectTimeout * (1 + sentinels.length) + READY_TIMEOUT_MS
 }
 
 /** The client listens to the first error of its socket only. With TLS another may follow, also after the end, and without a listener it would stop the process. */

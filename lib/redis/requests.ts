@@ -56,7 +56,7 @@ export class Requests {
   }
 
   receive (reply: Reply): void {
-    this.#pending.get(reply.nonce)?.(reply)
+    this.#settle(reply.nonce, reply)
   }
 
   async #ask (deviceId: string, request: Request, deadline: number, signal?: AbortSignal): Promise<Answer | Unanswered> {
@@ -72,7 +72,7 @@ export class Requests {
       })
       return await withDeadline(asking, leftUntil(deadline + TRANSIT_MS), () => new Failure('timeout'))
     } finally {
-      this.#pending.delete(nonce)
+      this.#settle(nonce, new Failure('timeout')) // what still waits for the reply ends
     }
   }
 
@@ -114,6 +114,11 @@ export class Requests {
     })
     reply.catch(() => {}) // it may fail before anybody waits for it
     return reply
+  }
+
+  #settle (nonce: string, reply: Reply | Failure): void {
+    this.#pending.get(nonce)?.(reply)
+    this.#pending.delete(nonce)
   }
 
   #nextNonce (): string {
