@@ -6,6 +6,7 @@ import t from 'tap'
 import type { Backplane, Publication, Request } from '../lib/cluster/backplane.ts'
 import { openTimeoutOf } from '../lib/redis/connection.ts'
 import { redis, type RedisOptions } from '../lib/redis/index.ts'
+import { Link } from '../lib/redis/link.ts'
 import { RedisServer, redisServer } from './campaigns/redis.ts'
 import { Connection, reasonOf, turn, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
@@ -99,6 +100,27 @@ withProgram(t, 'redis-server', 'faults of Redis and of nodes', async (t, path) =
     for (const payload of ['{"type":"other"}', '[]', '{"type":"cancel"}']) await client.publish(`${prefix}:node:${home}`, payload)
     await until(() => troubles.length === notOne.length)
     t.equal(await backplane.ask('d', wake), undefined)
+    const spy = behind(t)
+    await spy.subscribe(`${prefix}:node:tester`)
+    const answer = new Promise(resolve => spy.once('message', (_channel, message) => resolve(JSON.parse(message))))
+    await client.publish(`${prefix}:node:${home}`, '{"type":"probe","from":"tester","nonce":"n","about":"a request of long ago"}')
+    t.strictSame(await answer, { type: 'reply', nonce: 'n', state: 'lost' })
+  })
+
+  t.test('a link that is closed while it opens does not come up', async t => {
+    const link = new Link({ url: server.url })
+    link.reset('it is not up')
+    await t.rejects(link.open(async () => link.close()), /Redis at redis:.* cannot be used: closed/)
+    t.equal(link.up, false)
+  })
+
+  t.test('a filter that is no longer watched hears nothing of a publication that has arrived', async t => {
+    const { backplane } = await join(t)
+    const { heard, unwatch } = heardOn(backplane, '#')
+    backplane.watch('a', () => { unwatch(); return 1 })
+    await backplane.flush!()
+    t.match(await backplane.publish({ id: 'm', topic: 'a', data: 1 }), { nodes: 1 })
+    t.equal(heard.length <= 1, true)
   })
 
   t.test('closing does not wait for a Redis that does not answer', async t => {

@@ -17,12 +17,13 @@ interface PublishedMessage extends Publication {
 }
 
 /** A publication whose receivers are being counted. */
-interface Count {
-  readonly result: PublishResult
+class Count {
+  readonly result: PublishResult = { sent: 0, nodes: 0 }
   /** The messages that Redis delivered; unknown until it has answered. */
-  receivers: number
-  answered: number
-  done: () => void
+  receivers = Infinity
+  answered = 0
+  /** Set in the turn in which the receivers become known. */
+  done!: () => void
 }
 
 /** A filter listens on one channel of its kind, and up to three messages of a publication reach a node, close together: remembering the last ones is enough to drop duplicates. */
@@ -67,7 +68,7 @@ export class PubSub {
     const nonce = `${this.#prefix}${++this.#published}`
     const payload = encode({ ...publication, from: this.#self, nonce } satisfies PublishedMessage)
     checkSize(payload)
-    const count: Count = { result: { sent: 0, nodes: 0 }, receivers: Infinity, answered: 0, done: () => {} }
+    const count = new Count()
     this.#counts.set(nonce, count)
     try {
       count.receivers = await this.#link.run(publishScript, channelsOf(publication.topic), [payload as Buffer]) as number

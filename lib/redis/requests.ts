@@ -44,15 +44,10 @@ export class Requests {
   async askNode (node: string, message: (nonce: string) => NodeMessage, timeout: number): Promise<Reply | 'lost' | 'silent'> {
     const nonce = this.#nextNonce()
     const reply = this.#expect(nonce)
-    try {
-      const late = new Failure('timeout')
-      const receivers = await this.#link.publish(nodeChannel(node), encode(message(nonce)))
-      return receivers === 0 ? 'lost' : await withDeadline(reply, timeout, () => late)
-    } catch {
-      return 'silent'
-    } finally {
-      this.#pending.delete(nonce)
-    }
+    const asking = this.#link.publish(nodeChannel(node), encode(message(nonce))).then(async receivers => {
+      return receivers === 0 ? 'lost' as const : await withDeadline(reply, timeout, () => new Failure('timeout'))
+    })
+    return await asking.catch(() => 'silent' as const).finally(() => this.#pending.delete(nonce))
   }
 
   receive (reply: Reply): void {
