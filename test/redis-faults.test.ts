@@ -4,7 +4,7 @@ import { Redis } from 'ioredis'
 import type { Test } from 'tap'
 import t from 'tap'
 import type { Backplane, Publication, Request } from '../lib/cluster/backplane.ts'
-import { openTimeoutOf } from '../lib/redis/connection.ts'
+import { openTimeoutOf, withoutSecrets } from '../lib/redis/connection.ts'
 import { redis, type RedisOptions } from '../lib/redis/index.ts'
 import { Link } from '../lib/redis/link.ts'
 import { RedisServer, redisServer } from './campaigns/redis.ts'
@@ -12,6 +12,12 @@ import { Connection, reasonOf, turn, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 
 const wake: Request = { kind: 'wake' }
+
+t.test('an error of Redis names neither its user nor the arguments of a command', async t => {
+  const missing = withoutSecrets(new Error("NOPERM User alice has no permissions to run the 'evalsha' command"))
+  t.equal(missing.message, "NOPERM this user has no permissions to run the 'evalsha' command")
+  t.equal(withoutSecrets(new Error("ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'alice' 'pw'")).message, "ERR unknown command 'HELLO'")
+})
 
 withProgram(t, 'redis-server', 'faults of Redis and of nodes', async (t, path) => {
   const server = await RedisServer.start(path)

@@ -53,7 +53,7 @@ export class Connection {
       return connection
     } catch (error) {
       connection?.close()
-      throw withoutArguments(error)
+      throw withoutSecrets(error)
     }
   }
 
@@ -66,7 +66,11 @@ export class Connection {
   }
 
   /** Resolves with what the script returns; its strings are buffers. */
-  async run ({ source, digest }: Script, keys: string[], args: Argument[]): Promise<unknown> {
+  async run (script: Script, keys: string[], args: Argument[]): Promise<unknown> {
+    return await this.#evaluate(script, keys, args).catch(error => { throw withoutSecrets(error) })
+  }
+
+  async #evaluate ({ source, digest }: Script, keys: string[], args: Argument[]): Promise<unknown> {
     try {
       return await this.#commands.evalshaBuffer(digest, keys.length, ...keys, ...args)
     } catch (error) {
@@ -76,11 +80,11 @@ export class Connection {
   }
 
   async publish (channel: string, payload: string | Uint8Array): Promise<number> {
-    return await this.#commands.publish(channel, payload as Buffer).catch(error => { throw withoutArguments(error) })
+    return await this.#commands.publish(channel, payload as Buffer).catch(error => { throw withoutSecrets(error) })
   }
 
   async subscribe (...channels: string[]): Promise<void> {
-    await this.#subscriber.subscribe(...channels)
+    await this.#subscriber.subscribe(...channels).catch(error => { throw withoutSecrets(error) })
   }
 
   async unsubscribe (channel: string): Promise<void> {
@@ -121,10 +125,10 @@ function ignoreErrors ({ stream }: Redis): void {
 
 /**
  * The error of a command has its arguments as a property, such as a password or a message, and that of a wrong URL has the URL. Redis before 6 also repeats the
- * arguments of an unknown command, `HELLO` with the password.
+ * arguments of an unknown command, `HELLO` with the password. Redis 7.2 and Valkey name the user whose permission is missing.
  */
-function withoutArguments (error: unknown): Error {
-  return new Error((error as Error).message.replace(/, with args beginning with:.*$/s, ''))
+export function withoutSecrets (error: unknown): Error {
+  return new Error((error as Error).message.replace(/, with args beginning with:.*$/s, '').replace(/\bUser \S+ has no permissions/, 'this user has no permissions'))
 }
 
 function clientOf ({ url, client, prefix: _prefix, startWithout: _startWithout, ...options }: LinkOptions): Redis {
