@@ -6,7 +6,7 @@ import { OwnershipTable } from '../lib/redis/ownership.ts'
 import type { Script } from '../lib/redis/script.ts'
 import { ServerClock } from '../lib/redis/server-clock.ts'
 import { Failure } from '../lib/protocol/errors.ts'
-import { Connection, gate, turn, until } from './fakes.ts'
+import { Connection, gate, reasonOf, turn, until } from './fakes.ts'
 
 type Answers = Map<Script, (args: unknown[]) => unknown>
 
@@ -149,6 +149,55 @@ t.test('a node whose lease has ended joins anew, and the devices that came meanw
   beat()
   await until(() => nodes.epoch === 3)
   t.strictSame(link.resets, [])
+})
+
+t.test('a device whose claim is refused at the moment at which its node has joined is written', async t => {
+  const { link, nodes, owners } = await join(t)
+  const [claimed, joined] = [gate<unknown>(), gate<unknown>()]
+  link.answers.set(claimScript, () => claimed.opened)
+  link.answers.set(joinScript, () => joined.opened)
+  const owner = new Connection('d', 'n')
+  const owning = owners.own('d', owner)
+  await turn()
+  nodes.rejoin()
+  claimed.open([])
+  joined.open('1')
+  await owning
+  await turn()
+  t.equal(link.countOf(assertScript) > 0, true)
+  t.equal(await owners.confirmed('d'), owner)
+})
+
+t.test('closing gives up the devices that are being claimed, whenever their claims are answered', async t => {
+  const { link, owners } = await join(t)
+  const [claimed, confirming, confirmed] = [gate<unknown>(), gate(), gate()]
+  const slow = new Connection('e', 'n')
+  slow.confirm = () => { confirming.open(); return confirmed.opened }
+  link.answers.set(claimScript, ([,,, id]) => id === 'd' ? claimed.opened : [0, '4'])
+  const reasons = [reasonOf(owners.own('d', new Connection('d', 'n'))), reasonOf(owners.own('e', slow))]
+  await confirming.opened
+  const closed = owners.close()
+  await turn()
+  t.equal(link.countOf(releaseScript), 0)
+  claimed.open([1, '5'])
+  await closed
+  t.strictSame(link.ran.at(-1)![1].slice(1), ['d', 1, 'e', 2])
+  confirmed.open()
+  t.strictSame(await Promise.all([...reasons, reasonOf(owners.own('f', new Connection('f', 'n')))]), ['unreachable', 'unreachable', 'unreachable'])
+  t.equal(link.countOf(claimScript), 2)
+})
+
+t.test('a claim that fails because its node closes leaves nothing', async t => {
+  const { link, nodes, owners } = await join(t)
+  const claimed = gate<unknown>()
+  link.answers.set(claimScript, () => claimed.opened)
+  const reason = reasonOf(owners.own('d', new Connection('d', 'n')))
+  await turn()
+  const closed = owners.close()
+  claimed.open([])
+  await closed
+  t.equal(await reason, 'unreachable')
+  t.equal(nodes.epoch, 1, 'it does not join again')
 })
 
 t.test('a node that cannot join or write its devices connects anew', async t => {

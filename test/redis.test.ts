@@ -112,7 +112,7 @@ withProgram(t, 'redis-server', 'over Redis', async (t, path) => {
     await client.call('ACL', 'SETUSER', 'noscripts', 'on', '>pw', '~*', '&*', '+@all', '-@scripting')
     await t.rejects(redis({ url: server.url, username: 'noscripts', password: 'pw' }), /NOPERM.*evalsha/)
     await t.rejects(redis({ url: server.url, username: 'nobody', password: 'pw' }), /WRONGPASS/)
-    const cluster = await redisServer(t, path, ['--cluster-enabled', 'yes'])
+    const cluster = await redisServer(t, path, ['--cluster-enabled', 'yes', '--cluster-port', String(await freePort())])
     await t.rejects(redis({ url: cluster.url }), /Redis Cluster is not supported/)
     const evicting = await redisServer(t, path, ['--maxmemory-policy', 'allkeys-lru'])
     await t.rejects(redis({ url: evicting.url }), /maxmemory-policy is allkeys-lru/)

@@ -18,7 +18,7 @@ local function text (number)
 end
 
 local function parse (record)
-  local generation, home, epoch, claim, since, after, node = string.match(record, '^(%d+) (%S+) (%d+) (%d+) (%d+) (%d+) (.*)$')
+  local generation, home, epoch, claim, since, after, node = string.match(record, '^(%d+) (%S+) (%d+) (%d+) (%S+) (%d+) (.*)$')
   return { generation = tonumber(generation), home = home, epoch = tonumber(epoch), claim = claim, since = since, after = after, node = node }
 end
 

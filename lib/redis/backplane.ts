@@ -29,7 +29,7 @@ export function backplaneOver (link: Link): LinkedBackplane {
 
   function receive (message: NodeMessage): void {
     switch (message.type) {
-      case 'request': return void handler.receive(message)
+      case 'request': return void handler.receive(message).catch(error => link.trouble(error)) // not from a node
       case 'cancel': return handler.cancel(message.nonce)
       case 'probe': return handler.reply(message.from, message.nonce, { state: handler.has(message.about) ? 'there' : 'lost' })
       case 'list': return handler.reply(message.from, message.nonce, { page: presence.local(message.page) })

@@ -10,6 +10,8 @@ export type Argument = string | number | Buffer
 export type MessageListener = (payload: Buffer) => void
 
 const CONNECT_TIMEOUT_MS = 2_000
+/** Time for a new connection to be ready, once it is connected. */
+const READY_TIMEOUT_MS = 5_000
 /** The two connections end together: nothing is queued, retried or subscribed again, because a new pair replaces them. */
 const settings = {
   autoResubscribe: false,
@@ -41,15 +43,17 @@ export class Connection {
     for (const one of this.#both) one.on('close', () => this.close()).on('error', () => ignoreErrors(one)) // `open` rejects with the error
   }
 
-  static async open (options: LinkOptions, onMessage: (channel: string, payload: Buffer) => void): Promise<Connection> {
+  /** Ends when the signal aborts, before it is open as well as after. */
+  static async open (options: LinkOptions, onMessage: (channel: string, payload: Buffer) => void, signal: AbortSignal): Promise<Connection> {
     let connection: Connection | undefined
     try {
       connection = new Connection(clientOf(options), onMessage)
+      signal.addEventListener('abort', () => connection!.close(), { once: true })
       await connection.#connect()
       return connection
     } catch (error) {
       connection?.close()
-      throw withoutArguments(error)
+      throw withoutSecrets(error)
     }
   }
 
@@ -62,7 +66,11 @@ export class Connection {
   }
 
   /** Resolves with what the script returns; its strings are buffers. */
-  async run ({ source, digest }: Script, keys: string[], args: Argument[]): Promise<unknown> {
+  async run (script: Script, keys: string[], args: Argument[]): Promise<unknown> {
+    return await this.#evaluate(script, keys, args).catch(error => { throw withoutSecrets(error) })
+  }
+
+  async #evaluate ({ source, digest }: Script, keys: string[], args: Argument[]): Promise<unknown> {
     this.#batch()
     try {
       return await this.#commands.evalshaBuffer(digest, keys.length, ...keys, ...args)
@@ -74,11 +82,11 @@ export class Connection {
 
   async publish (channel: string, payload: string | Uint8Array): Promise<number> {
     this.#batch()
-    return await this.#commands.publish(channel, payload as Buffer).catch(error => { throw withoutArguments(error) })
+    return await this.#commands.publish(channel, payload as Buffer).catch(error => { throw withoutSecrets(error) })
   }
 
   async subscribe (...channels: string[]): Promise<void> {
-    await this.#subscriber.subscribe(...channels)
+    await this.#subscriber.subscribe(...channels).catch(error => { throw withoutSecrets(error) })
   }
 
   async unsubscribe (channel: string): Promise<void> {
@@ -115,6 +123,11 @@ export class Connection {
   }
 }
 
+/** Time for two connections to be ready. The Sentinels are asked one after the other. */
+export function openTimeoutOf ({ connectTimeout = CONNECT_TIMEOUT_MS, client, sentinels = client?.options.sentinels ?? [] }: LinkOptions): number {
+  return connectTimeout * (1 + sentinels.length) + READY_TIMEOUT_MS
+}
+
 /** The client listens to the first error of its socket only. With TLS another may follow, also after the end, and without a listener it would stop the process. */
 function ignoreErrors ({ stream }: Redis): void {
   stream?.on('error', () => {})
@@ -122,19 +135,15 @@ function ignoreErrors ({ stream }: Redis): void {
 
 /**
  * The error of a command has its arguments as a property, such as a password or a message, and that of a wrong URL has the URL. Redis before 6 also repeats the
- * arguments of an unknown command, `HELLO` with the password.
+ * arguments of an unknown command, `HELLO` with the password. Redis 7.2 and Valkey name the user whose permission is missing.
  */
-function withoutArguments (error: unknown): Error {
-  return new Error((error as Error).message.replace(/, with args beginning with:.*$/s, ''))
+export function withoutSecrets (error: unknown): Error {
+  return new Error((error as Error).message.replace(/, with args beginning with:.*$/s, '').replace(/\bUser \S+ has no permissions/, 'this user has no permissions'))
 }
 
 function clientOf ({ url, client, prefix: _prefix, startWithout: _startWithout, ...options }: LinkOptions): Redis {
   if (client?.isCluster) throw new Error('Redis Cluster is not supported: use one server, or Sentinel')
   if (client) return client.duplicate({ ...options, ...settings })
   const given = { connectTimeout: CONNECT_TIMEOUT_MS, ...options, ...settings }
-  if (url === undefined) return new Redis(given)
-  // the query of an address takes precedence over options
-  const model = new Redis(url, given)
-  model.disconnect()
-  return model.duplicate(settings)
+  return url === undefined ? new Redis(given) : new Redis(url, given)
 }

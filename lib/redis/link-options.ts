@@ -74,6 +74,8 @@ const known = {
 /** Throws for an unknown option, because the client of Redis ignores it. */
 export function checkOptions (options: LinkOptions): void {
   checkOptionNames('fastify-devices/redis', options, known)
-  const { prefix = 'devices' } = options
+  const { prefix = 'devices', url = '' } = options
+  const { url: _url, client: _client, prefix: _prefix, startWithout: _startWithout, ...ofClient } = known
+  checkOptionNames('The query of the `url` of fastify-devices/redis', Object.fromEntries(new URLSearchParams(url.split('?')[1])), ofClient)
   if (!/^[A-Za-z0-9_-]{1,32}$/.test(prefix)) throw new Error(`fastify-devices: the prefix "${prefix}" is wrong: 1 to 32 of A-Z a-z 0-9 _ -`)
 }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { withDeadline } from '../protocol/deadline.ts'
 import { Failure } from '../protocol/errors.ts'
-import { Connection, type Argument, type MessageListener } from './connection.ts'
+import { Connection, openTimeoutOf, type Argument, type MessageListener } from './connection.ts'
 import { checkOptions, type LinkOptions } from './link-options.ts'
 import type { Script } from './script.ts'
 
@@ -15,8 +15,9 @@ export type Run = (script: Script, keys: string[], args: Argument[]) => Promise<
 export type Prepare = (run: Run) => Promise<unknown>
 
 const RETRY_DELAY_MS = 250
-/** Time for a new connection to be ready. */
-const READY_TIMEOUT_MS = 5_000
+/** Redis may accept connections and then refuse what a node needs: a connection that ends sooner is followed by a pause. */
+const MIN_UPTIME_MS = 1_000
+const SHORT_LIVED_DELAY_MS = 1_000
 /** Redis ends the connection of a subscriber for which 32 MB are buffered, and a larger message would end all. */
 const MAX_PAYLOAD_BYTES = 8_388_608
 
@@ -31,7 +32,10 @@ export class Link {
   readonly #rejections = new Set<(failure: Failure) => void>()
   #prepare!: Prepare
   #connection: Connection | undefined
+  /** Ends the connection, also one that is being opened. */
+  #attempt: AbortController | undefined
   #up = false
+  #upSince = -Infinity
   /** The last subscription. Redis answers them in order. */
   #subscribing = Promise.resolve()
   #isClosed = false
@@ -123,28 +127,33 @@ export class Link {
   /** Takes the link down and connects anew: what Redis has been asked is not answered. */
   reset (reason: string): void {
     if (!this.#up) return
-    this.trouble(new Error(reason))
     this.#connection!.close()
+    this.reportOnce(new Error(reason))
   }
 
   close (): void {
     this.#isClosed = true
     this.#changeListeners.clear() // closing is no outage
     this.#listeners.clear()
-    this.#connection?.close()
+    this.#attempt?.abort(new Error('closed'))
   }
 
   async #connect (): Promise<void> {
-    const connection = await Connection.open(this.#options, (channel, payload) => this.#receive(channel, payload))
-    this.#connection = connection
-    if (this.#isClosed) return connection.close()
-    connection.onEnd(() => this.#goDown(connection))
+    const attempt = new AbortController()
+    this.#attempt = attempt
     try {
-      await withDeadline(this.#bringUp(connection), READY_TIMEOUT_MS, () => new Error('no answer'))
+      await withDeadline(this.#establish(attempt.signal), openTimeoutOf(this.#options), () => new Error('no answer'), attempt)
     } catch (error) {
-      connection.close()
+      attempt.abort()
       throw error
     }
+  }
+
+  async #establish (signal: AbortSignal): Promise<void> {
+    const connection = await Connection.open(this.#options, (channel, payload) => this.#receive(channel, payload), signal)
+    this.#connection = connection
+    connection.onEnd(() => this.#goDown(connection))
+    await this.#bringUp(connection)
   }
 
   async #bringUp (connection: Connection): Promise<void> {
@@ -152,17 +161,18 @@ export class Link {
     await this.#prepare((script, keys, args) => this.#run(connection, script, keys, args))
     if (connection.isEnded) throw new Error('the connection ended')
     this.#up = true
-    this.#lastFailure = undefined
+    this.#upSince = performance.now()
     for (const listener of this.#changeListeners) listener(true)
   }
 
-  async #keepTrying (): Promise<void> {
+  async #keepTrying (delay = 0): Promise<void> {
+    if (delay > 0) await pause(delay)
     while (!this.#isClosed) {
       try {
         return await this.#connect()
       } catch (error) {
-        this.reportOnce(error)
-        await sleep(RETRY_DELAY_MS * (0.5 + Math.random()), undefined, { ref: false })
+        if (!this.#isClosed) this.reportOnce(error)
+        await pause(RETRY_DELAY_MS)
       }
     }
   }
@@ -170,9 +180,11 @@ export class Link {
   #goDown (connection: Connection): void {
     if (!this.#up || connection !== this.#connection) return
     this.#up = false
+    const wasShortLived = performance.now() - this.#upSince < MIN_UPTIME_MS
+    if (!wasShortLived) this.#lastFailure = undefined
     for (const reject of this.#rejections) reject(new Failure('unreachable', { message: 'The connection to Redis ended before the answer' }))
     for (const listener of this.#changeListeners) listener(false)
-    void this.#keepTrying()
+    void this.#keepTrying(wasShortLived ? SHORT_LIVED_DELAY_MS : 0)
   }
 
   #reachable (): Connection {
@@ -232,6 +244,11 @@ export class Link {
 
 export function checkSize (payload: string | Uint8Array): void {
   if (payload.length > MAX_PAYLOAD_BYTES) throw new Failure('too-large')
+}
+
+/** Nodes must not all come at the same time. */
+async function pause (milliseconds: number): Promise<void> {
+  await sleep(milliseconds * (0.5 + Math.random()), undefined, { ref: false })
 }
 
 /** Without user, password and query: the client takes options from the query, the password too. */

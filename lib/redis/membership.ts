@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { withDeadline } from '../protocol/deadline.ts'
 import { beatScript, joinScript, leaveScript, sweepScript } from './backplane-scripts.ts'
 import { CHANGES, nodeChannel } from './node-message.ts'
 import type { Link, Run } from './link.ts'
@@ -14,6 +15,8 @@ const MAX_MISSED_BEATS = 4
 /** Time for one node to sweep, before it may be the turn of another. */
 const SWEEP_TURN_MS = 2_000
 const RECORDS_PER_STEP = 500
+/** Time for Redis to accept that this node leaves. */
+const LEAVE_TIMEOUT_MS = 1_000
 
 /** The lease of this node, and what becomes of nodes whose lease has ended. */
 export class Membership {
@@ -98,7 +101,9 @@ export class Membership {
 
   async close (): Promise<void> {
     clearInterval(this.#timer)
-    if (this.#link.up) await this.#link.run(leaveScript, ['nodes'], [this.self]).catch(() => {}) // then its lease ends
+    if (!this.#link.up) return
+    const leaving = this.#link.run(leaveScript, ['nodes'], [this.self])
+    await withDeadline(leaving, LEAVE_TIMEOUT_MS, () => new Error('no answer')).catch(() => {}) // then its lease ends
   }
 
   #notify (): void {

@@ -21,6 +21,8 @@ interface OwnedDevice {
   /** The highest generation that demands the device; it may come before this connection knows its own. */
   demanded: number
   isLost: boolean
+  /** What Redis has been asked to decide whose the device is. */
+  asking?: Promise<unknown>
 }
 
 const KEYS = ['owners', 'index', 'nodes', 'generation', CHANGES, nodeChannel('')]
@@ -46,6 +48,7 @@ export class OwnershipTable {
   readonly #recheckTimer: NodeJS.Timeout
   #recheckCursor: Iterator<OwnedDevice> | undefined
   #claims = 0
+  #isClosed = false
 
   constructor (link: Link, nodes: Membership) {
     this.#link = link
@@ -55,13 +58,14 @@ export class OwnershipTable {
   }
 
   async own (deviceId: string, owner: Owner): Promise<Ownership> {
-    const owned: OwnedDevice = { deviceId, owner, claim: ++this.#claims, generation: 0, after: '0', epoch: 0, demanded: 0, isLost: false }
+    const owned: OwnedDevice = { deviceId, owner, claim: ++this.#claims, generation: 0, after: '0', epoch: 0, demanded: 0, isLost: this.#isClosed }
     this.#claiming.add(owned)
     try {
       await this.#claim(owned)
+      if (owned.isLost) throw new Failure('unreachable', { message: 'The node is closed' })
       this.#activate(owned)
-      const hasJoinedSince = owned.epoch !== 0 && owned.epoch !== this.#nodes.epoch
-      if (hasJoinedSince) await this.#assert([owned]).catch(() => {}) // compared again after the next join
+      // this node has joined anew since, or Redis has not accepted the claim
+      if (owned.epoch !== this.#nodes.epoch) await this.#nodes.joined().then(() => this.#assert([owned])).catch(() => {}) // compared again after the next join
     } finally {
       this.#claiming.delete(owned)
     }
@@ -96,11 +100,14 @@ export class OwnershipTable {
     if (owned && owned.generation < generation) this.#lose(owned)
   }
 
-  /** Gives up all devices. */
+  /** Gives up all devices, also those that are being claimed: nobody would sweep a record that is written after this node has left. */
   async close (): Promise<void> {
+    this.#isClosed = true
     clearInterval(this.#recheckTimer)
-    const all = [...this.#owned.values()]
+    const claiming = [...this.#claiming]
+    const all = [...this.#owned.values(), ...claiming]
     for (const owned of all) this.#remove(owned)
+    await Promise.allSettled(claiming.map(({ asking }) => asking))
     while (all.length > 0 && this.#link.up) await this.#erase(all.splice(0, DEVICES_PER_STEP)).catch(() => all.splice(0))
   }
 
@@ -112,7 +119,7 @@ export class OwnershipTable {
       await this.#nodes.joined()
       await this.#take(owned)
     } catch (error) {
-      if (!isUnreachable(error)) throw error
+      if (!isUnreachable(error) || owned.isLost) throw error
       owned.generation = this.#nodes.nextGeneration()
       this.#nodes.rejoin() // Redis may have executed what it did not answer
     }
@@ -120,11 +127,12 @@ export class OwnershipTable {
 
   /** Repeats it for each connection that comes in between: its device may have given this one up meanwhile. */
   async #take (owned: OwnedDevice): Promise<void> {
-    for (;;) {
+    while (!owned.isLost) {
       const { epoch } = this.#nodes
       const { deviceId, claim, after, owner: { presence: { since, node } } } = owned
       const args = [this.#nodes.self, epoch, this.#nodes.highestGeneration, deviceId, claim, since, node, after]
-      const [isOwner, generation] = await this.#link.run(claimScript, KEYS, args) as [number, Buffer] | []
+      owned.asking = this.#link.run(claimScript, KEYS, args)
+      const [isOwner, generation] = await owned.asking as [number, Buffer] | []
       if (isOwner === undefined) throw new Failure('unreachable', { message: 'The lease of this node has ended' })
       if (isOwner === 1) {
         Object.assign(owned, { generation: Number(generation), epoch })

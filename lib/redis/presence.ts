@@ -8,7 +8,7 @@ import type { Requests } from './requests.ts'
 const LIST_TIMEOUT_MS = 250
 /** Devices that are read in one step. */
 const MAX_PAGE = 1_000
-const RECORD = /^(?<generation>\d+) \S+ \d+ \d+ (?<since>\d+) \d+ (?<node>.*)$/s
+const RECORD = /^(?<generation>\d+) \S+ \d+ \d+ (?<since>\S+) \d+ (?<node>.*)$/s
 
 /** A character that follows all those of device ids. */
 const BEYOND_IDS = '\u007F'

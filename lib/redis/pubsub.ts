@@ -17,12 +17,13 @@ interface PublishedMessage extends Publication {
 }
 
 /** A publication whose receivers are being counted. */
-interface Count {
-  readonly result: PublishResult
+class Count {
+  readonly result: PublishResult = { sent: 0, nodes: 0 }
   /** The messages that Redis delivered; unknown until it has answered. */
-  receivers: number
-  answered: number
-  done: () => void
+  receivers = Infinity
+  answered = 0
+  /** Set in the turn in which the receivers become known. */
+  done!: () => void
 }
 
 /** A filter listens on one channel of its kind, and up to three messages of a publication reach a node, close together: remembering the last ones is enough to drop duplicates. */
@@ -41,7 +42,7 @@ export class PubSub {
   readonly #watchers = new Topics<Listener>()
   readonly #channels = new Map<string, { filters: number, subscription: LinkSubscription }>()
   readonly #counts = new Map<string, Count>()
-  /** The counts to send to each node at the end of this turn. */
+  /** The counts to send at the end of this turn, by the channel of the node that gets them. */
   readonly #replies = new Map<string, Counts>()
   /** The nonces of the last publications received, in two generations. */
   #recent = new Set<string>()
@@ -67,7 +68,7 @@ export class PubSub {
     const nonce = `${this.#prefix}${++this.#published}`
     const payload = encode({ ...publication, from: this.#self, nonce } satisfies PublishedMessage)
     checkSize(payload)
-    const count: Count = { result: { sent: 0, nodes: 0 }, receivers: Infinity, answered: 0, done: () => {} }
+    const count = new Count()
     this.#counts.set(nonce, count)
     try {
       count.receivers = await this.#link.run(publishScript, channelsOf(publication.topic), [payload as Buffer]) as number
@@ -119,9 +120,10 @@ export class PubSub {
     const end = payload.indexOf(NEWLINE)
     const { from, nonce, ...publication }: PublishedMessage = decode(payload.subarray(end + 1))
     const sent = this.#isDuplicate(nonce) ? null : this.#deliver(publication, Number(payload.subarray(0, end)) / 1_000)
-    const replies = this.#replies.get(from)
+    const channel = nodeChannel(from)
+    const replies = this.#replies.get(channel)
     if (replies) return void replies.push([nonce, sent])
-    this.#replies.set(from, [[nonce, sent]])
+    this.#replies.set(channel, [[nonce, sent]])
     if (this.#replies.size === 1) setImmediate(() => this.#reply())
   }
 
@@ -134,7 +136,7 @@ export class PubSub {
   }
 
   #reply (): void {
-    for (const [node, counts] of this.#replies) if (this.#link.up) this.#link.tell(nodeChannel(node), encode({ type: 'counts', counts } satisfies NodeMessage))
+    for (const [channel, counts] of this.#replies) if (this.#link.up) this.#link.tell(channel, encode({ type: 'counts', counts } satisfies NodeMessage))
     this.#replies.clear()
   }
 
