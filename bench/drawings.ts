@@ -46,6 +46,13 @@ const drawings: Record<string, Drawing> = {
   'three-nodes.svg': {
     title: 'Three nodes: CPU time for each message',
     scales: [{ unit: 'µs/message', titles: /^3 nodes/ }]
+  },
+  'owned.svg': {
+    title: 'Three nodes: rate of letters, and 10,000 devices of one node',
+    scales: [
+      { unit: 'messages/s', titles: /^3 nodes/ },
+      ...['µs each', 'ms', 'per second', 'bytes each'].map(unit => ({ unit, titles: /^10000 devices/ }))
+    ]
   }
 }
 

@@ -44,7 +44,7 @@ async function measure ({ rounds }: Bench, pairs: Pair[]): Promise<Row[]> {
     medianRow(`${title}, to connect`, 'µs each', connected, ({ cpu }) => cpu / DEVICES),
     medianRow(`${title}, to connect: the server between them in addition`, 'µs each', connected, ({ brokerCpu }) => brokerCpu / DEVICES),
     medianRow(`${title}, connects`, 'per second', connected, ({ wall }) => DEVICES / wall * 1_000_000),
-    medianRow(`${title}, what the server between them keeps`, 'bytes each', kept, ({ bytes }) => bytes / DEVICES),
+    { ...medianRow(`${title}, what the server between them keeps`, 'bytes each', kept, ({ bytes }) => bytes / DEVICES), rounds: connected },
     ...[
       { what: 'a message to each from another node', found: reached },
       { what: 'the same, from the moment that the server is back', found: again },
