@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { programAt } from '../test/programs.ts'
+import { natsBroker, redisBroker, type Broker } from './broker.ts'
 import { Child } from './child.ts'
 import { Cluster } from './cluster.ts'
 import type { DialectName } from './dialects.ts'
@@ -16,7 +17,7 @@ export interface Candidate {
   start (base?: URL): Promise<Server>
 }
 
-/** The columns of the table; the reference and this package come last. */
+/** The columns of the table; the reference and this package come last, and then both over Redis, where the others are over NATS. */
 export const columns = {
   floor: 'bare `net`, `http`',
   ws: '`ws` loop',
@@ -26,7 +27,9 @@ export const columns = {
   nchan: 'nginx, nchan',
   forty: 'forty lines',
   before: 'ours before',
-  ours: '**ours**'
+  ours: '**ours**',
+  fortyRedis: 'forty lines, Redis',
+  redis: '**ours, Redis**'
 }
 
 export type ColumnName = keyof typeof columns
@@ -60,6 +63,7 @@ function program (name: ColumnName, path: string | undefined, dialect: DialectNa
 }
 
 const natsServer = programAt('nats-server')
+const redisServer = programAt('redis-server')
 const mosquittoServer = programAt('mosquitto')
 const nginxServer = nchanAt()
 
@@ -68,16 +72,14 @@ const mosquitto = program('mosquitto', mosquittoServer, 'mqtt', startMosquitto)
 const nchan = program('nchan', nginxServer, 'nchan', startNchan)
 const nchanEach = program('nchan', nginxServer, 'nchanEach', startNchan)
 
-/** Three nodes of a peer, if nats-server is installed. */
-const nodes: Candidate[] = natsServer
-  ? [
-      { name: 'forty', dialect: 'forty', start: (base = thisBench) => Cluster.start(natsServer, new URL('./peers/shouting.js', base)) },
-      { name: 'ours', dialect: 'devices', start: (base = thisBench) => Cluster.start(natsServer, new URL('./peers/joined.js', base)) }
-    ]
-  : []
+/** Three nodes of a peer, if the server between them is installed. */
+function nodes (name: ColumnName, dialect: DialectName, module: string, path: string | undefined, start: (path: string) => Promise<Broker>): Candidate[] {
+  if (path === undefined) return []
+  return [{ name, dialect, start: async (base = thisBench) => await Cluster.start(await start(path), new URL(`./peers/${module}.js`, base)) }]
+}
 
 /** Programs that are not installed. */
-export const missing = Object.entries({ 'nats-server': natsServer, mosquitto: mosquittoServer, 'nginx with nchan': nginxServer })
+export const missing = Object.entries({ 'nats-server': natsServer, 'redis-server': redisServer, mosquitto: mosquittoServer, 'nginx with nchan': nginxServer })
   .flatMap(([name, path]) => path === undefined ? [name] : [])
 
 const floor = peer('floor', 'bare')
@@ -95,5 +97,10 @@ export const candidatesFor = {
   bulk: [forty, ours],
   call: [socketio, forty, ours],
   letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)],
-  cluster: nodes
+  cluster: [
+    ...nodes('forty', 'forty', 'shouting', natsServer, natsBroker),
+    ...nodes('ours', 'devices', 'joined', natsServer, natsBroker),
+    ...nodes('fortyRedis', 'forty', 'shouting', redisServer, redisBroker),
+    ...nodes('redis', 'devices', 'joined', redisServer, redisBroker)
+  ]
 }

@@ -1,36 +1,30 @@
-import { rmSync } from 'node:fs'
-import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { NatsServer } from '../test/campaigns/nats.ts'
+import type { Broker } from './broker.ts'
 import { Child } from './child.ts'
 import type { Server } from './server.ts'
 
 const NODES = 3
-/** Long enough for every node to notice that NATS is down. */
-const OUTAGE_MS = 500
 
-/** Three nodes and a nats-server, each in a process of its own. Devices connect to the first node. */
+/** Three nodes and the broker between them, each in a process of its own. Devices connect to the first node. */
 export class Cluster implements Server {
   readonly port: number
   readonly otherPort: number
-  readonly #nats: NatsServer
+  readonly between: Broker
   readonly #nodes: Child[]
 
-  private constructor (nats: NatsServer, nodes: Child[], [port, otherPort]: number[]) {
-    this.#nats = nats
+  private constructor (between: Broker, nodes: Child[], [port, otherPort]: number[]) {
+    this.between = between
     this.#nodes = nodes
     this.port = port!
     this.otherPort = otherPort!
   }
 
   /** Runs a module on each node. */
-  static async start (natsServer: string, module: URL): Promise<Cluster> {
-    const nats = await NatsServer.start(natsServer)
+  static async start (between: Broker, module: URL): Promise<Cluster> {
     const nodes: Child[] = []
     for (let node = 0; node < NODES; node++) {
-      nodes.push(await Child.start(module, { servers: nats.servers }))
+      nodes.push(await Child.start(module, between.address))
     }
-    return new Cluster(nats, nodes, await Promise.all(nodes.map(node => node.ask('port'))))
+    return new Cluster(between, nodes, await Promise.all(nodes.map(node => node.ask('port'))))
   }
 
   get pids (): number[] {
@@ -38,23 +32,11 @@ export class Cluster implements Server {
   }
 
   get broker (): number {
-    return this.#nats.pid
-  }
-
-  get servers (): string {
-    return this.#nats.servers
-  }
-
-  /** Restarts NATS, with or without its stored data; resolves once it answers. */
-  async restart ({ empty }: { empty: boolean }): Promise<void> {
-    await this.#nats.stop()
-    if (empty) rmSync(join(this.#nats.folder, 'jetstream'), { recursive: true })
-    await sleep(OUTAGE_MS)
-    await this.#nats.start()
+    return this.between.pid
   }
 
   async end (): Promise<void> {
     for (const node of this.#nodes) await node.end()
-    await this.#nats.remove()
+    await this.between.remove()
   }
 }

@@ -2,12 +2,13 @@ import { columns, type ColumnName } from './candidates.ts'
 import type { Cell, Row } from './bench.ts'
 import { FIGURES } from './figures.ts'
 
-const REFERENCE: ColumnName = 'forty'
+/** The column to which a figure is compared. */
+const referenceOf = (name: ColumnName): ColumnName => name === 'redis' || name === 'fortyRedis' ? 'fortyRedis' : 'forty'
 
-/** The rows in Markdown: each figure, and its ratio to that of the reference column. */
+/** The rows in Markdown, without columns that are empty: each figure, and its ratio to that of the reference column. */
 export function table (rows: Row[]): string {
-  return markdown(rows, FIGURES, ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, cell => {
-    const reference = cells[REFERENCE]?.value
+  return markdown(rows, FIGURES, ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, (cell, name) => {
+    const reference = cells[referenceOf(name)]?.value
     return rounded(cell.value) + (reference ? ` (${rounded(cell.value / reference, 2)})` : '')
   })])
 }
@@ -28,14 +29,15 @@ export function shares (rows: Row[]): string {
   ])
 }
 
-function figures (cells: Row['cells'], text: (cell: Cell) => string): string[] {
-  return (Object.keys(columns) as ColumnName[]).map(name => cells[name] ? text(cells[name]) : '')
+function figures (cells: Row['cells'], text: (cell: Cell, name: ColumnName) => string): string[] {
+  return (Object.keys(columns) as ColumnName[]).map(name => cells[name] ? text(cells[name], name) : '')
 }
 
 function markdown (rows: Row[], corner: string, cellsOf: (row: Row) => string[]): string {
   const names = Object.values(columns)
   const lines = [[corner, ...names], ['---', ...names.map(() => '--:')], ...rows.map(cellsOf)]
-  return lines.map(cells => `| ${cells.join(' | ')} |`).join('\n')
+  const isUsed = names.map((_, at) => lines.slice(2).some(cells => cells[at + 1] !== ''))
+  return lines.map(cells => `| ${cells.filter((_, at) => at === 0 || isUsed[at - 1]).join(' | ')} |`).join('\n')
 }
 
 /** Rounded to three significant digits. */

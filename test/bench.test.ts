@@ -20,9 +20,12 @@ t.test('every server of the bench starts, and tells its port and its heap', asyn
   }
 })
 
-withProgram(t, 'nats-server', 'the cluster of the bench outlives a NATS that loses its records', async t => {
-  const cluster = await nodes.find(({ name }) => name === 'ours')!.start() as Cluster
-  t.teardown(() => cluster.end())
-  await cluster.restart({ empty: true })
-  t.ok(cluster.port > 0)
-})
+for (const [program, name] of [['nats-server', 'ours'], ['redis-server', 'redis']] as const) {
+  withProgram(t, program, `the cluster of the bench outlives a ${program} that loses its records`, async t => {
+    const cluster = await nodes.find(candidate => candidate.name === name)!.start() as Cluster
+    t.teardown(() => cluster.end())
+    await cluster.between.restart({ empty: true })
+    t.equal((await cluster.between.owners()).count, 0)
+    t.ok(cluster.port > 0)
+  })
+}

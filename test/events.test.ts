@@ -4,13 +4,11 @@ import { connect as connectTcp } from 'node:net'
 import { getActiveResourcesInfo } from 'node:process'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import { nats } from '../lib/nats/index.ts'
-import devices, { localBackplane, type Options } from '../lib/index.ts'
+import devices, { localBackplane } from '../lib/index.ts'
 import { createWorker } from '../lib/workers/worker.ts'
+import { overEngines } from './engines.ts'
 import { EventReader, type ReadOptions } from './event-reader.ts'
 import { Host } from './campaigns/host.ts'
-import { natsServer } from './campaigns/nats.ts'
-import { withProgram } from './programs.ts'
 import { connect, listen, open, request, until } from './support.ts'
 
 /** Its nodes are processes of their own. */
@@ -264,9 +262,9 @@ t.test('64 readers that read nothing cost no memory, and a fast one misses nothi
   await until(async () => await host.ask('connections') === 2)
 })
 
-withProgram(t, 'nats-server', 'over NATS, the others tell of the devices of a node that was killed, once', async (t, path) => {
-  const { servers } = await natsServer(t, path)
-  const [a, b] = [await Host.start(campaign, { node: 'a', servers }), await Host.start(campaign, { node: 'b', servers })]
+overEngines(t, 'the others tell of the devices of a node that was killed, once', async (t, engine) => {
+  const { access } = await engine.start(t)
+  const [a, b] = [await Host.start(campaign, { node: 'a', access }), await Host.start(campaign, { node: 'b', access })]
   t.teardown(async () => { await Promise.all([a.kill(), b.kill()]) })
   const reader = await read(t, a)
   await Promise.all(['d1', 'd2', 'd3'].map(id => connect(b.url, id)))
@@ -283,9 +281,9 @@ withProgram(t, 'nats-server', 'over NATS, the others tell of the devices of a no
   t.equal(reader.events.filter(({ type }) => type === 'disconnected').length, 3)
 }, { timeout: 120_000 })
 
-withProgram(t, 'nats-server', 'over NATS, a device that moves to another node disconnects once, and an outage is a gap', async (t, path) => {
-  const server = await natsServer(t, path)
-  const join = async (node: string) => await listen(t, { node, ...await nats({ servers: server.servers }) } as Options)
+overEngines(t, 'a device that moves to another node disconnects once, and an outage is a gap', async (t, engine) => {
+  const server = await engine.start(t)
+  const join = async (node: string) => await listen(t, { node, ...await server.join() })
   const [a, b] = [await join('a'), await join('b')]
   const reader = await read(t, a)
   await connect(b.url, 'd')

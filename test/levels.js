@@ -9,13 +9,14 @@ import { pathToFileURL } from 'node:url'
  */
 export const levels = {
   unit: [
-    'backplane', 'codec', 'deadline', 'dispatcher', 'event-feed', 'mailbox', 'methods', 'peer', 'readiness', 'registry', 'request-context', 'sampler', 'schema', 'sorted-index',
-    'sources', 'testing', 'write-queue'
+    'backplane', 'codec', 'deadline', 'dispatcher', 'event-feed', 'mailbox', 'methods', 'peer', 'readiness', 'redis-ownership', 'registry', 'request-context', 'sampler', 'schema',
+    'sorted-index', 'sources', 'testing', 'write-queue'
   ],
   integration: [
-    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'cluster', 'console', 'console-setup', 'contract', 'deploy', 'deploy-files', 'dial', 'disk', 'docs',
-    'drawings', 'events', 'hooks', 'hosts', 'limits', 'metrics', 'metrics-setup', 'nats', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes', 'redis', 'redis-access', 'redis-mailbox', 'rest',
-    'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs', 'topics', 'trace', 'tracing', 'transports', 'upgrades', 'webhooks', 'worker'
+    'access', 'admission', 'asyncapi', 'authorize', 'bench', 'cli', 'client', 'console', 'console-setup', 'contract', 'deploy', 'deploy-files', 'dial', 'disk', 'docs', 'drawings',
+    'events', 'hooks', 'hosts', 'limits', 'metrics', 'metrics-setup', 'nats', 'nats-cluster', 'nats-mailbox', 'ocpp', 'openapi', 'options', 'plugin', 'prometheus', 'recipes',
+    'redis', 'redis-access', 'redis-cluster', 'redis-faults', 'redis-mailbox', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs',
+    'topics', 'trace', 'tracing', 'transports', 'upgrades', 'webhooks', 'worker'
   ],
   campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'campaigns-webhooks', 'cuts', 'kill', 'partition', 'partition-redis']
 }

@@ -20,6 +20,7 @@ t.test('a server that cannot be used is refused with the reason', async t => {
   t.throws(() => checkServer(info({ redis_mode: 'cluster' })), /Redis Cluster is not supported/)
   t.throws(() => checkServer('server_name:valkey\r\nredis_version:7.2.4\r\nserver_mode:cluster'), /Redis Cluster is not supported/)
   t.throws(() => checkServer(info({ redis_version: '6.2.14' })), /Redis 6\.2\.14 is too old: version 7 is needed/)
+  t.throws(() => checkServer('maxmemory_policy:noeviction'), /Redis unknown is too old/)
   t.throws(() => checkServer(info({ role: 'slave' })), /is a replica/)
   t.throws(() => checkServer(info({ maxmemory_policy: 'allkeys-lru' })), /maxmemory-policy is allkeys-lru, which drops letters/)
 })

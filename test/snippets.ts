@@ -168,7 +168,7 @@ export const programs: Record<string, Entry> = {
   'docs/cluster.md > Nodes over Redis 1': { before: 'const app = $Fastify()', notRun: 'needs Redis; test/cli.test.ts runs nodes over it' },
   'docs/cluster.md > Nodes over NATS 1': {
     before: 'const app = $Fastify()',
-    notRun: 'needs three NATS servers; test/cluster.test.ts runs nodes over NATS'
+    notRun: 'needs three NATS servers; test/nats-cluster.test.ts runs nodes over NATS'
   },
 
   'docs/contract.md > Contracts 1': { after: 'assert.ok(kiosk.methods.sale.params)' },
@@ -588,7 +588,7 @@ export const shellsNotRun: Record<string, string> = {
   'docs/cluster.md > Nodes over Redis 3': 'needs Redis; test/cli.test.ts sends the same requests',
   'docs/cluster.md > Nodes over Redis 4': 'needs a registry that has the package',
   'docs/cluster.md > Nodes over NATS 1': 'needs a registry that has the package',
-  'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/cluster.test.ts starts nodes over it',
+  'docs/cluster.md > Three nodes on one machine 1': 'needs NATS; test/nats-cluster.test.ts starts nodes over it',
   'docs/cluster.md > Three nodes on one machine 2': 'needs NATS; test/outcomes.ts has the same requests',
   'docs/contract.md > Documents 1': 'needs a server with a document; test/openapi.test.ts generates a client',
   'docs/deploy.md > systemd and nginx 1': 'installs services; test/deploy-files.test.ts checks the unit, test/deploy.test.ts runs nginx',

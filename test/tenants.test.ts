@@ -1,6 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import devices, { localBackplane, memoryMailbox, type Authorize, type Options } from '../lib/index.ts'
+import { overEngines } from './engines.ts'
 import { connect, open, request, until, type TestDevice } from './support.ts'
 
 type Node = FastifyInstance & { url: string }
@@ -121,36 +122,49 @@ async function head (node: Node, url: string, authorization: string): Promise<An
   return { status: statusCode, body: undefined, headers: new Headers() }
 }
 
-for (const nodes of [1, 2]) {
-  t.test(`a tenant sees, sends to and calls nothing of another over any route, and all of its own, on ${nodes} node(s)`, async t => {
-    const shared = { backplane: localBackplane(), mailbox: memoryMailbox() }
-    const asked = await serve(t, shared)
-    const home = nodes === 1 ? asked : await serve(t, shared)
-    t.strictSame(new Set(Object.keys(rows).map(title => title.split(' | ')[0])), routesOf.get(asked), 'each route has a row')
+/** Tenants ask one node; their devices are connected to the same or another. */
+async function keepsTenantsApart (t: Test, asked: Node, home: Node): Promise<void> {
+  t.strictSame(new Set(Object.keys(rows).map(title => title.split(' | ')[0])), routesOf.get(asked), 'each route has a row')
 
-    const [acme, globex] = [await property(home, 'acme'), await property(home, 'globex')]
-    for (const [own, other] of [[acme, globex], [globex, acme]] as const) {
-      const ask = askAs(own.tenant, asked)
-      const before = await stateOf(home, other)
-      for (const [title, row] of Object.entries(rows)) {
-        const refused = await row.ask(ask, other)
-        t.equal(refused.status, 403, `${own.tenant} to ${other.tenant}: ${title}`)
-        if (!title.startsWith('HEAD')) t.match(refused.body, { statusCode: 403, code: 'FORBIDDEN', message: 'Not allowed' })
-      }
-      for (const [title, of] of everyone) t.equal((await of(ask, own, other)).status, 403, `${own.tenant}: ${title}`)
-      for (const method of ['GET', 'DELETE']) {
-        t.match(await ask(method, `/devices/${own.tenant}:away/messages/${other.letter}`), { status: 404, body: { code: 'MESSAGE_UNKNOWN' } }, 'a letter is known only with its device')
-      }
-      t.strictSame(await stateOf(home, other), before, 'nothing has changed')
+  const [acme, globex] = [await property(home, 'acme'), await property(home, 'globex')]
+  for (const [own, other] of [[acme, globex], [globex, acme]] as const) {
+    const ask = askAs(own.tenant, asked)
+    const before = await stateOf(home, other)
+    for (const [title, row] of Object.entries(rows)) {
+      const refused = await row.ask(ask, other)
+      t.equal(refused.status, 403, `${own.tenant} to ${other.tenant}: ${title}`)
+      if (!title.startsWith('HEAD')) t.match(refused.body, { statusCode: 403, code: 'FORBIDDEN', message: 'Not allowed' })
     }
-    for (const own of [acme, globex]) {
-      const ask = askAs(own.tenant, asked)
-      for (const [title, row] of Object.entries(rows)) t.equal((await row.ask(ask, own)).status, row.own, `${own.tenant} to itself: ${title}`)
-      await own.device.closed
-      await until(() => !home.devices.has(`${own.tenant}:here`))
+    for (const [title, of] of everyone) t.equal((await of(ask, own, other)).status, 403, `${own.tenant}: ${title}`)
+    for (const method of ['GET', 'DELETE']) {
+      t.match(await ask(method, `/devices/${own.tenant}:away/messages/${other.letter}`), { status: 404, body: { code: 'MESSAGE_UNKNOWN' } }, 'a letter is known only with its device')
     }
-  })
+    t.strictSame(await stateOf(home, other), before, 'nothing has changed')
+  }
+  for (const own of [acme, globex]) {
+    const ask = askAs(own.tenant, asked)
+    for (const [title, row] of Object.entries(rows)) t.equal((await row.ask(ask, own)).status, row.own, `${own.tenant} to itself: ${title}`)
+    await own.device.closed
+    await until(() => !home.devices.has(`${own.tenant}:here`))
+  }
 }
+
+const SEPARATION = 'a tenant sees, sends to and calls nothing of another over any route, and all of its own'
+
+t.test(`${SEPARATION}, on one node`, async t => {
+  const node = await serve(t, {})
+  await keepsTenantsApart(t, node, node)
+})
+
+t.test(`${SEPARATION}, on two nodes`, async t => {
+  const shared = { backplane: localBackplane(), mailbox: memoryMailbox() }
+  await keepsTenantsApart(t, await serve(t, shared), await serve(t, shared))
+})
+
+overEngines(t, SEPARATION, async (t, engine) => {
+  const server = await engine.start(t)
+  await keepsTenantsApart(t, await serve(t, await server.join()), await serve(t, await server.join()))
+})
 
 t.test('a tenant lists its own devices only, page by page', async t => {
   const node = await serve(t, {})

@@ -6,15 +6,13 @@ import { join } from 'node:path'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
-import devices, { Failure, jsonrpc, localBackplane, type HandlerContext, type Mailbox, type Options } from '../lib/index.ts'
-import { nats, natsBackplane, natsMailbox } from '../lib/nats/index.ts'
+import devices, { Failure, jsonrpc, localBackplane, type HandlerContext, type Backplane, type Options } from '../lib/index.ts'
 import { ocpp } from '../lib/protocol/ocpp.ts'
 import { diskMailbox } from '../lib/storage/disk/index.ts'
 import { memoryMailbox } from '../lib/storage/memory.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
 import { createWorker, type Worker } from '../lib/workers/worker.ts'
-import { natsServer } from './campaigns/nats.ts'
-import { withProgram } from './programs.ts'
+import { overEngines } from './engines.ts'
 import { connect, LineSocket, listen, open, request, TestDevice, until, type Seen } from './support.ts'
 
 const traceId = '4bf92f3577b34da6a3ce929d0e0e4736'
@@ -36,7 +34,7 @@ async function node (t: Test, options: Options = {}): Promise<FastifyInstance & 
   return Object.assign(await listen(t, options, { ...logger(lines), requestIdHeader: 'x-request-id' }), { lines })
 }
 
-async function employ (t: Test, backplane: Awaited<ReturnType<typeof natsBackplane>>): Promise<{ worker: Worker, lines: Line[] }> {
+async function employ (t: Test, backplane: Backplane): Promise<{ worker: Worker, lines: Line[] }> {
   const lines: Line[] = []
   const worker = await createWorker({ backplane, log: Fastify(logger(lines)).log })
   t.teardown(() => worker.close())
@@ -55,13 +53,12 @@ async function echo (device: TestDevice, method: string): Promise<Seen> {
   return answer
 }
 
-withProgram(t, 'nats-server', 'requests over NATS', async (t, path) => {
-  const server = await natsServer(t, path)
-  const over = { servers: server.servers, prefix: 'trace' }
+overEngines(t, 'requests and letters are followed', async (t, engine) => {
+  const server = await engine.start(t)
 
   t.test('one request id is in the logs of both nodes and of the worker that its device calls', async t => {
-    const [a, b] = [await node(t, { node: 'n1', ...await nats(over) }), await node(t, { node: 'n2', ...await nats(over) })]
-    const { worker, lines } = await employ(t, await natsBackplane(over))
+    const [a, b] = [await node(t, { node: 'n1', ...await server.join() }), await node(t, { node: 'n2', ...await server.join() })]
+    const { worker, lines } = await employ(t, (await server.join()).backplane)
     const contexts: HandlerContext[] = []
     worker.handle('note', (_params, context) => {
       contexts.push(context)
@@ -84,7 +81,7 @@ withProgram(t, 'nats-server', 'requests over NATS', async (t, path) => {
   })
 
   t.test('a request without an id header is followed by the id that Fastify gave it', async t => {
-    const [a, b] = [await node(t, { node: 'n3', ...await nats(over) }), await node(t, { node: 'n4', ...await nats(over) })]
+    const [a, b] = [await node(t, { node: 'n3', ...await server.join() }), await node(t, { node: 'n4', ...await server.join() })]
     b.devices.handle('note', (_params, { id }) => ({ noted: id }))
     const device = await connect(b.url, 'e', traced('e'))
     const echoed = echo(device, 'note')
@@ -95,7 +92,7 @@ withProgram(t, 'nats-server', 'requests over NATS', async (t, path) => {
     t.match(device.seen.find(({ method }) => method === 'reboot'), { traceparent, tracestate: `fastify-devices=${reqId},a=1` })
   })
 
-  t.test('letters in NATS keep the trace', async t => await keepsTrace(t, async () => await natsMailbox({ servers: server.servers, prefix: 'letters' })))
+  t.test('letters keep the trace', async t => await keepsTrace(t, async () => await server.join({ prefix: 'letters' })))
 })
 
 t.test('a device that asked for it is sent the trace with everything that the request causes', async t => {
@@ -305,9 +302,9 @@ t.test('a node logs under the id of the request that it could not carry out', as
 })
 
 /** A letter keeps the id and the trace of its request until its device has it. */
-async function keepsTrace (t: Test, make: () => Promise<Mailbox>, again = make): Promise<void> {
+async function keepsTrace (t: Test, make: () => Promise<Options>, again = make): Promise<void> {
   const first = Fastify({ ...logger([]), requestIdHeader: 'x-request-id' } as FastifyServerOptions) as unknown as FastifyInstance
-  await first.register(devices, { mailbox: await make() })
+  await first.register(devices, await make())
   const { url } = await open(t, first)
   const headers = { traceparent, tracestate: 'a=1', 'x-request-id': 'order-17' }
   for (const deviceId of ['asks', 'asks-not']) {
@@ -318,19 +315,19 @@ async function keepsTrace (t: Test, make: () => Promise<Mailbox>, again = make):
   const [receipt] = (await first.devices.letters('asks')).receipts
   t.notOk('context' in receipt!)
   if (again !== make) await first.close()
-  const app = again === make ? first : await listen(t, { mailbox: await again() })
+  const app = again === make ? first : await listen(t, await again())
   const at = again === make ? url : (app as unknown as { url: string }).url
   const seen = async (device: TestDevice) => [await device.message(), await device.message(), await device.message()].map(traceOf)
   t.strictSame(await seen(await connect(at, 'asks', traced('asks'))), [[traceparent, 'fastify-devices=order-17,a=1'], [undefined, undefined], [undefined, undefined]])
   t.strictSame(await seen(await connect(at, 'asks-not')), Array.from({ length: 3 }, () => [undefined, undefined]))
 }
 
-t.test('letters in memory keep the trace', async t => await keepsTrace(t, async () => memoryMailbox()))
+t.test('letters in memory keep the trace', async t => await keepsTrace(t, async () => ({ mailbox: memoryMailbox() })))
 
 t.test('letters on disk keep the trace, also over a restart', async t => {
   const path = await mkdtemp(join(tmpdir(), 'letters-'))
   t.teardown(() => rm(path, { recursive: true, force: true }))
-  await keepsTrace(t, async () => await diskMailbox({ path }), async () => await diskMailbox({ path }))
+  await keepsTrace(t, async () => ({ mailbox: await diskMailbox({ path }) }), async () => ({ mailbox: await diskMailbox({ path }) }))
 })
 
 t.test('with a contract a request is passed on as without', async t => {

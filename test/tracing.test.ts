@@ -10,15 +10,13 @@ import { WebSocket } from 'ws'
 import { connect as connectClient, Refusal, type Client, type ConnectOptions } from '../lib/client/index.ts'
 import { tcpSocket } from '../lib/client/tcp.ts'
 import devices, { contract, Failure, jsonrpc, localBackplane } from '../lib/index.ts'
-import { nats, natsBackplane } from '../lib/nats/index.ts'
 import { deviceTracer } from '../lib/observe/device-tracer.ts'
 import { traceDevices, type Operation } from '../lib/observe/tracing.ts'
 import { ocpp } from '../lib/protocol/ocpp.ts'
 import { memoryMailbox } from '../lib/storage/memory.ts'
 import { tcp } from '../lib/transports/tcp/index.ts'
 import { createWorker } from '../lib/workers/worker.ts'
-import { natsServer } from './campaigns/nats.ts'
-import { withProgram } from './programs.ts'
+import { overEngines } from './engines.ts'
 import { all as collect } from './fakes.ts'
 import { connect, listen, open, request, until } from './support.ts'
 
@@ -71,42 +69,38 @@ async function device (t: Test, url: string, deviceId: string, { tracerProvider 
   return client
 }
 
-withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
-  const server = await natsServer(t, path)
-  const over = { servers: server.servers, prefix: 'tracing' }
-
-  t.test('one trace from REST on node 1 through node 2 to a worker and back has the spans in one tree', async t => {
-    const all = recorded(t, { methods: ['reboot'] })
-    const [one, two] = [await listen(t, { node: 'n1', ...await nats(over) }), await listen(t, { node: 'n2', ...await nats(over) })]
-    const worker = await createWorker({ node: 'w', backplane: await natsBackplane(over) })
-    t.teardown(() => worker.close())
-    worker.handle('note', async () => {
-      trace.getTracer('app').startSpan('of the application').end()
-      return all.tracerProvider.getTracer('app').startActiveSpan('read the database', span => {
-        span.end()
-        return { noted: true }
-      })
+overEngines(t, 'one trace from REST on node 1 through node 2 to a worker and back has the spans in one tree', async (t, engine) => {
+  const server = await engine.start(t)
+  const all = recorded(t, { methods: ['reboot'] })
+  const [one, two] = [await listen(t, { node: 'n1', ...await server.join() }), await listen(t, { node: 'n2', ...await server.join() })]
+  const worker = await createWorker({ node: 'w', backplane: (await server.join()).backplane })
+  t.teardown(() => worker.close())
+  worker.handle('note', async () => {
+    trace.getTracer('app').startSpan('of the application').end()
+    return all.tracerProvider.getTracer('app').startActiveSpan('read the database', span => {
+      span.end()
+      return { noted: true }
     })
-    const kiosk = await device(t, two.url, 'd', all)
-    kiosk.handle('reboot', async () => await kiosk.call('note'))
-    await until(async () => await kiosk.call('note').then(() => true, () => false))
-    t.match(await request(one, 'POST', '/devices/d/calls/reboot', {}, { traceparent, tracestate: 'vendor=1' }), { status: 200, body: { noted: true } })
-    const spans = () => all.spans().filter(span => span.spanContext().traceId === traceId)
-    await until(() => spans().length >= 9)
-    t.strictSame(treeBelow(spans(), parentId), [
-      ['INTERNAL call reboot at n1',
-        ['CLIENT node/call at n1',
-          ['SERVER node/call at n2',
-            ['CLIENT reboot at n2',
-              ['SERVER reboot at the device',
-                ['CLIENT note at the device',
-                  ['SERVER note at n2',
-                    ['CLIENT note at n2',
-                      ['SERVER note at w', ['INTERNAL read the database at the device']]]]]]]]]]
-    ])
-    t.ok(spans().every(span => span.spanContext().traceState?.get('vendor') === '1'))
-    t.ok(spans().every(({ status }) => status.code === SpanStatusCode.UNSET))
   })
+  const kiosk = await device(t, two.url, 'd', all)
+  kiosk.handle('reboot', async () => await kiosk.call('note'))
+  await until(async () => await kiosk.call('note').then(() => true, () => false))
+  t.match(await request(one, 'POST', '/devices/d/calls/reboot', {}, { traceparent, tracestate: 'vendor=1' }), { status: 200, body: { noted: true } })
+  const spans = () => all.spans().filter(span => span.spanContext().traceId === traceId)
+  await until(() => spans().length >= 9)
+  t.strictSame(treeBelow(spans(), parentId), [
+    ['INTERNAL call reboot at n1',
+      ['CLIENT node/call at n1',
+        ['SERVER node/call at n2',
+          ['CLIENT reboot at n2',
+            ['SERVER reboot at the device',
+              ['CLIENT note at the device',
+                ['SERVER note at n2',
+                  ['CLIENT note at n2',
+                    ['SERVER note at w', ['INTERNAL read the database at the device']]]]]]]]]]
+  ])
+  t.ok(spans().every(span => span.spanContext().traceState?.get('vendor') === '1'))
+  t.ok(spans().every(({ status }) => status.code === SpanStatusCode.UNSET))
 })
 
 t.test('a message, a letter and a broadcast are traced from their sender to their device', async t => {

@@ -12,6 +12,7 @@ import { Failure, localBackplane, memoryMailbox, type Mailbox } from '../lib/ind
 import { Events } from '../lib/messaging/events.ts'
 import { Webhooks } from '../lib/observe/webhooks/index.ts'
 import { diskMailbox } from '../lib/storage/disk/index.ts'
+import { overEngines } from './engines.ts'
 import { fakeLog, gate, turn } from './fakes.ts'
 import { root } from './root.ts'
 import { connect, listen, request, until } from './support.ts'
@@ -605,10 +606,12 @@ t.test('a mailbox that never answers does not keep an application open', async t
   t.equal(lines('webhook events may be lost').length, 1)
 })
 
-t.test('of several nodes one sends, and another one when that is gone', async t => {
+/** What one node needs of what the nodes share. */
+type Share = () => Promise<Required<Pick<NodeOptions, 'mailbox' | 'backplane'>>>
+
+async function oneSends (t: Test, share: Share): Promise<void> {
   const receiver = await receiverFor(t)
-  const shared = { mailbox: memoryMailbox(), backplane: localBackplane() }
-  const [one, two] = [webhooksOf(t, receiver.url, { ...shared, node: 'n1' }), webhooksOf(t, receiver.url, { ...shared, node: 'n2' })]
+  const [one, two] = [webhooksOf(t, receiver.url, { ...await share(), node: 'n1' }), webhooksOf(t, receiver.url, { ...await share(), node: 'n2' })]
   t.match(await one.report(), { state: 'no-sender', sent: 0 })
   one.webhooks.start()
   await until(async () => (await two.report()).state === 'sending')
@@ -631,6 +634,22 @@ t.test('of several nodes one sends, and another one when that is gone', async t 
   t.strictSame(receiver.events.map(({ headers, body }) => [headers['user-agent'], body.source, body.subject]), [
     ['fastify-devices (n1)', '/nodes/n2', 'a'], ['fastify-devices (n1)', '/nodes/n1', 'b'], ['fastify-devices (n2)', '/nodes/n1', 'b']
   ])
+}
+
+const ONE_SENDER = 'of several nodes one sends, and another one when that is gone'
+
+t.test(ONE_SENDER, async t => {
+  const shared = { mailbox: memoryMailbox(), backplane: localBackplane() }
+  await oneSends(t, async () => shared)
+})
+
+overEngines(t, ONE_SENDER, async (t, engine) => {
+  const server = await engine.start(t)
+  await oneSends(t, async () => {
+    const joined = await server.join()
+    t.teardown(() => joined.backplane.close!())
+    return joined
+  })
 })
 
 t.test('a node sends no more once another one has taken over', async t => {

@@ -1,9 +1,9 @@
 import websocket from '@fastify/websocket'
-import { connect, type Msg } from '@nats-io/transport-node'
 import Fastify from 'fastify'
 import type { WebSocket } from 'ws'
 import { childSettings } from '../child.ts'
 import { listenFastify } from './listen.ts'
+import { openChannel } from './node-channel.ts'
 
 // What a developer writes for several nodes without this package: a Map of sockets; a message for any other device is broadcast to all
 // nodes. No node reports a missing device, so a send to an offline device succeeds.
@@ -13,24 +13,21 @@ interface Device {
   Querystring: { deviceId: string }
 }
 
-const SUBJECT = 'devices'
 const TIMEOUT = 10_000
 
-const { servers } = childSettings()
-const nats = await connect({ servers, noEcho: true })
 const app = Fastify()
 const sockets = new Map<string, WebSocket>()
 const calls = new Map<number, (result: unknown) => void>()
 let lastCall = 0
 
-nats.subscribe(SUBJECT, { callback: (_error, message) => void receive(message) })
+const channel = await openChannel(childSettings(), (message, answer) => void receive(message, answer))
 
-async function receive (message: Msg): Promise<void> {
-  const { id, method, data } = message.json<{ id: string, method?: string, data: unknown }>()
+async function receive (message: string, answer: (message: string) => void): Promise<void> {
+  const { id, method, data } = JSON.parse(message) as { id: string, method?: string, data: unknown }
   const socket = sockets.get(id)
   if (!socket) return
   if (method === undefined) send(socket, data)
-  else message.respond(JSON.stringify(await call(socket, method, data)))
+  else answer(JSON.stringify(await call(socket, method, data)))
 }
 
 function send (socket: WebSocket, data: unknown): void {
@@ -68,7 +65,7 @@ app.post<Device>('/devices/:id/messages', async request => {
   const { id } = request.params
   const socket = sockets.get(id)
   if (socket) send(socket, request.body)
-  else nats.publish(SUBJECT, JSON.stringify({ id, data: request.body }))
+  else channel.publish(JSON.stringify({ id, data: request.body }))
   return { status: 'sent' }
 })
 
@@ -76,8 +73,7 @@ app.post<Device>('/devices/:id/calls/:method', async request => {
   const { id, method } = request.params
   const socket = sockets.get(id)
   if (socket) return await call(socket, method, request.body)
-  const answer = await nats.request(SUBJECT, JSON.stringify({ id, method, data: request.body }), { timeout: TIMEOUT })
-  return answer.json()
+  return JSON.parse(await channel.ask(JSON.stringify({ id, method, data: request.body })))
 })
 
 await listenFastify(app)

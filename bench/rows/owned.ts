@@ -1,6 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { jetstreamManager } from '@nats-io/jetstream'
-import { connect } from '@nats-io/transport-node'
 import { lanes } from '../../test/campaigns/campaign.ts'
 import { interleaved, logProgress, medianRow, type Bench, type Row } from '../bench.ts'
 import { candidatesFor } from '../candidates.ts'
@@ -15,40 +13,47 @@ const CALLERS = 4
 const POLL_INTERVAL_MS = 10
 const TIMEOUT_MS = 30_000
 
-/** Many devices of one node, before and after restarts of NATS. */
-export async function owned ({ candidates, rounds }: Bench): Promise<Row[]> {
-  const ours = candidatesFor.cluster.find(({ name }) => name === 'ours')!
-  if (!candidates.includes(ours.name) || !canOpenConnections(DEVICES, 'devices of one node')) return []
+/** Many devices of one node, before and after restarts of the server between the nodes. */
+export async function owned (bench: Bench): Promise<Row[]> {
+  const able = candidatesFor.cluster.filter(({ name, dialect }) => dialect === 'devices' && bench.candidates.includes(name))
+  if (able.length === 0 || !canOpenConnections(DEVICES, 'devices of one node')) return []
   logProgress(`${DEVICES} devices of one node`)
-  const pair = await Pair.open(ours)
+  const pairs: Pair[] = []
   try {
-    const cluster = pair.server as Cluster
-    const connected = new Map([[ours.name, [await pair.connect(DEVICES)]]])
-    const of = async (work: () => Promise<void>, restart?: { empty: boolean }) => await interleaved(rounds, [pair], async () => {
-      if (restart) await cluster.restart(restart)
-      return await usageOf(cluster, work)
-    })
-    await sendToAll(cluster) // warm
-    const reached = await of(() => sendToAll(cluster))
-    const again = await of(() => sendToAll(cluster), { empty: false })
-    const anew = await of(() => allRecorded(cluster), { empty: true })
-    const title = `${DEVICES} devices of one of 3 nodes`
-    return [
-      medianRow(`${title}, to connect`, 'µs each', connected, ({ cpu }) => cpu / DEVICES),
-      medianRow(`${title}, to connect: nats-server in addition`, 'µs each', connected, ({ brokerCpu }) => brokerCpu / DEVICES),
-      medianRow(`${title}, connects`, 'per second', connected, ({ wall }) => DEVICES / wall * 1_000_000),
-      ...[
-        { what: 'a message to each from another node', found: reached },
-        { what: 'the same, from the moment that NATS is back', found: again },
-        { what: 'NATS is back and has lost its records, until all are written anew', found: anew }
-      ].flatMap(({ what, found }) => [
-        medianRow(`${title}, ${what}`, 'ms', found, ({ wall }) => wall / 1_000),
-        medianRow(`${title}, ${what}`, 'µs each', found, ({ cpu }) => cpu / DEVICES)
-      ])
-    ]
+    for (const candidate of able) pairs.push(await Pair.open(candidate))
+    return await measure(bench, pairs)
   } finally {
-    await pair.close()
+    for (const pair of pairs) await pair.close()
   }
+}
+
+async function measure ({ rounds }: Bench, pairs: Pair[]): Promise<Row[]> {
+  const of = async (work: (cluster: Cluster) => Promise<void>, restart?: { empty: boolean }) => await interleaved(rounds, pairs, async pair => {
+    const cluster = pair.server as Cluster
+    if (restart) await cluster.between.restart(restart)
+    return await usageOf(cluster, () => work(cluster))
+  })
+  const connected = await interleaved(1, pairs, pair => pair.connect(DEVICES))
+  await of(sendToAll) // warm
+  const reached = await of(sendToAll)
+  const kept = await interleaved(1, pairs, async pair => ({ ...reached.get(pair.candidate.name)![0]!, ...await (pair.server as Cluster).between.owners() }))
+  const again = await of(sendToAll, { empty: false })
+  const anew = await of(allRecorded, { empty: true })
+  const title = `${DEVICES} devices of one of 3 nodes`
+  return [
+    medianRow(`${title}, to connect`, 'µs each', connected, ({ cpu }) => cpu / DEVICES),
+    medianRow(`${title}, to connect: the server between them in addition`, 'µs each', connected, ({ brokerCpu }) => brokerCpu / DEVICES),
+    medianRow(`${title}, connects`, 'per second', connected, ({ wall }) => DEVICES / wall * 1_000_000),
+    medianRow(`${title}, what the server between them keeps`, 'bytes each', kept, ({ bytes }) => bytes / DEVICES),
+    ...[
+      { what: 'a message to each from another node', found: reached },
+      { what: 'the same, from the moment that the server is back', found: again },
+      { what: 'the server is back and has lost its records, until all are written anew', found: anew }
+    ].flatMap(({ what, found }) => [
+      medianRow(`${title}, ${what}`, 'ms', found, ({ wall }) => wall / 1_000),
+      medianRow(`${title}, ${what}`, 'µs each', found, ({ cpu }) => cpu / DEVICES)
+    ])
+  ]
 }
 
 async function usageOf (cluster: Cluster, work: () => Promise<void>): Promise<Usage> {
@@ -78,15 +83,11 @@ async function unreached (port: number, ids: string[]): Promise<string[]> {
   return missing
 }
 
-/** Resolves once NATS has a record of each device. */
-async function allRecorded ({ servers }: Cluster): Promise<void> {
-  const connection = await connect({ servers })
-  const manager = await jetstreamManager(connection)
+/** Resolves once there is a record of each device. */
+async function allRecorded ({ between }: Cluster): Promise<void> {
   const until = performance.now() + TIMEOUT_MS
-  const count = async () => (await manager.streams.info('KV_devices_devices')).state.messages
-  while (await count().catch(() => 0) < DEVICES) {
-    if (performance.now() > until) throw new Error(`NATS has no record of some of ${DEVICES} devices`)
+  while ((await between.owners()).count < DEVICES) {
+    if (performance.now() > until) throw new Error(`There is no record of some of ${DEVICES} devices`)
     await sleep(POLL_INTERVAL_MS)
   }
-  await connection.close()
 }

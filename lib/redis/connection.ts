@@ -15,7 +15,7 @@ const settings = {
   autoResubscribe: false,
   autoResendUnfulfilledCommands: false,
   commandTimeout: undefined,
-  enableAutoPipelining: true,
+  enableAutoPipelining: false, // see `#batch`
   enableOfflineQueue: false,
   enableReadyCheck: true,
   keyPrefix: '',
@@ -63,6 +63,7 @@ export class Connection {
 
   /** Resolves with what the script returns; its strings are buffers. */
   async run ({ source, digest }: Script, keys: string[], args: Argument[]): Promise<unknown> {
+    this.#batch()
     try {
       return await this.#commands.evalshaBuffer(digest, keys.length, ...keys, ...args)
     } catch (error) {
@@ -72,6 +73,7 @@ export class Connection {
   }
 
   async publish (channel: string, payload: string | Uint8Array): Promise<number> {
+    this.#batch()
     return await this.#commands.publish(channel, payload as Buffer).catch(error => { throw withoutArguments(error) })
   }
 
@@ -91,6 +93,14 @@ export class Connection {
       one.disconnect()
     }
     this.#end()
+  }
+
+  /** The commands of one turn of the event loop leave in one write. This costs less than the pipelines of `ioredis`. */
+  #batch (): void {
+    const { stream } = this.#commands
+    if (stream.writableCorked > 0) return
+    stream.cork()
+    setImmediate(() => stream.uncork())
   }
 
   get #both (): Redis[] {

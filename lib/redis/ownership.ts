@@ -217,14 +217,17 @@ export class OwnershipTable {
   }
 
   #recheckNext (): void {
-    if (!this.#link.up || this.#owned.size === 0) return
+    if (!this.#link.up) return
     const some: OwnedDevice[] = []
     while (some.length < this.#owned.size / RECHECK_INTERVALS) {
       this.#recheckCursor ??= this.#owned.values()
       const { value, done } = this.#recheckCursor.next()
-      if (done) break
+      if (done) {
+        this.#recheckCursor = undefined
+        break
+      }
       some.push(value)
     }
-    this.#assert(some).catch(() => {}) // compared again in turn, or after the next join
+    if (some.length > 0) this.#assert(some).catch(() => {}) // compared again in turn, or after the next join
   }
 }

@@ -4,11 +4,16 @@ import { isListed, type Answer, type Request } from '../cluster/backplane.ts'
 import { encode } from '../cluster/encoding.ts'
 import { LivenessProbe, type ProbeResult } from '../cluster/liveness-probe.ts'
 import { HANDOVER_MS, leftUntil, mayBeSilent, PROBE_TIMEOUT_MS, timeoutOf, TRANSIT_MS, withTimeLeft } from '../cluster/request-timeout.ts'
-import { withDeadline } from '../protocol/deadline.ts'
 import { Failure } from '../protocol/errors.ts'
 import { askScript } from './backplane-scripts.ts'
 import { checkSize, type Link } from './link.ts'
 import { nodeChannel, type NodeMessage, type Reply } from './node-message.ts'
+
+interface PendingReply {
+  settle: (reply: Reply) => void
+  fail: (failure: Failure) => void
+  timer: NodeJS.Timeout
+}
 
 /** Nobody has answered; true: although a node may have the device. */
 type Unanswered = boolean
@@ -18,7 +23,7 @@ export class Requests {
   readonly #link: Link
   readonly #self: string
   readonly #prefix = randomBytes(6).toString('base64url')
-  readonly #pending = new Map<string, (reply: Reply | Failure) => void>()
+  readonly #pending = new Map<string, PendingReply>()
   #count = 0
 
   constructor (link: Link, self: string) {
@@ -43,36 +48,36 @@ export class Requests {
   /** Sends a message to a node. Resolves with `lost` if no node receives it, and with `silent` if that does not answer in time. */
   async askNode (node: string, message: (nonce: string) => NodeMessage, timeout: number): Promise<Reply | 'lost' | 'silent'> {
     const nonce = this.#nextNonce()
-    const reply = this.#expect(nonce)
+    const reply = this.#expect(nonce, timeout)
     try {
-      const late = new Failure('timeout')
       const receivers = await this.#link.publish(nodeChannel(node), encode(message(nonce)))
-      return receivers === 0 ? 'lost' : await withDeadline(reply, timeout, () => late)
+      return receivers === 0 ? 'lost' : await reply
     } catch {
       return 'silent'
     } finally {
-      this.#pending.delete(nonce)
+      this.#forget(nonce)
     }
   }
 
   receive (reply: Reply): void {
-    this.#pending.get(reply.nonce)?.(reply)
+    this.#pending.get(reply.nonce)?.settle(reply)
   }
 
   async #ask (deviceId: string, request: Request, deadline: number, signal?: AbortSignal): Promise<Answer | Unanswered> {
     const nonce = this.#nextNonce()
     const payload = encode({ ...withTimeLeft(request, deadline), type: 'request', from: this.#self, nonce, deviceId } satisfies NodeMessage)
     checkSize(payload)
-    const reply = this.#expect(nonce)
+    const reply = this.#expect(nonce, leftUntil(deadline + TRANSIT_MS))
     try {
-      const asking = this.#send(deviceId, payload).then(async ([home, receivers, isAlive]) => {
-        if (home === undefined) return false
-        if (receivers === 0) return isAlive === 1 || request.kind === 'wake' // a node that is taken for dead may come back
-        return await this.#reply(String(home), nonce, reply, request, signal)
-      })
-      return await withDeadline(asking, leftUntil(deadline + TRANSIT_MS), () => new Failure('timeout'))
+      // the reply may come first, and fails after its time
+      const found = await Promise.race([this.#send(deviceId, payload), reply])
+      if (!Array.isArray(found)) return contentOf(found)
+      const [home, receivers, isAlive] = found
+      if (home === undefined) return false
+      if (receivers === 0) return isAlive === 1 || request.kind === 'wake' // a node that is taken for dead may come back
+      return await this.#reply(String(home), nonce, reply, request, signal)
     } finally {
-      this.#pending.delete(nonce)
+      this.#forget(nonce)
     }
   }
 
@@ -94,8 +99,7 @@ export class Requests {
     try {
       const found = await Promise.race([reply, probe.ended])
       if (typeof found === 'string') return { ok: false, reason: found === 'lost' ? 'dropped' : 'timeout' }
-      const { type: _type, nonce: _nonce, ...answer } = found
-      return 'ok' in answer ? answer : true
+      return contentOf(found)
     } finally {
       probe.stop()
       signal?.removeEventListener('abort', cancel)
@@ -108,12 +112,19 @@ export class Requests {
     return 'state' in reply ? reply.state : 'silent'
   }
 
-  #expect (nonce: string): Promise<Reply> {
+  /** Rejects with `timeout` after the given milliseconds. */
+  #expect (nonce: string, timeout: number): Promise<Reply> {
     const reply = new Promise<Reply>((resolve, reject) => {
-      this.#pending.set(nonce, found => found instanceof Failure ? reject(found) : resolve(found))
+      const timer = setTimeout(() => reject(new Failure('timeout')), timeout)
+      this.#pending.set(nonce, { settle: resolve, fail: reject, timer })
     })
     reply.catch(() => {}) // it may fail before anybody waits for it
     return reply
+  }
+
+  #forget (nonce: string): void {
+    clearTimeout(this.#pending.get(nonce)?.timer)
+    this.#pending.delete(nonce)
   }
 
   #nextNonce (): string {
@@ -121,7 +132,13 @@ export class Requests {
   }
 
   #rejectAll (): void {
-    for (const settle of this.#pending.values()) settle(new Failure('dropped', { message: 'The connection to the other nodes ended before the answer' }))
-    this.#pending.clear()
+    for (const { fail } of this.#pending.values()) fail(new Failure('dropped', { message: 'The connection to the other nodes ended before the answer' }))
   }
+}
+
+/** The node has answered, or it does not have the device. */
+function contentOf (reply: Reply): Answer | Unanswered {
+  if (!('ok' in reply)) return true
+  const { type: _type, nonce: _nonce, ...answer } = reply
+  return answer
 }

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import devices from '../../lib/index.ts'
-import { nats } from '../../lib/nats/index.ts'
 import { EventReader, type ReceivedEvent } from '../event-reader.ts'
 import { programAt } from '../programs.ts'
 import { connect, until } from '../support.ts'
 import { command, seededRandom, Verdict, type Outcome } from './campaign.ts'
+import { openEngine, type EngineAccess } from './engine.ts'
 import { Host, quietApp, type HostedApp } from './host.ts'
 import { NatsServer } from './nats.ts'
 import { Proxy } from './proxy.ts'
@@ -78,7 +78,7 @@ class Node {
 
   static async start (name: string, server: NatsServer | undefined): Promise<Node> {
     const nats = server && await Proxy.start(server.port)
-    return new Node(name, await Host.start(import.meta.url, { node: name, ...(nats && { servers: new URL(nats.url).host }) }), nats)
+    return new Node(name, await Host.start(import.meta.url, { node: name, ...(nats && { access: { engine: 'nats', options: { servers: new URL(nats.url).host } } }) } satisfies Settings), nats)
   }
 
   async cut (): Promise<string> {
@@ -256,10 +256,16 @@ function countBy (names: string[]): Record<string, number> {
 
 // One node. Tests of `GET /events` use it too.
 
-async function prepare ({ node, servers }: { node?: string, servers?: string }): Promise<HostedApp> {
+export interface Settings {
+  node?: string
+  /** What joins the node to others. */
+  access?: EngineAccess
+}
+
+async function prepare ({ node, access }: Settings): Promise<HostedApp> {
   const app = quietApp()
   const connections = () => new Promise<number>(resolve => app.server.getConnections((_error, count) => resolve(count)))
-  await app.register(devices, { rate: 1_000_000, burst: 1_000_000, ...(node !== undefined && { node }), ...(servers !== undefined && await nats({ servers })) })
+  await app.register(devices, { rate: 1_000_000, burst: 1_000_000, ...(node !== undefined && { node }), ...(access && await openEngine(access)) })
   const commands = {
     connections,
     memory () {

@@ -1,34 +1,26 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createServer } from 'node:net'
-import { join as joinPath } from 'node:path'
 import type { FastifyInstance } from 'fastify'
-import t, { type Test } from 'tap'
+import type { Test } from 'tap'
 import WebSocket from 'ws'
-import { connect as connectClient } from '../lib/client/index.ts'
-import { memoryMailbox, type Options } from '../lib/index.ts'
-import { nats, natsBackplane, natsMailbox, type NatsOptions } from '../lib/nats/index.ts'
-import { natsServer, type NatsServer } from './campaigns/nats.ts'
-import { freePort } from './campaigns/port.ts'
-import { fakeLog, gate, reasonOf } from './fakes.ts'
-import { expected, leaving, outcomes, ROOM, settings } from './outcomes.ts'
-import { withProgram } from './programs.ts'
-import { root } from './root.ts'
-import { connect, listen, request, until } from './support.ts'
+import { connect as connectClient } from '../../lib/client/index.ts'
+import { memoryMailbox, type Options } from '../../lib/index.ts'
+import type { Engine, JoiningServer, JoinOptions } from '../engines.ts'
+import { fakeLog, gate, reasonOf } from '../fakes.ts'
+import { expected, leaving, outcomes, ROOM, settings } from '../outcomes.ts'
+import { connect, listen, request, until } from '../support.ts'
 
 type Node = FastifyInstance & { url: string }
 
 /** An application on a node of the cluster. */
-async function join (t: Pick<Test, 'teardown'>, server: NatsServer, node: string, options: Options = {}, over: NatsOptions = {}): Promise<Node> {
-  return await listen(t, { node, ...await nats({ servers: server.servers, ...over }), closeTimeout: 200, ...options })
+async function join (t: Pick<Test, 'teardown'>, server: JoiningServer, node: string, options: Options = {}, over: JoinOptions = {}): Promise<Node> {
+  return await listen(t, { node, ...await server.join(over), closeTimeout: 200, ...options })
 }
 
-async function three (t: Test, server: NatsServer, prefix: string): Promise<[Node, Node, Node]> {
-  return await Promise.all(['n1', 'n2', 'n3'].map(node => join(t, server, node, {}, { prefix }))) as [Node, Node, Node]
+async function three (t: Pick<Test, 'teardown'>, server: JoiningServer, prefix: string, options: Options = {}): Promise<[Node, Node, Node]> {
+  return await Promise.all(['n1', 'n2', 'n3'].map(node => join(t, server, node, options, { prefix }))) as [Node, Node, Node]
 }
 
-withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
-  const server = await natsServer(t, path)
+/** What users see of several nodes, whichever engine joins them. */
+export function clusterContract (t: Test, { name, suspendedReason, start }: Engine, server: JoiningServer): void {
   let prefixes = 0
   const prefix = () => `p${++prefixes}`
 
@@ -38,10 +30,9 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.strictSame(alone.map(({ title, answer }) => ({ title, answer })), expected)
     const over = { prefix: prefix() }
     const nodes = await Promise.all(['n1', 'n2', 'n3'].map(async node => {
-      const cluster = await nats({ servers: server.servers, ...over, maxBytes: ROOM })
-      return await listen(t, { node, ...cluster, ...settings }, { return503OnClosing: false })
+      return await listen(t, { node, ...await server.join({ ...over, maxBytes: ROOM }), ...settings }, { return503OnClosing: false })
     }))
-    for (const [at, node] of nodes.entries()) t.strictSame(await outcomes(`n${at + 1}`, node, nodes[(at + 1) % 3]!), alone, `n${at + 1}`)
+    for (const [at, node] of nodes.entries()) t.strictSame(await outcomes(`n${at + 1}`, node, nodes[(at + 1) % 3]!, server.whileFull), alone, `n${at + 1}`)
 
     const left = await leaving(one, one)
     t.strictSame(left, Array.from({ length: 5 }, () => '503 NODE_DRAINING 1'))
@@ -69,29 +60,6 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal((await request(b, 'POST', '/devices/d/messages', Buffer.from([0, 255, 10]))).status, 200)
     t.strictSame([...(await device.message()).data!], [0, 255, 10])
     t.match(await request(b, 'POST', '/devices/d/messages', 'x'.repeat(65_537)), { status: 413 })
-  })
-
-  t.test('a payload above the limit of NATS is refused by the first node, whatever its kind', async t => {
-    const folder = t.testdir({ 'small.conf': 'max_payload: 16384' })
-    const own = await natsServer(t, path, ['-c', `${folder}/small.conf`])
-    const [a, b] = await three(t, own, prefix())
-    const device = (await connect(a.url, 'd')).handle('message', () => ({})).handle('echo', params => params).handle('grow', () => large)
-    const [small, large] = [{ text: 'x'.repeat(10_000) }, { text: 'x'.repeat(20_000) }]
-    await device.ask('subscribe', { topics: ['t'] })
-    const elsewhere = ['/devices/d/messages', '/devices/d/messages?confirm=true', '/devices/d/calls/echo', '/broadcast', '/broadcast?topic=t']
-    const kept = ['/devices/d/messages?ttl=60', '/devices/d/messages?ttl=60&confirm=true', '/devices/away/messages?ttl=60']
-    for (const path of [...elsewhere, ...kept]) {
-      t.match(await request(b, 'POST', path, large), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } }, path)
-      t.match(await request(b, 'POST', path, Buffer.alloc(20_000)), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } }, path)
-      t.ok((await request(b, 'POST', path, small)).status < 300, path)
-    }
-    for (const path of kept) t.equal((await request(a, 'POST', path, large)).status, 413, 'a letter goes over NATS in any case')
-    for (const path of elsewhere.slice(0, 3)) t.equal((await request(a, 'POST', path, large)).status, 200, 'a device of the same node is no business of NATS')
-    t.match(await request(b, 'POST', '/devices/d/calls/grow', {}), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } })
-    const lines = [small, large, small].map(data => `${JSON.stringify({ to: 'd', data })}\n`).join('')
-    const receipts = (await request(b, 'POST', '/messages', lines, { 'content-type': 'application/x-ndjson' })).body.toString()
-    t.match(receipts, /"sent".*\n.*MESSAGE_TOO_LARGE.*\n.*"sent"/)
-    t.equal((await device.ask('publish', { topic: 't', data: large })).error!.code, -32014)
   })
 
   t.test('a letter waits for its device, on whichever node that connects', async t => {
@@ -177,8 +145,8 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     }
   })
 
-  t.test('without NATS a node serves its own devices, and refuses requests for others at once', async t => {
-    const own = await natsServer(t, path)
+  t.test(`without ${name} a node serves its own devices, and refuses requests for others at once`, async t => {
+    const own = await start(t)
     const [a, b, c] = await three(t, own, prefix())
     const device = (await connect(a.url, 'd')).handle('message', () => ({})).handle('echo', params => params)
     const other = await connect(b.url, 'e')
@@ -194,9 +162,9 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
       t.match(await request(a, 'POST', '/devices/d/messages?ttl=60', {}), { status: 503, body: { code: 'BACKPLANE_DOWN' } })
       t.match(await request(a, 'POST', '/broadcast', {}), { status: 503 })
       t.match(await request(a, 'GET', '/devices'), { status: 503 })
-      t.ok(performance.now() - began < 1_000, 'nothing waits for NATS')
+      t.ok(performance.now() - began < 1_000, `nothing waits for ${name}`)
     }
-    // one device connects, one leaves, and one moves to another node, while NATS is away
+    // one device connects, one leaves, and one moves to another node, while the engine is away
     const late = (await connect(c.url, 'late')).handle('echo', params => params)
     t.match(await request(c, 'POST', '/devices/late/calls/echo', { here: true }), { status: 200 })
     await other.close()
@@ -218,11 +186,11 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
   })
 
   t.test('the health of a node says what it cannot reach, and `ready` waits for it', async t => {
-    const own = await natsServer(t, path)
+    const own = await start(t)
     await own.stop()
     const over = { prefix: prefix(), startWithout: true }
     const [a, b] = await Promise.all(['n1', 'n2'].map(node => join(t, own, node, {}, over))) as [Node, Node]
-    const unreachable = { ok: false, reason: 'NATS unreachable' }
+    const unreachable = { ok: false, reason: `${name} unreachable` }
     t.strictSame(await a.devices.health(), { ok: false, mailbox: unreachable, backplane: unreachable, draining: false })
     const ready = Promise.all([a.devices.ready(), b.devices.ready()])
     await own.start()
@@ -240,14 +208,14 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     await a.devices.ready()
 
     await own.hold()
-    await until(async () => (await a.devices.health()).mailbox.reason === 'NATS streams unreachable')
+    await until(async () => (await a.devices.health()).mailbox.reason === suspendedReason)
     own.release()
     await a.devices.ready()
     t.strictSame(await a.devices.health(), fine)
   })
 
-  t.test('letters whose wake-up was lost are delivered once NATS is back', async t => {
-    const own = await natsServer(t, path)
+  t.test(`letters whose wake-up was lost are delivered once ${name} is back`, async t => {
+    const own = await start(t)
     const [a, b] = await three(t, own, prefix())
     t.equal((await request(b, 'POST', '/devices/d/messages?ttl=60', 'before')).status, 202)
     await own.stop('SIGKILL')
@@ -257,8 +225,8 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal((await device.message()).params.data, 'before')
   })
 
-  t.test('a letter that is acknowledged while NATS is away is delivered once it is back', async t => {
-    const own = await natsServer(t, path)
+  t.test(`a letter that is acknowledged while ${name} is away is delivered once it is back`, async t => {
+    const own = await start(t)
     const [a, b] = await three(t, own, prefix())
     const answer = gate()
     const device = (await connect(a.url, 'd')).handle('message', () => answer.opened)
@@ -275,16 +243,15 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal(device.seen.filter(({ method }) => method === 'message').length, 1)
   })
 
-  t.test('a start with startWithout logs no warning if NATS is there', async t => {
+  t.test(`a start with startWithout logs no warning if ${name} is there`, async t => {
     const log = fakeLog()
-    const over = { servers: server.servers, prefix: prefix(), startWithout: true }
-    await listen(t, await nats(over), { loggerInstance: { ...log, child: () => log } as any })
+    await listen(t, await server.join({ prefix: prefix(), startWithout: true }), { loggerInstance: { ...log, child: () => log } as any })
     await until(() => log.lines.some(({ words }) => words === 'cluster link up'))
     t.strictSame(log.lines.filter(({ level }) => level === 'warn' || level === 'error'), [])
   })
 
-  t.test('started without NATS, a node serves its own devices and joins when it is there', async t => {
-    const own = await natsServer(t, path)
+  t.test(`started without ${name}, a node serves its own devices and joins when it is there`, async t => {
+    const own = await start(t)
     await own.stop()
     const over = { prefix: prefix(), startWithout: true }
     const [a, b] = await Promise.all(['n1', 'n2'].map(node => join(t, own, node, {}, over))) as [Node, Node]
@@ -297,12 +264,11 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     t.equal((await device.message()).params.data, 'letter')
   })
 
-  t.test('without NATS a node does not start unless startWithout is set, and the error says so', async t => {
-    const own = await natsServer(t, path)
+  t.test(`without ${name} a node does not start unless startWithout is set, and the error says so`, async t => {
+    const own = await start(t)
     await own.stop()
-    await t.rejects(natsBackplane({ servers: own.servers }), { message: /NATS at 127\.0\.0\.1:\d+ cannot be used.*startWithout/ })
-    await t.rejects(natsMailbox({ servers: own.servers }), { message: /startWithout/ })
-    await t.rejects(natsBackplane({ servers: own.servers, prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
+    await t.rejects(own.join(), { message: new RegExp(`${name} at \\S*127\\.0\\.0\\.1:\\d+ cannot be used.*startWithout`) })
+    await t.rejects(own.join({ prefix: 'a.b' }), { message: /prefix "a\.b" is wrong/ })
   })
 
   t.test('a node that is closed hands its devices and their letters over', async t => {
@@ -336,37 +302,26 @@ withProgram(t, 'nats-server', 'many nodes', async (t, path) => {
     await closing
     await until(async () => (await b.devices.describe('d')).waiting === 0)
   })
+}
 
-  t.test('the example starts NATS and three nodes that reach each other, and stops all of them', async t => {
-    const first = await freePorts(3)
-    const { NODE_OPTIONS: _, ...env } = process.env
-    const script = spawn(joinPath(root, 'example/cluster.sh'), {
-      env: { ...env, PORT: String(first), NATS_PORT: String(await freePort()), LOG_LEVEL: 'silent' }, stdio: 'ignore'
-    })
-    const exited = once(script, 'exit')
-    t.teardown(async () => {
-      script.kill('SIGTERM')
-      await exited
-    })
-    const nodes = [0, 1, 2].map(at => ({ url: `http://127.0.0.1:${first + at}` }))
-    for (const node of nodes) await until(async () => (await request(node, 'GET', '/devices').catch(() => ({ status: 0 }))).status === 200)
-    const device = await connect(nodes[0]!.url, 'abc123')
-    for (const node of nodes) t.equal((await request(node, 'POST', '/devices/abc123/messages', { hello: 'world' })).status, 200)
-    t.equal((await request(nodes[2]!, 'POST', '/devices/abc123/messages?ttl=60', { hello: 'letter' })).status, 202)
-    t.match(await device.next(({ id }) => id !== undefined), { params: { data: { hello: 'letter' } } })
-    script.kill('SIGTERM')
-    await exited
-    for (const node of nodes) await t.rejects(request(node, 'GET', '/devices'))
-  })
-})
-
-/** The first of `count` consecutive free ports. */
-async function freePorts (count: number): Promise<number> {
-  for (;;) {
-    const first = await freePort()
-    const servers = Array.from({ length: count }, (_, at) => createServer().listen(first + at, '127.0.0.1'))
-    const opened = await Promise.allSettled(servers.map(server => once(server, 'listening')))
-    for (const server of servers) server.close()
-    if (opened.every(({ status }) => status === 'fulfilled')) return first
+/** A payload above the limit of the engine is refused by the first node, whatever its kind. */
+export async function refusesLargePayloads (t: Test, server: JoiningServer, limit: number, options: Options = {}): Promise<void> {
+  const [a, b] = await three(t, server, 'large', options)
+  const device = (await connect(a.url, 'd')).handle('message', () => ({})).handle('echo', params => params).handle('grow', () => large)
+  const [small, large] = [0.6, 1.2].map(size => ({ text: 'x'.repeat(limit * size) }))
+  await device.ask('subscribe', { topics: ['t'] })
+  const elsewhere = ['/devices/d/messages', '/devices/d/messages?confirm=true', '/devices/d/calls/echo', '/broadcast', '/broadcast?topic=t']
+  const kept = ['/devices/d/messages?ttl=60', '/devices/d/messages?ttl=60&confirm=true', '/devices/away/messages?ttl=60']
+  for (const path of [...elsewhere, ...kept]) {
+    t.match(await request(b, 'POST', path, large), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } }, path)
+    t.match(await request(b, 'POST', path, Buffer.alloc(limit + 1)), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } }, path)
+    t.ok((await request(b, 'POST', path, small)).status < 300, path)
   }
+  for (const path of kept) t.equal((await request(a, 'POST', path, large)).status, 413, 'a letter goes over the engine in any case')
+  for (const path of elsewhere.slice(0, 3)) t.equal((await request(a, 'POST', path, large)).status, 200, 'a device of the same node is no business of the engine')
+  t.match(await request(b, 'POST', '/devices/d/calls/grow', {}), { status: 413, body: { code: 'MESSAGE_TOO_LARGE' } })
+  const lines = [small, large, small].map(data => `${JSON.stringify({ to: 'd', data })}\n`).join('')
+  const receipts = (await request(b, 'POST', '/messages', lines, { 'content-type': 'application/x-ndjson' })).body.toString()
+  t.match(receipts, /"sent".*\n.*MESSAGE_TOO_LARGE.*\n.*"sent"/)
+  t.equal((await device.ask('publish', { topic: 't', data: large })).error!.code, -32014)
 }
