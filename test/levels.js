@@ -18,7 +18,7 @@ export const levels = {
     'redis', 'redis-access', 'redis-cluster', 'redis-faults', 'redis-mailbox', 'rest', 'snippets', 'stream-store', 'synced', 'takeover', 'tcp', 'tenants', 'testing-guide', 'tmpfs',
     'topics', 'trace', 'tracing', 'transports', 'upgrades', 'webhooks', 'worker'
   ],
-  campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'campaigns-webhooks', 'cuts', 'kill', 'partition', 'partition-redis']
+  campaigns: ['breakage', 'campaigns', 'campaigns-nodes', 'campaigns-webhooks', 'cuts', 'failover', 'kill', 'partition', 'partition-redis']
 }
 
 /** The paths of the files of a level, as compiled. */
