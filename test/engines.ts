@@ -29,7 +29,7 @@ export interface JoiningServer extends EngineServer {
 }
 
 /** An engine that joins nodes. */
-export interface Engine {
+export interface TestedEngine {
   /** Its name in messages. */
   readonly name: string
   /** The program of its server. */
@@ -39,7 +39,7 @@ export interface Engine {
   start (t: Teardown, args?: string[]): Promise<JoiningServer>
 }
 
-export const natsEngine: Engine = {
+export const natsEngine: TestedEngine = {
   name: 'NATS',
   program: 'nats-server',
   suspendedReason: 'NATS streams unreachable',
@@ -54,7 +54,7 @@ export const natsEngine: Engine = {
   }
 }
 
-export const redisEngine: Engine = {
+export const redisEngine: TestedEngine = {
   name: 'Redis',
   program: 'redis-server',
   suspendedReason: 'Redis unreachable',
@@ -79,6 +79,6 @@ export const redisEngine: Engine = {
 }
 
 /** A test of each engine that joins nodes, if its program is installed. */
-export function overEngines (t: Test, title: string, body: (t: Test, engine: Engine) => Promise<void>, options?: object): void {
+export function overEngines (t: Test, title: string, body: (t: Test, engine: TestedEngine) => Promise<void>, options?: object): void {
   for (const engine of [natsEngine, redisEngine]) withProgram(t, engine.program, `over ${engine.name}, ${title}`, t => body(t, engine), options)
 }

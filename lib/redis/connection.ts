@@ -29,6 +29,9 @@ const settings = {
   stringNumbers: false
 } satisfies RedisOptions
 
+/** Sentinels report a new master at once. The old one may accept writes for some seconds more, and forgets them when it becomes a replica. */
+const defaults = { failoverDetector: true } satisfies RedisOptions
+
 /** Two connections to Redis, one of which is subscribed to channels. Used until either ends, and then replaced. */
 export class Connection {
   readonly #commands: Redis & ScriptCommands
@@ -143,7 +146,7 @@ export function withoutSecrets (error: unknown): Error {
 
 function clientOf ({ url, client, prefix: _prefix, startWithout: _startWithout, ...options }: LinkOptions): Redis {
   if (client?.isCluster) throw new Error('Redis Cluster is not supported: use one server, or Sentinel')
-  if (client) return client.duplicate({ ...options, ...settings })
-  const given = { connectTimeout: CONNECT_TIMEOUT_MS, ...options, ...settings }
+  if (client) return client.duplicate({ ...defaults, ...options, ...settings })
+  const given = { connectTimeout: CONNECT_TIMEOUT_MS, ...defaults, ...options, ...settings }
   return url === undefined ? new Redis(given) : new Redis(url, given)
 }

@@ -200,11 +200,14 @@ export class Link {
     }
   }
 
-  /** A server that has become a replica is left for the new master. */
-  #failureOf (connection: Connection, { message }: Error): Failure {
+  /** A server that has become a replica is left for the new master. What Redis says is reported, and not told to callers. */
+  #failureOf (connection: Connection, error: Error): Failure {
+    const { message } = error
     if (message.startsWith('OOM')) return new Failure('store-full')
     if (message.startsWith('READONLY')) connection.close()
-    return new Failure('unreachable', { message })
+    if (!this.#up) return new Failure('unreachable', { message })
+    this.reportOnce(error)
+    return new Failure('unreachable')
   }
 
   #receive (channel: string, payload: Buffer): void {

@@ -3,7 +3,7 @@ import type { Test } from 'tap'
 import WebSocket from 'ws'
 import { connect as connectClient } from '../../lib/client/index.ts'
 import { memoryMailbox, type Options } from '../../lib/index.ts'
-import type { Engine, JoiningServer, JoinOptions } from '../engines.ts'
+import type { TestedEngine, JoiningServer, JoinOptions } from '../engines.ts'
 import { fakeLog, gate, reasonOf } from '../fakes.ts'
 import { expected, leaving, outcomes, ROOM, settings } from '../outcomes.ts'
 import { connect, listen, request, until } from '../support.ts'
@@ -20,7 +20,7 @@ async function three (t: Pick<Test, 'teardown'>, server: JoiningServer, prefix: 
 }
 
 /** What users see of several nodes, whichever engine joins them. */
-export function clusterContract (t: Test, { name, suspendedReason, start }: Engine, server: JoiningServer): void {
+export function clusterContract (t: Test, { name, suspendedReason, start }: TestedEngine, server: JoiningServer): void {
   let prefixes = 0
   const prefix = () => `p${++prefixes}`
 
