@@ -200,14 +200,11 @@ export class Link {
     }
   }
 
-  /** A server that has become a replica is left for the new master. What Redis says is reported, and not told to callers. */
-  #failureOf (connection: Connection, error: Error): Failure {
-    const { message } = error
+  /** A server that has become a replica is left for the new master. */
+  #failureOf (connection: Connection, { message }: Error): Failure {
     if (message.startsWith('OOM')) return new Failure('store-full')
     if (message.startsWith('READONLY')) connection.close()
-    if (!this.#up) return new Failure('unreachable', { message })
-    this.reportOnce(error)
-    return new Failure('unreachable')
+    return new Failure('unreachable', { message })
   }
 
   #receive (channel: string, payload: Buffer): void {
