@@ -1,10 +1,10 @@
-import { getEventListeners } from 'node:events'
-import { createServer, type AddressInfo, type Socket } from 'node:net'
+import { getEventListeners, once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { Redis } from 'ioredis'
 import type { Test } from 'tap'
 import t from 'tap'
 import type { Backplane, Publication, Request } from '../lib/cluster/backplane.ts'
-import { openTimeoutOf, withoutSecrets } from '../lib/redis/connection.ts'
+import { Connection as RedisConnection, openTimeoutOf, withoutSecrets } from '../lib/redis/connection.ts'
 import { redis, type RedisOptions } from '../lib/redis/index.ts'
 import { Link } from '../lib/redis/link.ts'
 import { RedisServer, redisServer } from './campaigns/redis.ts'
@@ -64,6 +64,35 @@ withProgram(t, 'redis-server', 'faults of Redis and of nodes', async (t, path) =
       await client.del(`${prefix}:owners`)
       await until(async () => await client.hexists(`${prefix}:owners`, 'd') === 1)
     }
+  })
+
+  t.test('a connection that has ended delivers nothing more, although Redis does not know yet that it has ended', async t => {
+    const sockets: Socket[] = []
+    let said = ''
+    const forwarded = createServer({ allowHalfOpen: true }, socket => {
+      const redis = connect(server.port, server.address)
+      socket.on('data', data => redis.write(data)).on('error', () => {}).on('close', () => redis.destroy()) // its end is not forwarded
+      redis.on('data', data => {
+        said += String(data)
+        socket.write(data)
+      })
+      sockets.push(socket)
+    })
+    t.teardown(() => forwarded.close())
+    await once(forwarded.listen(0, '127.0.0.1'), 'listening')
+    const heard: string[] = []
+    const { port } = forwarded.address() as AddressInfo
+    const connection = await RedisConnection.open({ host: '127.0.0.1', port }, channel => heard.push(channel), new AbortController().signal)
+    await connection.subscribe('c')
+    const client = behind(t)
+    t.equal(await client.publish('c', 'heard'), 1)
+    await until(() => heard.length === 1)
+    connection.close()
+    t.equal(await client.publish('c', 'late'), 1, 'Redis still takes the connection for a subscriber')
+    await until(() => said.includes('late'))
+    for (const socket of sockets) socket.end()
+    await until(() => sockets.every(({ closed }) => closed))
+    t.equal(heard.length, 1)
   })
 
   t.test('a request that takes long is waited for as long as its node works on it', async t => {

@@ -42,7 +42,8 @@ export class Connection {
   private constructor (client: Redis, onMessage: (channel: string, payload: Buffer) => void) {
     this.#commands = client as Redis & ScriptCommands
     this.#subscriber = client.duplicate()
-    this.#subscriber.on('messageBuffer', (channel, payload) => onMessage(channel.toString(), payload))
+    // Redis may send to a connection that has ended here, and the same to the one that replaces it
+    this.#subscriber.on('messageBuffer', (channel, payload) => { if (!this.#isEnded) onMessage(channel.toString(), payload) })
     for (const one of this.#both) one.on('close', () => this.close()).on('error', () => ignoreErrors(one)) // `open` rejects with the error
   }
 

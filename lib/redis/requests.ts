@@ -49,14 +49,8 @@ export class Requests {
   async askNode (node: string, message: (nonce: string) => NodeMessage, timeout: number): Promise<Reply | 'lost' | 'silent'> {
     const nonce = this.#nextNonce()
     const reply = this.#expect(nonce, timeout)
-    try {
-      const receivers = await this.#link.publish(nodeChannel(node), encode(message(nonce)))
-      return receivers === 0 ? 'lost' : await reply
-    } catch {
-      return 'silent'
-    } finally {
-      this.#forget(nonce)
-    }
+    const asking = this.#link.publish(nodeChannel(node), encode(message(nonce))).then(async receivers => receivers === 0 ? 'lost' as const : await reply)
+    return await asking.catch(() => 'silent' as const).finally(() => this.#forget(nonce))
   }
 
   receive (reply: Reply): void {
