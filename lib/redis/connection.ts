@@ -44,7 +44,10 @@ export class Connection {
     this.#subscriber = client.duplicate()
     // Redis may send to a connection that has ended here, and the same to the one that replaces it
     this.#subscriber.on('messageBuffer', (channel, payload) => { if (!this.#isEnded) onMessage(channel.toString(), payload) })
-    for (const one of this.#both) one.on('close', () => this.close()).on('error', () => ignoreErrors(one)) // `open` rejects with the error
+    for (const one of this.#both) {
+      one.on('close', () => this.close()).on('error', () => ignoreErrors(one)) // `open` rejects with the error
+      one.on('connect', () => ignoreSentinelErrors(one))
+    }
   }
 
   /** Ends when the signal aborts, before it is open as well as after. */
@@ -135,6 +138,12 @@ export function openTimeoutOf ({ connectTimeout = CONNECT_TIMEOUT_MS, client, se
 /** The client listens to the first error of its socket only. With TLS another may follow, also after the end, and without a listener it would stop the process. */
 function ignoreErrors ({ stream }: Redis): void {
   stream?.on('error', () => {})
+}
+
+/** The detector of failovers connects to all Sentinels, and `ioredis` prints an error that has no listener. One that is away is no trouble. */
+function ignoreSentinelErrors (client: Redis): void {
+  const { connector } = client as unknown as { connector: { failoverDetector?: { sentinels: Array<{ client: Redis }> } } }
+  for (const sentinel of connector.failoverDetector?.sentinels ?? []) sentinel.client.on('error', () => {})
 }
 
 /**
