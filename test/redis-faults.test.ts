@@ -200,6 +200,12 @@ withProgram(t, 'redis-server', 'faults of Redis and of nodes', async (t, path) =
     await until(async () => await client.hexists(`${prefix}:owners`, 'd') === 0)
   })
 
+  t.test('a database that is no number is refused', async t => {
+    for (const database of ['/foo', '/1x', '?db=foo']) await t.rejects(redis({ url: server.url + database }), /the database in the `url` of Redis is no number/)
+    const { backplane } = await redis({ url: `${server.url}/2?db=2` })
+    await backplane.close!()
+  })
+
   t.test('an option in the query of the URL is refused like any other', async t => {
     await t.rejects(redis({ url: `${server.url}?keyPrefix=a` }), { message: 'The query of the `url` of fastify-devices/redis has no option "keyPrefix"' })
     await t.rejects(redis({ url: `${server.url}?db=1&prefix=a` }), { message: 'The query of the `url` of fastify-devices/redis has no option "prefix"' })

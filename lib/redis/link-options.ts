@@ -77,5 +77,13 @@ export function checkOptions (options: LinkOptions): void {
   const { prefix = 'devices', url = '' } = options
   const { url: _url, client: _client, prefix: _prefix, startWithout: _startWithout, ...ofClient } = known
   checkOptionNames('The query of the `url` of fastify-devices/redis', Object.fromEntries(new URLSearchParams(url.split('?')[1])), ofClient)
+  if (URL.canParse(url) && !DATABASE.test(databaseIn(new URL(url)))) throw new Error('fastify-devices: the database in the `url` of Redis is no number')
   if (!/^[A-Za-z0-9_-]{1,32}$/.test(prefix)) throw new Error(`fastify-devices: the prefix "${prefix}" is wrong: 1 to 32 of A-Z a-z 0-9 _ -`)
+}
+
+/** The client selects what is no number, and its error would end the process. */
+const DATABASE = /^\d*$/
+
+function databaseIn ({ pathname, searchParams }: URL): string {
+  return pathname.slice(1) + (searchParams.get('db') ?? '')
 }
