@@ -42,7 +42,16 @@ export async function natsBroker (path: string): Promise<Broker> {
 
 /** With the setting that most have who keep letters in Redis: it syncs its file once a second. NATS syncs less often. */
 export async function redisBroker (path: string): Promise<Broker> {
-  const server = await RedisServer.start(path, ['--appendfsync', 'everysec'])
+  return await redisBrokerWith(path, 'everysec')
+}
+
+/** It answers a write only when its file is synced, as the folder of letters on disk is. */
+export async function syncedRedisBroker (path: string): Promise<Broker> {
+  return await redisBrokerWith(path, 'always')
+}
+
+async function redisBrokerWith (path: string, appendfsync: 'everysec' | 'always'): Promise<Broker> {
+  const server = await RedisServer.start(path, ['--appendfsync', appendfsync])
   return {
     get pid () { return server.pid },
     address: { redis: server.url },

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { programAt } from '../test/programs.ts'
-import { natsBroker, redisBroker, type Broker } from './broker.ts'
+import { natsBroker, redisBroker, syncedRedisBroker, type Broker } from './broker.ts'
 import { Child } from './child.ts'
 import { Cluster } from './cluster.ts'
 import type { DialectName } from './dialects.ts'
@@ -17,7 +17,7 @@ export interface Candidate {
   start (base?: URL): Promise<Server>
 }
 
-/** The columns of the table; the reference and this package come last, and then both over Redis, where the others are over NATS. */
+/** The columns of the table; the reference and this package come last, and then both over another engine. In the rows of three nodes they are over NATS. */
 export const columns = {
   floor: 'bare `net`, `http`',
   ws: '`ws` loop',
@@ -28,8 +28,10 @@ export const columns = {
   forty: 'forty lines',
   before: 'ours before',
   ours: '**ours**',
+  oursNats: '**ours, NATS**',
   fortyRedis: 'forty lines, Redis',
-  redis: '**ours, Redis**'
+  redis: '**ours, Redis**',
+  redisSync: '**ours, Redis sync**'
 }
 
 export type ColumnName = keyof typeof columns
@@ -96,7 +98,13 @@ export const candidatesFor = {
   stalled: [floor, socketio, forty, ours],
   bulk: [forty, ours],
   call: [socketio, forty, ours],
-  letters: [peer('forty', 'forty', 'letters', true), peer('ours', 'devices', 'ours', true)],
+  letters: [
+    peer('forty', 'forty', 'letters', true),
+    peer('ours', 'devices', 'ours', true),
+    ...nodes('oursNats', 'devices', 'joined', natsServer, natsBroker),
+    ...nodes('redis', 'devices', 'joined', redisServer, redisBroker),
+    ...nodes('redisSync', 'devices', 'joined', redisServer, syncedRedisBroker)
+  ],
   cluster: [
     ...nodes('forty', 'forty', 'shouting', natsServer, natsBroker),
     ...nodes('ours', 'devices', 'joined', natsServer, natsBroker),

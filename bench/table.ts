@@ -2,13 +2,15 @@ import { columns, type ColumnName } from './candidates.ts'
 import type { Cell, Row } from './bench.ts'
 import { FIGURES } from './figures.ts'
 
-/** The column to which a figure is compared. */
-const referenceOf = (name: ColumnName): ColumnName => name === 'redis' || name === 'fortyRedis' ? 'fortyRedis' : 'forty'
+/** The cell to which a figure is compared: that of the forty lines, over the same server if the row has it. */
+function referenceOf (name: ColumnName, { forty, fortyRedis }: Row['cells']): Cell | undefined {
+  return name === 'redis' || name === 'fortyRedis' ? fortyRedis ?? forty : forty
+}
 
 /** The rows in Markdown, without columns that are empty: each figure, and its ratio to that of the reference column. */
 export function table (rows: Row[]): string {
   return markdown(rows, FIGURES, ({ title, unit, cells }) => [`${title}: ${unit}`, ...figures(cells, (cell, name) => {
-    const reference = cells[referenceOf(name)]?.value
+    const reference = referenceOf(name, cells)?.value
     return rounded(cell.value) + (reference ? ` (${rounded(cell.value / reference, 2)})` : '')
   })])
 }

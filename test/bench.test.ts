@@ -1,6 +1,7 @@
 import t from 'tap'
 import { candidatesFor, type Candidate } from '../bench/candidates.ts'
 import type { Cluster } from '../bench/cluster.ts'
+import { table } from '../bench/table.ts'
 import { withProgram } from './programs.ts'
 
 const { cluster: nodes, ...singles } = candidatesFor
@@ -29,3 +30,11 @@ for (const [program, name] of [['nats-server', 'ours'], ['redis-server', 'redis'
     t.ok(cluster.port > 0)
   })
 }
+
+t.test('a figure over Redis is compared to the forty lines over Redis, and in a row without those to the forty lines', async t => {
+  const cell = (value: number) => ({ value, server: 1, load: 1 })
+  const row = { title: 'send', unit: 'µs/message', rounds: new Map() }
+  const both = { forty: cell(10), ours: cell(15), fortyRedis: cell(20), redis: cell(40) }
+  t.match(table([{ ...row, cells: both }]), '| send: µs/message | 10 (1.00) | 15 (1.50) | 20 (1.00) | 40 (2.00) |')
+  t.match(table([{ ...row, cells: { forty: cell(10), redis: cell(40), redisSync: cell(80) } }]), '| send: µs/message | 10 (1.00) | 40 (4.00) | 80 (8.00) |')
+})

@@ -9,7 +9,7 @@ const SIZE = 128
 const CALLERS = 64
 const WARM_UP_SECONDS = 1
 
-/** Three nodes: messages and calls to devices of the same node and of another, letters, and the cost of owning devices. */
+/** Three nodes: messages and calls to devices of the same node and of another, and the cost of owning devices. */
 export async function cluster (bench: Bench): Promise<Row[]> {
   if (candidatesFor.cluster.length === 0) {
     logProgress('cluster is skipped: neither nats-server nor redis-server is on this machine')
@@ -23,20 +23,13 @@ async function hops (bench: Bench): Promise<Row[]> {
   const { rounds, seconds } = bench
   return await sideBySide(bench, candidatesFor.cluster, DEVICES, async pairs => {
     const rows: Row[] = []
-    const add = async (title: string, asking: Pick<Rest, 'path' | 'otherNode' | 'countAnswers'>, able = pairs) => {
+    const add = async (title: string, asking: Pick<Rest, 'path' | 'otherNode' | 'countAnswers'>) => {
       const measure = (pair: Pair, seconds: number) => pair.rest({ ...asking, callers: CALLERS, size: SIZE, seconds })
-      await interleaved(1, able, pair => measure(pair, WARM_UP_SECONDS))
-      const found = await interleaved(rounds, able, pair => measure(pair, seconds))
+      await interleaved(1, pairs, pair => measure(pair, WARM_UP_SECONDS))
+      const found = await interleaved(rounds, pairs, pair => measure(pair, seconds))
       const whole = `3 nodes, ${title}, ${CALLERS} callers`
       rows.push(medianRow(whole, 'µs/message', found, cpuPerMessage))
-      const isBetween = asking.otherNode === true || able !== pairs
-      if (isBetween) rows.push(medianRow(`${whole}: the server between them in addition`, 'µs/message', found, ({ brokerCpu, messages }) => brokerCpu / messages))
-      return { whole, found }
-    }
-    const addLetters = async (title: string, path: string) => {
-      const able = pairs.filter(({ candidate }) => candidate.dialect === 'devices')
-      const { whole, found } = await add(title, { path, countAnswers: true }, able)
-      rows.push(medianRow(whole, 'messages/s', found, ({ messages, wall }) => messages / wall * 1_000_000))
+      if (asking.otherNode) rows.push(medianRow(`${whole}: the server between them in addition`, 'µs/message', found, ({ brokerCpu, messages }) => brokerCpu / messages))
     }
     const send = { path: '/devices/:id/messages' }
     const call = { path: '/devices/:id/calls/work', countAnswers: true }
@@ -44,8 +37,6 @@ async function hops (bench: Bench): Promise<Row[]> {
     await add('send to another node', { ...send, otherNode: true })
     await add('call to the same node', call)
     await add('call to another node', { ...call, otherNode: true })
-    await addLetters('letters kept', '/devices/away-:id/messages?ttl=3600')
-    await addLetters('letters kept, delivered, acknowledged, removed', '/devices/:id/messages?ttl=3600&confirm=true')
     return rows
   })
 }
