@@ -1,6 +1,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import type { FastifyBaseLogger } from 'fastify'
+import type { Test } from 'tap'
 import type { Answer, Owner, Request } from '../lib/cluster/backplane.ts'
 import { Failure } from '../lib/protocol/errors.ts'
 import '../lib/protocol/node-reasons.ts'
@@ -116,4 +117,11 @@ export class Connection implements Owner {
   yield (): void {
     this.yielded++
   }
+}
+
+/** Advances the monotonic clock until the test ends, as a suspension of the process does. */
+export function advanceClock (t: Pick<Test, 'teardown'>, milliseconds: number): void {
+  const { now } = performance
+  performance.now = () => now.call(performance) + milliseconds
+  t.teardown(() => { performance.now = now })
 }

@@ -12,7 +12,7 @@ import { StreamStore } from '../lib/nats/stream-store.ts'
 import { Failure } from '../lib/protocol/errors.ts'
 import { natsServer } from './campaigns/nats.ts'
 import { Proxy } from './campaigns/proxy.ts'
-import { letter } from './contracts/mailbox.ts'
+import { letter, sharedClockContract } from './contracts/mailbox.ts'
 import { all, gate, reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 import { listen } from './support.ts'
@@ -199,39 +199,9 @@ withProgram(t, 'nats-server', 'letters in NATS', async (t, path) => {
     t.strictSame(await reading(mailbox), [])
   })
 
-  t.test('letters expire by the clock of NATS, not by those of the nodes', async t => {
-    const { now } = Date
-    t.teardown(() => { Date.now = now })
-    for (const wrong of [120_000, -120_000]) {
-      const over = { prefix: prefix() }
-      const [right, other] = [await open(t, over), await open(t, over)]
-      const onWrong = async <T>(work: () => Promise<T>): Promise<T> => {
-        Date.now = () => now() + wrong
-        try {
-          return await work()
-        } finally {
-          Date.now = now
-        }
-      }
-      const near = (time: number, expected: number) => Math.abs(time - expected) < 10_000
-      await right.put('d', letter('a', { expiresAt: Date.now() + MINUTE }), plenty)
-      await onWrong(async () => {
-        t.strictSame(await other.sweep(Date.now()), [], `a clock that is wrong by ${wrong} lets nothing expire`)
-        const [a] = await all(other.letters('d'))
-        t.ok(near(a!.expiresAt, Date.now() + MINUTE))
-        const { receipt } = await other.put('d', letter('b', { expiresAt: Date.now() + MINUTE }), plenty)
-        t.ok(near(receipt.expiresAt, Date.now() + MINUTE))
-        t.ok(near(receipt.at, Date.now()))
-      })
-      const [, b] = await all(right.letters('d'))
-      t.ok(near(b!.expiresAt, Date.now() + MINUTE))
-      t.ok(near((await right.receipt('d', 'b'))!.expiresAt, Date.now() + MINUTE))
-      t.strictSame(await right.sweep(Date.now() + MINUTE - 20_000), [])
-      await onWrong(async () => {
-        t.strictSame((await other.sweep(Date.now() + MINUTE + 20_000)).map(({ receipt }) => receipt.id).toSorted(), ['a', 'b'])
-        t.ok(near((await other.receipt('d', 'a'))!.at, Date.now()))
-      })
-    }
+  sharedClockContract(t, 'NATS', async t => {
+    const over = { prefix: prefix() }
+    return [await open(t, over), await open(t, over)]
   })
 
   t.test('of letters of one collapse key that several nodes put at the same time, the last one stays', async t => {

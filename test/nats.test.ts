@@ -23,7 +23,7 @@ import { NatsServer } from './campaigns/nats.ts'
 import { freePort } from './campaigns/port.ts'
 import { backplaneContract } from './contracts/backplane.ts'
 import { letter, mailboxContract } from './contracts/mailbox.ts'
-import { all, Connection, countKept, gate, reasonOf, until } from './fakes.ts'
+import { advanceClock, all, Connection, countKept, gate, reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 
 const wake: Request = { kind: 'wake' }
@@ -743,13 +743,6 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     t.teardown(() => connection.close())
     return { connection, manager: await jetstreamManager(connection) }
   }
-  /** Advances the monotonic clock, as a suspension of the process does. */
-  const pass = (t: Pick<Test, 'teardown'>, milliseconds: number) => {
-    const { now } = performance
-    performance.now = () => now.call(performance) + milliseconds
-    t.teardown(() => { performance.now = now })
-  }
-
   backplaneContract(t, 'nats() and natsBackplane()', async () => {
     const options = { servers: server.servers, prefix: prefix() }
     const [{ backplane: a }, b] = [await nats(options), await natsBackplane(options)]
@@ -834,7 +827,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await manager.streams.deleteMessage(`KV_${prefix}_devices`, generation)
     await connection.flush()
     t.equal(lost.yielded, 0)
-    pass(t, 10_000)
+    advanceClock(t, 10_000)
     t.strictSame(await b.ask('kept', wake), { ok: true, value: 'a' })
     t.strictSame(await b.ask('forgotten', wake), { ok: true, value: 'a' })
     await until(() => lost.yielded === 1)
@@ -1239,7 +1232,7 @@ withProgram(t, 'nats-server', 'over NATS', async (t, path) => {
     await left.release()
     t.strictSame((await b.list({ limit: 9 })).map(({ deviceId }) => deviceId), ['d'], 'live nodes list their devices without the bucket')
     await connection.close()
-    pass(t, 10_000)
+    advanceClock(t, 10_000)
     // one for the devices, one for the records of the dead node
     await until(() => troubles.length >= 2)
     t.ok(troubles.length < 10, 'repeated failures are reported once')

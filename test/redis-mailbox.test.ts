@@ -8,7 +8,7 @@ import { ServerClock } from '../lib/redis/server-clock.ts'
 import type { Mailbox } from '../lib/storage/mailbox.ts'
 import { Proxy } from './campaigns/proxy.ts'
 import { redisServer, type RedisServer } from './campaigns/redis.ts'
-import { letter, mailboxContract } from './contracts/mailbox.ts'
+import { letter, mailboxContract, sharedClockContract } from './contracts/mailbox.ts'
 import { all, reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 
@@ -229,46 +229,14 @@ withProgram(t, 'redis-server', 'letters in Redis', async (t, path) => {
     t.strictSame(read, ['a', 'c'])
   })
 
-  t.test('letters expire by the clock of Redis, not by those of the nodes', async t => {
-    const { now } = Date
-    t.teardown(() => { Date.now = now })
-    for (const wrong of [120_000, -120_000]) {
-      const over = { prefix: prefix() }
-      const openWithClock = async () => {
-        const clock = new ServerClock()
-        clock.note(now(), performance.now())
-        return mailboxOver(await openLink(t, over), clock)
-      }
-      const [right, other] = [await openWithClock(), await openWithClock()]
-      const onWrong = async <T>(work: () => Promise<T>): Promise<T> => {
-        Date.now = () => now() + wrong
-        try {
-          return await work()
-        } finally {
-          Date.now = now
-        }
-      }
-      const near = (time: number, expected: number) => Math.abs(time - expected) < 10_000
-      await right.put('d', letter('a', { expiresAt: Date.now() + MINUTE }), plenty)
-      await onWrong(async () => {
-        t.strictSame(await other.sweep(Date.now()), [], `a clock that is wrong by ${wrong} lets nothing expire`)
-        const [a] = await all(other.letters('d'))
-        t.ok(near(a!.expiresAt, Date.now() + MINUTE))
-        const { receipt } = await other.put('d', letter('b', { expiresAt: Date.now() + MINUTE }), plenty)
-        t.ok(near(receipt.expiresAt, Date.now() + MINUTE))
-        t.ok(near(receipt.at, Date.now()))
-      })
-      const [, b] = await all(right.letters('d'))
-      t.ok(near(b!.expiresAt, Date.now() + MINUTE))
-      t.ok(near((await right.receipt('d', 'b'))!.expiresAt, Date.now() + MINUTE))
-      t.strictSame(await right.sweep(Date.now() + MINUTE - 20_000), [])
-      await onWrong(async () => {
-        const expired = await other.sweep(Date.now() + MINUTE + 20_000)
-        t.strictSame(expired.map(({ receipt }) => receipt.id).toSorted(), ['a', 'b'])
-        t.ok(expired.every(({ receipt }) => near(receipt.at, Date.now())))
-        t.ok(near((await other.receipt('d', 'a'))!.at, Date.now()))
-      })
+  sharedClockContract(t, 'Redis', async t => {
+    const over = { prefix: prefix() }
+    const openWithClock = async () => {
+      const clock = new ServerClock()
+      clock.note(Date.now(), performance.now())
+      return mailboxOver(await openLink(t, over), clock)
     }
+    return [await openWithClock(), await openWithClock()]
   })
 
   t.test('positions grow even if Redis loses everything, and if its clock is set back', async t => {

@@ -7,7 +7,7 @@ import { ServerClock } from '../lib/redis/server-clock.ts'
 import { freePort } from './campaigns/port.ts'
 import { RedisServer, redisServer } from './campaigns/redis.ts'
 import { backplaneContract } from './contracts/backplane.ts'
-import { Connection, gate, reasonOf, until } from './fakes.ts'
+import { advanceClock, Connection, gate, reasonOf, until } from './fakes.ts'
 import { withProgram } from './programs.ts'
 
 const wake: Request = { kind: 'wake' }
@@ -74,13 +74,6 @@ withProgram(t, 'redis-server', 'over Redis', async (t, path) => {
     return changes
   }
   const listed = async (backplane: Backplane) => (await backplane.list({ limit: 100 })).map(({ deviceId, node }) => `${deviceId} ${node}`)
-  /** Advances the monotonic clock, as a suspension of the process does. */
-  const pass = (t: Pick<Test, 'teardown'>, milliseconds: number) => {
-    const { now } = performance
-    performance.now = () => now.call(performance) + milliseconds
-    t.teardown(() => { performance.now = now })
-  }
-
   backplaneContract(t, 'redis()', async () => {
     const options = { url: server.url, prefix: nextPrefix() }
     const [{ backplane: a }, { backplane: b }] = [await redis(options), await redis(options)]
@@ -267,7 +260,7 @@ withProgram(t, 'redis-server', 'over Redis', async (t, path) => {
     await client.hset(`${prefix}:nodes`, 'elsewhere', '1 9999999999999')
     let asked = 0
     lost.reply = () => { asked++; return { ok: true, value: 'a' } }
-    pass(t, 3_000)
+    advanceClock(t, 3_000)
     await client.publish(`${prefix}:node:${home}`, JSON.stringify({ type: 'request', from: 'tester', nonce: 'n', deviceId: 'lost', kind: 'wake' }))
     await until(() => lost.yielded === 1)
     t.equal(asked, 0)

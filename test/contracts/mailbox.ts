@@ -3,6 +3,7 @@ import type { MailboxLimits, Ending, StoredLetter, Letter, Mailbox } from '../..
 import { all, reasonOf } from '../fakes.ts'
 
 const HOUR = 3_600_000
+const MINUTE = 60_000
 const plenty: MailboxLimits = { letters: 1_000, bytes: 1_000_000 }
 
 /** A letter that waits an hour, unless it says otherwise. */
@@ -340,5 +341,44 @@ export function mailboxContract (t: Test, name: string, make: () => Promise<Mail
       for await (const { id } of mailbox.letters('d')) if (id === 'b') break
       t.strictSame(await ids(mailbox, 'd'), ['a', 'b', 'c'])
     })
+  })
+}
+
+/** What the mailboxes of two nodes hold that share a server: the clocks of the nodes do not matter. */
+export function sharedClockContract (t: Test, server: string, open: (t: Test) => Promise<[Mailbox, Mailbox]>): void {
+  void t.test(`letters expire by the clock of ${server}, not by those of the nodes`, async t => {
+    const { now } = Date
+    t.teardown(() => { Date.now = now })
+    for (const wrong of [120_000, -120_000]) {
+      const [right, other] = await open(t)
+      const onWrong = async <T>(work: () => Promise<T>): Promise<T> => {
+        Date.now = () => now() + wrong
+        try {
+          return await work()
+        } finally {
+          Date.now = now
+        }
+      }
+      const near = (time: number, expected: number) => Math.abs(time - expected) < 10_000
+      await right.put('d', letter('a', { expiresAt: Date.now() + MINUTE }), plenty)
+      await onWrong(async () => {
+        t.strictSame(await other.sweep(Date.now()), [], `a clock that is wrong by ${wrong} lets nothing expire`)
+        const [a] = await all(other.letters('d'))
+        t.ok(near(a!.expiresAt, Date.now() + MINUTE))
+        const { receipt } = await other.put('d', letter('b', { expiresAt: Date.now() + MINUTE }), plenty)
+        t.ok(near(receipt.expiresAt, Date.now() + MINUTE))
+        t.ok(near(receipt.at, Date.now()))
+      })
+      const [, b] = await all(right.letters('d'))
+      t.ok(near(b!.expiresAt, Date.now() + MINUTE))
+      t.ok(near((await right.receipt('d', 'b'))!.expiresAt, Date.now() + MINUTE))
+      t.strictSame(await right.sweep(Date.now() + MINUTE - 20_000), [])
+      await onWrong(async () => {
+        const expired = await other.sweep(Date.now() + MINUTE + 20_000)
+        t.strictSame(expired.map(({ receipt }) => receipt.id).toSorted(), ['a', 'b'])
+        t.ok(expired.every(({ receipt }) => near(receipt.at, Date.now())))
+        t.ok(near((await other.receipt('d', 'a'))!.at, Date.now()))
+      })
+    }
   })
 }
