@@ -174,6 +174,12 @@ export async function answerOf (work: () => unknown): Promise<Answer> {
   }
 }
 
+/** What a node answers if the owner has failed. `bad-params` means that the answer cannot be encoded, which is not the fault of the caller. */
+export function failedAnswer (error: unknown): Answer {
+  const { reason } = failureMessage(null, error)
+  return { ok: false, reason: reason === 'bad-params' ? 'internal' : reason }
+}
+
 /** The value of an answer; throws its failure. */
 export function valueOf (answer: Answer): unknown {
   if (!answer.ok) throw new Failure(answer.reason, answer)

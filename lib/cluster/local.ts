@@ -1,4 +1,6 @@
-import { isListed, type Backplane, type PresenceChange, type Listener, type Owner, type Ownership, type Presence } from './backplane.ts'
+import { isListed, type Backplane, type PresenceChange, type Listener, type ListPage, type Owner, type Ownership, type Presence } from './backplane.ts'
+import { deliver } from './deliver.ts'
+import { pageOf } from './presence-page.ts'
 import { SortedIndex } from './sorted-index.ts'
 import { Topics } from '../protocol/topics.ts'
 
@@ -18,6 +20,12 @@ export function localBackplane (): Backplane {
   const presenceOf = ({ owner, generation }: LocalOwner): Presence => ({ ...owner.presence, generation })
   const notify = (kind: PresenceChange['kind'], name: string, owned: LocalOwner) => {
     if (isListed(name)) for (const follower of followers) follower({ kind, presence: presenceOf(owned) })
+  }
+  function * devicesBehind ({ after = '', prefix }: ListPage): IterableIterator<{ presence: Presence, owner: Owner }> {
+    for (const deviceId of listed.after(after, prefix)) {
+      const owned = owners.get(deviceId)!
+      yield { presence: presenceOf(owned), owner: owned.owner }
+    }
   }
 
   return {
@@ -56,18 +64,11 @@ export function localBackplane (): Backplane {
     },
 
     async publish (publication) {
-      const counts = Array.from(listeners.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
-      return { sent: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length }
+      return deliver(listeners, publication)
     },
 
-    async list ({ limit, after = '', prefix, topic }) {
-      const page: Presence[] = []
-      for (const deviceId of listed.after(after, prefix)) {
-        if (page.length === limit) break
-        const owned = owners.get(deviceId)!
-        if (topic === undefined || owned.owner.listensTo(topic)) page.push(presenceOf(owned))
-      }
-      return page
+    async list (page) {
+      return pageOf(devicesBehind(page), page)
     },
 
     follow (listener) {

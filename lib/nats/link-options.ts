@@ -1,3 +1,4 @@
+import { checkPrefix } from '../cluster/prefix.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 import type { NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node'
 
@@ -71,5 +72,5 @@ const known = {
 export function checkOptions (options: LinkOptions): void {
   checkOptionNames('fastify-devices/nats', options, known)
   const { prefix = 'devices' } = options
-  if (!/^[A-Za-z0-9_-]{1,32}$/.test(prefix)) throw new Error(`fastify-devices: the prefix "${prefix}" is wrong: 1 to 32 of A-Z a-z 0-9 _ -`)
+  checkPrefix(prefix)
 }

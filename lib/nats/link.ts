@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { jetstreamManager, type JetStreamManager } from '@nats-io/jetstream'
 import { connect, RequestError, TimeoutError, type Msg, type NatsConnection, type Subscription } from '@nats-io/transport-node'
+import { LinkStatus } from '../cluster/link-status.ts'
 import { Failure } from '../protocol/errors.ts'
 import { checkOptions, type LinkOptions } from './link-options.ts'
 
@@ -29,26 +30,20 @@ const HEADER_BYTES = 4_096
 const API_TIMEOUT_MS = 2_000
 
 /** The connection to NATS. While it is down, requests fail at once and nothing is buffered. */
-export class Link {
+export class Link extends LinkStatus {
   readonly prefix: string
   readonly replicas: number
   readonly #options: LinkOptions
   readonly #subscriptions = new Map<LinkSubscription, SubscriptionState>()
-  readonly #changeListeners = new Set<(up: boolean) => void>()
-  readonly #troubleListeners = new Set<(error: unknown) => void>()
-  /** Reject the requests that are pending when the link goes down. */
-  readonly #rejections = new Set<(failure: Failure) => void>()
   readonly #closing = new AbortController()
   #prepare!: Prepare
   #connection: NatsConnection | undefined
   #manager: JetStreamManager | undefined
-  #up = false
-  /** The message of the last failed attempt. */
-  #lastFailure: string | undefined
   /** Incremented with each change of the connection, so that the preparation for an earlier one stops. */
   #epoch = 0
 
   constructor (options: LinkOptions) {
+    super()
     checkOptions(options)
     const { prefix = 'devices', replicas = 1 } = options
     this.prefix = prefix
@@ -73,26 +68,9 @@ export class Link {
     }
   }
 
-  get up (): boolean {
-    return this.#up
-  }
-
   /** Maximum size of a payload, in bytes. */
   get maxPayload (): number {
     return this.#reachable().info!.max_payload - HEADER_BYTES
-  }
-
-  onChange (listener: (up: boolean) => void): void {
-    this.#changeListeners.add(listener)
-  }
-
-  /** Reports errors that no caller receives. */
-  onTrouble (listener: (error: unknown) => void): void {
-    this.#troubleListeners.add(listener)
-  }
-
-  trouble (error: unknown): void {
-    for (const listener of this.#troubleListeners) listener(error)
   }
 
   /** Subscribes now and again after each reconnect. */
@@ -130,7 +108,7 @@ export class Link {
     const connection = this.#reachable()
     if (payload.length > this.maxPayload) throw new Failure('too-large')
     try {
-      return await this.#whileUp(connection.request(this.subject(name), payload, { timeout }))
+      return await this.whileUp(connection.request(this.subject(name), payload, { timeout }))
     } catch (error) {
       if (error instanceof Failure) throw error
       if (error instanceof RequestError && error.isNoResponders()) return undefined
@@ -140,13 +118,13 @@ export class Link {
 
   /** Resolves once all publications and subscriptions so far have reached NATS, or when the link goes down, because a reconnect subscribes anew. */
   async flush (): Promise<void> {
-    if (this.#up) await this.#whileUp(this.#connection!.flush()).catch(() => {})
+    if (this.up) await this.whileUp(this.#connection!.flush()).catch(() => {})
   }
 
   /** Calls the API of JetStream. */
   async manage<T> (work: (manager: JetStreamManager) => Promise<T>): Promise<T> {
     this.#reachable()
-    return await this.#whileUp(work(this.#manager!))
+    return await this.whileUp(work(this.#manager!))
   }
 
   subject (name: string): string {
@@ -155,7 +133,7 @@ export class Link {
 
   async close (): Promise<void> {
     this.#closing.abort()
-    this.#changeListeners.clear() // closing is no outage
+    this.forgetListeners() // closing is no outage
     this.#goDown()
     for (const subscription of this.#subscriptions.keys()) subscription.end()
     if (!this.#options.connection) await this.#connection?.close()
@@ -186,7 +164,7 @@ export class Link {
         await this.#connect()
         return await (this.#closing.signal.aborted ? this.close() : this.#bringUp())
       } catch (error) {
-        this.#reportOnce(error)
+        this.reportOnce(error)
         await sleep(RETRY_DELAY_MS, undefined, { ref: false })
       }
     }
@@ -209,9 +187,8 @@ export class Link {
       await sleep(RETRY_DELAY_MS, undefined, { ref: false })
     }
     if (epoch !== this.#epoch) return
-    this.#up = true
-    this.#lastFailure = undefined
-    for (const listener of this.#changeListeners) listener(true)
+    this.forgetFailure()
+    this.markUp()
   }
 
   async #tryPrepare (mayFail: boolean): Promise<boolean> {
@@ -220,28 +197,19 @@ export class Link {
       return true
     } catch (error) {
       if (!mayFail) throw error
-      this.#reportOnce(error)
+      this.reportOnce(error)
       return false
     }
   }
 
-  /** Reports an error of repeated attempts once until the message changes. */
-  #reportOnce (error: unknown): void {
-    const { message } = error as Error
-    if (message !== this.#lastFailure) this.trouble(error)
-    this.#lastFailure = message
-  }
-
   #goDown (): void {
     this.#epoch++
-    if (!this.#up) return
-    this.#up = false
-    for (const reject of this.#rejections) reject(new Failure('dropped', { message: 'The connection to the other nodes ended before the answer' }))
-    for (const listener of this.#changeListeners) listener(false)
+    if (!this.up) return
+    this.markDown(() => new Failure('dropped', { message: 'The connection to the other nodes ended before the answer' }))
   }
 
   #reachable (): NatsConnection {
-    if (!this.#up) throw new Failure('unreachable')
+    if (!this.up) throw new Failure('unreachable')
     return this.#connection!
   }
 
@@ -254,13 +222,6 @@ export class Link {
           this.trouble(thrown)
         }
       }
-    })
-  }
-
-  #whileUp<T> (work: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      this.#rejections.add(reject)
-      work.then(resolve, reject).finally(() => this.#rejections.delete(reject))
     })
   }
 }

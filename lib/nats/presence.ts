@@ -1,4 +1,5 @@
 import { isListed, type ListPage, type Presence } from '../cluster/backplane.ts'
+import { mergedPage, pageOf } from '../cluster/presence-page.ts'
 import type { Link } from './link.ts'
 import type { Membership } from './membership.ts'
 import { ownerRecordOf, presenceOf } from './owner-record.ts'
@@ -44,13 +45,7 @@ export class PresenceList {
     const request = encode(page)
     const answers = await Promise.all((await this.#nodes.everyone()).map(node => this.#ask(node, request)))
     if (page.topic === undefined && answers.includes(undefined)) return await this.#pageFromRecords(page)
-    const found = new Map<string, Presence>()
-    for (const presence of answers.flatMap(answer => answer ?? [])) {
-      // a node may still list a device that another has taken over
-      const other = found.get(presence.deviceId)
-      if (!other || other.generation < presence.generation) found.set(presence.deviceId, presence)
-    }
-    return [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
+    return mergedPage(answers.map(answer => answer ?? []), page.limit)
   }
 
   async #pageFromRecords ({ limit, after = '', prefix = '' }: ListPage): Promise<Presence[]> {
@@ -69,13 +64,8 @@ export class PresenceList {
     return answer && decode(answer.data)
   }
 
-  #localPage ({ limit, after = '', prefix, topic }: ListPage): Presence[] {
-    const page: Presence[] = []
-    for (const { presence, owner } of this.#owners.after(after, prefix)) {
-      if (page.length === limit) break
-      if (isListed(presence.deviceId) && (topic === undefined || owner.listensTo(topic))) page.push(presence)
-    }
-    return page
+  #localPage (page: ListPage): Presence[] {
+    return pageOf(this.#owners.after(page.after ?? '', page.prefix), page)
   }
 }
 

@@ -1,14 +1,14 @@
 import { createInbox } from '@nats-io/transport-node'
 import type { Msg } from '@nats-io/transport-node'
 import type { Listener, Publication, PublishResult, Unwatch } from '../cluster/backplane.ts'
+import { deliver } from '../cluster/deliver.ts'
+import { RecentIds } from '../cluster/recent-ids.ts'
 import { Topics } from '../protocol/topics.ts'
 import type { Link, LinkSubscription } from './link.ts'
 import type { Membership } from './membership.ts'
 import { subjectOf } from './subjects.ts'
 import { decode, encode } from '../cluster/encoding.ts'
 
-/** A publication arrives once per matching filter, its copies close together, so that remembering the last ones is enough to drop duplicates. */
-const REMEMBERED_PUBLICATIONS = 5_000
 /** Time for a node to answer with the number of devices it sent a publication to. */
 const COUNT_TIMEOUT_MS = 250
 /** Lateness below this may be the drift of two clocks. */
@@ -30,9 +30,8 @@ export class PubSub {
   readonly #subscriptions = new Map<string, LinkSubscription>()
   readonly #inbox: string
   readonly #results = new Map<string, PublishResult>()
-  /** The inboxes of the last publications received, in two generations. */
-  #recent = new Set<string>()
-  #older = new Set<string>()
+  /** The inboxes of the last publications received. */
+  readonly #received = new RecentIds()
   #published = 0
   #barrier: Promise<void> | undefined
 
@@ -82,23 +81,13 @@ export class PubSub {
 
   #receive (message: Msg): void {
     const inbox = message.reply!
-    if (this.#isDuplicate(inbox)) return
+    if (!this.#received.add(inbox)) return // it arrives once per matching filter
     const { from, sentAt, ...publication }: PublishedMessage = decode(message.data)
     const age = this.#nodes.lateness.of(from, sentAt)
     if (age > MAX_CLOCK_DRIFT_MS) publication.age = age
     // topics with very many levels share a subject, so the topic is matched again
-    const counts = Array.from(this.#watchers.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
-    if (counts.length > 0) this.#link.reply(message, String(counts.reduce((sum, count) => sum + count, 0)))
-  }
-
-  #isDuplicate (inbox: string): boolean {
-    if (this.#recent.has(inbox) || this.#older.has(inbox)) return true
-    if (this.#recent.size === REMEMBERED_PUBLICATIONS) {
-      this.#older = this.#recent
-      this.#recent = new Set()
-    }
-    this.#recent.add(inbox)
-    return false
+    const { sent, nodes } = deliver(this.#watchers, publication)
+    if (nodes > 0) this.#link.reply(message, String(sent))
   }
 
   #count (message: Msg): void {

@@ -1,7 +1,7 @@
 import type { Msg } from '@nats-io/transport-node'
-import type { Answer, Request } from '../cluster/backplane.ts'
-import { failureMessage } from '../protocol/message.ts'
+import { failedAnswer, type Request } from '../cluster/backplane.ts'
 import { decode, encode } from '../cluster/encoding.ts'
+import { timeoutOf, withTimeLeft } from '../cluster/request-timeout.ts'
 import type { Link } from './link.ts'
 import type { OwnedDevice } from './owned-device.ts'
 import { deviceSubject } from './subjects.ts'
@@ -48,17 +48,15 @@ export class RequestHandler {
 
   async #answer (owned: OwnedDevice, { nonce, ...request }: Request & { nonce: string }, message: Msg): Promise<void> {
     const controller = new AbortController()
-    const receivedAt = performance.now()
+    const deadline = performance.now() + timeoutOf(request)
     this.#pending.set(nonce, controller)
     try {
       // a former owner does not answer, because the current one does
       if (!await this.#ownership.isOwner(owned)) return
-      const answer = await owned.owner.answer(shortened(request, performance.now() - receivedAt), controller.signal)
+      const answer = await owned.owner.answer(withTimeLeft(request, deadline), controller.signal)
       this.#reply(message, encode(answer))
     } catch (error) {
-      const { reason } = failureMessage(null, error)
-      // `bad-params` means that the answer cannot be encoded, which is not the fault of the caller
-      this.#reply(message, encode({ ok: false, reason: reason === 'bad-params' ? 'internal' : reason } satisfies Answer))
+      this.#reply(message, encode(failedAnswer(error)))
     } finally {
       this.#pending.delete(nonce)
     }
@@ -67,9 +65,4 @@ export class RequestHandler {
   #reply (message: Msg, payload: Uint8Array | string): void {
     if (this.#link.up) this.#link.reply(message, payload)
   }
-}
-
-/** The request, with its timeout reduced by the time that it has waited. */
-function shortened (request: Request, waited: number): Request {
-  return 'timeout' in request ? { ...request, timeout: Math.max(1, Math.ceil(request.timeout - waited)) } : request
 }

@@ -55,11 +55,11 @@ export function backplaneOver (link: Link): LinkedBackplane {
     flush: () => link.flush(),
     onLink: listener => link.onChange(listener),
     onTrouble: listener => link.onTrouble(listener),
-    health: async () => link.up ? { ok: true } : { ok: false, reason: 'Redis unreachable' },
+    health: () => link.health(),
     async close () {
       await owners.close()
       await nodes.close()
-      await link.close()
+      link.close()
     }
   }
   return { backplane, clock, prepare: run => nodes.prepare(run) }

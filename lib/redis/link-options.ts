@@ -1,4 +1,5 @@
 import type { Redis, RedisOptions as ClientOptions } from 'ioredis'
+import { checkPrefix } from '../cluster/prefix.ts'
 import { checkOptionNames } from '../protocol/option-names.ts'
 
 /** Options of `ioredis` that decide how commands are queued, retried and parsed: the link decides that itself. */
@@ -78,7 +79,7 @@ export function checkOptions (options: LinkOptions): void {
   const { url: _url, client: _client, prefix: _prefix, startWithout: _startWithout, ...ofClient } = known
   checkOptionNames('The query of the `url` of fastify-devices/redis', Object.fromEntries(new URLSearchParams(url.split('?')[1])), ofClient)
   if (URL.canParse(url) && !DATABASE.test(databaseIn(new URL(url)))) throw new Error('fastify-devices: the database in the `url` of Redis is no number')
-  if (!/^[A-Za-z0-9_-]{1,32}$/.test(prefix)) throw new Error(`fastify-devices: the prefix "${prefix}" is wrong: 1 to 32 of A-Z a-z 0-9 _ -`)
+  checkPrefix(prefix)
 }
 
 /** The client selects what is no number, and its error would end the process. */

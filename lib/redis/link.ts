@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { withDeadline } from '../protocol/deadline.ts'
+import { LinkStatus } from '../cluster/link-status.ts'
 import { Failure } from '../protocol/errors.ts'
+import type { Health } from '../protocol/health.ts'
 import { Connection, openTimeoutOf, type Argument, type MessageListener } from './connection.ts'
 import { checkOptions, type LinkOptions } from './link-options.ts'
 import type { Script } from './script.ts'
@@ -22,27 +24,21 @@ const SHORT_LIVED_DELAY_MS = 1_000
 const MAX_PAYLOAD_BYTES = 8_388_608
 
 /** The connection to Redis. While it is down, requests fail at once and nothing is buffered. */
-export class Link {
+export class Link extends LinkStatus {
   readonly prefix: string
   readonly #options: LinkOptions
   readonly #listeners = new Map<string, Set<MessageListener>>()
-  readonly #changeListeners = new Set<(up: boolean) => void>()
-  readonly #troubleListeners = new Set<(error: unknown) => void>()
-  /** Reject the requests that are pending when the link goes down. */
-  readonly #rejections = new Set<(failure: Failure) => void>()
   #prepare!: Prepare
   #connection: Connection | undefined
   /** Ends the connection, also one that is being opened. */
   #attempt: AbortController | undefined
-  #up = false
   #upSince = -Infinity
   /** The last subscription. Redis answers them in order. */
   #subscribing = Promise.resolve()
   #isClosed = false
-  /** The message of the last failed attempt. */
-  #lastFailure: string | undefined
 
   constructor (options: LinkOptions) {
+    super()
     checkOptions(options)
     this.prefix = options.prefix ?? 'devices'
     this.#options = options
@@ -63,8 +59,9 @@ export class Link {
     }
   }
 
-  get up (): boolean {
-    return this.#up
+  /** Whether what uses the link can be used. */
+  async health (): Promise<Health> {
+    return this.up ? { ok: true } : { ok: false, reason: 'Redis unreachable' }
   }
 
   /** The name of a key or of a channel. */
@@ -72,42 +69,22 @@ export class Link {
     return `${this.prefix}:${suffix}`
   }
 
-  onChange (listener: (up: boolean) => void): void {
-    this.#changeListeners.add(listener)
-  }
-
-  /** Reports errors that no caller receives. */
-  onTrouble (listener: (error: unknown) => void): void {
-    this.#troubleListeners.add(listener)
-  }
-
-  trouble (error: unknown): void {
-    for (const listener of this.#troubleListeners) listener(error)
-  }
-
   /** Runs a script; its strings come as buffers. Rejects with `unreachable`, or `store-full` if Redis has no memory left. The keys are without the prefix. */
   async run (script: Script, keys: string[], args: Argument[]): Promise<unknown> {
     const connection = this.#reachable()
-    return await this.#whileUp(this.#run(connection, script, keys, args))
+    return await this.whileUp(this.#run(connection, script, keys, args))
   }
 
   /** Resolves with the number of receivers. */
   async publish (channel: string, payload: string | Uint8Array): Promise<number> {
     const connection = this.#reachable()
     checkSize(payload)
-    return await this.#whileUp(connection.publish(this.name(channel), payload))
+    return await this.whileUp(connection.publish(this.name(channel), payload))
   }
 
   /** Publishes for whoever listens. A failure ends the link, or another message tells of it. */
   tell (channel: string, payload: string | Uint8Array): void {
     this.publish(channel, payload).catch(error => { if (this.up) this.reportOnce(error) })
-  }
-
-  /** Reports an error of repeated attempts once until the message changes. */
-  reportOnce (error: unknown): void {
-    const { message } = error as Error
-    if (message !== this.#lastFailure) this.trouble(error)
-    this.#lastFailure = message
   }
 
   /** Subscribes now and again after each reconnect. */
@@ -126,14 +103,14 @@ export class Link {
 
   /** Takes the link down and connects anew: what Redis has been asked is not answered. */
   reset (reason: string): void {
-    if (!this.#up) return
+    if (!this.up) return
     this.#connection!.close()
     this.reportOnce(new Error(reason))
   }
 
   close (): void {
     this.#isClosed = true
-    this.#changeListeners.clear() // closing is no outage
+    this.forgetListeners() // closing is no outage
     this.#listeners.clear()
     this.#attempt?.abort(new Error('closed'))
   }
@@ -160,9 +137,8 @@ export class Link {
     if (this.#listeners.size > 0) await connection.subscribe(...this.#listeners.keys())
     await this.#prepare((script, keys, args) => this.#run(connection, script, keys, args))
     if (connection.isEnded) throw new Error('the connection ended')
-    this.#up = true
     this.#upSince = performance.now()
-    for (const listener of this.#changeListeners) listener(true)
+    this.markUp()
   }
 
   async #keepTrying (delay = 0): Promise<void> {
@@ -178,17 +154,15 @@ export class Link {
   }
 
   #goDown (connection: Connection): void {
-    if (!this.#up || connection !== this.#connection) return
-    this.#up = false
+    if (!this.up || connection !== this.#connection) return
     const wasShortLived = performance.now() - this.#upSince < MIN_UPTIME_MS
-    if (!wasShortLived) this.#lastFailure = undefined
-    for (const reject of this.#rejections) reject(new Failure('unreachable', { message: 'The connection to Redis ended before the answer' }))
-    for (const listener of this.#changeListeners) listener(false)
+    if (!wasShortLived) this.forgetFailure()
+    this.markDown(() => new Failure('unreachable', { message: 'The connection to Redis ended before the answer' }))
     void this.#keepTrying(wasShortLived ? SHORT_LIVED_DELAY_MS : 0)
   }
 
   #reachable (): Connection {
-    if (!this.#up) throw new Failure('unreachable')
+    if (!this.up) throw new Failure('unreachable')
     return this.#connection!
   }
 
@@ -231,13 +205,6 @@ export class Link {
     await work(connection).catch(error => {
       if (!connection.isEnded) this.reportOnce(error)
       connection.close()
-    })
-  }
-
-  #whileUp<T> (work: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      this.#rejections.add(reject)
-      work.then(resolve, reject).finally(() => this.#rejections.delete(reject))
     })
   }
 }

@@ -113,7 +113,7 @@ class RedisMailbox implements Mailbox {
   }
 
   async health (): Promise<Health> {
-    return this.#link.up ? { ok: true } : { ok: false, reason: 'Redis unreachable' }
+    return await this.#link.health()
   }
 
   async #readPage (deviceId: string, after: number): Promise<LettersPage> {

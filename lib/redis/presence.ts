@@ -1,4 +1,5 @@
-import { isListed, type ListPage, type Presence } from '../cluster/backplane.ts'
+import type { ListPage, Presence } from '../cluster/backplane.ts'
+import { mergedPage, pageOf } from '../cluster/presence-page.ts'
 import { listScript, nodesScript } from './backplane-scripts.ts'
 import type { Link } from './link.ts'
 import type { OwnershipTable } from './ownership.ts'
@@ -46,13 +47,8 @@ export class PresenceList {
   }
 
   /** Those of this node. */
-  local ({ limit, after = '', prefix, topic }: ListPage): Presence[] {
-    const page: Presence[] = []
-    for (const { presence, owner } of this.#owners.after(after, prefix)) {
-      if (page.length === limit) break
-      if (isListed(presence.deviceId) && (topic === undefined || owner.listensTo(topic))) page.push(presence)
-    }
-    return page
+  local (page: ListPage): Presence[] {
+    return pageOf(this.#owners.after(page.after ?? '', page.prefix), page)
   }
 
   async #fromRecords ({ limit, after = '', prefix = '' }: ListPage): Promise<Page> {
@@ -70,13 +66,7 @@ export class PresenceList {
     const replies = await Promise.all(nodes.map(node => {
       return this.#requests.askNode(node, nonce => ({ type: 'list', from: this.#self, nonce, page }), LIST_TIMEOUT_MS)
     }))
-    const found = new Map<string, Presence>()
-    for (const presence of replies.flatMap(reply => typeof reply === 'object' && 'page' in reply ? reply.page : [])) {
-      // a node may still list a device that another has taken over
-      const other = found.get(presence.deviceId)
-      if (!other || other.generation < presence.generation) found.set(presence.deviceId, presence)
-    }
-    const devices = [...found.values()].toSorted((one, other) => one.deviceId < other.deviceId ? -1 : 1).slice(0, page.limit)
+    const devices = mergedPage(replies.map(reply => typeof reply === 'object' && 'page' in reply ? reply.page : []), page.limit)
     return { devices, last: devices.length < page.limit ? undefined : devices.at(-1)!.deviceId }
   }
 }

@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import type { Listener, Publication, PublishResult, Unwatch } from '../cluster/backplane.ts'
 import { decode, encode } from '../cluster/encoding.ts'
+import { deliver } from '../cluster/deliver.ts'
+import { RecentIds } from '../cluster/recent-ids.ts'
 import { Topics } from '../protocol/topics.ts'
 import { publishScript } from './backplane-scripts.ts'
 import { checkSize, type Link, type LinkSubscription } from './link.ts'
@@ -26,8 +28,6 @@ class Count {
   done!: () => void
 }
 
-/** A filter listens on one channel of its kind, and up to three messages of a publication reach a node, close together: remembering the last ones is enough to drop duplicates. */
-const REMEMBERED_PUBLICATIONS = 5_000
 /** Time for a node to answer with the number of devices it sent a publication to. */
 const COUNT_TIMEOUT_MS = 250
 /** A message that took longer was held back; a shorter time may be an error of the clocks. */
@@ -44,9 +44,8 @@ export class PubSub {
   readonly #counts = new Map<string, Count>()
   /** The counts to send at the end of this turn, by the channel of the node that gets them. */
   readonly #replies = new Map<string, Counts>()
-  /** The nonces of the last publications received, in two generations. */
-  #recent = new Set<string>()
-  #older = new Set<string>()
+  /** The nonces of the last publications received. */
+  readonly #received = new RecentIds()
   readonly #prefix = randomBytes(6).toString('base64url')
   #published = 0
 
@@ -119,7 +118,7 @@ export class PubSub {
   #receive (payload: Buffer): void {
     const end = payload.indexOf(NEWLINE)
     const { from, nonce, ...publication }: PublishedMessage = decode(payload.subarray(end + 1))
-    const sent = this.#isDuplicate(nonce) ? null : this.#deliver(publication, Number(payload.subarray(0, end)) / 1_000)
+    const sent = this.#received.add(nonce) ? this.#deliver(publication, Number(payload.subarray(0, end)) / 1_000) : null // it arrives on up to three channels
     const channel = nodeChannel(from)
     const replies = this.#replies.get(channel)
     if (replies) return void replies.push([nonce, sent])
@@ -127,27 +126,17 @@ export class PubSub {
     if (this.#replies.size === 1) setImmediate(() => this.#reply())
   }
 
-  /** Resolves with the number of devices; null if nobody listens. */
+  /** Returns the number of devices; null if nobody listens. */
   #deliver (publication: Publication, publishedAt: number): number | null {
     const age = this.#clock.now() - publishedAt
     if (age > MAX_TRANSIT_MS) publication.age = age
-    const counts = Array.from(this.#watchers.match(publication.topic), listener => listener(publication)).filter(count => count !== undefined)
-    return counts.length === 0 ? null : counts.reduce((sum, count) => sum + count, 0)
+    const { sent, nodes } = deliver(this.#watchers, publication)
+    return nodes === 0 ? null : sent
   }
 
   #reply (): void {
     for (const [channel, counts] of this.#replies) if (this.#link.up) this.#link.tell(channel, encode({ type: 'counts', counts } satisfies NodeMessage))
     this.#replies.clear()
-  }
-
-  #isDuplicate (nonce: string): boolean {
-    if (this.#recent.has(nonce) || this.#older.has(nonce)) return true
-    if (this.#recent.size === REMEMBERED_PUBLICATIONS) {
-      this.#older = this.#recent
-      this.#recent = new Set()
-    }
-    this.#recent.add(nonce)
-    return false
   }
 }
 

@@ -1,6 +1,5 @@
-import type { Answer, Request } from '../cluster/backplane.ts'
+import { failedAnswer, type Answer, type Request } from '../cluster/backplane.ts'
 import { encode } from '../cluster/encoding.ts'
-import { failureMessage } from '../protocol/message.ts'
 import { timeoutOf, withTimeLeft } from '../cluster/request-timeout.ts'
 import { checkSize, type Link } from './link.ts'
 import { nodeChannel, type NodeMessage, type ReplyContent } from './node-message.ts'
@@ -34,9 +33,7 @@ export class RequestHandler {
     try {
       this.reply(from, nonce, await this.#answer(request, controller.signal))
     } catch (error) {
-      const { reason } = failureMessage(null, error)
-      // `bad-params` means that the answer cannot be encoded, which is not the fault of the caller
-      this.reply(from, nonce, { ok: false, reason: reason === 'bad-params' ? 'internal' : reason })
+      this.reply(from, nonce, failedAnswer(error))
     } finally {
       this.#pending.delete(nonce)
     }
