@@ -202,7 +202,9 @@ withProgram(t, 'redis-server', 'faults of Redis and of nodes', async (t, path) =
 
   t.test('a database that is no number is refused', async t => {
     for (const database of ['/foo', '/1x', '?db=foo']) await t.rejects(redis({ url: server.url + database }), /the database in the `url` of Redis is no number/)
-    const { backplane } = await redis({ url: `${server.url}/2?db=2` })
+    for (const db of [NaN, 'foo', 1.5]) await t.rejects(redis({ url: server.url, db } as RedisOptions), /`db`, or the database in the `url` of Redis is no number/)
+    await t.rejects(redis({ client: new Redis({ db: NaN, lazyConnect: true }) }), /is no number/)
+    const { backplane } = await redis({ url: `${server.url}/2?db=2`, db: 2 })
     await backplane.close!()
   })
 

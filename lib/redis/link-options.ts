@@ -72,19 +72,15 @@ const known = {
   username: true
 } satisfies Record<keyof LinkOptions, true>
 
-/** Throws for an unknown option, because the client of Redis ignores it. */
+/** Throws for an unknown option, because the client of Redis ignores it, and for a database that is no number, because its error would end the process. */
 export function checkOptions (options: LinkOptions): void {
   checkOptionNames('fastify-devices/redis', options, known)
-  const { prefix = 'devices', url = '' } = options
+  const { prefix = 'devices', url = '', db, client } = options
   const { url: _url, client: _client, prefix: _prefix, startWithout: _startWithout, ...ofClient } = known
-  checkOptionNames('The query of the `url` of fastify-devices/redis', Object.fromEntries(new URLSearchParams(url.split('?')[1])), ofClient)
-  if (URL.canParse(url) && !DATABASE.test(databaseIn(new URL(url)))) throw new Error('fastify-devices: the database in the `url` of Redis is no number')
+  const query = Object.fromEntries(new URLSearchParams(url.split('?')[1]))
+  checkOptionNames('The query of the `url` of fastify-devices/redis', query, ofClient)
+  const inPath = URL.canParse(url) ? new URL(url).pathname.slice(1) : ''
+  const areNumbers = [inPath, query.db, db, client?.options?.db].every((database = '') => /^\d*$/.test(String(database)))
+  if (!areNumbers) throw new Error('fastify-devices: `db`, or the database in the `url` of Redis is no number')
   checkPrefix(prefix)
-}
-
-/** The client selects what is no number, and its error would end the process. */
-const DATABASE = /^\d*$/
-
-function databaseIn ({ pathname, searchParams }: URL): string {
-  return pathname.slice(1) + (searchParams.get('db') ?? '')
 }
